@@ -1,0 +1,105 @@
+"""The contract of every evaluator: a model in, one number per item out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pydantic import Field
+
+from mergesearch.parsing import Strict
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a task.
+
+    ``fingerprint`` depends on the content alone (or on the group that the item belongs to), so that equal items, and
+    items of one group, fall on the same side of a split. ``weight`` is the item's share in the task's score: 1 for
+    accuracies, the number of bytes for bits per byte.
+    """
+
+    id: str
+    task: str
+    fingerprint: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What an evaluator's numbers are called, and which way is better."""
+
+    name: str
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model in memory, and the tokenizer that is saved with it.
+
+    Evaluators keep what depends on the tokenizer and on the model's configuration for as long as they are given the
+    same two objects; the weights may change in place between any two calls.
+    """
+
+    model: torch.nn.Module
+    tokenizer: Any
+
+
+class EvaluatorOptions(Strict):
+    """What the config says of one task. Every evaluator has its own subclass."""
+
+    task: str = Field(min_length=1, description="The task's name")
+
+
+class Shared(Strict):
+    """What the config says of all tasks together."""
+
+    include_path: Path | None = Field(None, description="Folder with lm-eval task YAML files of your own")
+    group: str | None = Field(
+        None, description="Field of the documents whose equal values stay on one side of the split"
+    )
+    batch_size: int = Field(32, gt=0, description="The most sequences that the model is given at once")
+
+
+class Evaluator(Protocol):
+    """One task, scored item by item.
+
+    It is made without a model, and that raises UserError for whatever the options ask in vain. What needs the
+    tokenizer is done once, at the first ``score``.
+    """
+
+    Options: ClassVar[type[EvaluatorOptions]]
+
+    def __init__(self, options: Any, shared: Shared) -> None: ...
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def items(self) -> Sequence[Item]: ...
+
+    def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
+        """The items' scores: float64 on the CPU, one per item, in the order given.
+
+        The task's value is their mean weighted by ``Item.weight`` (see ``aggregate``). An item's score does not depend
+        on the order of the items; which others are asked changes no more than the last bits of a floating-point sum.
+
+        Raises FloatingPointError, naming the item, where the model's output is not a number.
+        """
+        ...
+
+
+def aggregate(items: Sequence[Item], scores: Tensor | Sequence[float]) -> float:
+    """A task's value: the mean of its items' scores, weighted by ``Item.weight``."""
+    # Plain sums in the items' order are what lm-eval does: the same numbers to the last bit.
+    total = sum(item.weight * float(score) for item, score in zip(items, scores, strict=True))
+    return total / sum(item.weight for item in items)

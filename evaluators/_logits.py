@@ -1,0 +1,72 @@
+"""A model's logits at chosen positions, without those of all others."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Logits:
+    """For one causal language model of transformers, whose weights may change between calls.
+
+    The output layer is given the chosen rows alone. Whether the model's code allows that is tried once; where it does
+    not, all logits are computed and the rows taken from them.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._arguments: dict[str, Any] = {}
+        if "use_cache" in inspect.signature(model.forward).parameters:
+            self._arguments["use_cache"] = False
+        self._gathers: bool | None = None
+
+    def at(self, ids: Tensor, rows: Tensor) -> Tensor:
+        """[rows, vocabulary], in the model's dtype, at the chosen rows of the flattened ``ids`` [batch, length]."""
+        if self._gathers is None:
+            self._gathers = self._try_gathering(ids)
+        return self._gathered(ids, rows) if self._gathers else self._full(ids)[rows]
+
+    def _full(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self._model(ids, **self._arguments).logits
+        return logits.flatten(0, 1)
+
+    def _gathered(self, ids: Tensor, rows: Tensor) -> Tensor:
+        with _only(self._model.get_output_embeddings(), rows):
+            return self._full(ids)
+
+    def _try_gathering(self, ids: Tensor) -> bool | None:
+        """Whether rows come out as they do among all others; None where these weights' output is not finite."""
+        if getattr(self._model, "get_output_embeddings", lambda: None)() is None:
+            return False
+        ids = ids[-2:, :8].repeat(2, 1)
+        rows = torch.arange(0, ids.numel(), 2, device=ids.device)
+        expected, found = self._full(ids)[rows].float(), self._gathered(ids, rows).float()
+        if not expected.isfinite().all():
+            return None
+        margin = 32 * torch.finfo(self._model.dtype).eps * float(expected.abs().max())
+        return found.shape == expected.shape and bool((found - expected).abs().max() <= margin)
+
+
+@contextmanager
+def _only(layer: torch.nn.Module, rows: Tensor) -> Iterator[None]:
+    """While active, ``layer`` sees the chosen rows of its input [batch, length, width] as one sequence.
+
+    The model's own code around the layer still runs, so that scaled or capped logits stay what they are.
+    """
+
+    def choose(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not inputs or inputs[0].dim() != 3:
+            return None
+        hidden = inputs[0]
+        return (hidden.flatten(0, 1)[rows.to(hidden.device)].unsqueeze(0), *inputs[1:])
+
+    handle = layer.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()

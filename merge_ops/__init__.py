@@ -1,0 +1,1 @@
+"""Weights to weights: recipes, checkpoints, merge methods and the engine that builds candidates."""

@@ -1,0 +1,119 @@
+"""The engine: checkpoints and recipes in, merged models out, live or on disk, by one code path."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mergesearch.errors import UserError
+from mergesearch.merge_ops import live
+from mergesearch.merge_ops.checkpoint import common_dtype, tensors_digest
+from mergesearch.merge_ops.folder import write_folder
+from mergesearch.merge_ops.memory import MemoryPlan
+from mergesearch.merge_ops.merger import Assembly, Merger, torch_dtype, write_together
+from mergesearch.merge_ops.recipe import Recipe
+
+__all__ = ["Engine", "Merger", "check_output", "find_device", "merge", "torch_dtype"]
+
+
+class Engine:
+    """Checkpoints kept in memory, and one live model into which candidates are built.
+
+    ``template`` gives the live model its architecture, config and tokenizer; its floats are of ``dtype``, or of the
+    checkpoints' one dtype. Recipes name only ``references``. ``model`` and ``tokenizer`` are what transformers loads.
+    """
+
+    def __init__(self, references: Sequence[str], template: str, dtype: str | None = None, device: str = "cpu") -> None:
+        self._merger = Merger(references, resident=True, device=device)
+        self._dtype = torch_dtype(dtype) or common_dtype(list(self._merger.checkpoints.values()))
+        checkpoint = self._merger.checkpoints[template]
+        self.model: nn.Module
+        self.tokenizer: Any
+        self.model, self.tokenizer = live.load(checkpoint, device, self._dtype)
+        own, views = self._merger.inputs[template].own, live.bind(self.model, checkpoint)
+        self._views = {name: views[own[name]] for name in self.names}
+
+    @property
+    def names(self) -> list[str]:
+        """The tensors' names."""
+        return self._merger.names
+
+    def build(self, recipe: Recipe) -> nn.Module:
+        """Builds the recipe's model into the live model, which it returns; what was there before is gone.
+
+        Raises UserError, before anything is written, where the recipe is of another dtype than the live model, or
+        makes a model of another shape.
+        """
+        self.build_many([recipe], [self._views])
+        return self.model
+
+    def build_many(self, recipes: Sequence[Recipe], outs: Sequence[Mapping[str, Tensor]]) -> None:
+        """Writes each recipe's model to its own tensors by name, such as ``views``; inputs are read once for all.
+
+        Only that far: recipes whose methods take the same models and base share the reading.
+        """
+        assemblies = [self._assembly(recipe) for recipe in recipes]
+        for name, following in zip(self.names, [*self.names[1:], None], strict=True):
+            if following is not None:
+                self._merger.prefetch(assemblies[0].parts[following].inputs)
+            write_together(assemblies, name, [tensors[name] for tensors in outs])
+
+    def _assembly(self, recipe: Recipe) -> Assembly:
+        if not recipe.keeps_shapes:
+            what = "a vocabulary of its own" if recipe.vocabulary else "slices"
+            raise UserError(f"the recipe has {what}: it cannot be built into the live model, whose shape is fixed")
+        assembly = Assembly(self._merger, recipe)
+        found = torch_dtype(recipe.target_dtype) or common_dtype(
+            [self._merger.checkpoints[r] for r in recipe.references]
+        )
+        if found != self._dtype:
+            raise UserError(f"dtype: the recipe's is {found}, the live model's {self._dtype}")
+        return assembly
+
+    @property
+    def views(self) -> Mapping[str, Tensor]:
+        """The live model's tensors by their names in the checkpoints; what is written to them is in the model."""
+        return self._views
+
+    @property
+    def memory(self) -> MemoryPlan:
+        """What is kept where; as text, a line for the user."""
+        assert self._merger.residents is not None
+        return self._merger.residents.plan
+
+    def digest(self) -> str:
+        """SHA-256 over the live model's tensors, by name; that of a written folder is ``checkpoint.digest``'s."""
+        return tensors_digest((name, self._views[name]) for name in self.names)
+
+    def write(self, recipe: Recipe, out: Path) -> None:
+        """Writes the recipe's model as ``merge`` does."""
+        write_folder(Assembly(self._merger, recipe), self._merger, out)
+
+
+def merge(recipe: Recipe, out: Path, places: Mapping[str, Path] | None = None, text: str | None = None) -> None:
+    """Writes the recipe's model to the folder ``out`` as transformers loads it, or nothing where it fails.
+
+    One tensor is in memory at a time. Beside the weights: config, tokenizer and generation config of the base (the
+    first model where there is none), changed as the recipe asks, and a model card with the recipe. ``places`` says
+    where checkpoints lie that go by other names than their path; ``text`` is the recipe to keep, where it is a part of
+    a larger one. Raises UserError where ``out`` is not empty.
+    """
+    check_output(out)
+    merger = Merger(recipe.references, places=places)
+    write_folder(Assembly(merger, recipe), merger, out, text)
+
+
+def check_output(out: Path) -> None:
+    """Raises UserError unless ``out`` is free: not there, or an empty folder."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"{out}: is there already; give a new name or remove it")
+
+
+def find_device(wished: str) -> str:
+    """``auto`` is the GPU where there is one. Raises UserError for a GPU that is not there."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if wished == "cuda" and found != "cuda":
+        raise UserError("device: found 'cuda', but torch sees no GPU here; use cpu or auto")
+    return found if wished == "auto" else wished

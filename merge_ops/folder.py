@@ -1,0 +1,104 @@
+"""A result's folder: the weights, and what makes them loadable as the model that they now are."""
+
+from collections.abc import Callable
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mergesearch.files import write_text
+from mergesearch.merge_ops import result_config
+from mergesearch.merge_ops.card import model_card
+from mergesearch.merge_ops.inputs import OUTPUT_EMBEDDING, tied_source
+from mergesearch.merge_ops.layout import heights, layer_of
+from mergesearch.merge_ops.merger import Assembly, Merger
+from mergesearch.merge_ops.tokenizer import chat_template, write_chat_template
+from mergesearch.merge_ops.vocabulary import Vocabulary
+from mergesearch.merge_ops.writer import Writer, written_checkpoint
+
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+
+
+def write_folder(assembly: Assembly, merger: Merger, out: Path, text: str | None = None) -> None:
+    """Writes the assembly's model to ``out``, whole or not at all; ``text`` is the recipe to keep beside it."""
+    recipe = assembly.recipe
+    template_text = _chat_template(assembly, merger)
+    with written_checkpoint(out, assembly.infos) as writer:
+        for name, target in writer.tensors():
+            assembly.write_tensor(name, target)
+        source = merger.checkpoints[assembly.template].folder
+        if source is not None:
+            _write_sides(writer, source, assembly, merger)
+        if template_text is not None:
+            write_chat_template(writer.folder, template_text)
+        kept = text or recipe.to_yaml()
+        write_text(writer.folder / "README.md", model_card(recipe, out.name, kept))
+        write_text(writer.folder / "mergesearch_recipe.yml", kept)
+
+
+def _chat_template(assembly: Assembly, merger: Merger) -> str | None:
+    wish = assembly.recipe.chat_template
+    folders = [c.folder for r, c in merger.checkpoints.items() if c.folder and r in assembly.recipe.references]
+    return chat_template(wish, folders) if wish else None
+
+
+def _write_sides(writer: Writer, source: Path, assembly: Assembly, merger: Merger) -> None:
+    writer.copy_side_files(source)
+    edit = partial(result_config.edit, writer.folder)
+    dtype = _widest(assembly)
+    if dtype is not None:
+        edit(lambda config: result_config.with_dtype(config, dtype))
+    if not assembly.recipe.models:
+        edit(lambda config: _with_layers(config, assembly))
+    if any(map(OUTPUT_EMBEDDING.search, assembly.parts)) and _was_tied(merger, assembly.template):
+        edit(result_config.untied)
+    if assembly.vocabulary:
+        _write_vocabulary(writer.folder, assembly.vocabulary, assembly.template)
+
+
+def _was_tied(merger: Merger, template: str) -> bool:
+    """Whether the template shows as its output embedding what is its input embedding."""
+    entry = merger.inputs[template]
+    heads = [name for name in entry.own if OUTPUT_EMBEDDING.search(name)]
+    return any(entry.own[name] != name and not OUTPUT_EMBEDDING.search(entry.own[name]) for name in heads) or (
+        tied_source(entry) is not None
+    )
+
+
+def _widest(assembly: Assembly) -> torch.dtype | None:
+    """What a config calls the dtype of a model: the one that loses nothing."""
+    floats = [info.dtype for info in assembly.infos.values() if info.dtype.is_floating_point]
+    return reduce(torch.promote_types, floats) if floats else None
+
+
+def _with_layers(config: dict[str, Any], assembly: Assembly) -> dict[str, Any]:
+    before = heights(assembly.template_names)
+    for stack, sources in _sources(assembly).items():
+        if stack in before:
+            config = result_config.with_layers(config, stack, before[stack], sources)
+    return config
+
+
+def _sources(assembly: Assembly) -> dict[str, list[int]]:
+    """For each stack, the source's layer of every layer of the result."""
+    found: dict[str, dict[int, int]] = {}
+    for part in assembly.parts.values():
+        here, there = layer_of(part.name), layer_of(part.base_source or part.sources[0])
+        if here and there:
+            found.setdefault(here[0], {})[here[1]] = there[1]
+    return {stack: [layers[i] for i in sorted(layers)] for stack, layers in found.items()}
+
+
+def _write_vocabulary(folder: Path, vocabulary: Vocabulary, template: str) -> None:
+    for file in (file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
+        file.unlink()
+    vocabulary.tokenizer.save_pretrained(folder)
+    number = _renumbering(vocabulary, template)
+    result_config.edit(folder, lambda c: result_config.with_vocabulary(c, vocabulary.size, number), result_config.FILES)
+
+
+def _renumbering(vocabulary: Vocabulary, template: str) -> Callable[[int], int]:
+    """The new number of a token of the template; the old one where the token is gone."""
+    tokens = {index: token for token, index in vocabulary.raw[template].items()}
+    return lambda index: vocabulary.tokens.get(tokens.get(index, ""), index)

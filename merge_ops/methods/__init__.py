@@ -1,0 +1,82 @@
+"""The table of merge methods."""
+
+from mergesearch.errors import UserError, nearest
+from mergesearch.merge_ops.methods import (
+    add_difference,
+    arcee_fusion,
+    breadcrumbs,
+    breadcrumbs_ties,
+    consensus_ta,
+    cosine_add,
+    dare_linear,
+    dare_ties,
+    della,
+    della_linear,
+    fisher,
+    iso_c,
+    karcher,
+    linear,
+    magmax,
+    model_stock,
+    multislerp,
+    nearswap,
+    nuslerp,
+    passthrough,
+    ram,
+    ramplus_tl,
+    regmean,
+    sce,
+    slerp,
+    task_arithmetic,
+    ties,
+    train_difference,
+    tsv,
+    wise_ft,
+)
+from mergesearch.merge_ops.methods._base import Method, Parameter, Scalar, Statistics, Values
+
+__all__ = ["METHODS", "PARAMETER_NAMES", "Method", "Parameter", "Scalar", "Statistics", "Values", "find_method"]
+
+_MODULES = (
+    linear,
+    slerp,
+    nuslerp,
+    multislerp,
+    karcher,
+    model_stock,
+    task_arithmetic,
+    ties,
+    dare_linear,
+    dare_ties,
+    della_linear,
+    della,
+    breadcrumbs,
+    breadcrumbs_ties,
+    sce,
+    consensus_ta,
+    magmax,
+    ram,
+    ramplus_tl,
+    tsv,
+    iso_c,
+    fisher,
+    regmean,
+    arcee_fusion,
+    nearswap,
+    cosine_add,
+    wise_ft,
+    add_difference,
+    train_difference,
+    passthrough,
+)
+METHODS: dict[str, Method] = {module.METHOD.name: module.METHOD for module in _MODULES}
+
+PARAMETER_NAMES = frozenset(parameter.name for method in METHODS.values() for parameter in method.parameters)
+"""The names of all methods' parameters."""
+
+
+def find_method(name: str) -> Method:
+    """The method of that name; raises UserError with the nearest name where there is none."""
+    if name not in METHODS:
+        raise UserError(f"merge_method: there is no method {name!r}{nearest(name, METHODS)}")
+    return METHODS[name]

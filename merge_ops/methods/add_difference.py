@@ -1,0 +1,28 @@
+"""Add difference: what B learned from C, added to A.
+
+The "add difference" of Stable Diffusion's merging tools; task arithmetic's addition (Ilharco et al., arXiv:2212.04089)
+with A in the base's place: ``θ = θ_A + α (θ_B − θ_C)``. A and B are the recipe's first and second model, C its
+base_model.
+"""
+
+from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.plans import LinearCombination
+
+
+def decide(_: Statistics, values: Values) -> LinearCombination:
+    """``θ_C + 1·(θ_A − θ_C) + α (θ_B − θ_C)``."""
+    return LinearCombination((1.0, values.number("alpha")), base=1.0, task_vectors=True)
+
+
+METHOD = Method(
+    name="add_difference",
+    summary="the first model plus what the second learned from base_model",
+    paper="Ilharco et al., Editing models with task arithmetic, arXiv:2212.04089",
+    formula="θ = θ_A + α (θ_B − θ_C)",
+    base="required",
+    parameters=(Parameter("alpha", "how much of the difference", default=1.0, search=(0.0, 1.5)),),
+    decide=decide,
+    fewest=2,
+    most=2,
+    symmetric=False,
+)

@@ -1,0 +1,32 @@
+"""Model Breadcrumbs' trimming with TIES' sign election.
+
+Davari and Belilovsky, "Model Breadcrumbs", arXiv:2312.06795, section 3, followed by the election and the disjoint sum
+of Yadav et al., arXiv:2306.01708, section 3.1.
+"""
+
+from mergesearch.merge_ops.methods import breadcrumbs
+from mergesearch.merge_ops.methods._base import Method, Statistics, Values
+from mergesearch.merge_ops.methods._shared import SIGN, elected
+from mergesearch.merge_ops.plans import Plan, SignConsensus
+
+
+def decide(statistics: Statistics, values: Values) -> Plan:
+    plan = SignConsensus(
+        weights=values.numbers("weight"),
+        sparsity=breadcrumbs.trims(statistics, values),
+        elect=True,
+        normalize=values.switch("normalize"),
+        lambda_=values.number("lambda"),
+    )
+    return elected(statistics, plan, values.text("sign"))
+
+
+METHOD = Method(
+    name="breadcrumbs_ties",
+    summary="task vectors without their largest and smallest changes, summed where they agree in sign",
+    paper="Davari and Belilovsky, Model Breadcrumbs, arXiv:2312.06795",
+    formula="θ = θ_b + λ Σ_{i∈A} w_i m_i δ_i, m_i = [threshold_i ≤ |δ_i| ≤ ceiling_i]",
+    base="required",
+    parameters=(*breadcrumbs.METHOD.parameters, SIGN),
+    decide=decide,
+)

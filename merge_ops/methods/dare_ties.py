@@ -1,0 +1,32 @@
+"""DARE's random drops with TIES' sign election.
+
+Yu et al., "Language models are super mario", arXiv:2311.03099, equation 3, followed by the election and the disjoint
+sum of Yadav et al., arXiv:2306.01708, section 3.1.
+"""
+
+from mergesearch.merge_ops.methods import dare_linear
+from mergesearch.merge_ops.methods._base import Method, Statistics, Values
+from mergesearch.merge_ops.methods._shared import SIGN, drops, elected
+from mergesearch.merge_ops.plans import Plan, SignConsensus
+
+
+def decide(statistics: Statistics, values: Values) -> Plan:
+    plan = SignConsensus(
+        weights=values.numbers("weight"),
+        sparsity=drops(values),
+        elect=True,
+        normalize=values.switch("normalize"),
+        lambda_=values.number("lambda"),
+    )
+    return elected(statistics, plan, values.text("sign"))
+
+
+METHOD = Method(
+    name="dare_ties",
+    summary="randomly thinned and rescaled task vectors, summed where they agree in sign",
+    paper="Yu et al., Language models are super mario (DARE), arXiv:2311.03099",
+    formula="θ = θ_b + λ Σ_{i∈A} w_i m_i δ_i / p_i",
+    base="required",
+    parameters=(*dare_linear.METHOD.parameters, SIGN),
+    decide=decide,
+)

@@ -1,0 +1,33 @@
+"""DELLA's drops with a plain sum.
+
+Deep et al., "DELLA-Merging", arXiv:2406.11617, section 3.1: ``θ = θ_b + λ Σ w_i m_i δ_i / p_i``, with the m_i and p_i
+of ``della``.
+"""
+
+from mergesearch.merge_ops.methods import della
+from mergesearch.merge_ops.methods._base import Method, Statistics, Values
+from mergesearch.merge_ops.methods._shared import DENSITY, INT8_MASK, LAMBDA, SEED, WEIGHT, divided, normalize, rescale
+from mergesearch.merge_ops.plans import Elementwise
+
+
+def decide(statistics: Statistics, values: Values) -> Elementwise:
+    from mergesearch.merge_ops.disjoint import Disjoint
+
+    return Disjoint(
+        weights=divided(values.numbers("weight"), values.switch("normalize")),
+        thin=della.drops(statistics, values),
+        elect=False,
+        normalize=False,
+        lambda_=values.number("lambda"),
+    ).plan()
+
+
+METHOD = Method(
+    name="della_linear",
+    summary="task vectors thinned at random, small changes first, summed",
+    paper="Deep et al., DELLA-Merging, arXiv:2406.11617",
+    formula="θ = θ_b + λ Σ w_i m_i δ_i / p_i, p_i = density − ε + 2ε (r − 1) / (n − 1)",
+    base="required",
+    parameters=(WEIGHT, DENSITY, della.EPSILON, LAMBDA, normalize(False), rescale("inverse"), SEED, INT8_MASK),
+    decide=decide,
+)

@@ -1,0 +1,36 @@
+"""Isotropic merging in the common subspace (Iso-C): task arithmetic with all singular values alike.
+
+Marczak et al., "No task left behind: isotropic model merging with common and task-specific subspaces",
+arXiv:2502.04959, section 4. With Σ_i δ_i = U diag(σ) Vᵀ:
+
+``θ = θ_b + λ σ̄ U Vᵀ,  σ̄ = mean(σ)``
+
+Tensors that are not matrices get ``θ_b + λ Σ δ_i / T``, the paper's average. Where the sum has no full rank, U Vᵀ and
+the mean are over the directions that it has; the others would be random. The matrix is computed once and kept (a
+model's size), so that a candidate costs one pass.
+"""
+
+from mergesearch.merge_ops.methods._base import Method, Statistics, Values
+from mergesearch.merge_ops.methods._shared import LAMBDA
+from mergesearch.merge_ops.plans import LinearCombination, Plan
+
+
+def decide(statistics: Statistics, values: Values) -> Plan:
+    factor = values.number("lambda")
+    if len(statistics.shape) != 2:
+        share = factor / statistics.count
+        return LinearCombination((share,) * statistics.count, base=1.0, task_vectors=True)
+    from mergesearch.merge_ops.spectral import added, isotropic
+
+    return added([isotropic(statistics)], [factor])
+
+
+METHOD = Method(
+    name="iso_c",
+    summary="the base plus the sum of task matrices with all singular values at their mean",
+    paper="Marczak et al., No task left behind (Iso-C), arXiv:2502.04959",
+    formula="θ = θ_b + λ σ̄ U Vᵀ, Σ δ_i = U diag(σ) Vᵀ",
+    base="required",
+    parameters=(LAMBDA,),
+    decide=decide,
+)

@@ -1,0 +1,92 @@
+"""Karcher mean: the point on the sphere with the least sum of squared angles to the models.
+
+Karcher, "Riemannian center of mass and mollifier smoothing", 1977, as in arXiv:2603.04972. With u_i = θ_i / ‖θ_i‖ and
+α_i = 1/N, from the mean direction onwards:
+
+``v = Σ α_i (ϑ_i / sin ϑ_i) (u_i − cos ϑ_i μ), cos ϑ_i = ⟨μ, u_i⟩;  μ ← cos‖v‖ μ + sin‖v‖ v / ‖v‖``
+
+until ‖v‖ < tol; then ``θ = Σ α_i ‖θ_i‖ · μ``. μ stays in the span of the u_i: the iterations run on its coefficients,
+with inner products from the Gram matrix of the models.
+
+Unlike mergekit: where the directions cancel out there is no mean direction, and the result is the plain average rather
+than the first model's direction; a model opposite to μ, towards which no direction leads, has no pull.
+"""
+
+from typing import TYPE_CHECKING
+
+from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._gram import Vectors
+from mergesearch.merge_ops.plans import Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SMALLEST_SINE = 1e-9
+
+
+def decide(statistics: Statistics, values: Values) -> Plan:
+    """Models whose norm is at most ``tol`` have no direction, but count in the mean norm."""
+    import numpy as np
+
+    vectors, tol = Vectors(statistics), values.number("tol")
+    gram = vectors.gram()
+    norms = np.sqrt(np.diag(gram))
+    valid = norms > tol
+    coefficients = np.zeros(vectors.count)
+    if not valid.any():
+        return vectors.combination(list(coefficients))
+    cosines = gram[np.ix_(valid, valid)] / np.outer(norms[valid], norms[valid])
+    mean = _mean(cosines, int(values.number("max_iter")), tol)
+    if mean is None:
+        return vectors.combination([1 / vectors.count] * vectors.count)
+    coefficients[valid] = norms.mean() * mean / norms[valid]
+    return vectors.combination(list(coefficients))
+
+
+def _mean(cosines: "NDArray[np.float64]", iterations: int, tol: float) -> "NDArray[np.float64] | None":
+    """The coefficients of μ, a unit vector, on the unit vectors with these inner products; None where there is none."""
+    import numpy as np
+
+    alpha = np.full(len(cosines), 1 / len(cosines))
+    start = _norm(alpha, cosines)
+    if start < tol:
+        return None
+    mean = alpha / start
+    for _ in range(iterations):
+        step = _tangent(mean, alpha, cosines)
+        size = _norm(step, cosines)
+        if size < tol:
+            break
+        mean = np.cos(size) * mean + np.sin(size) / size * step
+        mean = mean / _norm(mean, cosines)
+    return mean
+
+
+def _tangent(
+    mean: "NDArray[np.float64]", alpha: "NDArray[np.float64]", cosines: "NDArray[np.float64]"
+) -> "NDArray[np.float64]":
+    import numpy as np
+
+    cosine = np.clip(cosines @ mean, -1, 1)
+    angle, sine = np.arccos(cosine), np.sqrt(1 - cosine**2)
+    pull = np.where(sine > SMALLEST_SINE, alpha * angle / np.maximum(sine, SMALLEST_SINE), 0)
+    return np.asarray(pull - (pull @ cosine) * mean)
+
+
+def _norm(coefficients: "NDArray[np.float64]", cosines: "NDArray[np.float64]") -> float:
+    return float(max(0.0, float(coefficients @ cosines @ coefficients)) ** 0.5)
+
+
+METHOD = Method(
+    name="karcher",
+    summary="the mean of several models on the sphere, at their mean length",
+    paper="Karcher, Riemannian center of mass and mollifier smoothing, 1977; arXiv:2603.04972",
+    formula="θ = Σ ‖θ_i‖/N · argmin_μ Σ ∠(μ, θ_i)²",
+    base="input",
+    parameters=(
+        Parameter("max_iter", "the most iterations", kind="integer", default=10, low=0, high=10000),
+        Parameter("tol", "the step at which to stop, and the smallest norm", default=1e-5, low=0.0, high=1.0),
+    ),
+    decide=decide,
+)

@@ -1,0 +1,40 @@
+"""MagMax: of all task vectors, each element that moved the most.
+
+Marczak et al., "MagMax: leveraging model merging for seamless continual learning", arXiv:2407.06322, equation 2:
+``θ = θ_b + λ δ_{i*}, i* = argmax_i |δ_i|`` element by element. Of opposite ones as large, the positive is taken.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mergesearch.merge_ops.methods._base import Method, Statistics, Values
+from mergesearch.merge_ops.methods._shared import LAMBDA
+from mergesearch.merge_ops.plans import Elementwise
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def decide(_: Statistics, values: Values) -> Elementwise:
+    return Elementwise(partial(_largest, values.number("lambda")))
+
+
+def _largest(factor: float, base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":
+    """The one of the highest and the lowest that is further from zero."""
+    deltas = [model - base for model in models]
+    highest, lowest = deltas[0], deltas[0]
+    for delta in deltas[1:]:
+        highest, lowest = highest.maximum(delta), lowest.minimum(delta)
+    return highest.where(highest >= -lowest, lowest).mul(factor).add_(base)
+
+
+METHOD = Method(
+    name="magmax",
+    summary="the base plus, element by element, the largest change of all models",
+    paper="Marczak et al., MagMax, arXiv:2407.06322",
+    formula="θ = θ_b + λ δ_{i*}, i* = argmax_i |δ_i|",
+    base="required",
+    parameters=(LAMBDA,),
+    decide=decide,
+)

@@ -1,0 +1,51 @@
+"""Model Stock: between the base and the average, by the angles between the task vectors.
+
+Jang et al., "Model Stock: all we need is just a few fine-tuned models", arXiv:2403.19522, equation 3 for N models:
+
+``θ = t · Σ θ_i / N + (1 − t) θ_b,  t = N cos ϑ / (1 + (N − 1) cos ϑ)``
+
+with the mean of the cosines of all pairs of task vectors, of whole tensors or, with ``filter_wise``, of vectors along
+the last axis. t stays in [0, 1]: where the cosine is negative it is 0 (mergekit extrapolates without bound). A zero
+task vector has the cosine 0; other cosines are exact (mergekit shrinks them where the norms' product is below 1e-6).
+"""
+
+from itertools import combinations
+
+from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._gram import Vectors
+from mergesearch.merge_ops.plans import SMALLEST_NORM, Plan
+
+
+def decide(statistics: Statistics, values: Values) -> Plan:
+    import numpy as np
+
+    vectors = Vectors(statistics, -1 if values.switch("filter_wise") else None)
+    n, gram = vectors.count, vectors.gram()
+    norms = np.sqrt(np.stack([gram[i, i] for i in range(n)]))
+    pairs = list(combinations(range(n), 2))
+    products = np.stack([norms[i] * norms[j] for i, j in pairs])
+    dots = np.stack([gram[i, j] for i, j in pairs])
+    cosine = np.where(products > SMALLEST_NORM**2, dots / np.maximum(products, SMALLEST_NORM**2), 0).mean(0)
+    cosine = np.clip(cosine, 0, 1)
+    t = n * cosine / (1 + (n - 1) * cosine)
+    return vectors.combination([t / n] * n)
+
+
+METHOD = Method(
+    name="model_stock",
+    summary="the average of the models, drawn towards the base by how much their task vectors differ",
+    paper="Jang et al., Model Stock, arXiv:2403.19522",
+    formula="θ = t Σ θ_i / N + (1 − t) θ_b, t = N cos ϑ / (1 + (N − 1) cos ϑ)",
+    base="required",
+    parameters=(
+        Parameter(
+            "filter_wise",
+            "angles of the vectors along the last axis, not of whole tensors",
+            kind="switch",
+            default=False,
+            search=(False, True),
+        ),
+    ),
+    decide=decide,
+    fewest=2,
+)

@@ -1,0 +1,40 @@
+"""NearSwap: take what is near from the other model, and keep the base where they differ.
+
+alchemonaut, QuartetAnemoi-70B-t0.0001, huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001, element by element:
+
+``θ = (1 − s) θ_b + s θ_1,  s = min(1, t / |θ_1 − θ_b|)``
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.plans import Elementwise
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SMALLEST_DIFFERENCE = 1e-6
+
+
+def decide(_: Statistics, values: Values) -> Elementwise:
+    return Elementwise(partial(_swap, values.number("t")))
+
+
+def _swap(t: float, base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":
+    delta = models[0] - base
+    share = (t / delta.abs().clamp(min=SMALLEST_DIFFERENCE)).clamp(max=1)
+    return share.mul_(delta).add_(base)
+
+
+METHOD = Method(
+    name="nearswap",
+    summary="the base, with the other model's values where the two are near",
+    paper="alchemonaut, QuartetAnemoi-70B-t0.0001, huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
+    formula="θ = (1 − s) θ_b + s θ_1, s = min(1, t / |θ_1 − θ_b|)",
+    base="required",
+    parameters=(Parameter("t", "the difference up to which the other model is taken", low=0.0, search=(0.0, 0.01)),),
+    decide=decide,
+    most=1,
+)

@@ -1,0 +1,24 @@
+"""One model as it is, or scaled: ``θ = s θ_1``.
+
+Mostly for recipes whose slices repeat or reorder layers; with a filter, a scale of zero on a block's output projections
+makes it the identity.
+"""
+
+from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.plans import LinearCombination
+
+
+def decide(_: Statistics, values: Values) -> LinearCombination:
+    return LinearCombination(values.numbers("scale"))
+
+
+METHOD = Method(
+    name="passthrough",
+    summary="one model as it is, or scaled",
+    paper="none: it copies",
+    formula="θ = s θ_1",
+    base="input",
+    parameters=(Parameter("scale", "a factor on the tensor", default=1.0, per_model=True, search=(0.0, 1.0)),),
+    decide=decide,
+    most=1,
+)

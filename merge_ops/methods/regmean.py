@@ -1,0 +1,69 @@
+"""RegMean: the linear layers that come nearest to every model's outputs on its own inputs.
+
+Jin et al., "Dataless knowledge fusion by merging weights of language models", arXiv:2212.09849, equation 1 and section
+3.2. With G_i = X_iᵀX_i the Gram matrix of a linear layer's inputs in model i on the ``calibration`` text, its entries
+beside the diagonal multiplied by α, and W_i of one row per output:
+
+``W = (Σ W_i G_i) (Σ G_i)⁻¹``
+
+Everything else is the plain average. A millionth of the mean diagonal is added to each G_i, so that inputs that the
+text never excites are averaged. Every model runs over the text once, in float32; its G_i are kept. The result depends
+on α alone and is kept until α changes.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._shared import CALIBRATION, CALIBRATION_TOKENS
+from mergesearch.merge_ops.plans import Elementwise, LinearCombination, Plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RIDGE = 1e-6
+
+
+def decide(statistics: Statistics, values: Values) -> Plan:
+    text, tokens = values.text("calibration"), int(values.number("calibration_tokens"))
+    found = [statistics.calibrated("inputs", model, text, tokens) for model in range(statistics.count)]
+    grams = [gram for gram in found if gram is not None]
+    if len(grams) < len(found) or len(statistics.shape) != 2:
+        return LinearCombination((1 / statistics.count,) * statistics.count)
+    alpha = values.number("alpha")
+    solved = statistics.derived("regression", partial(_solve, grams, alpha), settings=(alpha, text, tokens))
+    return Elementwise(lambda _, models, start: solved[start : start + models[0].numel()].to(models[0]))
+
+
+def _solve(grams: "Sequence[Tensor]", alpha: float, _: "Tensor | None", models: "Sequence[Tensor]") -> "Tensor":
+    from mergesearch.merge_ops.blocks import wide_dtype
+    from mergesearch.merge_ops.regression import softened, solve
+
+    by_output = grams[0].dim() == 2
+    soft = [softened(gram if by_output else gram[0], alpha, RIDGE) for gram in grams]
+    solved = solve([model.double() if by_output else model.double().t() for model in models], soft)
+    return (solved if by_output else solved.t()).reshape(-1).to(wide_dtype(models))
+
+
+METHOD = Method(
+    name="regmean",
+    summary="linear layers that come nearest to every model's outputs on a text",
+    paper="Jin et al., Dataless knowledge fusion (RegMean), arXiv:2212.09849",
+    formula="θ = (Σ θ_i G_i) (Σ G_i)⁻¹, G_i = X_iᵀX_i",
+    base="input",
+    parameters=(
+        CALIBRATION,
+        CALIBRATION_TOKENS,
+        Parameter(
+            "alpha",
+            "a factor on what is beside the Gram matrices' diagonals",
+            default=0.9,
+            low=0.0,
+            high=1.0,
+            search=(0.1, 1.0),
+        ),
+    ),
+    decide=decide,
+    fewest=2,
+)

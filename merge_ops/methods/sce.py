@@ -1,0 +1,43 @@
+"""SCE: select the elements on which the models differ most, weigh the models by their energy, erase the minority sign.
+
+Wan et al., "FuseChat: knowledge fusion of chat models", arXiv:2408.07990, section 3.3. Of the elements whose variance
+over the models is not zero, the ``select_topk`` part with the largest is kept (δ'); then
+
+``η_i = Σ δ'_i² / Σ_j Σ δ'_j²,  θ = θ_b + Σ_{i∈A} η_i δ'_i / Σ_{i∈A} η_i,  A = {i : sign(δ'_i) = sign(Σ_j δ'_j)}``
+
+A ``select_topk`` above zero keeps at least one element (mergekit may keep none); equal variances at the cut are all
+kept. As in mergekit, the η_i are equal where the mean squares sum to less than 1e-6: true of most fine-tunes at small
+learning rates, and not in the paper. ``smallest_energy: 0`` is the paper's form.
+"""
+
+from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._shared import INT8_MASK
+from mergesearch.merge_ops.plans import Elementwise
+
+
+def decide(statistics: Statistics, values: Values) -> Elementwise:
+    from mergesearch.merge_ops.selection import VarianceTable, select_and_erase
+
+    table = statistics.derived("variances", VarianceTable.of)
+    threshold, energies = table.largest(values.number("select_topk"))
+    total = sum(energies)
+    if total <= values.number("smallest_energy") * max(1, statistics.size):
+        return select_and_erase(threshold, [1 / statistics.count] * statistics.count)
+    return select_and_erase(threshold, [energy / total for energy in energies])
+
+
+METHOD = Method(
+    name="sce",
+    summary="the changes on which models differ most, weighted by energy, where they agree in sign",
+    paper="Wan et al., FuseChat, arXiv:2408.07990",
+    formula="θ = θ_b + Σ_{i∈A} η_i δ'_i / Σ_{i∈A} η_i, η_i = Σ δ'_i² / Σ_j Σ δ'_j²",
+    base="required",
+    parameters=(
+        Parameter(
+            "select_topk", "the part of the elements that is kept", default=1.0, low=0.0, high=1.0, search=(0.1, 1.0)
+        ),
+        Parameter("smallest_energy", "the mean square below which all models weigh the same", default=1e-6, low=0.0),
+        INT8_MASK,
+    ),
+    decide=decide,
+)

@@ -1,0 +1,47 @@
+"""Train difference: what B learned from C, added to A as far as A has not learned it.
+
+hako-mikan, sd-webui-supermerger, "trainDifference", github.com/hako-mikan/sd-webui-supermerger. A and B are the
+recipe's first and second model, C its base_model; element by element, with 1.8 as there:
+
+``θ = θ_A + 1.8 α (θ_B − θ_C) |θ_B − θ_A| / (|θ_B − θ_A| + |θ_B − θ_C|)``
+
+Where B has what A has, nothing is added.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.plans import Elementwise
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STRENGTH = 1.8
+
+
+def decide(_: Statistics, values: Values) -> Elementwise:
+    return Elementwise(partial(_add, STRENGTH * values.number("alpha")))
+
+
+def _add(strength: float, base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":
+    a, b = models
+    learned, missing = b - base, (b - a).abs()
+    distance = missing + learned.abs()
+    share = missing / distance.masked_fill(distance == 0, 1)
+    return share.mul_(learned).mul_(strength).add_(a)
+
+
+METHOD = Method(
+    name="train_difference",
+    summary="the first model plus what the second learned from base_model and the first lacks",
+    paper="hako-mikan, sd-webui-supermerger, github.com/hako-mikan/sd-webui-supermerger",
+    formula="θ = θ_A + 1.8 α (θ_B − θ_C) |θ_B − θ_A| / (|θ_B − θ_A| + |θ_B − θ_C|)",
+    base="required",
+    parameters=(Parameter("alpha", "how much of the difference", default=1.0, search=(0.0, 1.5)),),
+    decide=decide,
+    fewest=2,
+    most=2,
+    symmetric=False,
+)

@@ -1,0 +1,24 @@
+"""WiSE-FT: the straight line from a base to its fine-tune.
+
+Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv:2109.01903, equation 1: ``θ = (1 − α) θ_b + α θ_1``.
+"""
+
+from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.plans import LinearCombination
+
+
+def decide(_: Statistics, values: Values) -> LinearCombination:
+    alpha = values.number("alpha")
+    return LinearCombination((alpha,), base=1 - alpha)
+
+
+METHOD = Method(
+    name="wise_ft",
+    summary="the straight line from base_model (alpha = 0) to the other model (alpha = 1)",
+    paper="Wortsman et al., Robust fine-tuning of zero-shot models, arXiv:2109.01903",
+    formula="θ = (1 − α) θ_b + α θ_1",
+    base="required",
+    parameters=(Parameter("alpha", "how far towards the fine-tune", default=0.5, search=(0.0, 1.0)),),
+    decide=decide,
+    most=1,
+)

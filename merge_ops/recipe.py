@@ -1,0 +1,269 @@
+"""Recipes: mergekit's YAML, read, written, and resolved to a method and its numbers for every tensor."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field
+
+from mergesearch.errors import UserError
+from mergesearch.merge_ops.layout import (
+    Entry,
+    Group,
+    Layouts,
+    layer_of,
+    relative_depths,
+    sliced_places,
+    whole_places,
+)
+from mergesearch.merge_ops.methods import Method, Scalar, find_method
+from mergesearch.merge_ops.references import ModelName
+from mergesearch.merge_ops.resolution import TensorRecipe, base_of, inputs_of, resolve_place
+from mergesearch.merge_ops.settings import PlainSettings, Settings, check_parameters, nothing_is
+from mergesearch.merge_ops.vocabulary_config import TokenizerConfig
+from mergesearch.parsing import Strict, parse
+
+__all__ = ["Recipe", "TensorRecipe", "check_parameters", "dump_yaml", "layer_of", "relative_depths"]
+
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16", "float64"],
+    BeforeValidator(lambda name: name.removeprefix("torch.") if isinstance(name, str) else name),
+]
+
+
+class ModelInput(Strict):
+    """One model of a recipe, with the parameters that are its own."""
+
+    model: ModelName
+    parameters: Settings
+
+
+class SliceSource(Strict):
+    """Some layers of one model: from the first number up to, but without, the second."""
+
+    model: ModelName
+    layer_range: tuple[int, int]
+    parameters: Settings
+
+
+class OutputSlice(Strict):
+    """The next layers of the result; ``residual_weight`` is accepted for mergekit's sake, which ignores it."""
+
+    sources: list[SliceSource] = Field(min_length=1)
+    base_model: ModelName | None = None
+    residual_weight: float | None = None
+    parameters: Settings
+
+
+class OutputModule(Strict):
+    """One stack of layers of a model that has several."""
+
+    slices: Annotated[list[OutputSlice], nothing_is(list)] = Field(default_factory=list)
+    models: Annotated[list[ModelInput], nothing_is(list)] = Field(default_factory=list)
+    parameters: Settings
+
+
+class Recipe(Strict):
+    """The full description of one merged model: of whole ``models``, of ``slices``, or of ``modules`` with slices."""
+
+    merge_method: str
+    models: Annotated[list[ModelInput], nothing_is(list)] = Field(default_factory=list)
+    slices: Annotated[list[OutputSlice], nothing_is(list)] = Field(default_factory=list)
+    modules: Annotated[dict[str, OutputModule], nothing_is(dict)] = Field(default_factory=dict)
+    base_model: ModelName | None = None
+    parameters: Settings
+    dtype: Dtype | None = None
+    out_dtype: Dtype | None = None
+    tokenizer_source: ModelName | None = None
+    tokenizer: TokenizerConfig | None = None
+    chat_template: str | None = None
+    on_mismatch: Literal["base", "overlap"] | None = None
+    name: str | None = None
+
+    @classmethod
+    def read(cls, data: Any, where: str = "recipe") -> "Recipe":
+        """A recipe from a YAML document, checked against its method; raises UserError."""
+        recipe = parse(cls, data, where)
+        try:
+            recipe._check()
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        return recipe
+
+    @property
+    def references(self) -> list[str]:
+        """Every checkpoint that the recipe names, the template of the result first."""
+        base = [self.base_model] if self.base_model else []
+        groups = [group for groups in self.groups.values() for group in groups]
+        bases = [group.base for group in groups if group.base]
+        return list(dict.fromkeys(base + [entry.model for group in groups for entry in group.entries] + bases))
+
+    @property
+    def tokenizers(self) -> list[str]:
+        """The models that the recipe names for their tokenizer alone."""
+        source = self.vocabulary.source if self.vocabulary else None
+        return [] if source in (None, "base", "union") else [str(source)]
+
+    @property
+    def target_dtype(self) -> Dtype | None:
+        """The dtype of the result; None: that of the inputs."""
+        return self.out_dtype or self.dtype
+
+    @property
+    def vocabulary(self) -> TokenizerConfig | None:
+        """How the result's vocabulary is made; None: every model's is the same."""
+        return TokenizerConfig(source=self.tokenizer_source) if self.tokenizer_source else self.tokenizer
+
+    @property
+    def keeps_shapes(self) -> bool:
+        """Whether the result has the tensors of the template, name by name and shape by shape."""
+        return bool(self.models) and self.vocabulary is None
+
+    @cached_property
+    def method(self) -> Method:
+        return find_method(self.merge_method)
+
+    @property
+    def inputs(self) -> list[Entry]:
+        """The models that the method combines in the first group, beside the base where it takes task vectors."""
+        return inputs_of(self.method, next(iter(self.groups.values()))[0])
+
+    @cached_property
+    def groups(self) -> dict[str, list[Group]]:
+        """For each module (the only one has the name ""), its groups from the first layer to the last."""
+        if not self.modules:
+            return {"": self._groups(self.models, self.slices, (self.parameters,), "")}
+        return {
+            name: self._groups(m.models, m.slices, (m.parameters, self.parameters), f"modules.{name}.")
+            for name, m in self.modules.items()
+        }
+
+    def to_yaml(self) -> str:
+        return dump_yaml(self.model_dump(exclude_defaults=True, exclude_none=True))
+
+    def resolve(self, names: Sequence[str], layouts: Layouts | None = None) -> Iterator[TensorRecipe]:
+        """The method's numbers for each tensor of the result; raises UserError where one is missing or invalid.
+
+        ``names`` are the template's tensors; ``layouts`` each checkpoint's, by reference, where they differ.
+        """
+        if self.models:
+            places = whole_places(self.groups[""][0], names)
+        else:
+            alike = dict.fromkeys(self.references, names)
+            places = iter(sliced_places(self.groups, names, layouts or alike))
+        return (resolve_place(self.method, place) for place in places)
+
+    def phenotype(self, names: Sequence[str]) -> str:
+        """A hash that two recipes share when they build the same tensors from the same checkpoints."""
+        tensors = [tensor.description for tensor in self.resolve(names)]
+        vocabulary = self.vocabulary.model_dump() if self.vocabulary else None
+        content = [self.target_dtype, self.merge_method, tensors, vocabulary, self.on_mismatch]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _groups(
+        self,
+        models: Sequence[ModelInput],
+        slices: Sequence[OutputSlice],
+        settings: tuple[PlainSettings, ...],
+        where: str,
+    ) -> list[Group]:
+        if models:
+            entries = [Entry(entry.model, entry.parameters) for entry in models]
+            return [_with_base(entries, self.base_model, settings, f"{where}models")]
+        return [
+            _with_base(
+                [Entry(source.model, source.parameters, source.layer_range) for source in piece.sources],
+                piece.base_model or self.base_model,
+                (piece.parameters, *settings),
+                f"{where}slices[{index}].sources",
+            )
+            for index, piece in enumerate(slices)
+        ]
+
+    def _check(self) -> None:
+        check_parameters(self.parameters, "parameters", [self.method])
+        self._check_forms()
+        for module, entry in self.modules.items():
+            check_parameters(entry.parameters, f"modules.{module}.parameters", [self.method])
+        for group in (group for groups in self.groups.values() for group in groups):
+            check_group(self.method, group)
+        if self.tokenizer and self.tokenizer_source:
+            raise UserError("tokenizer_source: is there beside tokenizer; give one of them")
+
+    def _check_forms(self) -> None:
+        given = [key for key in ("models", "slices", "modules") if getattr(self, key)]
+        if len(given) != 1:
+            found = "[]" if not given else " and ".join(given)
+            raise UserError(f"models: found {found}, expected one of models, slices, modules, with at least one entry")
+        for name, module in self.modules.items():
+            if bool(module.slices) == bool(module.models):
+                raise UserError(f"modules.{name}: expected either slices or models")
+
+
+def _with_base(entries: list[Entry], base: str | None, settings: tuple[PlainSettings, ...], where: str) -> Group:
+    """The group, with the base among its entries: it has the layers on which the others agree."""
+    if base and all(entry.model != base for entry in entries):
+        ranges = {entry.layers for entry in entries}
+        layers = next(iter(ranges)) if len(ranges) == 1 else None
+        entries = [*entries, Entry(base, {}, layers, implied=True)]
+    return Group(tuple(entries), base, settings, where)
+
+
+def check_group(method: Method, group: Group) -> None:
+    """Raises UserError for inputs that the method cannot take, or parameters that are wrong."""
+    if method.base == "required" and not group.base:
+        raise UserError(f"base_model: is missing; {method.name} needs it")
+    _check_once(method, group)
+    count = len(inputs_of(method, group))
+    if count < method.fewest or (method.most is not None and count > method.most):
+        beside = " beside base_model" if method.base == "required" else ""
+        raise UserError(f"{group.where}: found {count}{beside}, {method.name} takes {_range(method)}")
+    for index, entry in enumerate(group.entries):
+        check_parameters(entry.parameters, f"{group.where}[{index}].parameters", [method])
+    if group.where.endswith(".sources"):
+        check_parameters(group.settings[0], f"{group.where.removesuffix('.sources')}.parameters", [method])
+    _check_base_layers(method, group)
+
+
+def _check_once(method: Method, group: Group) -> None:
+    once = [(entry.model, entry.layers) for entry in group.entries]
+    for model, layers in once:
+        count = once.count((model, layers))
+        if model == base_of(method, group):
+            count = sum(model == other for other, _ in once)
+        if count > 1:
+            raise UserError(f"{group.where}: {model} is listed {count} times, expected once")
+
+
+def _check_base_layers(method: Method, group: Group) -> None:
+    implied = next((entry for entry in group.entries if entry.implied), None)
+    ranges = {entry.layers for entry in group.entries if not entry.implied}
+    if implied and len(ranges) > 1 and method.base != "input":
+        raise UserError(f"{group.where}: the base {implied.model} is not listed, and the layers of the others differ")
+
+
+def _range(method: Method) -> str:
+    if method.most is None:
+        return f"{method.fewest} or more"
+    return str(method.fewest) if method.fewest == method.most else f"{method.fewest} to {method.most}"
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
+    """Lists of plain values on one line, as people write gradients."""
+    flow = all(isinstance(value, Scalar) for value in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
+
+
+_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(tuple, _represent_list)  # type: ignore[arg-type]
+
+
+def dump_yaml(data: Any) -> str:
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -1,0 +1,44 @@
+"""Files that are whole or not there: written under a temporary name, then renamed."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``target`` (file or folder), renamed to it on success, removed on failure."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    remove(temporary)
+    try:
+        yield temporary
+        _replace(temporary, target)
+    finally:
+        remove(temporary)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    if temporary.is_dir() and target.exists():
+        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        target.rename(old)
+        temporary.rename(target)
+        remove(old)
+    else:
+        temporary.replace(target)

@@ -1,0 +1,73 @@
+"""YAML files to checked objects, with messages that name the file, the key, what was found and what was expected."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from mergesearch.errors import UserError, nearest
+
+
+class Strict(BaseModel):
+    """A part of a file: immutable, and every key must be known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_known(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        valid = [field.alias or name for name, field in cls.model_fields.items()]
+        for key in data:
+            if key not in valid:
+                raise ValueError(f"unknown key {str(key)!r}{nearest(str(key), valid)}")
+        return data
+
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; raises UserError where it is missing or not YAML."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not YAML: {error}") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """The content of a YAML text that this project wrote."""
+    return yaml.safe_load(text)
+
+
+def parse(model: type[Parsed], data: Any, where: str) -> Parsed:
+    """``data`` as a ``model``; raises UserError, whose lines begin with ``where`` and the key."""
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: found {_shown(data)}, expected keys: {', '.join(model.model_fields)}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_line(where, problem) for problem in error.errors(include_url=False)]
+        raise UserError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _line(where: str, problem: Any) -> str:
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
+    place = f"{where}: {key.lstrip('.')}" if key else where
+    if problem["type"] == "missing":
+        return f"{place}: is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{place}: {message}"
+    return f"{place}: found {_shown(problem['input'])}, expected: {message}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

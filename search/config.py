@@ -1,0 +1,145 @@
+"""The config of a run: a recipe with holes, how to score it, how to search, where the results go."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
+
+from mergesearch.errors import UserError, nearest
+from mergesearch.evaluators import EVALUATORS, EvaluatorOptions, Shared
+from mergesearch.parsing import Strict, parse, read_yaml
+from mergesearch.search.samplers import SAMPLERS
+
+RESULTS = Path("results/runs")
+
+
+class Split(Strict):
+    """Which items the search may look at; the others are the test's.
+
+    Items are dealt by a hash of their content, or of one field of it (``group``), so that equal ones stay together.
+    """
+
+    search: float = Field(0.5, gt=0, lt=1)
+    test: float = Field(0.5, gt=0, lt=1)
+    seed: int = 0
+    group: str | None = None
+
+    @model_validator(mode="after")
+    def _everything_is_used(self) -> "Split":
+        if abs(self.search + self.test - 1) > 1e-9:
+            raise ValueError(f"search and test are {self.search:g} and {self.test:g}, expected a sum of 1")
+        return self
+
+
+class TaskEntry(Strict):
+    """One task: its evaluator's options, and its share in the objective (0: shown in the verdict only)."""
+
+    weight: float = Field(1.0, ge=0)
+    evaluator: str = "lm_eval"
+    options: SerializeAsAny[EvaluatorOptions]
+
+
+def _read_entry(data: Any) -> Any:
+    """A task is written flat: weight and evaluator beside the evaluator's own keys."""
+    if not isinstance(data, dict):
+        raise ValueError(f"found {data!r}, expected keys: task, metric, weight, ...")
+    if isinstance(data.get("options"), EvaluatorOptions):
+        return data
+    own = {key: data[key] for key in ("weight", "evaluator") if key in data}
+    name = own.get("evaluator", "lm_eval")
+    if name not in EVALUATORS:
+        raise ValueError(f"there is no evaluator {name!r}{nearest(str(name), EVALUATORS)}")
+    rest = {key: value for key, value in data.items() if key not in own}
+    try:
+        return {**own, "options": parse(EVALUATORS[name].Options, rest, "task")}
+    except UserError as error:
+        raise ValueError(str(error).replace("task: ", "")) from None
+
+
+Task = Annotated[TaskEntry, BeforeValidator(_read_entry)]
+
+
+class Evaluate(Strict):
+    """The tasks. ``test_tasks``, where given, are what the verdict is held on, and ``tasks`` the search's alone."""
+
+    include_path: str | None = None
+    tasks: list[Task] = Field(min_length=1)
+    test_tasks: list[Task] = Field(default_factory=list)
+    split: Split | None = None
+    batch_size: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> "Evaluate":
+        if self.test_tasks and self.split:
+            raise ValueError("found both split and test_tasks, expected one of them")
+        for key, tasks in (("tasks", self.tasks), ("test_tasks", self.test_tasks)):
+            if tasks and not any(task.weight for task in tasks):
+                raise ValueError(f"every weight in {key} is 0, expected at least one above")
+        return self
+
+    def shared(self) -> Shared:
+        """What all evaluators are told."""
+        group = self.split.group if self.split else None
+        include = Path(self.include_path) if self.include_path else None
+        return Shared(include_path=include, group=group, batch_size=self.batch_size)
+
+
+def _known_sampler(name: str) -> str:
+    if name not in SAMPLERS:
+        raise ValueError(f"there is no sampler {name!r}{nearest(name, SAMPLERS)}")
+    return name
+
+
+class Search(Strict):
+    """How long and how. ``trials`` counts all of a run, baselines too."""
+
+    trials: int = Field(60, ge=1)
+    sampler: Annotated[str, AfterValidator(_known_sampler)] = "auto"
+    seed: int = Field(0, ge=0)
+    storage: str | None = None
+
+
+class Output(Strict):
+    """``name`` is the folder under ``results/runs``; ``model``: write the winner's weights there too."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    model: bool = True
+
+
+class Config(Strict):
+    """A whole config file."""
+
+    recipe: dict[str, Any]
+    evaluate: Evaluate
+    search: Search = Search()
+    output: Output
+    device: Literal["cpu", "cuda", "auto"] = "auto"
+
+    @classmethod
+    def read(cls, file: Path, **overrides: Any) -> "Config":
+        """A config from a file, with what the command line says (None: as in the file) put over it."""
+        data = read_yaml(file)
+        if isinstance(data, dict):
+            data = _overridden(data, file.stem, overrides)
+        return parse(cls, data, str(file))
+
+    def dump(self) -> dict[str, Any]:
+        """The config as it would be written, defaults filled in."""
+        data = self.model_dump(exclude_none=True)
+        for key in ("tasks", "test_tasks"):
+            data["evaluate"][key] = [_flat(task) for task in data["evaluate"][key]]
+        return data
+
+
+def _overridden(data: dict[str, Any], stem: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    said = {"search": ("trials", "seed", "storage"), "output": ("name",)}
+    data = {"output": {"name": stem}, **data}
+    for section, keys in said.items():
+        values = {key: overrides[key] for key in keys if overrides.get(key) is not None}
+        if values and isinstance(data.setdefault(section, {}), dict):
+            data[section] = {**data[section], **values}
+    return data
+
+
+def _flat(task: dict[str, Any]) -> dict[str, Any]:
+    return {**{key: value for key, value in task.items() if key != "options"}, **task["options"]}

@@ -1,0 +1,134 @@
+"""What a run looks like in a terminal: progress while it goes, tables when it ends."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from optuna.trial import FrozenTrial
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mergesearch.search import trials as t
+from mergesearch.search.job import Job
+from mergesearch.search.loop import Loop
+from mergesearch.search.runner import Watcher
+from mergesearch.search.samplers import choose
+from mergesearch.search.statistics import Estimate
+from mergesearch.search.verdict import SIDES, Row, Verdict, search_estimate, shown_baselines
+
+WIDTH = 140
+"""Columns where output is not a terminal."""
+LINE_SECONDS = 10.0
+"""How often a run without a terminal prints where it is."""
+
+
+def console() -> Console:
+    """Standard output; wide enough for the tables where it is not a terminal."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+
+@contextmanager
+def shown_progress(screen: Console) -> Iterator[Watcher]:
+    """A watcher that shows a bar with trials, best score with its interval, and time left."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[best]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=screen,
+        disable=not screen.is_terminal,
+    ) as progress:
+        yield _Bar(screen, progress).watcher()
+
+
+class _Bar:
+    def __init__(self, screen: Console, progress: Progress) -> None:
+        self._screen = screen
+        self._progress = progress
+        self._task = progress.add_task("trials", total=None, best="")
+        self._best = -1
+        self._text = ""
+        self._last_line = monotonic()
+
+    def watcher(self) -> Watcher:
+        return Watcher(stage=self._stage, begun=self._begun, trial=self._trial)
+
+    def _stage(self, text: str) -> None:
+        self._screen.print(f"[dim]{text}[/dim]")
+
+    def _begun(self, loop: Loop) -> None:
+        self._stage(str(loop.engine.memory))
+        done, total = len(t.finished(loop.study)), loop.job.config.search.trials
+        if done:
+            self._stage(f"going on with {loop.folder.path}: {done} of {total} trials are done")
+        self._progress.update(self._task, total=total, completed=min(done, total))
+
+    def _trial(self, loop: Loop, trial: FrozenTrial) -> None:
+        if t.REASON in trial.user_attrs:
+            self._screen.print(f"[red]{t.label_of(trial)} failed:[/red] {trial.user_attrs[t.REASON]}")
+        self._note_best(loop)
+        done = len(t.finished(loop.study))
+        self._progress.update(self._task, completed=done, best=self._text)
+        if not self._screen.is_terminal and monotonic() - self._last_line > LINE_SECONDS:
+            self._last_line = monotonic()
+            self._screen.print(f"trials {done}/{loop.job.config.search.trials} {self._text}")
+
+    def _note_best(self, loop: Loop) -> None:
+        trials = t.completed(loop.study)
+        if trials and (best := t.best(trials)).number != self._best:
+            self._best = best.number
+            self._text = f"best {_interval(search_estimate(loop, best))} ({t.label_of(best)})"
+
+
+def print_verdict(screen: Console, verdict: Verdict) -> None:
+    """The table of candidates, the paired difference and the sentence."""
+    table = Table(title="Candidates, with 95 % intervals; tasks on the test items", title_justify="left")
+    table.add_column("")
+    for side in SIDES:
+        table.add_column(side, justify="right", no_wrap=True)
+    for task, metric in verdict.metrics.items():
+        table.add_column(f"{task}\n{metric}", justify="right", no_wrap=True)
+    for row in shown_baselines(verdict):
+        table.add_row(*_cells(row))
+    table.add_section()
+    table.add_row(*_cells(verdict.winner), style="bold")
+    screen.print(table)
+    screen.print(
+        f"winner − best baseline ({verdict.best_baseline}) on {verdict.test_items} test items: "
+        f"{_interval(verdict.difference, '+')}, p = {verdict.p:.4f}"
+    )
+    screen.print(f"[bold]{verdict.sentence}[/bold]")
+    if verdict.test_looks > 1:
+        screen.print(f"The test items were looked at {verdict.test_looks} times: take the interval with care.")
+
+
+def _cells(row: Row) -> list[str]:
+    tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
+    name = row.name if row.name == row.method or not row.name.startswith("trial") else f"{row.name} ({row.method})"
+    return [name, _interval(row.search), _interval(row.test), *tasks]
+
+
+def _interval(estimate: Estimate, sign: str = "") -> str:
+    low, high = f"{estimate.low:{sign}.3f}", f"{estimate.high:{sign}.3f}"
+    return f"{estimate.value:{sign}.3f} \\[{low}, {high}]"
+
+
+def print_job(screen: Console, job: Job) -> None:
+    """What a run of the job would do."""
+    trials, sampler = job.config.search.trials, job.config.search.sampler
+    chosen = "{} ({})".format(*choose(job.space, trials)) if sampler == "auto" else sampler
+    screen.print(f"methods: {', '.join(method.name for method in job.space.methods)}")
+    screen.print(f"sampler: {chosen}; {trials} trials; seed {job.config.search.seed}")
+    table = Table("dimension", "from", title=f"{len(job.space.holes)} dimensions", title_justify="left")
+    for hole in job.space.holes:
+        table.add_row(hole.name, hole.described)
+    screen.print(table)
+    tasks = Table("task", "metric", "weight", "search items", "test items", title="tasks", title_justify="left")
+    for task in job.tasks:
+        metric = task.evaluator.metric.name
+        tasks.add_row(task.name, metric, f"{task.weight:g}", str(len(task.search)), str(len(task.test)))
+    screen.print(tasks)

@@ -1,0 +1,36 @@
+"""``mergesearch eval``: one checkpoint on all items of a config's tasks."""
+
+from typing import Any
+
+from mergesearch.errors import UserError
+from mergesearch.evaluators import LoadedModel, aggregate
+from mergesearch.merge_ops import live
+from mergesearch.merge_ops.checkpoint import Checkpoint
+from mergesearch.merge_ops.engine import find_device, torch_dtype
+from mergesearch.search.config import Config
+from mergesearch.search.job import Task, open_tasks
+
+
+def evaluate_model(reference: str, config: Config, where: str) -> dict[str, Any]:
+    """``{"model": ..., "items": {TASK: count}, "tasks": {TASK: {METRIC: value}}}``, in the recipe's dtype.
+
+    Raises UserError for whatever is wrong with the config's tasks or the checkpoint.
+    """
+    try:
+        tasks = open_tasks(config.evaluate)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    dtype = config.recipe.get("out_dtype") or config.recipe.get("dtype")
+    subject = LoadedModel(*live.load(Checkpoint(reference), find_device(config.device), torch_dtype(dtype)))
+    values: dict[str, dict[str, float]] = {}
+    for task in tasks:
+        values.setdefault(task.evaluator.task, {})[task.evaluator.metric.name] = _value(task, subject)
+    return {"model": reference, "items": {task.name: len(_items(task)) for task in tasks}, "tasks": values}
+
+
+def _items(task: Task) -> list[Any]:
+    return list(task.evaluator.items)
+
+
+def _value(task: Task, subject: LoadedModel) -> float:
+    return aggregate(_items(task), task.evaluator.score(subject, _items(task)))

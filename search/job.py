@@ -1,0 +1,159 @@
+"""A config made ready to run: everything that can be wrong with it is found here, before anything is scored."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mergesearch.errors import UserError
+from mergesearch.evaluators import Evaluator, Item, LoadedModel, aggregate, open_evaluator, split_items
+from mergesearch.merge_ops.checkpoint import Checkpoint, check_same_layout, common_dtype
+from mergesearch.merge_ops.recipe import Recipe, layer_of
+from mergesearch.search.baselines import Baselines
+from mergesearch.search.config import Config, Evaluate, TaskEntry
+from mergesearch.search.space import Space
+
+SHARED_KEYS = ("dtype", "out_dtype", "on_mismatch")
+"""What the baselines take over from the recipe."""
+Scores = dict[str, Tensor]
+"""Each task's scores, one float64 per item of one side of the split."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """An evaluator with its items on each side of the split, and its share in the objective."""
+
+    name: str
+    evaluator: Evaluator
+    weight: float
+    search: Sequence[Item]
+    test: Sequence[Item]
+
+    def items(self, side: str) -> Sequence[Item]:
+        """The items of ``search`` or ``test``."""
+        return self.search if side == "search" else self.test
+
+    @property
+    def sign(self) -> float:
+        return 1.0 if self.evaluator.metric.higher_is_better else -1.0
+
+    def value(self, side: str, scores: Tensor) -> float:
+        """The metric over one side's items."""
+        return aggregate(self.items(side), scores)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run needs beside the weights: the space, the baselines, the tasks."""
+
+    config: Config
+    space: Space
+    baselines: Baselines
+    tasks: Sequence[Task]
+    references: Sequence[str]
+    template: str
+
+    def tasks_of(self, side: str) -> list[Task]:
+        """The tasks that count in the objective of that side."""
+        return [task for task in self.tasks if task.items(side) and task.weight]
+
+    def score(self, subject: LoadedModel, side: str, tasks: Sequence[Task]) -> Scores:
+        """Scores a live model on these tasks' items of one side."""
+        return {task.name: task.evaluator.score(subject, task.items(side)) for task in tasks if task.items(side)}
+
+    def values(self, side: str, scores: Mapping[str, Tensor]) -> dict[str, float]:
+        """Each task's metric."""
+        return {task.name: task.value(side, scores[task.name]) for task in self.tasks if task.name in scores}
+
+    def objective(self, side: str, scores: Mapping[str, Tensor]) -> float:
+        """The mean of the tasks' values, by weight, higher is better."""
+        tasks = self.tasks_of(side)
+        total = sum(task.weight * task.sign * task.value(side, scores[task.name]) for task in tasks)
+        return total / sum(task.weight for task in tasks)
+
+
+def open_job(config: Config, where: str) -> Job:
+    """Checks a config against the disk and lm-eval. Raises UserError, beginning with ``where``."""
+    try:
+        return _open(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _open(config: Config) -> Job:
+    paths = _referenced(config.recipe)
+    checkpoints = [Checkpoint(reference) for reference in paths]
+    if config.recipe.get("on_mismatch") is None:
+        check_same_layout(checkpoints)
+    if not {"dtype", "out_dtype"} & config.recipe.keys():
+        common_dtype(checkpoints)
+    names = list(checkpoints[0].tensors)
+    space = Space(config.recipe, _layers(names), "recipe")
+    for method in space.methods:
+        _check_candidate(space.fill(method, space.start(method, {})), names)
+    fixed: dict[str, object] = {key: config.recipe[key] for key in SHARED_KEYS if key in config.recipe}
+    baselines = Baselines(space.models, space.base, fixed)
+    return Job(config, space, baselines, open_tasks(config.evaluate), paths, space.base or paths[0])
+
+
+def _referenced(recipe: Mapping[str, object]) -> list[str]:
+    base, models = recipe.get("base_model"), recipe.get("models")
+    if not isinstance(models, list) or not models:
+        raise UserError(f"recipe: models: found {models!r}, expected a list of {{model, parameters}}")
+    if not isinstance(base, str | None):
+        raise UserError(f"recipe: base_model: found {base!r}, expected a path")
+    named = [entry.get("model") if isinstance(entry, dict) else entry for entry in models]
+    for index, model in enumerate(named):
+        if not isinstance(model, str) or not isinstance(models[index], dict):
+            raise UserError(f"recipe: models[{index}]: found {models[index]!r}, expected {{model: path, parameters}}")
+    return list(dict.fromkeys([*([base] if base else []), *named]))  # type: ignore[list-item]
+
+
+def _check_candidate(recipe: Recipe, names: Sequence[str]) -> None:
+    if recipe.vocabulary:
+        raise UserError("recipe: tokenizer: a search takes models of one vocabulary; merge that beforehand")
+    list(recipe.resolve(names))
+
+
+def _layers(names: Sequence[str]) -> int:
+    return 1 + max((place[1] for place in map(layer_of, names) if place), default=0)
+
+
+def open_tasks(evaluate: Evaluate) -> list[Task]:
+    """The tasks with their items split. Raises UserError for a task that is unknown or cannot be split."""
+    if evaluate.test_tasks:
+        searched = [_task(evaluate, entry, 1.0, 0) for entry in evaluate.tasks]
+        tested = [_task(evaluate, entry, 0.0, 0) for entry in evaluate.test_tasks]
+        return _distinct([*searched, *tested])
+    if evaluate.split is None:
+        raise UserError("evaluate: expected split (search and test items) or test_tasks, found neither")
+    return _distinct([_task(evaluate, entry, evaluate.split.search, evaluate.split.seed) for entry in evaluate.tasks])
+
+
+def _task(evaluate: Evaluate, entry: TaskEntry, fraction: float, seed: int) -> Task:
+    try:
+        evaluator = open_evaluator(entry.options, evaluate.shared())
+    except UserError as error:
+        raise UserError(f"evaluate: {error}") from None
+    items = list(evaluator.items)
+    if fraction in (0.0, 1.0):
+        search, test = (items, []) if fraction else ([], items)
+    else:
+        search, test = split_items(items, fraction, seed)
+    return Task(evaluator.task, evaluator, entry.weight, search, test)
+
+
+def _distinct(tasks: list[Task]) -> list[Task]:
+    """Tasks asked for several metrics are told apart by them."""
+    names = [task.name for task in tasks]
+    named = [
+        Task(f"{t.name}:{t.evaluator.metric.name}", t.evaluator, t.weight, t.search, t.test)
+        if names.count(t.name) > 1
+        else t
+        for t in tasks
+    ]
+    labels = [task.name for task in named]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"evaluate: tasks: {label} is listed {labels.count(label)} times, expected once")
+    return named

@@ -1,0 +1,112 @@
+"""The report: one page that needs no network, with the verdict, the candidates and the course of the search."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from mergesearch.files import write_text
+from mergesearch.search import trials as t
+from mergesearch.search.loop import Loop
+from mergesearch.search.verdict import Row, Verdict, recipe_of, shown_baselines
+
+COLOURS = {t.BASELINE: "#8a8f98", t.START: "#c98a1b", t.SAMPLED: "#2563a8"}
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c1e21; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+.verdict { padding: .8rem 1rem; border-left: 4px solid #2563a8; background: #f3f6fa; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e3e5e8; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } tr.winner { font-weight: 600; background: #f3f6fa; }
+pre { background: #f6f7f8; padding: .8rem; overflow-x: auto; } .note { color: #5b6068; }
+"""
+
+
+def write_report(loop: Loop, verdict: Verdict) -> None:
+    """Writes ``report.html`` to the run's folder."""
+    name = escape(loop.folder.path.name)
+    winner = next(trial for trial in t.completed(loop.study) if trial.number == verdict.winner.trial)
+    rows = [*shown_baselines(verdict), verdict.winner]
+    parts = [
+        f"<h1>{name}</h1><p class=verdict>{escape(verdict.sentence)}</p>",
+        f"<p class=note>{verdict.trials} trials; looks at the test items: {verdict.test_looks}.</p>",
+        "<h2>Candidates</h2>",
+        _table(rows, verdict),
+        _html(_intervals(rows), first=True),
+        "<h2>The search</h2>",
+        _html(_history(loop)),
+        "<h2>The best recipe</h2>",
+        f"<pre>{escape(recipe_of(winner).to_yaml())}</pre>",
+    ]
+    page = f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>{''.join(parts)}"
+    write_text(loop.folder.path / "report.html", page)
+
+
+def _table(rows: Sequence[Row], verdict: Verdict) -> str:
+    heads = ["", "search", "test", *(f"{task} {metric}" for task, metric in verdict.metrics.items())]
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join(_table_row(row, row is verdict.winner) for row in rows)
+    note = "<p class=note>With 95 % intervals; the tasks' columns are on the test items.</p>"
+    return f"<table><tr>{head}</tr>{body}</table>{note}"
+
+
+def _table_row(row: Row, wins: bool) -> str:
+    both = (f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in (row.search, row.test))
+    tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
+    cells = "".join(f"<td>{escape(text)}</td>" for text in (row.name, *both, *tasks))
+    return f"<tr{' class=winner' if wins else ''}>{cells}</tr>"
+
+
+def _html(figure: Any, first: bool = False) -> str:
+    return str(figure.to_html(full_html=False, include_plotlyjs=first, config={"displaylogo": False}))
+
+
+def _intervals(rows: Sequence[Row]) -> Any:
+    from plotly import graph_objects as go
+
+    figure = go.Figure()
+    for side, colour in (("search", "#b8c4d2"), ("test", "#2563a8")):
+        estimates = [getattr(row, side) for row in rows]
+        errors = {
+            "type": "data",
+            "symmetric": False,
+            "array": [e.high - e.value for e in estimates],
+            "arrayminus": [e.value - e.low for e in estimates],
+        }
+        figure.add_scatter(
+            x=[e.value for e in estimates],
+            y=[row.name for row in rows],
+            error_x=errors,
+            mode="markers",
+            name=f"{side} items",
+            marker={"color": colour, "size": 9},
+        )
+    figure.update_layout(xaxis_title="objective, 95 % interval", yaxis={"autorange": "reversed"})
+    return _styled(figure, 120 + 34 * len(rows))
+
+
+def _history(loop: Loop) -> Any:
+    from plotly import graph_objects as go
+
+    trials = t.completed(loop.study)
+    figure = go.Figure()
+    for kind, colour in COLOURS.items():
+        chosen = [trial for trial in trials if t.kind_of(trial) == kind]
+        figure.add_scatter(
+            x=[trial.number for trial in chosen],
+            y=[trial.value for trial in chosen],
+            text=[t.label_of(trial) for trial in chosen],
+            mode="markers",
+            name=kind,
+            marker={"color": colour, "size": 8},
+        )
+    best = [t.score_of(t.best(trials[: i + 1])) for i in range(len(trials))]
+    numbers = [trial.number for trial in trials]
+    figure.add_scatter(x=numbers, y=best, mode="lines", name="best so far", line={"shape": "hv", "color": "#1c1e21"})
+    figure.update_layout(xaxis_title="trial", yaxis_title="objective on the search items")
+    return _styled(figure, 420)
+
+
+def _styled(figure: Any, height: int) -> Any:
+    figure.update_layout(template="plotly_white", height=height, margin={"t": 30, "r": 20, "b": 50, "l": 60})
+    figure.update_yaxes(automargin=True)
+    return figure

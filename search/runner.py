@@ -1,0 +1,84 @@
+"""A whole run: check, search, judge, write."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+
+from mergesearch.files import write_text
+from mergesearch.merge_ops.checkpoint import Checkpoint
+from mergesearch.merge_ops.engine import Engine, find_device
+from mergesearch.merge_ops.recipe import Recipe
+from mergesearch.search import trials as t
+from mergesearch.search.job import Job
+from mergesearch.search.loop import Loop
+from mergesearch.search.report import write_report
+from mergesearch.search.store import RunFolder
+from mergesearch.search.verdict import Verdict, finalists, judge, recipe_of
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """What a run tells while it goes: a stage in words, and each finished trial."""
+
+    stage: Callable[[str], None] = lambda _: None
+    begun: Callable[[Loop], None] = lambda _: None
+    trial: Callable[[Loop, FrozenTrial], None] = lambda *_: None
+
+
+QUIET = Watcher()
+
+
+def run(job: Job, results: Path, watcher: Watcher = QUIET) -> Verdict:
+    """Runs the job, or goes on where a run of its name stopped, and leaves everything in ``results/NAME``.
+
+    Written there: the resolved config, the study, per-item scores, ``best.yml``, ``verdict.json``, ``report.html`` and,
+    unless the config says otherwise, the winner's ``model``. A run that has all its trials and its verdict already is
+    only read: the test items are not looked at again.
+    """
+    folder = RunFolder(results / job.config.output.name)
+    with folder.locked():
+        folder.keep_config(job.config)
+        study = folder.open_study(job.config.search.storage)
+        loop = Loop(job, folder, study, open_engine(job))
+        watcher.begun(loop)
+        loop.run(lambda trial: watcher.trial(loop, trial))
+        return _conclude(loop, watcher)
+
+
+def open_engine(job: Job) -> Engine:
+    """The engine with the job's checkpoints in memory, on the config's device."""
+    dtype = job.config.recipe.get("out_dtype") or job.config.recipe.get("dtype")
+    return Engine(job.references, job.template, dtype, find_device(job.config.device))
+
+
+def _conclude(loop: Loop, watcher: Watcher) -> Verdict:
+    earlier = loop.folder.read_json("verdict.json")
+    count = len(t.finished(loop.study))
+    if earlier is not None and earlier["trials"] == count and _is_written(loop):
+        return Verdict.from_json(earlier)
+    winner, _ = finalists(loop)
+    write_text(loop.folder.path / "best.yml", recipe_of(winner).to_yaml())
+    watcher.stage("verdict: scoring the winner and the baselines on the test items")
+    verdict = judge(loop, earlier["test_looks"] if earlier else 0)
+    if loop.job.config.output.model:
+        watcher.stage("writing the winner's model")
+        _write_model(loop, recipe_of(winner))
+    loop.folder.write_json("verdict.json", verdict.to_json())
+    write_report(loop, verdict)
+    return verdict
+
+
+def _write_model(loop: Loop, recipe: Recipe) -> None:
+    """Writes the winner and holds the files against the live model: what was scored is what is saved."""
+    folder = loop.folder.path / "model"
+    loop.engine.build(recipe)
+    loop.engine.write(recipe, folder)
+    if Checkpoint(str(folder)).digest() != loop.engine.digest():
+        raise RuntimeError(f"{folder}: differs from the model that was scored")
+
+
+def _is_written(loop: Loop) -> bool:
+    names = ["best.yml", "report.html", *(["model"] if loop.job.config.output.model else [])]
+    return all((loop.folder.path / name).exists() for name in names)

@@ -1,0 +1,151 @@
+"""A run's folder and its study: all that a run remembers."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from torch import Tensor
+
+from mergesearch.errors import UserError
+from mergesearch.evaluators import Item
+from mergesearch.files import atomic_path, remove, write_text
+from mergesearch.merge_ops.recipe import dump_yaml
+from mergesearch.parsing import read_yaml
+from mergesearch.search.config import Config
+
+JOURNAL = "study.log"
+MAY_CHANGE = {"search": ("trials", "storage"), "output": ("model",)}
+"""What another call may say otherwise about the same run."""
+
+
+class RunFolder:
+    """``results/runs/NAME``: resolved config, study, per-item scores, best recipe, verdict, report, model."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process; the lock goes with the process, however it ends. Raises UserError."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{self.path}: another process is working on this run") from None
+            self._remove_leftovers()
+            yield
+
+    def _remove_leftovers(self) -> None:
+        """What a killed process had half written; nobody else is writing here."""
+        for suffix in ("tmp", "old"):
+            for leftover in list(self.path.rglob(f".*.{suffix}")):
+                remove(leftover)
+
+    def keep_config(self, config: Config) -> None:
+        """Writes the resolved config, or checks it against the one that the run was begun with. Raises UserError."""
+        file = self.path / "config.yml"
+        resolved = config.dump()
+        if file.exists():
+            _check_unchanged(read_yaml(file), resolved, self.path)
+        write_text(file, dump_yaml(resolved))
+
+    def open_study(self, url: str | None) -> Study:
+        """The run's study, new or as it was left, in the folder's journal or in the database at ``url``."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = _database(url) if url else self._journal()
+        return optuna.create_study(
+            storage=storage, study_name=self.path.name, direction="maximize", load_if_exists=True
+        )
+
+    def _journal(self) -> BaseStorage:
+        file = self.path / JOURNAL
+        # The folder's lock is ours: whoever held the journal's is dead.
+        (self.path / f"{JOURNAL}.lock").unlink(missing_ok=True)
+        _cut_torn_tail(file)
+        return JournalStorage(JournalFileBackend(str(file)))
+
+    def save_scores(self, name: str, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:
+        """Writes one candidate's per-item scores as a Parquet table (task, item, score)."""
+        import pyarrow
+        from pyarrow import parquet
+
+        rows = [
+            (task, item.id, score)
+            for task in scores
+            for item, score in zip(items[task], scores[task].tolist(), strict=True)
+        ]
+        tasks, ids, values = zip(*rows, strict=True)
+        table = pyarrow.table({"task": tasks, "item": ids, "score": values})
+        with atomic_path(self._scores_file(name)) as temporary:
+            parquet.write_table(table, temporary)
+
+    def load_scores(self, name: str) -> dict[str, Tensor]:
+        """What ``save_scores`` wrote, in the order in which it was given."""
+        from pyarrow import parquet
+
+        columns = parquet.read_table(self._scores_file(name)).to_pydict()
+        scores: dict[str, list[float]] = {}
+        for task, score in zip(columns["task"], columns["score"], strict=True):
+            scores.setdefault(task, []).append(score)
+        return {task: torch.tensor(values, dtype=torch.float64) for task, values in scores.items()}
+
+    def has_scores(self, name: str) -> bool:
+        return self._scores_file(name).exists()
+
+    def _scores_file(self, name: str) -> Path:
+        return self.path / "scores" / f"{name}.parquet"
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file of the folder; None where it is not there."""
+        file = self.path / name
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+    def write_json(self, name: str, content: Any) -> None:
+        write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _database(url: str) -> BaseStorage:
+    try:
+        return RDBStorage(url)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"storage: cannot open {url!r}: {reason}") from None
+
+
+def _cut_torn_tail(journal: Path) -> None:
+    """Drops a last line that was not written to its end: an append behind it would spoil the journal for good."""
+    if not journal.exists():
+        return
+    content = journal.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(journal, whole)
+
+
+def _check_unchanged(old: Any, new: dict[str, Any], path: Path) -> None:
+    for where, before, after in _differences(old, new, ()):
+        section, *rest = where
+        if rest and rest[0] in MAY_CHANGE.get(section, ()):
+            continue
+        raise UserError(
+            f"{path}: was begun with another config: {'.'.join(where)} was {before!r}, now {after!r}; "
+            "give the new run another name with --name"
+        )
+
+
+def _differences(old: Any, new: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _differences(old.get(key), new.get(key), (*where, str(key)))
+    elif old != new:
+        yield where, old, new

@@ -1,0 +1,71 @@
+"""What a study's trials say: which count, what each stands for."""
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+# User attributes of a trial.
+KIND = "kind"
+NAME = "name"
+RECIPE = "recipe"
+PHENOTYPE = "phenotype"
+VALUES = "values"
+SECONDS = "seconds"
+REASON = "reason"
+RETRY_OF = "retry_of"
+
+BASELINE, START, SAMPLED = "baseline", "start", "sampled"
+"""Kinds: a recipe that the search must beat, a usual setting within the space, the sampler's own."""
+INTERRUPTED = "interrupted"
+"""The reason of a trial whose process ended in the middle of it; another one takes its place."""
+
+
+def finished(study: Study) -> list[FrozenTrial]:
+    """The trials that count: scored, pruned, or failed for a reason of their own."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    trials = study.get_trials(deepcopy=False, states=states)
+    return [trial for trial in trials if trial.user_attrs.get(REASON) != INTERRUPTED]
+
+
+def completed(study: Study) -> list[FrozenTrial]:
+    """The trials with a score on all search items."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def score_of(trial: FrozenTrial) -> float:
+    """The objective; minus infinity where the trial failed."""
+    return trial.value if trial.value is not None else -inf
+
+
+def best(trials: Sequence[FrozenTrial]) -> FrozenTrial:
+    """The highest score; of equals the first, which is the simpler one where baselines are among them."""
+    return max(trials, key=lambda trial: (score_of(trial), -trial.number))
+
+
+def kind_of(trial: FrozenTrial) -> str:
+    return str(trial.user_attrs.get(KIND, SAMPLED))
+
+
+def wish_of(trial: FrozenTrial) -> dict[str, Any]:
+    """The whole point that an unfinished trial was to score; nothing where its process ended while it was asked for.
+
+    Half a point must not be asked for again: the sampler would draw the other half from the wrong place of its
+    sequence, whereas it draws the whole point again by itself.
+    """
+    enqueued: dict[str, Any] | None = trial.system_attrs.get("fixed_params")
+    return enqueued or (trial.params if RECIPE in trial.user_attrs else {})
+
+
+def label_of(trial: FrozenTrial) -> str:
+    """What the tables call the trial."""
+    if kind_of(trial) == BASELINE:
+        return str(trial.user_attrs[NAME])
+    return f"trial {trial.number}"
+
+
+def scores_name(number: int) -> str:
+    """What the per-item scores of a trial on the search items are kept under."""
+    return f"trial-{number:06d}"

@@ -1,0 +1,128 @@
+"""From the demo's config to a proven, written model, through a kill, and against lm_eval's own command line."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from mergesearch.search import trials as t
+from mergesearch.search.store import RunFolder
+
+from .conftest import CONFIG, Place
+
+TRIALS = 16
+
+
+def course(folder: Path) -> list[tuple[Any, ...]]:
+    """What the finished trials were and scored, in order."""
+    trials = t.finished(RunFolder(folder).open_study(None))
+    return [(trial.user_attrs[t.RECIPE], trial.user_attrs[t.VALUES], trial.value) for trial in trials]
+
+
+@pytest.fixture(scope="module")
+def whole(place: Place) -> Path:
+    """A run that nothing disturbed."""
+    place.call("run", CONFIG, "--trials", TRIALS, "--name", "whole")
+    return place.run_folder("whole")
+
+
+def kill_at(place: Place, name: str, trials: int, delay: float = 0.0) -> None:
+    """Starts a run and kills it as soon as it has that many per-item score files, and a little later."""
+    process = place.start("run", CONFIG, "--trials", TRIALS, "--name", name)
+    scores = place.run_folder(name) / "scores"
+    while process.poll() is None and len(list(scores.glob("trial-*"))) < trials:
+        time.sleep(0.02)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    assert course(one) == course(two)
+    states = [trial.state for trial in RunFolder(two).open_study(None).get_trials()]
+    assert states.count(TrialState.COMPLETE) == TRIALS
+    assert not {TrialState.RUNNING, TrialState.WAITING} & set(states)
+    for name in ("best.yml", "model/model.safetensors"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+def test_killed_in_the_middle_of_a_trial_and_started_again(place: Place, whole: Path) -> None:
+    kill_at(place, "killed", 13, 0.05)
+    place.call("run", CONFIG, "--trials", TRIALS, "--name", "killed")
+    assert_same_run(whole, place.run_folder("killed"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_again_and_again(place: Place, whole: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(3):
+        kill_at(place, f"again-{seed}", rng.randrange(TRIALS), rng.random())
+    place.call("run", CONFIG, "--trials", TRIALS, "--name", f"again-{seed}")
+    assert_same_run(whole, place.run_folder(f"again-{seed}"))
+
+
+def test_interrupted_with_ctrl_c(place: Place, whole: Path) -> None:
+    process = place.start("run", CONFIG, "--trials", TRIALS, "--name", "stopped")
+    while not list((place.run_folder("stopped") / "scores").glob("trial-*")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "The same command goes on from there" in err
+    assert "Traceback" not in err
+    place.call("run", CONFIG, "--trials", TRIALS, "--name", "stopped")
+    assert_same_run(whole, place.run_folder("stopped"))
+
+
+def test_what_is_scored_is_what_is_saved_and_what_lm_eval_prints(place: Place, whole: Path) -> None:
+    place.call("merge", whole / "best.yml", "merged")
+    merged = place.folder / "merged"
+    assert (merged / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+    recorded = json.loads((whole / "verdict.json").read_text())["winner"]["tasks"]
+    printed = lm_eval(place, merged)
+    evaluated = json.loads(place.call("eval", "merged", CONFIG, "--json"))["tasks"]
+    for task in ("demo_python", "demo_cpp"):
+        assert recorded[task]["all"] == pytest.approx(printed[task]["acc,none"], abs=1e-12)
+        assert evaluated[task]["acc"] == pytest.approx(printed[task]["acc,none"], abs=1e-12)
+
+
+def lm_eval(place: Place, model: Path) -> dict[str, Any]:
+    """What the harness's own command line says of a folder."""
+    out = place.folder / "lm_eval"
+    command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={model}"]
+    command += ["--tasks", "demo_python,demo_cpp", "--include_path", "results/demo/tasks", "--output_path", str(out)]
+    done = subprocess.run(
+        [*command, "--device", "cpu"],
+        cwd=place.folder,
+        env=place.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = out.rglob("results*.json")
+    results: dict[str, Any] = json.loads(found.read_text())["results"]
+    return results
+
+
+def test_verdict(whole: Path) -> None:
+    verdict = json.loads((whole / "verdict.json").read_text())
+    names = [row["name"] for row in verdict["baselines"]]
+    assert names[:7] == ["base", "python", "cpp", "uniform soup", "task_arithmetic", "ties", "dare_ties"]
+    assert "greedy soup" in names
+    best = max(verdict["baselines"], key=lambda row: row["search"]["value"])
+    assert verdict["best_baseline"] == best["name"]
+    difference = verdict["winner"]["test"]["value"] - best["test"]["value"]
+    assert verdict["difference"]["value"] == pytest.approx(difference)
+    for row in [*verdict["baselines"], verdict["winner"]]:
+        for side in ("search", "test"):
+            assert row[side]["low"] <= row[side]["value"] <= row[side]["high"]
+        assert set(row["tasks"]) == {"demo_python", "demo_cpp", "text_python", "text_cpp"}

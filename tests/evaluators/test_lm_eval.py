@@ -1,0 +1,223 @@
+"""lm-eval tasks on a live model: the command line's numbers, and messages for what cannot be asked."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mergesearch.errors import UserError
+from mergesearch.evaluators import EVALUATORS, LoadedModel, Shared, aggregate
+from mergesearch.evaluators.lm_eval import LmEval, LmEvalOptions
+
+from .conftest import GENERATE, MULTIPLE_CHOICE, write_task
+
+
+@pytest.fixture(autouse=True)
+def few_builtin_tasks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of lm-eval's own tasks the few in one folder: to read them all takes seconds."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    if "slow" not in request.keywords:
+        folder = Path(lm_eval.__file__).parent / "tasks" / "hellaswag"
+        few = TaskManager(include_path=str(folder), include_defaults=False)
+        monkeypatch.setattr("mergesearch.evaluators._harness._builtin", lambda: few)
+
+
+def opened(tasks: Path | None, group: str | None = None, **options: Any) -> LmEval:
+    return LmEval(LmEvalOptions(**options), Shared(include_path=tasks, group=group))
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"task": "toy_mc"}, "acc,none"),
+        ({"task": "toy_mc", "metric": "acc_norm"}, "acc_norm,none"),
+        ({"task": "toy_mc", "metric": "acc,none", "num_fewshot": 2}, "acc,none"),
+        ({"task": "toy_shots", "num_fewshot": 2}, "acc,none"),
+        ({"task": "toy_shots", "metric": "acc_norm", "num_fewshot": 2}, "acc_norm,none"),
+        ({"task": "toy_word"}, "acc,none"),
+        ({"task": "toy_gen", "metric": "exact_match,whole"}, "exact_match,whole"),
+        ({"task": "toy_gen", "metric": "exact_match,letters"}, "exact_match,letters"),
+    ],
+)
+def test_equals_the_command_line(
+    options: dict[str, Any], key: str, tasks: Path, printed: dict[str, Any], subject: LoadedModel
+) -> None:
+    evaluator = opened(tasks, **options)
+    for _ in range(2):
+        assert aggregate(evaluator.items, evaluator.score(subject, evaluator.items)) == printed[options["task"]][key]
+    assert evaluator.metric.higher_is_better
+    assert len(evaluator.items) == printed[options["task"]]["sample_len"]
+
+
+def test_the_command_lines_numbers_say_something(printed: dict[str, Any]) -> None:
+    assert 0 < printed["toy_mc"]["acc,none"] < 1
+    assert 0 < printed["toy_word"]["acc,none"] < 1
+    assert 0 < printed["toy_gen"]["exact_match,whole"] < 1
+    assert printed["toy_shots"]["acc,none"] != printed["toy_shots"]["acc_norm,none"]
+
+
+def test_bits_per_byte_of_a_task(tasks: Path, printed: dict[str, Any], subject: LoadedModel) -> None:
+    evaluator = opened(tasks, task="toy_text", metric="bits_per_byte")
+    value = aggregate(evaluator.items, evaluator.score(subject, evaluator.items))
+    assert value == pytest.approx(printed["toy_text"]["bits_per_byte,none"], rel=1e-6)
+    assert not evaluator.metric.higher_is_better
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probabilities_equal_those_of_a_fresh_model(
+    dtype: torch.dtype, tasks: Path, saved: Path, subject: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After new weights were written into the live model, which has scored others before."""
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM
+
+    fresh = AutoModelForCausalLM.from_pretrained(saved).to(dtype)
+    subject.model.to(dtype)
+    weights = {name: value.clone() for name, value in subject.model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in subject.model.parameters():
+            parameter.mul_(1.5)
+    evaluator = opened(tasks, task="toy_mc")
+    evaluator.score(subject, evaluator.items)
+    subject.model.load_state_dict(weights)
+    found: list[tuple[float, bool]] = []
+    monkeypatch.setattr(evaluator, "_value", lambda _number, results: found.extend(results) or 0.0)
+    evaluator.score(subject, evaluator.items)
+    reference = HFLM(pretrained=fresh, tokenizer=subject.tokenizer, batch_size=5)
+    instances = [one for group in evaluator._instances for one in group]
+    expected = reference.loglikelihood(instances, disable_tqdm=True)
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-7
+    assert [one[0] for one in found] == pytest.approx([one[0] for one in expected], rel=tolerance)
+    agreeing = sum(a[1] == b[1] for a, b in zip(found, expected, strict=True))
+    assert agreeing == len(expected)
+
+
+def test_fingerprints_follow_content_or_group(tasks: Path) -> None:
+    whole, grouped = opened(tasks, task="toy_mc"), opened(tasks, task="toy_mc", group="source")
+    assert len({item.fingerprint for item in whole.items}) == 40
+    assert len({item.fingerprint for item in grouped.items}) == 10
+
+
+def test_metric_by_document_must_be_a_number(tasks: Path, subject: LoadedModel) -> None:
+    evaluator = opened(tasks, task="toy_odd", metric="likelihood")
+    with pytest.raises(UserError, match="'likelihood' of task 'toy_odd' is not one number per document"):
+        evaluator.score(subject, evaluator.items[:2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "toy_mx"}, "task: there is no lm-eval task 'toy_mx'; did you mean 'toy_mc'?"),
+        ({"task": "hellaswagg"}, "did you mean 'hellaswag'?"),
+        (
+            {"task": "qqqqqqqqqqqqqq"},
+            "; those in include_path: toy_gen, toy_mc, toy_odd, toy_shots, toy_text and 1 more",
+        ),
+        ({"task": "toy_group"}, "'toy_group' is a group of tasks; name them one by one: toy_gen, toy_mc"),
+        ({"task": "toy_mc", "metric": "acc_nrom"}, "has no metric 'acc_nrom'; did you mean 'acc_norm'?"),
+        ({"task": "toy_mc", "metric": "acc,strict"}, "has no filter 'strict'; valid: none"),
+        ({"task": "toy_gen", "metric": "exact_match"}, "say 'exact_match,whole' or 'exact_match,letters'"),
+        ({"task": "toy_odd", "metric": "f1"}, "'f1' of task 'toy_odd' is not a mean over documents"),
+        ({"task": "toy_text", "metric": "word_perplexity"}, "usable: bits_per_byte"),
+        ({"task": "toy_shots", "num_fewshot": 99}, "'toy_shots': its questions with num_fewshot 99 cannot be built"),
+        ({"task": "toy_mc", "group": "sauce"}, "group: document 0 of task 'toy_mc' has no field 'sauce'"),
+    ],
+)
+def test_what_cannot_be_asked(options: dict[str, Any], message: str, tasks: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        opened(tasks, **options)
+
+
+@pytest.mark.slow
+def test_all_builtin_tasks_are_known() -> None:
+    with pytest.raises(UserError, match="there is no lm-eval task 'arc_chalenge'; did you mean 'arc_challenge'"):
+        opened(None, task="arc_chalenge")
+    with pytest.raises(UserError, match="'mmlu' is a group of tasks; name them one by one: mmlu_"):
+        opened(None, task="mmlu")
+
+
+def test_nothing_is_printed(tmp_path: Path, subject: LoadedModel, capfd: pytest.CaptureFixture[str]) -> None:
+    docs = [{"question": f"why {number}", "answer": "so"} for number in range(3)]
+    write_task(tmp_path, "fresh", docs, GENERATE)
+    capfd.readouterr()
+    evaluator = opened(tmp_path, task="fresh", metric="exact_match,whole")
+    evaluator.score(subject, evaluator.items)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_include_path_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"include_path: there is no folder '.*nowhere'"):
+        opened(tmp_path / "nowhere", task="toy_mc")
+
+
+OTHER = "task: other\noutput_type: loglikelihood_rolling\ndataset_path: json\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("mine.yaml", "task: mine\n  metric_list: [", "ParserError|ScannerError.*line 2"),
+        ("mine.yaml", "- task: mine\n", "AttributeError|TypeError|ValueError"),
+        ("mine.yaml", OTHER, "the file holds 'other'"),
+        ("mine.yaml", "task: mine\ninclude: _gone.yaml\n", "_gone.yaml"),
+        ("mine.yml", "task: mine\n", "reads only files that end with .yaml"),
+        ("mine.yaml", "task: mine\noutput_type: multiple_choice\ndataset_path: nowhere/at_all\n", "cannot be loaded"),
+    ],
+)
+def test_task_files_with_mistakes(
+    name: str, text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"(?s)'mine'.*{message}"):
+        opened(tmp_path, task="mine")
+
+
+def unreachable(*_: Any, **__: Any) -> None:
+    raise ConnectionError("Couldn't reach 'nowhere' on the Hub")
+
+
+def test_unreachable_hub(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with pytest.raises(UserError, match="'toy_mc' cannot be loaded: its data is not on this machine and the Hugging"):
+        opened(tasks, task="toy_mc")
+
+
+def test_missing_data_file(tmp_path: Path) -> None:
+    write_task(tmp_path, "mine", [], MULTIPLE_CHOICE)
+    (tmp_path / "mine.jsonl").unlink()
+    with pytest.raises(UserError, match=r"task 'mine' cannot be loaded: FileNotFoundError: .*mine\.jsonl"):
+        opened(tmp_path, task="mine")
+
+
+def test_answer_without_tokens(tmp_path: Path, subject: LoadedModel) -> None:
+    docs = [{"question": "q", "choices": ["a", answer], "gold": 0} for answer in ("b", "")]
+    write_task(tmp_path, "mine", docs, MULTIPLE_CHOICE.replace("output_type", 'target_delimiter: ""\noutput_type'))
+    evaluator = opened(tmp_path, task="mine")
+    with pytest.raises(UserError, match="task 'mine', item 1: the answer '' has no tokens of its own"):
+        evaluator.score(subject, evaluator.items)
+
+
+def test_generation_longer_than_the_context(tmp_path: Path, subject: LoadedModel) -> None:
+    write_task(tmp_path, "mine", [{"question": "q", "answer": "a"}], GENERATE.replace("toks: 4", "toks: 999"))
+    evaluator = opened(tmp_path, task="mine", metric="exact_match,whole")
+    with pytest.raises(UserError, match=r"task 'mine': .*999.*128"):
+        evaluator.score(subject, evaluator.items)
+
+
+def test_generation_that_is_not_a_number(tasks: Path, subject: LoadedModel) -> None:
+    evaluator = opened(tasks, task="toy_gen", metric="exact_match,whole")
+    with torch.no_grad():
+        subject.model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="task 'toy_gen', item 3: the model's output is not a number"):
+        evaluator.score(subject, evaluator.items[3:5])
+
+
+def test_options_are_those_of_the_table() -> None:
+    assert EVALUATORS["lm_eval"].Options is LmEvalOptions
+    assert json.loads(LmEvalOptions(task="x").model_dump_json()) == {"task": "x", "metric": "acc", "num_fewshot": None}

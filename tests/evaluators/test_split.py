@@ -1,0 +1,61 @@
+"""Splits: groups stay together, the fraction is kept, the order does not matter."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from mergesearch.errors import UserError
+from mergesearch.evaluators import Item, aggregate, split_items
+
+
+def made(task: str, sizes: list[int]) -> list[Item]:
+    return [Item(f"{g}.{n}", task, f"print {g}") for g, size in enumerate(sizes) for n in range(size)]
+
+
+def test_groups_stay_together() -> None:
+    search, test = split_items(made("a", [3, 1, 4, 1, 5, 9, 2, 6]), 0.5, seed=3)
+    assert not {item.fingerprint for item in search} & {item.fingerprint for item in test}
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("seed", range(5))
+def test_fraction_is_kept_in_each_task(fraction: float, seed: int) -> None:
+    items = made("a", [1] * 40) + made("b", [2] * 30)
+    counts = Counter(item.task for item in split_items(items, fraction, seed)[0])
+    assert abs(counts["a"] - 40 * fraction) <= 0.5
+    assert abs(counts["b"] - 60 * fraction) <= 1
+
+
+def test_order_does_not_matter() -> None:
+    items = made("a", [3, 1, 4, 1, 5, 9, 2, 6])
+    shuffled = random.Random(0).sample(items, len(items))
+    search = split_items(items, 0.4, seed=0)[0]
+    assert set(split_items(shuffled, 0.4, seed=0)[0]) == set(search)
+    assert split_items(shuffled, 0.4, seed=0)[0] == [item for item in shuffled if item in search]
+
+
+def test_seed_matters_and_repeats() -> None:
+    items = made("a", [1] * 40)
+    assert split_items(items, 0.5, seed=1) == split_items(items, 0.5, seed=1)
+    assert split_items(items, 0.5, seed=1) != split_items(items, 0.5, seed=2)
+
+
+def test_a_large_group_does_not_swallow_the_split() -> None:
+    search, test = split_items(made("a", [50, *[1] * 50]), 0.3, seed=0)
+    assert len(search) == 30
+    assert len(test) == 70
+
+
+@pytest.mark.parametrize(("sizes", "fraction"), [([5], 0.5), ([1, 1, 1], 0.01), ([1, 1], 1.0), ([], 0.5)])
+def test_an_empty_side_is_an_error(sizes: list[int], fraction: float) -> None:
+    items = [*made("full", [1] * 10), *made("a", sizes)]
+    if not sizes:
+        assert split_items(items, fraction, seed=0)
+        return
+    with pytest.raises(UserError, match=f"(?s)task.*'.*fraction of {fraction:g}"):
+        split_items(items, fraction, seed=0)
+
+
+def test_aggregate_weights_items() -> None:
+    assert aggregate([Item("0", "a", "x", 1.0), Item("1", "a", "y", 3.0)], [1.0, 2.0]) == 1.75

@@ -1,0 +1,188 @@
+"""What the tests of merge_ops share: cases from a method's declaration, ours run on them, and distances."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mergesearch.merge_ops.combine import combine
+from mergesearch.merge_ops.methods import METHODS, Method, Parameter, Scalar, Values
+from mergesearch.merge_ops.prepare import QuantileTable, Source, TensorStatistics
+from mergesearch.merge_ops.random import mask_key
+from mergesearch.merge_ops.whole import WholeModels
+
+from .references import REFERENCES, Case
+
+GOLDEN = Path(__file__).parent / "golden"
+INPUTS = GOLDEN / "inputs"
+GRID = 1 << 12
+
+
+def tensor(shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float32, spread: float = 1.0) -> Tensor:
+    """Random values on a grid, so that task vectors are exact and only the method's own rounding is seen."""
+    values = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * spread
+    return (values * GRID).round().div(GRID).to(dtype)
+
+
+def inputs(
+    shape: Sequence[int], seed: int, count: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, list[Tensor]]:
+    base = tensor(shape, seed, dtype)
+    return base, [(base + tensor(shape, seed + 1 + i, dtype, 0.3)).to(dtype) for i in range(count)]
+
+
+def count_of(method: Method, wish: int = 3) -> int:
+    return max(method.fewest, min(wish, method.most or wish))
+
+
+def numbers(method: Method, count: int, seed: int, **fixed: Any) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """Random values for every parameter of a method, from its declaration; ``fixed`` ones as given."""
+    dice, shared, each = random.Random(seed), {}, {}
+    for p in method.parameters:
+        drawn = [fixed[p.name] if p.name in fixed else draw(p, dice) for _ in range(count)]
+        if p.per_model:
+            each[p.name] = tuple(fixed[p.name]) if isinstance(fixed.get(p.name), list | tuple) else tuple(drawn)
+        else:
+            shared[p.name] = drawn[0]
+    return shared, each
+
+
+def draw(parameter: Parameter, dice: random.Random) -> Scalar:
+    if parameter.kind == "switch":
+        return dice.random() < 0.5
+    if parameter.kind == "choice":
+        return dice.choice(parameter.choices)
+    if parameter.kind == "text":
+        return "text.txt"
+    if parameter.kind == "integer":
+        return dice.randrange(1000)
+    low, high = (float(bound) for bound in parameter.search or (0.0, 1.0))
+    return dice.uniform(low, high)
+
+
+def case_of(method: Method, shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float32, **fixed: Any) -> Case:
+    """A random tensor and a random candidate for a method."""
+    count = count_of(method)
+    base, models = inputs(shape, 100 * seed, count, dtype)
+    return with_numbers(method, base, models, seed, **fixed)
+
+
+def with_numbers(method: Method, base: Tensor, models: list[Tensor], seed: int, **fixed: Any) -> Case:
+    shared, each = numbers(method, len(models), seed, **fixed)
+    keys = tuple(mask_key(int(shared.get("seed", 0)), f"m{i}", "w") for i in range(len(models)))
+    based = method.base != "optional" or seed % 2 == 0
+    return Case(base, models, shared, each, keys, based, tuple(shown(method, x, i) for i, x in enumerate(models)))
+
+
+def shown(method: Method, model: Tensor, seed: int) -> Tensor | None:
+    """Something like what the model could show when it runs over a text."""
+    if method.name == "fisher":
+        return tensor(model.shape, seed).square() * 1e-6
+    if method.name == "regmean" and model.dim() == 2:
+        activations = tensor((3 * model.shape[1] + 1, model.shape[1]), seed)
+        return activations.t() @ activations
+    return None
+
+
+def ours(method: Method, case: Case, out: Tensor | None = None) -> Tensor:
+    """The case merged by decide and combine."""
+    sources = [Source(f"m{i}", model) for i, model in enumerate(case.models)]
+    base = case.base if method.base != "input" and case.based else None
+    origin = Source("base", base) if base is not None else None
+    statistics = TensorStatistics("w", origin, sources, {}, whole(case))
+    plan = method.decide(statistics, Values(case.shared, case.each, lambda _: case.keys))
+    result = torch.full_like(case.models[0], float("nan")) if out is None else out
+    combine(plan, base, case.models, result)
+    return result
+
+
+def whole(case: Case) -> WholeModels:
+    """Models that have this one tensor."""
+    numbers = {f"m{i}": i for i in range(len(case.models))}
+    return WholeModels(
+        lambda _, model: [QuantileTable.of(case.models[numbers[model]], case.base)],
+        lambda _, model, *__: {} if case.shown[numbers[model]] is None else {"w": case.shown[numbers[model]]},
+    )
+
+
+def ulp(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The distance between neighbours of ``dtype`` at these float64 values."""
+    info = torch.finfo(dtype)
+    exponent = values.abs().clamp(min=info.tiny).log2().floor()
+    return torch.exp2(exponent) * info.eps
+
+
+def apart(a: Tensor, b: Tensor) -> Tensor:
+    """How many bf16 numbers lie between the elements of two bf16 tensors."""
+    return (_ordinal(a) - _ordinal(b)).abs()
+
+
+def _ordinal(values: Tensor) -> Tensor:
+    bits = values.contiguous().view(torch.int16).int()
+    return torch.where(bits < 0, -(bits & 0x7FFF), bits)
+
+
+def far_off(result: Tensor, reference: Tensor) -> Tensor:
+    """True where a result is not the float64 reference rounded once, up to one unit and float32's own rounding."""
+    assert result.shape == reference.shape
+    size = max(1.0, reference.abs().max().item()) if reference.numel() else 1.0
+    room = ulp(reference, result.dtype) * 1.001 + 2e-6 * size
+    return ~((result.double() - reference).abs() <= room)
+
+
+def check(method: Method, case: Case, out: Tensor | None = None, spared: float = 0.0) -> None:
+    reference = REFERENCES[method.name](case)
+    result = ours(method, case, out)
+    wrong = far_off(result, reference)
+    assert wrong.sum().item() <= spared * wrong.numel(), f"{case.shared} {case.each}"
+
+
+def read(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder, whatever its shards."""
+    return {name: t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(file).items()}
+
+
+def save(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """A checkpoint that is one bare file."""
+    save_file(dict(tensors), path)
+    return str(path)
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(as_bytes(a), as_bytes(b))
+
+
+def as_bytes(values: Tensor) -> Tensor:
+    return values.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def recipe_data(method: Method, base: str, models: Sequence[str], seed: int = 3, **fixed: Any) -> dict[str, Any]:
+    """A recipe of a method with random numbers, as YAML gives it."""
+    chosen = list(models)[: count_of(method)]
+    shared, each = numbers(method, len(chosen), seed, **fixed)
+    entries = [
+        {"model": model, "parameters": {name: values[i] for name, values in each.items()}}
+        for i, model in enumerate(chosen)
+    ]
+    own = {"base_model": base} if method.base != "input" else {}
+    return {"merge_method": method.name, "models": entries, "parameters": shared, **own}
+
+
+class Counter:
+    """Counts the calls of a function that it stands for."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.calls = function, 0
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.calls += 1
+        return self.function(*arguments)
+
+
+EVERY_METHOD = sorted(METHODS)
+WITHOUT_TEXT = [name for name in EVERY_METHOD if METHODS[name].parameter("calibration") is None]
+"""Those whose merges need no model that runs."""

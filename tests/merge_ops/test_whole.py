@@ -1,0 +1,46 @@
+"""Statistics of whole models."""
+
+import pytest
+import torch
+
+from mergesearch.merge_ops.methods import METHODS, Values
+from mergesearch.merge_ops.plans import SignConsensus
+from mergesearch.merge_ops.prepare import QuantileTable, Source, TensorStatistics
+from mergesearch.merge_ops.whole import JointQuantiles, WholeModels
+
+from .helpers import Counter, tensor
+
+TENSORS = [tensor((31, 7), 1), tensor((1,), 2), tensor((400,), 3, spread=0.01), torch.zeros(0), torch.zeros(5)]
+
+
+def tables() -> list[QuantileTable]:
+    return [QuantileTable.of(values, torch.zeros_like(values)) for values in TENSORS]
+
+
+def test_several_tables_answer_as_one() -> None:
+    joint, together = JointQuantiles(tables()), torch.cat([values.flatten() for values in TENSORS])
+    alone = QuantileTable.of(together, torch.zeros_like(together))
+    assert joint.size == alone.size == together.numel()
+    assert joint.total == pytest.approx(alone.total)
+    for rank in range(1, joint.size + 1):
+        assert joint.largest(rank) == alone.largest(rank)
+    for threshold in (0.0, 0.01, 0.5, 99.0):
+        assert joint.sum_from(threshold) == pytest.approx(alone.sum_from(threshold))
+        assert joint.count_from(threshold) == int((together.abs() >= threshold).sum())
+
+
+def test_ties_trims_over_the_whole_model_where_asked() -> None:
+    """A tensor of small changes keeps few of them, and one of large ones nearly all."""
+    counted = Counter(lambda *_: tables())
+    whole = WholeModels(counted, lambda *_: {})
+    together = torch.cat([values.flatten() for values in TENSORS]).abs()
+    cut = together.sort(descending=True).values[int(0.4 * together.numel()) - 1].item()
+    for values in TENSORS[:3]:
+        base = Source("base", torch.zeros_like(values))
+        statistics = TensorStatistics("w", base, [Source("m", values)], {}, whole)
+        shared = {p.name: p.default for p in METHODS["ties"].parameters if p.default is not None}
+        each = {"weight": (1.0,), "density": (0.4,)}
+        plan = METHODS["ties"].decide(statistics, Values({**shared, "scope": "global"}, each, lambda _: (1,)))
+        assert isinstance(plan, SignConsensus)
+        assert plan.sparsity[0].threshold == pytest.approx(cut)
+    assert counted.calls == 1

@@ -1,0 +1,93 @@
+"""A small job: three tiny checkpoints, and bits per byte of a few texts as the task."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mergesearch.merge_ops.recipe import dump_yaml
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the checkpoints base, one and two, which differ a little."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models")
+    letters = {letter: index for index, letter in enumerate(["<s>", *"abcdefghijklmnopqrstuvwxyz .\n"])}
+    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="<s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", unk_token="<s>")
+    config = LlamaConfig(
+        vocab_size=len(letters),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+        start = {name: value.clone() for name, value in model.state_dict().items()}
+        for name in ("base", "one", "two"):
+            model.load_state_dict(
+                {key: value + (name != "base") * 0.02 * torch.randn_like(value) for key, value in start.items()}
+            )
+            model.save_pretrained(folder / name)
+            fast.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Twelve short text files."""
+    rng = random.Random(0)
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(12):
+        words = ("".join(rng.choices("abcdefghij", k=4)) for _ in range(12))
+        (folder / f"{number:02}.txt").write_text(" ".join(words) + ".\n")
+    return folder
+
+
+@pytest.fixture
+def config(models: Path, texts: Path) -> dict[str, Any]:
+    """A config that searches over the methods with eight trials beside the nine baselines."""
+    return {
+        "recipe": {
+            "merge_method": {"search": ["task_arithmetic", "ties", "dare_ties"]},
+            "base_model": str(models / "base"),
+            "models": [
+                {
+                    "model": str(models / "one"),
+                    "parameters": {"weight": {"search": [0.0, 1.5], "curve": 3}, "density": {"search": [0.1, 1.0]}},
+                },
+                {
+                    "model": str(models / "two"),
+                    "parameters": {
+                        "weight": [
+                            {"filter": "mlp", "value": {"search": [0.0, 1.5]}},
+                            {"value": {"search": [0.0, 1.5]}},
+                        ]
+                    },
+                },
+            ],
+        },
+        "evaluate": {
+            "tasks": [{"evaluator": "bits_per_byte", "task": "text", "files": [str(texts / "*.txt")]}],
+            "split": {"search": 0.5, "test": 0.5, "seed": 0},
+        },
+        "search": {"trials": 17, "sampler": "tpe", "seed": 0},
+        "output": {"name": "small"},
+    }
+
+
+@pytest.fixture
+def config_file(config: dict[str, Any], tmp_path: Path) -> Path:
+    file = tmp_path / "config.yml"
+    file.write_text(dump_yaml(config))
+    return file

@@ -1,0 +1,124 @@
+"""The commands as a person uses them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from mergesearch.merge_ops.methods import METHODS
+from mergesearch.search.cli import main
+
+COMMANDS = ["demo", "run", "merge", "eval", "check", "methods"]
+
+
+def invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_all_commands_are_there() -> None:
+    assert sorted(main.commands) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_screen_and_shows_an_example(command: str) -> None:
+    lines = invoke(command, "--help").output.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+    assert any(line.strip().startswith(f"Example: mergesearch {command}") for line in lines)
+
+
+def test_python_m() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mergesearch", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("python -m mergesearch, version")
+
+
+def test_the_demos_config_is_found_from_anywhere(tmp_path: Path) -> None:
+    code = (
+        "from mergesearch.search.demo.command import demo_config\nwith demo_config() as file: print(file.read_text())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "demo_python" in done.stdout
+
+
+def test_methods_lists_every_method() -> None:
+    lines = invoke("methods").output.splitlines()
+    assert [line.split()[0] for line in lines] == list(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_page(name: str) -> None:
+    page = invoke("methods", name).output
+    method = METHODS[name]
+    assert method.formula in page
+    assert method.paper in page
+    for parameter in method.parameters:
+        assert f"  {parameter.name} " in page
+
+
+def test_run_then_run_again_then_eval_and_merge(config_file: Path, tmp_path: Path) -> None:
+    results = tmp_path / "runs"
+    first = invoke("run", config_file, "--trials", 10, "--results", results, "--name", "mine")
+    assert first.exit_code == 0, first.output
+    for label in ("base", "one", "two", "uniform soup", "greedy soup", "ties", "winner − best baseline"):
+        assert label in first.output
+    again = invoke("run", config_file, "--trials", 12, "--results", results, "--name", "mine")
+    assert "10 of 12 trials are done" in again.output
+    verdict = json.loads((results / "mine" / "verdict.json").read_text())
+    assert verdict["sentence"].split(":")[0] in again.output.replace("\n", " ")
+
+    merged = invoke("merge", results / "mine" / "best.yml", tmp_path / "merged")
+    assert merged.exit_code == 0, merged.output
+    evaluated = invoke("eval", tmp_path / "merged", config_file, "--json")
+    found = json.loads(evaluated.stdout)
+    recorded = verdict["winner"]["tasks"]["text"]["all"]
+    assert found["tasks"]["text"]["bits_per_byte"] == pytest.approx(recorded, rel=1e-9)
+    assert "bits_per_byte" in invoke("eval", tmp_path / "merged", config_file).output
+
+
+def test_check_shows_the_space_and_the_tasks(config_file: Path) -> None:
+    shown = invoke("check", config_file)
+    assert shown.exit_code == 0, shown.output
+    for text in ("merge_method", "one.weight[2]", "one.density", "two.weight.mlp", "0.1 to 1", "bits_per_byte"):
+        assert text in shown.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("merge", "nowhere.yml", "out"), "nowhere.yml: there is no such file"),
+        (("check", "nowhere.yml"), "nowhere.yml: there is no such file"),
+        (("eval", "nowhere", "nowhere.yml"), "nowhere.yml: there is no such file"),
+        (("methods", "slrp"), "did you mean 'slerp'?"),
+    ],
+)
+def test_user_errors_end_with_2(arguments: tuple[str, ...], message: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+
+
+def test_merge_does_not_overwrite(models: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(f"merge_method: linear\nmodels:\n- model: {models / 'one'}\n  parameters: {{weight: 1}}\n")
+    result = invoke("merge", recipe, models / "base")
+    assert result.exit_code == 2
+    assert "is there already" in result.stderr
+
+
+def test_interrupt_says_how_to_resume(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mergesearch.evaluators.bits_per_byte import BitsPerByte
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BitsPerByte, "score", interrupted)
+    result = invoke("run", config_file, "--results", tmp_path / "runs")
+    assert result.exit_code == 130
+    assert "The same command goes on" in result.stderr
