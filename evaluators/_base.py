@@ -88,14 +88,34 @@ class Evaluator(Protocol):
     def items(self) -> Sequence[Item]: ...
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
-        """The items' scores: float64 on the CPU, one per item, in the order given.
+        """The items' scores, float64 on the CPU, in the order given: [items], or [items, k] where ``value`` needs k.
 
-        The task's value is their mean weighted by ``Item.weight`` (see ``aggregate``). An item's score does not depend
-        on the order of the items; which others are asked changes no more than the last bits of a floating-point sum.
+        An item's score does not depend on the order of the items; which others are asked changes no more than the
+        last bits of a floating-point sum.
 
         Raises FloatingPointError, naming the item, where the model's output is not a number.
         """
         ...
+
+    def value(self, items: Sequence[Item], scores: Tensor) -> float:
+        """The task's value over these items, from what ``score`` gave for them."""
+        ...
+
+    def contributions(self, items: Sequence[Item], scores: Tensor) -> Tensor:
+        """[items] float64: numbers whose mean, weighted by ``Item.weight``, is ``value``; what comparisons pair."""
+        ...
+
+
+class MeanOfItems:
+    """For evaluators whose value is the mean of their items' scores, weighted by ``Item.weight``."""
+
+    def value(self, items: Sequence[Item], scores: Tensor) -> float:
+        """See ``Evaluator.value``."""
+        return aggregate(items, scores)
+
+    def contributions(self, items: Sequence[Item], scores: Tensor) -> Tensor:  # noqa: ARG002
+        """See ``Evaluator.contributions``: the scores themselves."""
+        return scores
 
 
 def aggregate(items: Sequence[Item], scores: Tensor | Sequence[float]) -> float:

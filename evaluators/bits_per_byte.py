@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators._base import EvaluatorOptions, Item, LoadedModel, Metric, Shared
+from mergesearch.evaluators._base import EvaluatorOptions, Item, LoadedModel, MeanOfItems, Metric, Shared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ class BitsPerByteOptions(EvaluatorOptions):
     max_length: int | None = Field(None, gt=1, description="Tokens in a window; default: the model's context")
 
 
-class BitsPerByte:
+class BitsPerByte(MeanOfItems):
     """See ``Evaluator``. One item per file, weighted by its bytes; the value is that of lm-eval's bits_per_byte.
 
     Windows do not overlap; the first token of each is predicted from the last one of the window before, and the first

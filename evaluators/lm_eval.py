@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from mergesearch.errors import UserError, nearest
-from mergesearch.evaluators._base import EvaluatorOptions, Item, LoadedModel, Metric, Shared
+from mergesearch.evaluators._base import EvaluatorOptions, Item, LoadedModel, MeanOfItems, Metric, Shared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ class LmEvalOptions(EvaluatorOptions):
     num_fewshot: int | None = Field(None, ge=0, description="Examples before each question; default: the task's")
 
 
-class LmEval:
+class LmEval(MeanOfItems):
     """See ``Evaluator``. Documents are all that the command line would score; an item's id is the document's number."""
 
     Options: ClassVar[type[EvaluatorOptions]] = LmEvalOptions

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators import LoadedModel, aggregate
+from mergesearch.evaluators import LoadedModel
 from mergesearch.merge_ops import live
 from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine import find_device, torch_dtype
@@ -33,4 +33,4 @@ def _items(task: Task) -> list[Any]:
 
 
 def _value(task: Task, subject: LoadedModel) -> float:
-    return aggregate(_items(task), task.evaluator.score(subject, _items(task)))
+    return task.evaluator.value(_items(task), task.evaluator.score(subject, _items(task)))

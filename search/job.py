@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators import Evaluator, Item, LoadedModel, aggregate, open_evaluator, split_items
+from mergesearch.evaluators import Evaluator, Item, LoadedModel, open_evaluator, split_items
 from mergesearch.merge_ops.checkpoint import Checkpoint, check_same_layout, common_dtype
 from mergesearch.merge_ops.recipe import Recipe, layer_of
 from mergesearch.search.baselines import Baselines
 from mergesearch.search.config import Config, Evaluate, TaskEntry
+from mergesearch.search.objective import Objective, Share
 from mergesearch.search.space import Space
 
 SHARED_KEYS = ("dtype", "out_dtype", "on_mismatch")
@@ -33,13 +35,13 @@ class Task:
         """The items of ``search`` or ``test``."""
         return self.search if side == "search" else self.test
 
-    @property
-    def sign(self) -> float:
-        return 1.0 if self.evaluator.metric.higher_is_better else -1.0
-
     def value(self, side: str, scores: Tensor) -> float:
         """The metric over one side's items."""
-        return aggregate(self.items(side), scores)
+        return self.evaluator.value(self.items(side), scores)
+
+    def contributions(self, side: str, scores: Tensor) -> Tensor:
+        """[items] float64: what each of one side's items adds to the metric; see ``Evaluator.contributions``."""
+        return self.evaluator.contributions(self.items(side), scores)
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,14 @@ class Job:
         """Each task's metric."""
         return {task.name: task.value(side, scores[task.name]) for task in self.tasks if task.name in scores}
 
+    def objective_of(self, side: str) -> Objective:
+        """How the values of ``tasks_of`` that side become one number."""
+        return Objective([Share(task.weight, task.evaluator.metric) for task in self.tasks_of(side)])
+
     def objective(self, side: str, scores: Mapping[str, Tensor]) -> float:
-        """The mean of the tasks' values, by weight, higher is better."""
-        tasks = self.tasks_of(side)
-        total = sum(task.weight * task.sign * task.value(side, scores[task.name]) for task in tasks)
-        return total / sum(task.weight for task in tasks)
+        """What the search maximises, of one candidate."""
+        values = [task.value(side, scores[task.name]) for task in self.tasks_of(side)]
+        return float(self.objective_of(side).combine(np.array(values)))
 
 
 def open_job(config: Config, where: str) -> Job:

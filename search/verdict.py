@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from optuna.trial import FrozenTrial
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators import aggregate
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.parsing import parse_yaml
 from mergesearch.search import trials as t
-from mergesearch.search.job import Job, Scores
+from mergesearch.search.job import Job, Scores, Task
 from mergesearch.search.loop import Loop
-from mergesearch.search.statistics import Estimate, Stratum, bootstrap, sign_flip_p
+from mergesearch.search.statistics import Estimate, Stratum, bootstrap, bootstrap_difference, swap_p
 from mergesearch.seeds import derive
 
 SIDES = ("search", "test")
@@ -83,10 +83,10 @@ def judge(loop: Loop, looks: int) -> Verdict:
         known[phenotype] = known.get(phenotype) or _both_sides(loop, trial)
     scored = {trial.number: known[trial.user_attrs[t.PHENOTYPE]] for trial in [*baselines, winner]}
     rows = {trial.number: _row(loop.job, trial, scored[trial.number]) for trial in [*baselines, winner]}
-    gains = _gains(loop.job, scored[winner.number]["test"], scored[rival.number]["test"])
-    seed = loop.job.config.search.seed
-    difference = bootstrap(gains, derive(seed, "bootstrap", "difference"))
-    p = sign_flip_p(gains, derive(seed, "sign flips"))
+    pair = [_strata(loop.job, "test", scored[trial.number]["test"]) for trial in (winner, rival)]
+    seed, combine = loop.job.config.search.seed, loop.job.objective_of("test").combine
+    difference = bootstrap_difference(pair[0], pair[1], combine, derive(seed, "bootstrap", "difference"))
+    p = swap_p(pair[0], pair[1], combine, derive(seed, "sign flips"))
     beyond = winner.number != rival.number and difference.low > 0
     items = sum(len(task.test) for task in loop.job.tasks_of("test"))
     return Verdict(
@@ -132,7 +132,11 @@ def _both_sides(loop: Loop, trial: FrozenTrial) -> Sides:
 def search_estimate(loop: Loop, trial: FrozenTrial) -> Estimate:
     """A completed trial's objective on the search items, with its interval."""
     scores = loop.folder.load_scores(t.scores_name(trial.number))
-    return bootstrap(_strata(loop.job, "search", scores), _seed(loop.job, trial))
+    return _estimate(loop.job, "search", scores, _seed(loop.job, trial))
+
+
+def _estimate(job: Job, side: str, scores: Scores, seed: int) -> Estimate:
+    return bootstrap(_strata(job, side, scores), job.objective_of(side).combine, seed)
 
 
 def _seed(job: Job, trial: FrozenTrial) -> int:
@@ -145,35 +149,28 @@ def _row(job: Job, trial: FrozenTrial, sides: Sides) -> Row:
         name=t.label_of(trial),
         trial=trial.number,
         method=recipe_of(trial).merge_method,
-        search=bootstrap(_strata(job, "search", sides["search"]), seed),
-        test=bootstrap(_strata(job, "test", sides["test"]), seed),
+        search=_estimate(job, "search", sides["search"], seed),
+        test=_estimate(job, "test", sides["test"], seed),
         tasks={task.name: _values(task, sides) for task in job.tasks},
     )
 
 
-def _values(task: Any, sides: Sides) -> dict[str, float]:
+def _values(task: Task, sides: Sides) -> dict[str, float]:
     present = [side for side in SIDES if task.items(side)]
     values = {side: task.value(side, sides[side][task.name]) for side in present}
     items = [item for side in present for item in task.items(side)]
-    scores = [score for side in present for score in sides[side][task.name].tolist()]
-    return {**values, "all": aggregate(items, scores)}
-
-
-def _gains(job: Job, one: Scores, two: Scores) -> list[Stratum]:
-    return _strata(job, "test", {task.name: one[task.name] - two[task.name] for task in job.tasks_of("test")})
+    scores = torch.cat([sides[side][task.name] for side in present])
+    return {**values, "all": task.evaluator.value(items, scores)}
 
 
 def _strata(job: Job, side: str, scores: Scores) -> list[Stratum]:
-    tasks = job.tasks_of(side)
-    total = sum(task.weight for task in tasks)
     return [
         Stratum.of(
-            task.sign * task.weight / total,
             [item.fingerprint for item in task.items(side)],
             [item.weight for item in task.items(side)],
-            scores[task.name].tolist(),
+            task.contributions(side, scores[task.name]).tolist(),
         )
-        for task in tasks
+        for task in job.tasks_of(side)
     ]
 
 
