@@ -1,6 +1,7 @@
 """The demo at a reduced size, in a folder of its own, driven through the command line as a person does."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ class Place:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("demo")
     before = Path.cwd()
+    # A shell's background jobs ignore Ctrl-C, and what they start would too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     try:
         make(Path("results/demo"), TINY)
