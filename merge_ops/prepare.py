@@ -13,7 +13,7 @@ from mergesearch.merge_ops.gram import gram
 from mergesearch.merge_ops.inputs import Input
 from mergesearch.merge_ops.methods._base import BASE, Quantiles
 from mergesearch.merge_ops.rowwise import row_dots
-from mergesearch.merge_ops.whole import WholeModels
+from mergesearch.merge_ops.whole import JointQuantiles, Pairs, WholeModels
 
 TABLE_SIZE = 1 << 16
 Cache = MutableMapping[tuple[Any, ...], Any]
@@ -70,7 +70,11 @@ class TensorStatistics:
         return self._kept(key, lambda: row_dots(one.data, two.data, base.data if base else None, axis))
 
     def model_magnitudes(self, model: int) -> Quantiles:
-        return self._everything.magnitudes(self._input(BASE).checkpoint, self._models[model].checkpoint)
+        return self.everywhere("magnitudes", model, _joint_magnitudes)
+
+    def everywhere(self, what: str, model: int, compute: Callable[[Pairs], Value]) -> Value:
+        base, source = self._input(BASE), self._models[model]
+        return self._everything.everywhere(what, base.checkpoint, source.checkpoint, compute)
 
     def calibrated(self, kind: str, model: int, text: str, tokens: int) -> Tensor | None:
         found = self._everything.calibrated(kind, self._models[model].checkpoint, text, tokens)
@@ -119,11 +123,11 @@ class TensorStatistics:
 def whole_models(inputs: Mapping[str, Input], read: Callable[[str, str], Tensor], device: str) -> WholeModels:
     """What is asked of whole models, from open checkpoints; ``read`` gives a checkpoint's tensor by aligned name."""
 
-    def tables(base: str, model: str) -> Iterator[QuantileTable]:
-        for name in (name for name in inputs[base].tensors if name in inputs[model].tensors):
-            pair = read(base, name), read(model, name)
-            if pair[0].is_floating_point():
-                yield QuantileTable.of(pair[1], pair[0])
+    def pairs(base: str, model: str) -> Iterator[tuple[Tensor, Tensor]]:
+        others = inputs[model].tensors
+        for name, info in inputs[base].tensors.items():
+            if name in others and others[name].shape == info.shape and info.dtype.is_floating_point:
+                yield read(base, name), read(model, name)
 
     def calibrate(kind: str, model: str, text: str, tokens: int) -> Mapping[str, Tensor]:
         from mergesearch.merge_ops.calibration import calibrated
@@ -131,7 +135,11 @@ def whole_models(inputs: Mapping[str, Input], read: Callable[[str, str], Tensor]
         found = calibrated(kind, inputs[model].checkpoint, text, tokens, device)
         return {name: found[own] for name, own in inputs[model].own.items() if own in found}
 
-    return WholeModels(tables, calibrate)
+    return WholeModels(pairs, calibrate)
+
+
+def _joint_magnitudes(pairs: Pairs) -> JointQuantiles:
+    return JointQuantiles([QuantileTable.of(model, base) for base, model in pairs])
 
 
 class QuantileTable:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from torch import Tensor
 
+Value = TypeVar("Value")
+Pairs = Iterable[tuple[Tensor, Tensor]]
 Calibrate = Callable[[str, str, str, int], Mapping[str, Tensor]]
 
 
@@ -27,20 +29,17 @@ class Magnitudes(Protocol):
 class WholeModels:
     """Answers for whole checkpoints, which go by the names that recipes give them.
 
-    ``tables`` gives the quantile table of every tensor of a model's task vector, from the base's name and the model's.
+    ``pairs`` gives every float tensor that a base and a model both have in one shape, from their names.
     ``calibrate`` runs a model: its kind of statistic, the model's name, the text file and how many tokens of it.
     """
 
-    tables: Callable[[str, str], Iterable[Magnitudes]]
+    pairs: Callable[[str, str], Pairs]
     calibrate: Calibrate
     _kept: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
-    def magnitudes(self, base: str, model: str) -> "JointQuantiles":
-        """The magnitudes of all of a task vector's tensors together."""
-        found: JointQuantiles = self._once(
-            ("magnitudes", base, model), lambda: JointQuantiles(list(self.tables(base, model)))
-        )
-        return found
+    def everywhere(self, what: str, base: str, model: str, compute: Callable[[Pairs], Value]) -> Value:
+        """What ``compute`` makes of all pairs of the base's and the model's tensors, kept under ``what``."""
+        return cast(Value, self._once((what, base, model), lambda: compute(self.pairs(base, model))))
 
     def calibrated(self, kind: str, model: str, text: str, tokens: int) -> Mapping[str, Tensor]:
         """The statistic of each tensor by name; tensors that show nothing are not there."""

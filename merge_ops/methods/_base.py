@@ -1,6 +1,6 @@
 """What a merge method is: a declaration, and a function that decides."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
@@ -78,6 +78,13 @@ class Statistics(Protocol):
         """What ``compute(base, models)`` makes of the whole tensors, kept until it is asked for with other settings.
 
         ``models`` are the inputs to hand over, all by default; ``what`` is the name under which the value is kept.
+        """
+        ...
+
+    def everywhere(self, what: str, model: int, compute: "Callable[[Iterable[tuple[Tensor, Tensor]]], Value]") -> Value:
+        """What ``compute`` makes of the whole model, kept under ``what``.
+
+        It is given each of the base's float tensors with the model's of the same name and shape.
         """
         ...
 

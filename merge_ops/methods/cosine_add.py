@@ -1,47 +1,74 @@
-"""Cosine-weighted addition: the more a row differs in direction, the more of the other model's row is added.
+"""Cosine-weighted addition: the more a column differs in direction, the more of the other model's column is taken.
 
-After "cosineA" and "cosineB" of hako-mikan, sd-webui-supermerger, github.com/hako-mikan/sd-webui-supermerger, which set
-the ratio of two models by their cosine similarity, scaled to [0, 1] and shifted by α. Here for every row r (the vector
-along the last axis), with A the base_model and B the other, scaled over the rows of the tensor:
+hako-mikan, sd-webui-supermerger, "cosineA" and "cosineB", github.com/hako-mikan/sd-webui-supermerger. With A the
+base_model and B the other, for every column j (the vector along the first axis):
 
-``θ_r = θ_A,r + (1 − k_r) (θ_B,r − θ_A,r),  k_r = clip((c_r − min c) / (max c − min c) − α, 0, 1)``
+``θ_j = k_j θ_A,j + (1 − k_j) θ_B,j,  k_j = clip((s_j − low) / (high − low) − α, 0, 1),  s_j = (c_j + c) / 2``
 
-with ``c_r = cos(θ_A,r, θ_B,r)``. The scaled similarity is 1 where all rows are as similar, so that a vector is the
-plain ``(1 − α) θ_A + α θ_B``. Swap the models for cosineB, which favours the other one.
+with c_j = cos(θ_A,j, θ_B,j) and c the cosine of the whole tensors, in ``cosineA`` of tensors whose columns were brought
+to length one. low and high are the extremes over all of the model's columns, without a hundredth at either end: of s
+in ``cosineB``, of c_j in ``cosineA``. There cosineA is said to favour A's structure, cosineB B's.
+
+A zero column has the cosine 0; where all columns are as similar, k is 1 − α. A large negative α (−100) leaves a tensor
+as in A: in a filter on ``first_stage_model`` it spares the VAE, as supermerger does. Tensors that only one model has,
+or in another shape, do not count for the extremes.
 """
 
-from mergesearch.merge_ops.methods._base import BASE, Method, Parameter, Statistics, Values
-from mergesearch.merge_ops.plans import SMALLEST_NORM, LinearCombination, Plan
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.plans import LinearCombination, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 SMALLEST_SPREAD = 1e-12
 
 
 def decide(statistics: Statistics, values: Values) -> Plan:
-    """A zero row counts as similar: it has no direction that could differ."""
     import numpy as np
 
     from mergesearch.merge_ops.rowwise import combination
+    from mergesearch.merge_ops.similarity import similarity_range
 
-    alpha = values.number("alpha")
-    if len(statistics.shape) < 2 or statistics.size == 0:
+    mode, alpha = values.text("mode"), values.number("alpha")
+    if statistics.size == 0:
         return LinearCombination((alpha,), base=1 - alpha)
-    aa, bb, ab = (statistics.row_dots(i, j, -1, False) for i, j in ((BASE, BASE), (0, 0), (BASE, 0)))
-    norms = np.sqrt(aa * bb)
-    cosine = np.where(norms > SMALLEST_NORM**2, ab / np.maximum(norms, SMALLEST_NORM**2), 1.0)
-    spread = cosine.max() - cosine.min()
-    similarity = (cosine - cosine.min()) / spread if spread > SMALLEST_SPREAD else np.ones_like(cosine)
-    kept = np.clip(similarity - alpha, 0, 1)
-    return combination([1 - kept], statistics.shape, -1, base=kept)
+    low, high = statistics.everywhere(f"{mode} range", 0, partial(similarity_range, mode))
+    similar = statistics.derived(f"{mode} similarities", partial(_similarities, mode))
+    scaled = (similar - low) / (high - low) if high - low > SMALLEST_SPREAD else np.ones_like(similar)
+    kept = np.clip(scaled - alpha, 0, 1)
+    return combination([1 - kept], statistics.shape, 0, base=kept)
+
+
+def _similarities(mode: str, base: "Tensor | None", models: "Sequence[Tensor]") -> "NDArray[np.float64]":
+    from mergesearch.merge_ops.similarity import column_similarities
+
+    assert base is not None
+    return column_similarities(mode, base, models[0])
 
 
 METHOD = Method(
     name="cosine_add",
-    summary="the base, with more of the other model where their rows differ in direction",
+    summary="the base, with more of the other model where their columns differ in direction",
     paper="hako-mikan, sd-webui-supermerger (cosineA, cosineB), github.com/hako-mikan/sd-webui-supermerger",
-    formula="θ_r = θ_A,r + (1 − k_r) (θ_B,r − θ_A,r), k_r = clip(scaled cos(θ_A,r, θ_B,r) − α, 0, 1)",
+    formula="θ_j = k_j θ_A,j + (1 − k_j) θ_B,j, k_j = clip((s_j − low) / (high − low) − α, 0, 1)",
     base="required",
     parameters=(
-        Parameter("alpha", "a shift towards the other model", default=0.0, low=0.0, high=1.0, search=(0.0, 1.0)),
+        Parameter("alpha", "a shift towards the other model", default=0.0, high=1.0, search=(0.0, 1.0)),
+        Parameter(
+            "mode",
+            "cosineA favours base_model's structure, cosineB the other's",
+            kind="choice",
+            default="cosineA",
+            choices=("cosineA", "cosineB"),
+            search=("cosineA", "cosineB"),
+        ),
     ),
     decide=decide,
     most=1,

@@ -61,7 +61,7 @@ ENDPOINTS: dict[str, list[Endpoint]] = {
     "fisher": [("all weight on one", {"weight": (0.0, 0.7, 0.0)}, 1)],
     "regmean": [],
     "arcee_fusion": [],
-    "cosine_add": [("alpha 1", {"alpha": 1.0}, 0)],
+    "cosine_add": [("a large negative alpha", {"alpha": -100.0}, -1)],
     "add_difference": [("alpha 0", {"alpha": 0.0}, 0)],
     "nuslerp": [
         ("all weight on the first", {"weight": (0.3, 0.0)}, 0),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mergesearch.merge_ops.combine import combine
 from mergesearch.merge_ops.methods import METHODS, Method, Parameter, Scalar, Values
-from mergesearch.merge_ops.prepare import QuantileTable, Source, TensorStatistics
+from mergesearch.merge_ops.prepare import Source, TensorStatistics
 from mergesearch.merge_ops.random import mask_key
 from mergesearch.merge_ops.whole import WholeModels
 
@@ -104,7 +104,7 @@ def whole(case: Case) -> WholeModels:
     """Models that have this one tensor."""
     numbers = {f"m{i}": i for i in range(len(case.models))}
     return WholeModels(
-        lambda _, model: [QuantileTable.of(case.models[numbers[model]], case.base)],
+        lambda _, model: [(case.base, case.models[numbers[model]])],
         lambda _, model, *__: {} if case.shown[numbers[model]] is None else {"w": case.shown[numbers[model]]},
     )
 

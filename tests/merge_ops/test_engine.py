@@ -92,7 +92,9 @@ def test_a_tensor_is_the_methods_formula(name: str, engine: Engine) -> None:
         models = [tensors[model][part.name] for model in part.models]
         keys = tuple(mask_key(int(part.shared.get("seed", 0)), model, part.name) for model in part.models)
         each: dict[str, Any] = dict(part.each)
-        reference = REFERENCES[name](Case(tensors[BASE][part.name], models, dict(part.shared), each, keys))
+        others = tuple((t, tensors[part.models[0]][n]) for n, t in tensors[BASE].items() if n != part.name)
+        case = Case(tensors[BASE][part.name], models, dict(part.shared), each, keys, others=others)
+        reference = REFERENCES[name](case)
         assert far_off(built[part.name], reference).sum() <= spared * reference.numel()
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mergesearch.merge_ops.combine import combine
 from mergesearch.merge_ops.methods import METHODS, Values
 from mergesearch.merge_ops.plans import SignConsensus
 from mergesearch.merge_ops.prepare import QuantileTable, Source, TensorStatistics
@@ -31,7 +32,7 @@ def test_several_tables_answer_as_one() -> None:
 
 def test_ties_trims_over_the_whole_model_where_asked() -> None:
     """A tensor of small changes keeps few of them, and one of large ones nearly all."""
-    counted = Counter(lambda *_: tables())
+    counted = Counter(lambda *_: [(torch.zeros_like(values), values) for values in TENSORS])
     whole = WholeModels(counted, lambda *_: {})
     together = torch.cat([values.flatten() for values in TENSORS]).abs()
     cut = together.sort(descending=True).values[int(0.4 * together.numel()) - 1].item()
@@ -44,3 +45,20 @@ def test_ties_trims_over_the_whole_model_where_asked() -> None:
         assert isinstance(plan, SignConsensus)
         assert plan.sparsity[0].threshold == pytest.approx(cut)
     assert counted.calls == 1
+
+
+@pytest.mark.parametrize("mode", ["cosineA", "cosineB"])
+def test_cosine_add_scales_similarities_over_the_whole_model(mode: str) -> None:
+    """In a model of a tensor whose columns differ and of one whose columns hardly do, the second stays the base's."""
+    far = tensor((40, 30), 1), tensor((40, 30), 2)
+    near = far[0], far[0] + 0.01 * far[1]
+    whole = WholeModels(lambda *_: [far, near], lambda *_: {})
+    kept = []
+    for base, model in (far, near):
+        statistics = TensorStatistics("w" + str(id(base)), Source("b", base), [Source("m", model)], {}, whole)
+        plan = METHODS["cosine_add"].decide(statistics, Values({"alpha": 0.0, "mode": mode}, {}, lambda _: (1,)))
+        merged = torch.empty_like(base)
+        combine(plan, base, [model], merged)
+        kept.append(((merged - model).norm() / (base - model).norm()).item())
+    assert kept[0] < 0.3
+    assert kept[1] > 0.99

@@ -14,7 +14,7 @@ class Case:
     """One tensor to merge, and a candidate's numbers for it.
 
     ``based``: whether the base is given, where a method can do without; ``shown`` is what each model showed of the
-    tensor when it ran over a text.
+    tensor when it ran over a text; ``others`` are the other tensors of the base and the first model, in pairs.
     """
 
     base: Tensor
@@ -24,6 +24,7 @@ class Case:
     keys: tuple[int, ...] = ()
     based: bool = True
     shown: tuple[Tensor | None, ...] = ()
+    others: tuple[tuple[Tensor, Tensor], ...] = ()
 
     @property
     def task_vectors(self) -> list[Tensor]:

@@ -2,7 +2,9 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from .case import Case
 
@@ -38,12 +40,31 @@ def arcee_fusion(case: Case) -> Tensor:
 
 
 def cosine_add(case: Case) -> Tensor:
-    base, model, alpha = case.base.double(), case.models[0].double(), case.shared["alpha"]
-    if base.dim() < 2 or base.numel() == 0:
-        return (1 - alpha) * base + alpha * model
-    norms = base.norm(dim=-1) * model.norm(dim=-1)
-    cosine = torch.where(norms > 1e-14, (base * model).sum(-1) / norms.clamp(min=1e-14), 1.0)
-    spread = cosine.max() - cosine.min()
-    similarity = (cosine - cosine.min()) / spread if spread > 1e-12 else torch.ones_like(cosine)
-    kept = (similarity - alpha).clamp(0, 1)[..., None]
-    return base + (1 - kept) * (model - base)
+    """As supermerger's cosineA and cosineB."""
+    if case.base.numel() == 0:
+        return case.base.double()
+    mode, pairs = case.shared["mode"], [(case.base, case.models[0]), *case.others]
+    (cosine, whole), *others = [column_cosines(mode, wide(a), wide(b)) for a, b in pairs]
+    similar = [(columns + tensor) / 2 for columns, tensor in ((cosine, whole), *others)]
+    ranged = [cosine, *(columns for columns, _ in others)] if mode == "cosineA" else similar
+    known = without_the_outermost(torch.cat([values.flatten() for values in ranged]).numpy())
+    spread = known.max() - known.min()
+    scaled = (similar[0] - known.min()) / spread if spread > 1e-12 else torch.ones_like(cosine)
+    k = (scaled - case.shared["alpha"]).clamp(0, 1)
+    return (wide(case.models[0]) * (1 - k) + wide(case.base) * k).view(case.base.shape)
+
+
+def wide(values: Tensor) -> Tensor:
+    return values.double() if values.dim() else values.double().view(1)
+
+
+def column_cosines(mode: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    cosine = functional.cosine_similarity(a, b, dim=0, eps=1e-30)
+    if mode == "cosineA":
+        a, b = (functional.normalize(x, dim=0, eps=1e-30) for x in (a, b))
+    return cosine, functional.cosine_similarity(a.flatten(), b.flatten(), dim=0, eps=1e-30)
+
+
+def without_the_outermost(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    kept = np.delete(values, np.where(values < np.percentile(values, 1, method="midpoint")))
+    return np.delete(kept, np.where(kept > np.percentile(kept, 99, method="midpoint")))
