@@ -70,7 +70,7 @@ def quantiles(statistics: Statistics, model: int, scope: Scalar) -> Quantiles:
 
 
 def trim(statistics: Statistics, model: int, density: float, rescaled: Scalar, scope: Scalar = "tensor") -> Sparsity:
-    """Keeps the ``max(1, ⌊density·n⌋)`` largest magnitudes of a task vector (TIES, section 3.1, step 1).
+    """Keeps the ``max(1, ⌊density·n⌋)`` largest magnitudes of a task vector (the trimming of TIES).
 
     Elements as large as the smallest kept one are kept too, so that the result does not depend on their order.
     """
@@ -95,7 +95,7 @@ def matched(before: float, after: float) -> float:
 
 
 def drop(density: float, key: int, rescaled: Scalar) -> Sparsity:
-    """Keeps each element with probability ``density`` (DARE, equation 3); the factor is one over the real one."""
+    """Keeps each element with probability ``density`` (DARE); the factor is one over the real one."""
     if density >= 1:
         return Sparsity()
     if density <= 0:

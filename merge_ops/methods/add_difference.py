@@ -17,7 +17,7 @@ def decide(_: Statistics, values: Values) -> LinearCombination:
 METHOD = Method(
     name="add_difference",
     summary="the first model plus what the second learned from base_model",
-    paper="Ilharco et al., Editing models with task arithmetic, arXiv:2212.04089",
+    paper="Ilharco et al., Editing models with task arithmetic, https://arxiv.org/abs/2212.04089",
     formula="θ = θ_A + α (θ_B − θ_C)",
     base="required",
     parameters=(Parameter("alpha", "how much of the difference", default=1.0, search=(0.0, 1.5)),),

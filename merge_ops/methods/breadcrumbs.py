@@ -1,9 +1,9 @@
 """Model Breadcrumbs: the largest and the smallest changes of each task vector are dropped.
 
-Davari and Belilovsky, "Model Breadcrumbs: scaling multi-task model merging with sparse masks", arXiv:2312.06795,
-section 3: ``θ = θ_b + λ Σ w_i m_i δ_i``, where m_i drops the γ n largest magnitudes and then the smallest, until
-density · n are left. Where both cannot be, fewer of the largest are dropped; a density above zero keeps at least one
-element, and a density of one keeps all.
+Davari and Belilovsky, "Model Breadcrumbs: scaling multi-task model merging with sparse masks", arXiv:2312.06795, in the
+form of mergekit: ``θ = θ_b + λ Σ w_i m_i δ_i``, where m_i drops the γ n largest magnitudes and then the smallest, until
+density · n are left. The paper's β is ``gamma``, its γ ``1 − density − gamma``. Where both cannot be, fewer of the
+largest are dropped; a density above zero keeps at least one element, and a density of one keeps all.
 """
 
 from collections.abc import Callable
@@ -71,7 +71,7 @@ def _trim(magnitudes: Callable[[], Quantiles], density: float, gamma: float, res
 METHOD = Method(
     name="breadcrumbs",
     summary="task vectors without their largest and smallest changes, summed",
-    paper="Davari and Belilovsky, Model Breadcrumbs, arXiv:2312.06795",
+    paper="Davari and Belilovsky, Model Breadcrumbs, https://arxiv.org/abs/2312.06795",
     formula="θ = θ_b + λ Σ w_i m_i δ_i, m_i = [threshold_i ≤ |δ_i| ≤ ceiling_i]",
     base="required",
     parameters=(WEIGHT, DENSITY, GAMMA, LAMBDA, normalize(False), rescale("none"), SCOPE, INT8_MASK),

@@ -1,7 +1,7 @@
 """Model Breadcrumbs' trimming with TIES' sign election.
 
-Davari and Belilovsky, "Model Breadcrumbs", arXiv:2312.06795, section 3, followed by the election and the disjoint sum
-of Yadav et al., arXiv:2306.01708, section 3.1.
+Davari and Belilovsky, "Model Breadcrumbs", arXiv:2312.06795, followed by the election and the disjoint sum of Yadav et
+al., arXiv:2306.01708.
 """
 
 from mergesearch.merge_ops.methods import breadcrumbs
@@ -24,7 +24,7 @@ def decide(statistics: Statistics, values: Values) -> Plan:
 METHOD = Method(
     name="breadcrumbs_ties",
     summary="task vectors without their largest and smallest changes, summed where they agree in sign",
-    paper="Davari and Belilovsky, Model Breadcrumbs, arXiv:2312.06795",
+    paper="Davari and Belilovsky, Model Breadcrumbs, https://arxiv.org/abs/2312.06795",
     formula="θ = θ_b + λ Σ_{i∈A} w_i m_i δ_i, m_i = [threshold_i ≤ |δ_i| ≤ ceiling_i]",
     base="required",
     parameters=(*breadcrumbs.METHOD.parameters, SIGN),

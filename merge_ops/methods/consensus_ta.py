@@ -1,11 +1,12 @@
 """Consensus task arithmetic: only elements that matter to several tasks (TALL masks).
 
-Wang et al., "Localizing task information for improved model merging and compression", arXiv:2405.07813, equations 4 and
-6. With τ = Σ w_i δ_i (the paper's weights are 1), an element matters to task i where its own change stands out:
+Wang et al., "Localizing task information for improved model merging and compression", arXiv:2405.07813. With
+τ = Σ w_i δ_i (the paper's weights are 1), an element matters to task i where its own change stands out:
 
 ``m_i = [|δ_i| ≥ c_i |τ − δ_i|],  θ = θ_b + λ [Σ_i m_i ≥ k] ∘ τ``
 
-k = 2 drops what is selfish or needed by none. Of fewer models than k, all must agree.
+k = 2 drops what is selfish or needed by none. Of fewer models than k, all must agree (the paper's code then keeps
+nothing).
 """
 
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def _agreed(values: Values, agreeing: int, base: "Tensor", models: "Sequence[Ten
 METHOD = Method(
     name="consensus_ta",
     summary="task arithmetic on the elements that matter to several tasks",
-    paper="Wang et al., Localizing task information (TALL masks, Consensus), arXiv:2405.07813",
+    paper="Wang et al., Localizing task information (TALL masks, Consensus), https://arxiv.org/abs/2405.07813",
     formula="θ = θ_b + λ [Σ_i m_i ≥ k] ∘ τ, m_i = [|δ_i| ≥ c_i |τ − δ_i|], τ = Σ w_i δ_i",
     base="required",
     parameters=(

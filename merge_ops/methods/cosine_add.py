@@ -6,8 +6,8 @@ base_model and B the other, for every column j (the vector along the first axis)
 ``θ_j = k_j θ_A,j + (1 − k_j) θ_B,j,  k_j = clip((s_j − low) / (high − low) − α, 0, 1),  s_j = (c_j + c) / 2``
 
 with c_j = cos(θ_A,j, θ_B,j) and c the cosine of the whole tensors, in ``cosineA`` of tensors whose columns were brought
-to length one. low and high are the extremes over all of the model's columns, without a hundredth at either end: of s
-in ``cosineB``, of c_j in ``cosineA``. There cosineA is said to favour A's structure, cosineB B's.
+to length one. low and high are the extremes over all of the model's columns, without a hundredth at either end: of s in
+``cosineB``, of c_j in ``cosineA``. There cosineA is said to favour A's structure, cosineB B's.
 
 A zero column has the cosine 0; where all columns are as similar, k is 1 − α. A large negative α (−100) leaves a tensor
 as in A: in a filter on ``first_stage_model`` it spares the VAE, as supermerger does. Tensors that only one model has,
@@ -56,7 +56,7 @@ def _similarities(mode: str, base: "Tensor | None", models: "Sequence[Tensor]") 
 METHOD = Method(
     name="cosine_add",
     summary="the base, with more of the other model where their columns differ in direction",
-    paper="hako-mikan, sd-webui-supermerger (cosineA, cosineB), github.com/hako-mikan/sd-webui-supermerger",
+    paper="hako-mikan, sd-webui-supermerger (cosineA, cosineB), https://github.com/hako-mikan/sd-webui-supermerger",
     formula="θ_j = k_j θ_A,j + (1 − k_j) θ_B,j, k_j = clip((s_j − low) / (high − low) − α, 0, 1)",
     base="required",
     parameters=(

@@ -1,8 +1,7 @@
 """DARE with a plain sum: random elements of each task vector are dropped, the others rescaled.
 
-Yu et al., "Language models are super mario", arXiv:2311.03099, equation 3:
-``δ'_i = m_i δ_i / p_i, m_i ~ Bernoulli(p_i)``, then ``θ = θ_b + λ Σ_i w_i δ'_i``.
-``rescale: l1`` is mergekit's form, which keeps the L1 norm instead.
+Yu et al., "Language models are super mario", arXiv:2311.03099: ``δ'_i = m_i δ_i / p_i, m_i ~ Bernoulli(p_i)``, then
+``θ = θ_b + λ Σ_i w_i δ'_i``. ``rescale: l1`` is mergekit's form, which keeps the L1 norm instead.
 """
 
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
@@ -31,7 +30,7 @@ def decide(_: Statistics, values: Values) -> SignConsensus:
 METHOD = Method(
     name="dare_linear",
     summary="randomly thinned and rescaled task vectors, summed",
-    paper="Yu et al., Language models are super mario (DARE), arXiv:2311.03099",
+    paper="Yu et al., Language models are super mario (DARE), https://arxiv.org/abs/2311.03099",
     formula="θ = θ_b + λ Σ w_i m_i δ_i / p_i",
     base="required",
     parameters=(WEIGHT, DENSITY, LAMBDA, normalize(False), rescale("inverse"), SEED, INT8_MASK),

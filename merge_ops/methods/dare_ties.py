@@ -1,7 +1,7 @@
 """DARE's random drops with TIES' sign election.
 
-Yu et al., "Language models are super mario", arXiv:2311.03099, equation 3, followed by the election and the disjoint
-sum of Yadav et al., arXiv:2306.01708, section 3.1.
+Yu et al., "Language models are super mario", arXiv:2311.03099, followed by the election and the disjoint sum of Yadav
+et al., arXiv:2306.01708.
 """
 
 from mergesearch.merge_ops.methods import dare_linear
@@ -24,7 +24,7 @@ def decide(statistics: Statistics, values: Values) -> Plan:
 METHOD = Method(
     name="dare_ties",
     summary="randomly thinned and rescaled task vectors, summed where they agree in sign",
-    paper="Yu et al., Language models are super mario (DARE), arXiv:2311.03099",
+    paper="Yu et al., Language models are super mario (DARE), https://arxiv.org/abs/2311.03099",
     formula="θ = θ_b + λ Σ_{i∈A} w_i m_i δ_i / p_i",
     base="required",
     parameters=(*dare_linear.METHOD.parameters, SIGN),

@@ -1,7 +1,7 @@
 """DELLA: drops that spare large changes, with TIES' sign election.
 
-Deep et al., "DELLA-Merging: reducing interference in model merging through magnitude-based sampling", arXiv:2406.11617,
-sections 3.1 to 3.3. In each row of a task vector the element of rank r among n (1 the smallest) is kept with
+Deep et al., "DELLA-Merging: reducing interference in model merging through magnitude-based sampling", arXiv:2406.11617.
+In each row of a task vector the element of rank r among n (1 the smallest) is kept with
 
 ``p = density − ε + 2ε (r − 1) / (n − 1)``
 
@@ -66,7 +66,7 @@ def drops(statistics: Statistics, values: Values) -> "tuple[Thin, ...]":
 METHOD = Method(
     name="della",
     summary="task vectors thinned at random, small changes first, summed where they agree in sign",
-    paper="Deep et al., DELLA-Merging, arXiv:2406.11617",
+    paper="Deep et al., DELLA-Merging, https://arxiv.org/abs/2406.11617",
     formula="θ = θ_b + λ Σ_{i∈A} w_i m_i δ_i / p_i / Σ_{i∈A} w_i, p_i = density − ε + 2ε (r − 1) / (n − 1)",
     base="required",
     parameters=(WEIGHT, DENSITY, EPSILON, LAMBDA, normalize(True), rescale("inverse"), SIGN, SEED, INT8_MASK),

@@ -1,7 +1,6 @@
 """DELLA's drops with a plain sum.
 
-Deep et al., "DELLA-Merging", arXiv:2406.11617, section 3.1: ``θ = θ_b + λ Σ w_i m_i δ_i / p_i``, with the m_i and p_i
-of ``della``.
+Deep et al., "DELLA-Merging", arXiv:2406.11617: ``θ = θ_b + λ Σ w_i m_i δ_i / p_i``, with the m_i and p_i of ``della``.
 """
 
 from mergesearch.merge_ops.methods import della
@@ -25,7 +24,7 @@ def decide(statistics: Statistics, values: Values) -> Elementwise:
 METHOD = Method(
     name="della_linear",
     summary="task vectors thinned at random, small changes first, summed",
-    paper="Deep et al., DELLA-Merging, arXiv:2406.11617",
+    paper="Deep et al., DELLA-Merging, https://arxiv.org/abs/2406.11617",
     formula="θ = θ_b + λ Σ w_i m_i δ_i / p_i, p_i = density − ε + 2ε (r − 1) / (n − 1)",
     base="required",
     parameters=(WEIGHT, DENSITY, della.EPSILON, LAMBDA, normalize(False), rescale("inverse"), SEED, INT8_MASK),

@@ -1,6 +1,6 @@
 """Fisher-weighted averaging: each element by how much each model's likelihood depends on it.
 
-Matena and Raffel, "Merging models with Fisher-weighted averaging", arXiv:2111.09832, equation 3:
+Matena and Raffel, "Merging models with Fisher-weighted averaging", arXiv:2111.09832:
 
 ``θ = Σ w_i F_i θ_i / Σ w_i F_i``
 
@@ -49,7 +49,7 @@ def _average(
 METHOD = Method(
     name="fisher",
     summary="average of models, each element weighted by its Fisher information on a text",
-    paper="Matena and Raffel, Merging models with Fisher-weighted averaging, arXiv:2111.09832",
+    paper="Matena and Raffel, Merging models with Fisher-weighted averaging, https://arxiv.org/abs/2111.09832",
     formula="θ = Σ w_i F_i θ_i / Σ w_i F_i",
     base="input",
     parameters=(

@@ -28,7 +28,7 @@ def decide(statistics: Statistics, values: Values) -> Plan:
 METHOD = Method(
     name="iso_c",
     summary="the base plus the sum of task matrices with all singular values at their mean",
-    paper="Marczak et al., No task left behind (Iso-C), arXiv:2502.04959",
+    paper="Marczak et al., No task left behind (Iso-C), https://arxiv.org/abs/2502.04959",
     formula="θ = θ_b + λ σ̄ U Vᵀ, Σ δ_i = U diag(σ) Vᵀ",
     base="required",
     parameters=(LAMBDA,),

@@ -1,7 +1,8 @@
 """Karcher mean: the point on the sphere with the least sum of squared angles to the models.
 
-Karcher, "Riemannian center of mass and mollifier smoothing", 1977, as in arXiv:2603.04972. With u_i = θ_i / ‖θ_i‖ and
-α_i = 1/N, from the mean direction onwards:
+Karcher, "Riemannian center of mass and mollifier smoothing", 1977, as in Wang, Ye and Yin, "Functionality-oriented LLM
+merging on the Fisher–Rao manifold", arXiv:2603.04972. With u_i = θ_i / ‖θ_i‖ and α_i = 1/N, from the mean direction
+onwards:
 
 ``v = Σ α_i (ϑ_i / sin ϑ_i) (u_i − cos ϑ_i μ), cos ϑ_i = ⟨μ, u_i⟩;  μ ← cos‖v‖ μ + sin‖v‖ v / ‖v‖``
 
@@ -81,7 +82,7 @@ def _norm(coefficients: "NDArray[np.float64]", cosines: "NDArray[np.float64]") -
 METHOD = Method(
     name="karcher",
     summary="the mean of several models on the sphere, at their mean length",
-    paper="Karcher, Riemannian center of mass and mollifier smoothing, 1977; arXiv:2603.04972",
+    paper="Wang et al., Functionality-oriented LLM merging on the Fisher–Rao manifold, https://arxiv.org/abs/2603.04972",
     formula="θ = Σ ‖θ_i‖/N · argmin_μ Σ ∠(μ, θ_i)²",
     base="input",
     parameters=(

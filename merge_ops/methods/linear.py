@@ -18,7 +18,7 @@ def decide(_: Statistics, values: Values) -> LinearCombination:
 METHOD = Method(
     name="linear",
     summary="weighted average of models",
-    paper="Wortsman et al., Model soups, arXiv:2203.05482",
+    paper="Wortsman et al., Model soups, https://arxiv.org/abs/2203.05482",
     formula="θ = Σ w_i θ_i / Σ w_i",
     base="input",
     parameters=(replace(WEIGHT, search=(0.0, 1.0)), normalize(True)),

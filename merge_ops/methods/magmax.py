@@ -1,6 +1,6 @@
 """MagMax: of all task vectors, each element that moved the most.
 
-Marczak et al., "MagMax: leveraging model merging for seamless continual learning", arXiv:2407.06322, equation 2:
+Marczak et al., "MagMax: leveraging model merging for seamless continual learning", arXiv:2407.06322:
 ``θ = θ_b + λ δ_{i*}, i* = argmax_i |δ_i|`` element by element. Of opposite ones as large, the positive is taken.
 """
 
@@ -32,7 +32,7 @@ def _largest(factor: float, base: "Tensor", models: "Sequence[Tensor]", _: int) 
 METHOD = Method(
     name="magmax",
     summary="the base plus, element by element, the largest change of all models",
-    paper="Marczak et al., MagMax, arXiv:2407.06322",
+    paper="Marczak et al., MagMax, https://arxiv.org/abs/2407.06322",
     formula="θ = θ_b + λ δ_{i*}, i* = argmax_i |δ_i|",
     base="required",
     parameters=(LAMBDA,),

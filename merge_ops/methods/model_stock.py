@@ -1,6 +1,6 @@
 """Model Stock: between the base and the average, by the angles between the task vectors.
 
-Jang et al., "Model Stock: all we need is just a few fine-tuned models", arXiv:2403.19522, equation 3 for N models:
+Jang et al., "Model Stock: all we need is just a few fine-tuned models", arXiv:2403.19522, for N models:
 
 ``θ = t · Σ θ_i / N + (1 − t) θ_b,  t = N cos ϑ / (1 + (N − 1) cos ϑ)``
 
@@ -34,7 +34,7 @@ def decide(statistics: Statistics, values: Values) -> Plan:
 METHOD = Method(
     name="model_stock",
     summary="the average of the models, drawn towards the base by how much their task vectors differ",
-    paper="Jang et al., Model Stock, arXiv:2403.19522",
+    paper="Jang et al., Model Stock, https://arxiv.org/abs/2403.19522",
     formula="θ = t Σ θ_i / N + (1 − t) θ_b, t = N cos ϑ / (1 + (N − 1) cos ϑ)",
     base="required",
     parameters=(

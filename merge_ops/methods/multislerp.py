@@ -1,8 +1,8 @@
 """Barycentric interpolation of several models on a hypersphere.
 
-Goddard, "Multi-SLERP", goddard.blog/posts/multislerp-wow-what-a-cool-idea, as mergekit has it: with x_i = θ_i
-(θ_i − θ_b where there is a base_model), u_i = x_i / (‖x_i‖ + ε) and m = Σ w_i u_i / ‖Σ w_i u_i‖, the mean is taken in
-the tangent space at m, mapped back to the sphere and given the mean length:
+Goddard, "Multi-SLERP", goddard.blog/posts/multislerp-wow-what-a-cool-idea, as mergekit has it: with x_i = θ_i (θ_i −
+θ_b where there is a base_model), u_i = x_i / (‖x_i‖ + ε) and m = Σ w_i u_i / ‖Σ w_i u_i‖, the mean is taken in the
+tangent space at m, mapped back to the sphere and given the mean length:
 
 ``θ = θ_b + Σ w_i ‖x_i‖ · exp_m(Σ w_i (u_i − ⟨u_i, m⟩ m))``
 
@@ -40,7 +40,7 @@ def decide(statistics: Statistics, values: Values) -> Plan:
 METHOD = Method(
     name="multislerp",
     summary="weighted mean of several models' directions, at their mean length",
-    paper="Goddard, Multi-SLERP, goddard.blog/posts/multislerp-wow-what-a-cool-idea",
+    paper="Goddard, Multi-SLERP, https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
     formula="θ = θ_b + Σ w_i ‖x_i‖ · Σ w_i u_i / ‖Σ w_i u_i‖, u_i = x_i / ‖x_i‖",
     base="optional",
     parameters=(

@@ -31,7 +31,7 @@ def _swap(t: float, base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tens
 METHOD = Method(
     name="nearswap",
     summary="the base, with the other model's values where the two are near",
-    paper="alchemonaut, QuartetAnemoi-70B-t0.0001, huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
+    paper="alchemonaut, QuartetAnemoi-70B-t0.0001, https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
     formula="θ = (1 − s) θ_b + s θ_1, s = min(1, t / |θ_1 − θ_b|)",
     base="required",
     parameters=(Parameter("t", "the difference up to which the other model is taken", low=0.0, search=(0.0, 0.01)),),

@@ -1,7 +1,7 @@
 """Spherical interpolation of two models, or of two task vectors where there is a base.
 
-Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, section 3.3, as mergekit's nuslerp has it, with
-x_i = θ_i, or θ_i − θ_b where there is a base_model:
+Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, as mergekit's nuslerp has it, with x_i = θ_i, or
+θ_i − θ_b where there is a base_model:
 
 ``θ = θ_b + sin((1−t)Ω)/sin Ω · x_0 + sin(tΩ)/sin Ω · x_1,  t = w_1 / (w_0 + w_1),  cos Ω = ⟨x_0, x_1⟩ / (‖x_0‖ ‖x_1‖)``
 
@@ -50,7 +50,7 @@ def _axis(values: Values) -> int | None:
 METHOD = Method(
     name="nuslerp",
     summary="spherical interpolation of two models or two task vectors, whole or row by row",
-    paper="Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985",
+    paper="Shoemake, Animating rotation with quaternion curves, https://doi.org/10.1145/325334.325242",
     formula="θ = θ_b + (sin((1−t)Ω) x_0 + sin(tΩ) x_1) / sin Ω, t = w_1 / (w_0 + w_1)",
     base="optional",
     parameters=(

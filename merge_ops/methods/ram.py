@@ -1,7 +1,7 @@
 """Reinforced Agent Merging: average what several models changed, keep whole what one alone did.
 
-"Behavior knowledge merge in reinforced agentic models", arXiv:2601.13572. With c the number of models whose |δ_i|
-is above ε: ``θ = θ_b + Σ_{i: |δ_i| > ε} δ_i / max(1, c)``, element by element.
+Yuan et al., "Behavior knowledge merge in reinforced agentic models", arXiv:2601.13572. With c the number of models
+whose |δ_i| is above ε: ``θ = θ_b + Σ_{i: |δ_i| > ε} δ_i / max(1, c)``, element by element.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def merged(epsilon: float, alone: Sequence[float], base: "Tensor", models: "Sequ
 METHOD = Method(
     name="ram",
     summary="changes of one model alone kept whole, shared ones averaged",
-    paper="Reinforced Agent Merging, arXiv:2601.13572",
+    paper="Yuan et al., Behavior knowledge merge in reinforced agentic models, https://arxiv.org/abs/2601.13572",
     formula="θ = θ_b + Σ_{i: |δ_i| > ε} δ_i / |{j : |δ_j| > ε}|",
     base="required",
     parameters=(EPSILON,),

@@ -1,7 +1,8 @@
 """Reinforced Agent Merging Plus, per tensor: what one model alone changed is strengthened.
 
-arXiv:2601.13572, in mergekit's tensor-local form: as ``ram``, with what model i alone changed (|δ_i| > ε) multiplied by
-``1 + r · min(α, ρ_i)``, where ρ_i is the number of its shared changes in this tensor over that of its own.
+Yuan et al., arXiv:2601.13572, in mergekit's tensor-local form: as ``ram``, with what model i alone changed (|δ_i| > ε)
+multiplied by ``1 + r · min(α, ρ_i)``, where ρ_i is the number of its shared changes in this tensor over that of its
+own.
 """
 
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ def _changes(epsilon: float, base: "Tensor | None", models: "Sequence[Tensor]") 
 METHOD = Method(
     name="ramplus_tl",
     summary="ram, with what one model alone changed strengthened",
-    paper="Reinforced Agent Merging, arXiv:2601.13572",
+    paper="Yuan et al., Behavior knowledge merge in reinforced agentic models, https://arxiv.org/abs/2601.13572",
     formula="θ = θ_b + Σ_i (1 + r min(α, ρ_i)) δ_i where alone, the average where shared",
     base="required",
     parameters=(

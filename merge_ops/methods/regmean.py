@@ -1,8 +1,8 @@
 """RegMean: the linear layers that come nearest to every model's outputs on its own inputs.
 
-Jin et al., "Dataless knowledge fusion by merging weights of language models", arXiv:2212.09849, equation 1 and section
-3.2. With G_i = X_iᵀX_i the Gram matrix of a linear layer's inputs in model i on the ``calibration`` text, its entries
-beside the diagonal multiplied by α, and W_i of one row per output:
+Jin et al., "Dataless knowledge fusion by merging weights of language models", arXiv:2212.09849. With G_i = X_iᵀX_i the
+Gram matrix of a linear layer's inputs in model i on the ``calibration`` text, its entries beside the diagonal
+multiplied by α, and W_i of one row per output:
 
 ``W = (Σ W_i G_i) (Σ G_i)⁻¹``
 
@@ -49,7 +49,7 @@ def _solve(grams: "Sequence[Tensor]", alpha: float, _: "Tensor | None", models: 
 METHOD = Method(
     name="regmean",
     summary="linear layers that come nearest to every model's outputs on a text",
-    paper="Jin et al., Dataless knowledge fusion (RegMean), arXiv:2212.09849",
+    paper="Jin et al., Dataless knowledge fusion (RegMean), https://arxiv.org/abs/2212.09849",
     formula="θ = (Σ θ_i G_i) (Σ G_i)⁻¹, G_i = X_iᵀX_i",
     base="input",
     parameters=(

@@ -1,7 +1,7 @@
 """SCE: select the elements on which the models differ most, weigh the models by their energy, erase the minority sign.
 
-Wan et al., "FuseChat: knowledge fusion of chat models", arXiv:2408.07990, section 3.3. Of the elements whose variance
-over the models is not zero, the ``select_topk`` part with the largest is kept (δ'); then
+Wan et al., "FuseChat: knowledge fusion of chat models", arXiv:2408.07990. Of the elements whose variance over the
+models is not zero, the ``select_topk`` part with the largest is kept (δ'); then
 
 ``η_i = Σ δ'_i² / Σ_j Σ δ'_j²,  θ = θ_b + Σ_{i∈A} η_i δ'_i / Σ_{i∈A} η_i,  A = {i : sign(δ'_i) = sign(Σ_j δ'_j)}``
 
@@ -29,7 +29,7 @@ def decide(statistics: Statistics, values: Values) -> Elementwise:
 METHOD = Method(
     name="sce",
     summary="the changes on which models differ most, weighted by energy, where they agree in sign",
-    paper="Wan et al., FuseChat, arXiv:2408.07990",
+    paper="Wan et al., FuseChat, https://arxiv.org/abs/2408.07990",
     formula="θ = θ_b + Σ_{i∈A} η_i δ'_i / Σ_{i∈A} η_i, η_i = Σ δ'_i² / Σ_j Σ δ'_j²",
     base="required",
     parameters=(

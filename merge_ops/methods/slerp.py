@@ -1,7 +1,7 @@
 """Spherical linear interpolation between two models.
 
-Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, section 3.3, as mergekit applies it to weights:
-the angle is that between the tensors as flat vectors, the interpolation that of the tensors themselves:
+Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, as mergekit applies it to weights: the angle is
+that between the tensors as flat vectors, the interpolation that of the tensors themselves:
 
 ``θ = sin((1−t)Ω)/sin Ω · θ_0 + sin(tΩ)/sin Ω · θ_1,  cos Ω = ⟨θ_0, θ_1⟩ / (‖θ_0‖ ‖θ_1‖)``
 """
@@ -35,7 +35,7 @@ def _cosine(statistics: Statistics) -> float:
 METHOD = Method(
     name="slerp",
     summary="spherical interpolation from base_model (t = 0) to the other model (t = 1)",
-    paper="Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985",
+    paper="Shoemake, Animating rotation with quaternion curves, https://doi.org/10.1145/325334.325242",
     formula="θ = (sin((1−t)Ω) θ_0 + sin(tΩ) θ_1) / sin Ω",
     base="required",
     parameters=(Parameter("t", "where between the two", low=0.0, high=1.0, search=(0.0, 1.0)),),

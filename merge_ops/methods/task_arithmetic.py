@@ -17,7 +17,7 @@ def decide(_: Statistics, values: Values) -> LinearCombination:
 METHOD = Method(
     name="task_arithmetic",
     summary="the base plus weighted task vectors",
-    paper="Ilharco et al., Editing models with task arithmetic, arXiv:2212.04089",
+    paper="Ilharco et al., Editing models with task arithmetic, https://arxiv.org/abs/2212.04089",
     formula="θ = θ_b + λ Σ w_i (θ_i − θ_b)",
     base="required",
     parameters=(WEIGHT, LAMBDA, normalize(False), INT8_MASK),

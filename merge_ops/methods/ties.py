@@ -1,8 +1,8 @@
 """TIES: trim, elect sign, disjoint merge.
 
-Yadav et al., "TIES-Merging: resolving interference when merging models", arXiv:2306.01708, section 3.1. Each
-task vector keeps its largest elements; each element takes the sign with the larger weighted mass; the mean is over
-those that agree:
+Yadav et al., "TIES-Merging: resolving interference when merging models", arXiv:2306.01708, algorithm 1. Each task
+vector keeps its largest elements; each element takes the sign with the larger weighted mass; the mean is over those
+that agree:
 
 ``θ = θ_b + λ Σ_{i∈A} w_i δ'_i / Σ_{i∈A} w_i,  A = {i : sign(w_i δ'_i) = sign(Σ_j w_j δ'_j)}``
 
@@ -40,7 +40,7 @@ def decide(statistics: Statistics, values: Values) -> Plan:
 METHOD = Method(
     name="ties",
     summary="trimmed task vectors, summed where they agree in sign",
-    paper="Yadav et al., TIES-Merging, arXiv:2306.01708",
+    paper="Yadav et al., TIES-Merging, https://arxiv.org/abs/2306.01708",
     formula="θ = θ_b + λ Σ_{i∈A} w_i δ'_i / Σ_{i∈A} w_i",
     base="required",
     parameters=(WEIGHT, DENSITY, LAMBDA, normalize(True), rescale("none"), SCOPE, SIGN, INT8_MASK),

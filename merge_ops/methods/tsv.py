@@ -1,14 +1,14 @@
 """TSV-Merge: the leading singular vectors of every task, decorrelated.
 
-Gargiulo et al., "Task singular vectors: reducing task interference in model merging", arXiv:2412.00081, section 4. Of
-the task matrices δ_i = U_i Σ_i V_iᵀ each of T tasks keeps its r/T largest singular values; the kept vectors, side by
-side, are replaced by the nearest orthonormal ones (orthogonal Procrustes):
+Gargiulo et al., "Task singular vectors: reducing task interference in model merging", arXiv:2412.00081. Of the task
+matrices δ_i = U_i Σ_i V_iᵀ each of T tasks keeps its r/T largest singular values; the kept vectors, side by side, are
+replaced by the nearest orthonormal ones (orthogonal Procrustes):
 
 ``Û = [U_1 … U_T] = P_U D_U Q_Uᵀ,  U_⊥ = P_U Q_Uᵀ,  V_⊥ likewise,  θ = θ_b + λ Σ_i w_i U_⊥,i Σ_i V_⊥,iᵀ``
 
 The paper's weights are 1. Tensors that are not matrices get ``θ_b + λ Σ w_i δ_i / T``, the paper's average. Directions
-that Û does not span are left out: those of two equal task matrices are one, not one and a random other. The parts
-U_⊥,i Σ_i V_⊥,iᵀ are computed once, and kept (a model's size for each task), so that a candidate costs one pass.
+that Û does not span are left out: those of two equal task matrices are one, not one and a random other. The parts U_⊥,i
+Σ_i V_⊥,iᵀ are computed once, and kept (a model's size for each task), so that a candidate costs one pass.
 """
 
 from dataclasses import replace
@@ -30,7 +30,7 @@ def decide(statistics: Statistics, values: Values) -> Plan:
 METHOD = Method(
     name="tsv",
     summary="the base plus every task's leading singular vectors, decorrelated",
-    paper="Gargiulo et al., Task singular vectors, arXiv:2412.00081",
+    paper="Gargiulo et al., Task singular vectors, https://arxiv.org/abs/2412.00081",
     formula="θ = θ_b + λ Σ w_i U_⊥,i Σ_i V_⊥,iᵀ",
     base="required",
     parameters=(

@@ -1,6 +1,6 @@
 """WiSE-FT: the straight line from a base to its fine-tune.
 
-Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv:2109.01903, equation 1: ``θ = (1 − α) θ_b + α θ_1``.
+Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv:2109.01903: ``θ = (1 − α) θ_b + α θ_1``.
 """
 
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
@@ -15,7 +15,7 @@ def decide(_: Statistics, values: Values) -> LinearCombination:
 METHOD = Method(
     name="wise_ft",
     summary="the straight line from base_model (alpha = 0) to the other model (alpha = 1)",
-    paper="Wortsman et al., Robust fine-tuning of zero-shot models, arXiv:2109.01903",
+    paper="Wortsman et al., Robust fine-tuning of zero-shot models, https://arxiv.org/abs/2109.01903",
     formula="θ = (1 − α) θ_b + α θ_1",
     base="required",
     parameters=(Parameter("alpha", "how far towards the fine-tune", default=0.5, search=(0.0, 1.0)),),
