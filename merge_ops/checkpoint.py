@@ -157,27 +157,6 @@ def _shards(path: Path) -> list[Path]:
     return files
 
 
-def check_same_layout(checkpoints: Sequence[Checkpoint]) -> None:
-    """Raises UserError, which lists the tensors, unless all have the same names and shapes as the first."""
-    first, *others = checkpoints
-    for other in others:
-        _check_names(first, other)
-        differing = [
-            f"{name} {list(info.shape)} / {list(other.tensors[name].shape)}"
-            for name, info in first.tensors.items()
-            if info.shape != other.tensors[name].shape
-        ]
-        if differing:
-            raise UserError(f"{first.reference} and {other.reference} differ in shape: {listed(differing)}")
-
-
-def _check_names(first: Checkpoint, other: Checkpoint) -> None:
-    for one, two in ((first, other), (other, first)):
-        alone = one.tensors.keys() - two.tensors.keys()
-        if alone:
-            raise UserError(f"{one.reference} has tensors that {two.reference} has not: {listed(alone)}")
-
-
 def common_dtype(checkpoints: Sequence[Checkpoint]) -> torch.dtype:
     """The one float dtype of these checkpoints; raises UserError, which says whose is which, where they differ."""
     found: dict[torch.dtype, str] = {}

@@ -32,8 +32,8 @@ class Engine:
         self.model: nn.Module
         self.tokenizer: Any
         self.model, self.tokenizer = live.load(checkpoint, device, self._dtype)
-        own, views = self._merger.inputs[template].own, live.bind(self.model, checkpoint)
-        self._views = {name: views[own[name]] for name in self.names}
+        views = live.bind_input(self.model, self._merger.inputs[template])
+        self._views = {name: views[name] for name in self.names}
 
     @property
     def names(self) -> list[str]:

@@ -60,10 +60,7 @@ def _write_sides(writer: Writer, source: Path, assembly: Assembly, merger: Merge
 def _was_tied(merger: Merger, template: str) -> bool:
     """Whether the template shows as its output embedding what is its input embedding."""
     entry = merger.inputs[template]
-    heads = [name for name in entry.own if OUTPUT_EMBEDDING.search(name)]
-    return any(entry.own[name] != name and not OUTPUT_EMBEDDING.search(entry.own[name]) for name in heads) or (
-        tied_source(entry) is not None
-    )
+    return bool(entry.shown_heads) or tied_source(entry) is not None
 
 
 def _widest(assembly: Assembly) -> torch.dtype | None:

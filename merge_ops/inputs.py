@@ -42,6 +42,12 @@ class Input:
         """Every tensor, in the names' order."""
         return {name: self.checkpoint.tensors[own] for name, own in sorted(self.own.items())}
 
+    @property
+    def shown_heads(self) -> list[str]:
+        """Output embeddings that it does not have, and shows its input embedding for."""
+        heads = [name for name in self.own if OUTPUT_EMBEDDING.search(name)]
+        return [name for name in heads if not OUTPUT_EMBEDDING.search(self.own[name])]
+
     def tensor(self, name: str) -> Tensor:
         return self.checkpoint.tensor(self.own[name])
 
@@ -118,8 +124,8 @@ Tensors = Mapping[str, Collection[str]]
 
 
 def is_matched(part: TensorRecipe, info_of: InfoOf) -> bool:
-    """Whether all inputs have the tensor, and in one shape."""
-    infos = [info_of(*entry) for entry in part.inputs]
+    """Whether all that have a say have the tensor, and in one shape."""
+    infos = [info_of(*entry) for entry in part.claims]
     return None not in infos and len({info.shape for info in infos if info}) == 1
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint import Checkpoint
+from mergesearch.merge_ops.inputs import Input
 
 
 def load(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None = None) -> tuple[nn.Module, Any]:
@@ -67,6 +68,22 @@ def bind(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
     bound = {name: views[name] for name in checkpoint.tensors}
     _prove(bound, model, checkpoint)
     return bound
+
+
+def bind_input(model: nn.Module, entry: Input) -> dict[str, Tensor]:
+    """``bind`` under the names that the checkpoint goes by; embeddings that must be two are untied in the model."""
+    views = bind(model, entry.checkpoint)
+    named = {name: views[own] for name, own in entry.own.items()}
+    return {**named, **{name: _untied_head(model) for name in entry.shown_heads}}
+
+
+def _untied_head(model: Any) -> Tensor:
+    """The model's output embedding, from now on a tensor of its own."""
+    head = model.get_output_embeddings()
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
+    return cast(Tensor, head.weight.detach())
 
 
 def _views(model: nn.Module) -> dict[str, Tensor]:

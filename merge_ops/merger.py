@@ -114,13 +114,12 @@ class Assembly:
     def _write_mismatched(self, part: TensorRecipe, out: Tensor) -> None:
         """The base's tensor; with ``overlap``, merged in the corner that all inputs have."""
         owner = self._owner(part)
-        shapes = [info.shape for info in (self._info_of(*entry) for entry in part.inputs) if info]
-        whole = len(shapes) == len(part.inputs) and len({len(shape) for shape in shapes}) == 1
+        shapes = [info.shape for info in (self._info_of(*entry) for entry in part.claims) if info]
+        whole = len(shapes) == len(part.claims) and len({len(shape) for shape in shapes}) == 1
+        out.copy_(self._tensors(part, [owner])[owner])
         if self.recipe.on_mismatch != "overlap" or not whole or not out.is_floating_point():
-            out.copy_(self._tensors(part, [owner])[owner])
             return
         tensors = self._tensors(part)
-        out.copy_(tensors[owner])
         corner = tuple(slice(min(sizes)) for sizes in zip(*shapes, strict=True))
         self._combine(part, {entry: tensor[corner].contiguous() for entry, tensor in tensors.items()}, out[corner])
 
@@ -157,16 +156,18 @@ class Assembly:
     def _tensors(
         self, part: TensorRecipe, entries: Sequence[tuple[str, str]] | None = None
     ) -> dict[tuple[str, str], Tensor]:
-        read = {entry: self._merger.tensor(*entry) for entry in part.inputs if self._info_of(*entry)}
+        wanted = entries or part.inputs
+        named = dict.fromkeys([*part.inputs, *wanted])
+        read = {entry: self._merger.tensor(*entry) for entry in named if self._info_of(*entry)}
         if self.vocabulary and part.name in self.vocabulary.names:
             base = part.base or self.recipe.base_model
             fitted = self.vocabulary.aligned({reference: tensor for (reference, _), tensor in read.items()}, base)
             read = {entry: fitted[entry[0]] for entry in read}
-        return {entry: read[entry] for entry in entries or read}
+        return {entry: read[entry] for entry in wanted if entry in read}
 
     def _owner(self, part: TensorRecipe) -> tuple[str, str]:
         """The base's tensor, or the first model's where there is no base."""
-        ordered = sorted(part.inputs, key=lambda entry: entry[0] != (part.base or self.recipe.base_model))
+        ordered = sorted(part.claims, key=lambda entry: entry[0] != (part.base or self.recipe.base_model))
         return next(entry for entry in ordered if self._info_of(*entry))
 
     def _info_of(self, reference: str, name: str) -> TensorInfo | None:

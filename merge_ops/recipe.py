@@ -154,7 +154,8 @@ class Recipe(Strict):
         else:
             alike = dict.fromkeys(self.references, names)
             places = iter(sliced_places(self.groups, names, layouts or alike))
-        return (resolve_place(self.method, place) for place in places)
+        template = self.references[0] if self.models and self.on_mismatch else None
+        return (resolve_place(self.method, place, template) for place in places)
 
     def phenotype(self, names: Sequence[str]) -> str:
         """A hash that two recipes share when they build the same tensors from the same checkpoints."""

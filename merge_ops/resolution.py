@@ -14,7 +14,8 @@ from mergesearch.merge_ops.settings import find
 class TensorRecipe:
     """How one tensor is made: its inputs and the method's numbers (``each`` in the order of ``models``).
 
-    ``sources`` and ``base_source`` are what the tensor is called in the models' and the base's checkpoint.
+    ``sources`` and ``base_source`` are what the tensor is called in the models' and the base's checkpoint; ``template``
+    is the checkpoint whose tensor of this name it stands in for, where the recipe says what to do on a mismatch.
     """
 
     name: str
@@ -24,6 +25,7 @@ class TensorRecipe:
     each: Mapping[str, tuple[Scalar, ...]]
     sources: tuple[str, ...]
     base_source: str | None
+    template: str | None = None
 
     @property
     def description(self) -> dict[str, Any]:
@@ -34,6 +36,12 @@ class TensorRecipe:
         """Every checkpoint that the tensor is made from, and its name there; the base first, where there is one."""
         base = [(self.base, self.base_source)] if self.base and self.base_source else []
         return [*base, *self.model_inputs]
+
+    @property
+    def claims(self) -> list[tuple[str, str]]:
+        """Every checkpoint that has a say in the tensor's shape: the template, and the inputs."""
+        template = [(self.template, self.name)] if self.template else []
+        return list(dict.fromkeys([*template, *self.inputs]))
 
     @property
     def model_inputs(self) -> list[tuple[str, str]]:
@@ -52,7 +60,7 @@ def inputs_of(method: Method, group: Group) -> list[Entry]:
     return [entry for entry in group.entries if entry.model != base and not entry.implied]
 
 
-def resolve_place(method: Method, place: Place) -> TensorRecipe:
+def resolve_place(method: Method, place: Place, template: str | None = None) -> TensorRecipe:
     """Raises UserError where a number is missing or invalid."""
     group, base = place.group, base_of(method, place.group)
     named = list(zip(group.entries, place.sources, strict=True))
@@ -69,7 +77,7 @@ def resolve_place(method: Method, place: Place) -> TensorRecipe:
     }
     base_source = next((source for entry, source in named if entry.model == base), None)
     models, sources = tuple(entry.model for entry, _ in inputs), tuple(source for _, source in inputs)
-    return TensorRecipe(place.name, base if base_source else None, models, shared, each, sources, base_source)
+    return TensorRecipe(place.name, base if base_source else None, models, shared, each, sources, base_source, template)
 
 
 def _takes_part(method: Method, entry: Entry, place: Place) -> bool:

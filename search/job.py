@@ -8,7 +8,8 @@ from torch import Tensor
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators import Evaluator, Item, LoadedModel, open_evaluator, split_items
-from mergesearch.merge_ops.checkpoint import Checkpoint, check_same_layout, common_dtype
+from mergesearch.merge_ops.checkpoint import Checkpoint, common_dtype
+from mergesearch.merge_ops.merger import Assembly, Merger
 from mergesearch.merge_ops.recipe import Recipe, layer_of
 from mergesearch.search.baselines import Baselines
 from mergesearch.search.config import Config, Evaluate, TaskEntry
@@ -87,18 +88,18 @@ def open_job(config: Config, where: str) -> Job:
 
 def _open(config: Config) -> Job:
     paths = _referenced(config.recipe)
-    checkpoints = [Checkpoint(reference) for reference in paths]
-    if config.recipe.get("on_mismatch") is None:
-        check_same_layout(checkpoints)
+    merger = Merger(paths)
+    checkpoints = list(merger.checkpoints.values())
     if not {"dtype", "out_dtype"} & config.recipe.keys():
         common_dtype(checkpoints)
-    names = list(checkpoints[0].tensors)
-    space = Space(config.recipe, _layers(names), "recipe")
+    space = Space(config.recipe, _layers(merger.names), "recipe")
     for method in space.methods:
-        _check_candidate(space.fill(method, space.start(method, {})), names)
+        _check_candidate(space.fill(method, space.start(method, {})), merger)
     fixed: dict[str, object] = {key: config.recipe[key] for key in SHARED_KEYS if key in config.recipe}
+    if not _are_alike(checkpoints):
+        fixed["base_model"] = paths[0]  # so that the soups have its tensors' names and shapes
     baselines = Baselines(space.models, space.base, fixed)
-    return Job(config, space, baselines, open_tasks(config.evaluate), paths, space.base or paths[0])
+    return Job(config, space, baselines, open_tasks(config.evaluate), paths, paths[0])
 
 
 def _referenced(recipe: Mapping[str, object]) -> list[str]:
@@ -114,10 +115,20 @@ def _referenced(recipe: Mapping[str, object]) -> list[str]:
     return list(dict.fromkeys([*([base] if base else []), *named]))  # type: ignore[list-item]
 
 
-def _check_candidate(recipe: Recipe, names: Sequence[str]) -> None:
+def _are_alike(checkpoints: Sequence[Checkpoint]) -> bool:
+    """Whether all have the same tensors in the same shapes."""
+    layouts = [{name: info.shape for name, info in checkpoint.tensors.items()} for checkpoint in checkpoints]
+    return all(layout == layouts[0] for layout in layouts)
+
+
+def _check_candidate(recipe: Recipe, merger: Merger) -> None:
+    """Raises UserError where the candidate could not be merged."""
     if recipe.vocabulary:
         raise UserError("recipe: tokenizer: a search takes models of one vocabulary; merge that beforehand")
-    list(recipe.resolve(names))
+    try:
+        Assembly(merger, recipe)
+    except UserError as error:
+        raise UserError(f"recipe: {error}") from None
 
 
 def _layers(names: Sequence[str]) -> int:

@@ -177,6 +177,21 @@ def test_the_bases_tensor_unmerged(tmp_path: Path) -> None:
     assert not torch.equal(written["mid_block.resnets.1.norm1.bias"], unet(1)["mid_block.resnets.1.norm1.bias"])
 
 
+@pytest.mark.parametrize("wish", ["base", "overlap"])
+def test_a_base_that_is_not_averaged_gives_what_the_models_lack(wish: str, tmp_path: Path) -> None:
+    _, one, two = inpainting(tmp_path)
+    more = save(tmp_path / "more.safetensors", {**unet(1, 9), "head.weight": tensor((2, 2), 3)})
+    entries = [{"model": model, "parameters": {"weight": 0.5}} for model in (one, two)]
+    recipe = {"merge_method": "linear", "base_model": more, "models": entries, "on_mismatch": wish}
+    merge(Recipe.read(recipe), tmp_path / "out")
+    written, key = read(tmp_path / "out"), "conv_in.weight"
+    assert torch.equal(written["head.weight"], tensor((2, 2), 3))
+    mean = {name: (unet(10)[name] + unet(20)[name]) / 2 for name in (key, "mid_block.resnets.1.norm1.bias")}
+    torch.testing.assert_close(written["mid_block.resnets.1.norm1.bias"], mean["mid_block.resnets.1.norm1.bias"])
+    assert torch.equal(written[key][:, 4:], unet(1, 9)[key][:, 4:])
+    torch.testing.assert_close(written[key][:, :4], unet(1, 9)[key][:, :4] if wish == "base" else mean[key])
+
+
 @pytest.mark.parametrize("headed", [0, 1], ids=["the base has the head", "a model has the head"])
 def test_a_file_without_the_prefix_and_the_head(headed: int, tmp_path: Path) -> None:
     kinds = ["bert", "bert"]

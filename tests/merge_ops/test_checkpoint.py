@@ -17,7 +17,6 @@ from mergesearch.merge_ops.checkpoint import (
     INDEX,
     SINGLE,
     Checkpoint,
-    check_same_layout,
 )
 from mergesearch.merge_ops.result_config import edit, with_dtype
 from mergesearch.merge_ops.tensor_files import TensorInfo
@@ -149,21 +148,6 @@ def test_a_corrupt_index(tmp_path: Path, content: str) -> None:
 def test_a_dtype_that_cannot_be_merged(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(2, dtype=torch.float8_e4m3fn)}, tmp_path / "x.safetensors")
     fail(tmp_path / "x.safetensors", "w has dtype F8_E4M3, expected one of F64, F32")
-
-
-def test_differing_names_are_listed_from_either_side(tmp_path: Path) -> None:
-    one = save(tmp_path / "one", {"a": torch.zeros(1), "b": torch.zeros(1)})
-    two = save(tmp_path / "two", {"a": torch.zeros(1)})
-    for pair in ((one, two), (two, one)):
-        with pytest.raises(UserError, match=r"one has tensors that .*two has not: b"):
-            check_same_layout([Checkpoint(reference) for reference in pair])
-
-
-def test_differing_shapes_are_listed_and_the_list_is_short(tmp_path: Path) -> None:
-    one = save(tmp_path / "one", {f"t{i}": torch.zeros(1, 2) for i in range(9)})
-    two = save(tmp_path / "two", {f"t{i}": torch.zeros(2, 1) for i in range(9)})
-    with pytest.raises(UserError, match=r"differ in shape: t0 \[1, 2\] / \[2, 1\], .* and 4 more"):
-        check_same_layout([Checkpoint(one), Checkpoint(two)])
 
 
 # Writing
