@@ -10,9 +10,11 @@ import torch
 from mergesearch.files import write_text
 from mergesearch.merge_ops import result_config
 from mergesearch.merge_ops.card import model_card
+from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.inputs import OUTPUT_EMBEDDING, tied_source
 from mergesearch.merge_ops.layout import heights, layer_of
 from mergesearch.merge_ops.merger import Assembly, Merger
+from mergesearch.merge_ops.result_config import SourceLayer
 from mergesearch.merge_ops.tokenizer import chat_template, write_chat_template
 from mergesearch.merge_ops.vocabulary import Vocabulary
 from mergesearch.merge_ops.writer import Writer, written_checkpoint
@@ -23,13 +25,13 @@ TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json",
 def write_folder(assembly: Assembly, merger: Merger, out: Path, text: str | None = None) -> None:
     """Writes the assembly's model to ``out``, whole or not at all; ``text`` is the recipe to keep beside it."""
     recipe = assembly.recipe
-    template_text = _chat_template(assembly, merger)
+    template_text, layered = _chat_template(assembly, merger), _layered_config(assembly, merger)
     with written_checkpoint(out, assembly.infos) as writer:
         for name, target in writer.tensors():
             assembly.write_tensor(name, target)
         source = merger.checkpoints[assembly.template].folder
         if source is not None:
-            _write_sides(writer, source, assembly, merger)
+            _write_sides(writer, source, assembly, merger, layered)
         if template_text is not None:
             write_chat_template(writer.folder, template_text)
         kept = text or recipe.to_yaml()
@@ -43,14 +45,16 @@ def _chat_template(assembly: Assembly, merger: Merger) -> str | None:
     return chat_template(wish, folders) if wish else None
 
 
-def _write_sides(writer: Writer, source: Path, assembly: Assembly, merger: Merger) -> None:
+def _write_sides(
+    writer: Writer, source: Path, assembly: Assembly, merger: Merger, layered: dict[str, Any] | None
+) -> None:
     writer.copy_side_files(source)
     edit = partial(result_config.edit, writer.folder)
+    if layered is not None:
+        edit(lambda _: layered)
     dtype = _widest(assembly)
     if dtype is not None:
         edit(lambda config: result_config.with_dtype(config, dtype))
-    if not assembly.recipe.models:
-        edit(lambda config: _with_layers(config, assembly))
     if any(map(OUTPUT_EMBEDDING.search, assembly.parts)) and _was_tied(merger, assembly.template):
         edit(result_config.untied)
     if assembly.vocabulary:
@@ -69,21 +73,32 @@ def _widest(assembly: Assembly) -> torch.dtype | None:
     return reduce(torch.promote_types, floats) if floats else None
 
 
-def _with_layers(config: dict[str, Any], assembly: Assembly) -> dict[str, Any]:
-    before = heights(assembly.template_names)
-    for stack, sources in _sources(assembly).items():
+def _layered_config(assembly: Assembly, merger: Merger) -> dict[str, Any] | None:
+    """The template's config for the layers of the result; None where it needs no change. Raises UserError."""
+    if assembly.recipe.models or not _has_config(merger.checkpoints[assembly.template]):
+        return None
+    config, before = merger.checkpoints[assembly.template].config, heights(assembly.template_names)
+    for stack, sources in _sources(assembly, merger).items():
         if stack in before:
             config = result_config.with_layers(config, stack, before[stack], sources)
     return config
 
 
-def _sources(assembly: Assembly) -> dict[str, list[int]]:
-    """For each stack, the source's layer of every layer of the result."""
-    found: dict[str, dict[int, int]] = {}
+def _has_config(checkpoint: Checkpoint) -> bool:
+    return checkpoint.folder is not None and (checkpoint.folder / "config.json").exists()
+
+
+def _sources(assembly: Assembly, merger: Merger) -> dict[str, list[SourceLayer]]:
+    """For each stack, where every layer of the result comes from: the base's, or the first model's."""
+    tall = {reference: heights(merger.inputs[reference].tensors) for reference in assembly.recipe.references}
+    configs = {r: c.config if _has_config(c) else {} for r, c in merger.checkpoints.items() if r in tall}
+    found: dict[str, dict[int, SourceLayer]] = {}
     for part in assembly.parts.values():
-        here, there = layer_of(part.name), layer_of(part.base_source or part.sources[0])
+        model, name = part.inputs[0]
+        here, there = layer_of(part.name), layer_of(name)
         if here and there:
-            found.setdefault(here[0], {})[here[1]] = there[1]
+            layer = SourceLayer(model, there[1], tall[model][there[0]], configs[model])
+            found.setdefault(here[0], {})[here[1]] = layer
     return {stack: [layers[i] for i in sorted(layers)] for stack, layers in found.items()}
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine import Engine, merge
 from mergesearch.merge_ops.recipe import Recipe
-from mergesearch.merge_ops.result_config import with_layers
+from mergesearch.merge_ops.result_config import SourceLayer, with_layers
 
 from .helpers import GOLDEN, INPUTS, read, same_bytes
 
@@ -146,7 +146,7 @@ def test_slices_of_different_lengths_are_refused(tmp_path: Path) -> None:
 
 
 def relayered(**config: Any) -> dict[str, Any]:
-    return with_layers(config, "model.layers", 4, [0, 1, 1, 3, 2])
+    return with_layers(config, "model.layers", 4, [SourceLayer("m", i, 4, config) for i in (0, 1, 1, 3, 2)])
 
 
 def test_counts_and_lists_follow_the_layers() -> None:
@@ -188,16 +188,50 @@ def test_every_name_of_the_number_of_layers(key: str) -> None:
 
 def test_encoders_and_decoders_are_told_apart() -> None:
     before = {"encoder_layers": 4, "decoder_layers": 4, "num_hidden_layers": 4}
-    made = with_layers(before, "model.decoder.layers", 4, [0, 1])
+    made = with_layers(before, "model.decoder.layers", 4, [SourceLayer("m", i, 4, before) for i in (0, 1)])
     assert made == {"encoder_layers": 4, "decoder_layers": 2, "num_hidden_layers": 2}
 
 
-def test_layer_types_of_a_real_model(tmp_path: Path) -> None:
-    kinds = ["sliding_attention", "full_attention", "full_attention"]
-    torch.manual_seed(0)
+def qwen(folder: Path, kinds: list[str]) -> str:
+    """A model whose layers are of these kinds."""
+    torch.manual_seed(len(kinds))
     small = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "head_dim": 8}
-    config = transformers.Qwen3Config(**small, num_hidden_layers=3, num_key_value_heads=1, layer_types=kinds)
-    transformers.Qwen3ForCausalLM(config).save_pretrained(tmp_path / "x")
+    window = {"use_sliding_window": True, "sliding_window": 4, "num_key_value_heads": 1}
+    config = transformers.Qwen3Config(**small, **window, num_hidden_layers=len(kinds), layer_types=kinds)
+    transformers.Qwen3ForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+def test_layers_of_a_model_that_is_taller_than_the_template(tmp_path: Path) -> None:
+    """Each layer's own settings come with it: they are in the config of the model that it is from."""
+    short, tall = qwen(tmp_path / "short", [FULL, SLIDING]), qwen(tmp_path / "tall", [FULL, FULL, SLIDING, SLIDING])
+    merge(passthrough((short, 0, 2), (tall, 1, 4), (short, 0, 1)), tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["layer_types"] == [FULL, SLIDING, FULL, SLIDING, SLIDING, FULL]
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values())
+    assert model.config.layer_types == written["layer_types"]
+    with torch.no_grad():
+        assert model(torch.tensor([[1, 5, 7]])).logits.isfinite().all()
+
+
+def test_a_layer_that_no_config_tells_of(tmp_path: Path) -> None:
+    short, tall = qwen(tmp_path / "short", [FULL, SLIDING]), qwen(tmp_path / "tall", [FULL, FULL, SLIDING])
+    file = tmp_path / "tall" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "layer_types": None}))
+    with pytest.raises(
+        UserError, match=r"tall: config\.json: layer_types: found None, expected one for each of 3 layers"
+    ):
+        merge(passthrough((short, 0, 2), (tall, 1, 3)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_layer_types_of_a_real_model(tmp_path: Path) -> None:
+    kinds = [SLIDING, FULL, FULL]
+    qwen(tmp_path / "x", kinds)
     merge(passthrough((str(tmp_path / "x"), 0, 3), (str(tmp_path / "x"), 0, 2)), tmp_path / "out")
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written["layer_types"] == [*kinds, *kinds[:2]]

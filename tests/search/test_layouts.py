@@ -1,4 +1,4 @@
-"""Searches over checkpoints whose tensors go by other names, or are not all there: what a merge accepts, a search does."""
+"""Searches over checkpoints whose tensors go by other names, or are not all there: a search takes what a merge does."""
 
 import json
 import shutil
