@@ -19,7 +19,7 @@ Statistic = Callable[[nn.Module, Mapping[str, Tensor], list[Tensor]], dict[str, 
 def calibrated(kind: str, checkpoint: Checkpoint, text: str, tokens: int, device: str) -> dict[str, Tensor]:
     """``fisher`` or ``inputs`` of a checkpoint, from the first ``tokens`` tokens of a text file; float32 on ``device``.
 
-    Raises UserError where there is no such file, it has fewer than two tokens, or the checkpoint no tokenizer.
+    Raises UserError where the file has fewer than two tokens, or the checkpoint no tokenizer.
     """
     statistic: Statistic = {"fisher": _fisher, "inputs": _inputs}[kind]
     model, tokenizer = live.load(checkpoint, device, torch.float32)
@@ -30,10 +30,7 @@ def calibrated(kind: str, checkpoint: Checkpoint, text: str, tokens: int, device
 def _sequences(tokenizer: Any, checkpoint: Checkpoint, text: str, tokens: int, device: str) -> list[Tensor]:
     if tokenizer is None:
         raise UserError(f"{checkpoint.reference}: has no tokenizer, which a calibration text needs")
-    path = Path(text)
-    if not path.is_file():
-        raise UserError(f"calibration: there is no file {text}")
-    known = tokenizer(path.read_text(encoding="utf-8"), verbose=False)["input_ids"][:tokens]
+    known = tokenizer(Path(text).read_text(encoding="utf-8"), verbose=False)["input_ids"][:tokens]
     pieces = [known[start : start + SEQUENCE] for start in range(0, len(known), SEQUENCE)]
     found = [torch.tensor(piece, device=device) for piece in pieces if len(piece) > 1]
     if not found:

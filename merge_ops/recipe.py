@@ -3,13 +3,16 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field
 
 from mergesearch.errors import UserError
+from mergesearch.files import digest
 from mergesearch.merge_ops.layout import (
     Entry,
     Group,
@@ -159,10 +162,15 @@ class Recipe(Strict):
 
     def phenotype(self, names: Sequence[str]) -> str:
         """A hash that two recipes share when they build the same tensors from the same checkpoints."""
-        tensors = [tensor.description for tensor in self.resolve(names)]
+        tensors = [self._described(tensor) for tensor in self.resolve(names)]
         vocabulary = self.vocabulary.model_dump() if self.vocabulary else None
         content = [self.target_dtype, self.merge_method, tensors, vocabulary, self.on_mismatch]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _described(self, tensor: TensorRecipe) -> dict[str, Any]:
+        """What says how the tensor is made; of files their contents, wherever they lie."""
+        files = {p.name: digest(Path(str(tensor.shared[p.name]))) for p in self.method.parameters if p.kind == "file"}
+        return {**asdict(tensor), "shared": {**tensor.shared, **files}}
 
     def _groups(
         self,

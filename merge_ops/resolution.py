@@ -1,10 +1,10 @@
 """A method's numbers for one tensor, from the settings of the group that makes it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.layout import Entry, Group, Place
 from mergesearch.merge_ops.methods import Method, Parameter, Scalar
 from mergesearch.merge_ops.settings import find
@@ -26,10 +26,6 @@ class TensorRecipe:
     sources: tuple[str, ...]
     base_source: str | None
     template: str | None = None
-
-    @property
-    def description(self) -> dict[str, Any]:
-        return asdict(self)
 
     @property
     def inputs(self) -> list[tuple[str, str]]:
@@ -70,6 +66,7 @@ def resolve_place(method: Method, place: Place, template: str | None = None) -> 
         for p in method.parameters
         if not p.per_model
     }
+    _check_files(method, shared)
     each = {
         p.name: tuple(_own(p, entry, source, place) for entry, source in inputs)
         for p in method.parameters
@@ -78,6 +75,14 @@ def resolve_place(method: Method, place: Place, template: str | None = None) -> 
     base_source = next((source for entry, source in named if entry.model == base), None)
     models, sources = tuple(entry.model for entry, _ in inputs), tuple(source for _, source in inputs)
     return TensorRecipe(place.name, base if base_source else None, models, shared, each, sources, base_source, template)
+
+
+def _check_files(method: Method, shared: Mapping[str, Scalar]) -> None:
+    for name in (p.name for p in method.parameters if p.kind == "file"):
+        path = Path(str(shared[name]))
+        if not path.is_file():
+            around = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise UserError(f"parameters: {name}: there is no file {path}{nearest(path.name, around)}")
 
 
 def _takes_part(method: Method, entry: Entry, place: Place) -> bool:

@@ -1,9 +1,11 @@
 """Files that are whole or not there: written under a temporary name, then renamed."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 
@@ -24,6 +26,18 @@ def write_text(target: Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes; read once for as long as it stays as it is."""
+    status = path.stat()
+    return _digest(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _digest(path: Path, *_: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove(path: Path) -> None:

@@ -128,7 +128,7 @@ class Parameter:
 
     name: str
     help: str
-    kind: Literal["number", "integer", "switch", "choice", "text"] = "number"
+    kind: Literal["number", "integer", "switch", "choice", "file"] = "number"
     default: Scalar | None = None
     per_model: bool = False
     low: float = -inf
@@ -142,8 +142,8 @@ class Parameter:
             return self._read_choice(value)
         if self.kind == "switch":
             return self._read_switch(value)
-        if self.kind == "text":
-            return self._read_text(value)
+        if self.kind == "file":
+            return self._read_path(value)
         return self._read_number(value)
 
     def _read_choice(self, value: object) -> Scalar:
@@ -157,9 +157,9 @@ class Parameter:
             return bool(value)
         raise ValueError(f"{value!r} is not true or false")
 
-    def _read_text(self, value: object) -> str:
+    def _read_path(self, value: object) -> str:
         if not isinstance(value, str) or not value:
-            raise ValueError(f"{value!r} is not a text")
+            raise ValueError(f"{value!r} is not the path of a file")
         return value
 
     def _read_number(self, value: object) -> float | int:

@@ -29,7 +29,7 @@ SCOPE = Parameter(
     choices=("tensor", "global"),
 )
 SEED = Parameter("seed", "of the random masks", kind="integer", default=0, low=0, high=2**53)
-CALIBRATION = Parameter("calibration", "a text file that the models run over, like what they are for", kind="text")
+CALIBRATION = Parameter("calibration", "a text file that the models run over, like what they are for", kind="file")
 CALIBRATION_TOKENS = Parameter(
     "calibration_tokens", "how much of the text, from its beginning", kind="integer", default=8192, low=2, high=2**40
 )

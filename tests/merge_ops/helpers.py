@@ -56,7 +56,7 @@ def draw(parameter: Parameter, dice: random.Random) -> Scalar:
         return dice.random() < 0.5
     if parameter.kind == "choice":
         return dice.choice(parameter.choices)
-    if parameter.kind == "text":
+    if parameter.kind == "file":
         return "text.txt"
     if parameter.kind == "integer":
         return dice.randrange(1000)

@@ -14,6 +14,7 @@ from mergesearch.merge_ops.calibration import calibrated
 from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine import merge
 from mergesearch.merge_ops.live import load
+from mergesearch.merge_ops.merger import Assembly, Merger
 from mergesearch.merge_ops.recipe import Recipe
 
 from .helpers import INPUTS, Counter, read
@@ -97,9 +98,25 @@ def test_each_model_runs_once_for_all_tensors(
     assert torch.allclose(result[norm], (one[norm] + two[norm]) / 2, atol=1e-7) == (method == "regmean")
 
 
-def test_a_text_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no file"):
-        calibrated("fisher", Checkpoint(MODEL), str(tmp_path / "nothing.txt"), 20, "cpu")
+def test_a_text_that_is_not_there_is_found_before_anything_runs(text: str) -> None:
+    wrong = str(Path(text).with_name("txet.txt"))
+    with pytest.raises(
+        UserError, match=r"parameters: calibration: there is no file .*txet.txt; did you mean 'text.txt'"
+    ):
+        Assembly(Merger([MODEL, OTHER]), recipe("fisher", wrong, [MODEL, OTHER]))
+
+
+def test_a_phenotype_tells_texts_apart_by_what_they_say(text: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(Path(text).read_text())
+
+    def phenotype(path: object) -> str:
+        return recipe("fisher", str(path), [MODEL, OTHER]).phenotype(["w"])
+
+    before = phenotype(text)
+    assert phenotype(other) == before
+    other.write_text("something else, and more of it")
+    assert phenotype(other) != before
 
 
 def test_an_empty_text_is_an_error(tmp_path: Path) -> None:
