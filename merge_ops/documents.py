@@ -1,7 +1,7 @@
 """Recipe files of several documents: each has a ``name``, and others use its result as a model by that name.
 
-As in mergekit's multi-part files, the order of the documents does not matter; the one without a name (or, where all
-have one, the last) is the result. The others are written to a temporary folder beside the result and removed.
+As in mergekit's files of several parts, the order of the documents does not matter; the one without a name (or, where
+all have one, the last) is the result. The others are written to a temporary folder beside the result and removed.
 """
 
 import shutil
@@ -21,7 +21,7 @@ from mergesearch.merge_ops.writer import ended_by_exception, new_parents_removed
 
 def read_recipes(path: Path) -> list[Recipe]:
     """The recipes of a file, the result's last, each after those that it uses. Raises UserError."""
-    documents = [document for document in _load(path) if document is not None]
+    documents = [_named(document) for document in _load(path) if document is not None]
     if len(documents) <= 1:
         return [Recipe.read(documents[0] if documents else None, str(path))]
     read = [Recipe.read(document, f"{path}: document {i + 1}") for i, document in enumerate(documents)]
@@ -69,6 +69,14 @@ def _load(path: Path) -> list[Any]:
         raise UserError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not YAML: {error}") from error
+
+
+def _named(document: Any) -> Any:
+    """A document with the name that others use it by; old files of several parts say ``out_path`` for it."""
+    if not isinstance(document, dict) or "out_path" not in document:
+        return document
+    rest = {key: value for key, value in document.items() if key != "out_path"}
+    return {"name": document["out_path"], **rest}
 
 
 def _in_order(recipes: Sequence[Recipe], where: str) -> list[Recipe]:

@@ -37,6 +37,19 @@ Dtype = Annotated[
 ]
 
 
+def _without_kind(source: Any) -> Any:
+    """Old recipes say ``model:PATH``."""
+    return source.removeprefix("model:") if isinstance(source, str) else source
+
+
+FOREIGN = {
+    "experts": "is a config of mergekit-moe, which makes a mixture of experts; expected one that merges weights",
+    "gate_mode": "is a config of mergekit-moe, which makes a mixture of experts; expected one that merges weights",
+    "genome": "is a config of mergekit-evolve; expected a recipe (to search, put {search: [low, high]} for a number)",
+}
+"""Keys of mergekit's other files, and what these are."""
+
+
 class ModelInput(Strict):
     """One model of a recipe, with the parameters that are its own."""
 
@@ -80,7 +93,7 @@ class Recipe(Strict):
     parameters: Settings
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
-    tokenizer_source: ModelName | None = None
+    tokenizer_source: Annotated[ModelName | None, BeforeValidator(_without_kind)] = None
     tokenizer: TokenizerConfig | None = None
     chat_template: str | None = None
     on_mismatch: Literal["base", "overlap"] | None = None
@@ -89,6 +102,7 @@ class Recipe(Strict):
     @classmethod
     def read(cls, data: Any, where: str = "recipe") -> "Recipe":
         """A recipe from a YAML document, checked against its method; raises UserError."""
+        _check_kind(data, where)
         recipe = parse(cls, data, where)
         try:
             recipe._check()
@@ -210,6 +224,12 @@ class Recipe(Strict):
         for name, module in self.modules.items():
             if bool(module.slices) == bool(module.models):
                 raise UserError(f"modules.{name}: expected either slices or models")
+
+
+def _check_kind(data: Any, where: str) -> None:
+    """Raises UserError for mergekit's files that are no recipes."""
+    for key in FOREIGN.keys() & (data if isinstance(data, dict) else {}).keys():
+        raise UserError(f"{where}: {FOREIGN[key]}")
 
 
 def _with_base(entries: list[Entry], base: str | None, settings: tuple[PlainSettings, ...], where: str) -> Group:

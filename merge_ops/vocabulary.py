@@ -5,7 +5,7 @@ recipe's ``tokens`` say; the only model's that has the token; zero where none ha
 else the mean of those that have it. Rows beyond the tokens (``pad_to_multiple_of``) are the mean of all others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,19 +66,19 @@ class Vocabulary:
         made[target] = tensor[torch.tensor([self.own[model][token] for token in shared], dtype=torch.long)]
         return made
 
-    def _lacking(self, tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
-        """The models that do not keep their own embedding, by token."""
+    def _lacking(self, models: Iterable[str]) -> dict[str, list[str]]:
+        """Those of the models that do not keep their own embedding, by token."""
         forced = {token for token, config in self.config.tokens.items() if config.force}
         lacking = {
-            token: [model for model in tensors if token in forced or token not in self.own[model]]
+            token: [model for model in models if token in forced or token not in self.own[model]]
             for token in self.tokens
         }
-        return {token: models for token, models in lacking.items() if models}
+        return {token: without for token, without in lacking.items() if without}
 
     def _row(self, token: str, tensors: Mapping[str, Tensor], base: str | None) -> Tensor:
         config = self.config.tokens.get(token, TokenConfig())
         if config.source is not None:
-            return self._chosen(token, config, tensors)
+            return self._chosen(token, config.source, tensors)
         having = [model for model in tensors if token in self.own[model]]
         if not having:
             return torch.zeros_like(next(iter(tensors.values()))[0])
@@ -90,17 +90,30 @@ class Vocabulary:
             total += row
         return total / len(rows)
 
-    def _chosen(self, token: str, config: TokenConfig, tensors: Mapping[str, Tensor]) -> Tensor:
-        source = config.source
+    def check(self, rows: Mapping[str, int]) -> None:
+        """Raises UserError for a token whose embedding is to come from where none is; ``rows`` are each model's."""
+        for token in self._lacking(rows):
+            config = self.config.tokens.get(token, TokenConfig())
+            if config.source is not None and not isinstance(config.source, ZeroEmbedding):
+                self._place(token, config.source, rows)
+
+    def _chosen(
+        self, token: str, source: ZeroEmbedding | TokenEmbedding | str, tensors: Mapping[str, Tensor]
+    ) -> Tensor:
         if isinstance(source, ZeroEmbedding):
             return torch.zeros_like(next(iter(tensors.values()))[0])
-        model = source.model if isinstance(source, TokenEmbedding) else str(source)
-        if model not in tensors:
-            raise UserError(f"tokenizer.tokens.{token}: {model} is not among the models: {listed(tensors)}")
-        index = self._index(token, source, model)
-        if index is None or index >= tensors[model].shape[0]:
-            raise UserError(f"tokenizer.tokens.{token}: {model} has no embedding of {_wish(token, source)}")
+        model, index = self._place(token, source, {model: tensor.shape[0] for model, tensor in tensors.items()})
         return tensors[model][index]
+
+    def _place(self, token: str, source: TokenEmbedding | str, rows: Mapping[str, int]) -> tuple[str, int]:
+        """The model and the row of it that hold an embedding."""
+        model = source.model if isinstance(source, TokenEmbedding) else source
+        if model not in rows:
+            raise UserError(f"tokenizer.tokens.{token}: {model} is not among the models: {listed(rows)}")
+        index = self._index(token, source, model)
+        if index is None or index >= rows[model]:
+            raise UserError(f"tokenizer.tokens.{token}: {model} has no embedding of {_wish(token, source)}")
+        return model, index
 
     def _index(self, token: str, source: TokenEmbedding | str | None, model: str) -> int | None:
         if not isinstance(source, TokenEmbedding):
@@ -125,8 +138,8 @@ def make_vocabulary(
 ) -> Vocabulary:
     """The vocabulary that a recipe asks for, over these models; ``base`` is the template of the result.
 
-    A model without a tokenizer is taken to have the base's. Raises UserError where the base has none, or where no
-    tensor with a row for each token is found.
+    A model without a tokenizer is taken to have the base's. Raises UserError where the base has none, where no tensor
+    with a row for each token is found, or where a token's embedding is to come from where none is.
     """
     with quiet_tokenizers():
         loaded = {reference: load_tokenizer(entry.checkpoint) for reference, entry in inputs.items()}
@@ -138,7 +151,9 @@ def make_vocabulary(
         made = result_tokenizer(config, tokenizers, rows, base, places)
     raw = {reference: (loaded[reference] or loaded[base]).get_vocab() for reference in inputs}
     own = {ref: {token: i for token, i in raw[ref].items() if i < rows[ref]} for ref in inputs}
-    return Vocabulary(config, made, made.get_vocab(), own, raw, names)
+    vocabulary = Vocabulary(config, made, made.get_vocab(), own, raw, names)
+    vocabulary.check(rows)
+    return vocabulary
 
 
 def _rows(entry: Input, names: frozenset[str]) -> int:

@@ -59,6 +59,15 @@ def test_where_all_have_a_name_the_last_is_the_result(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_old_files_name_a_part_by_where_it_goes(tmp_path: Path) -> None:
+    first, last = PAIR.replace("name: pair", "out_path: ./made/pair"), LAST.replace("pair", "./made/pair")
+    merge_file(written(tmp_path, first, last + "out_path: ./made/last\n"), tmp_path / "old")
+    merge_file(written(tmp_path, PAIR, LAST), tmp_path / "new")
+    old, new = (tmp_path / place / "model.safetensors" for place in ("old", "new"))
+    assert old.read_bytes() == new.read_bytes()
+    assert not (tmp_path / "made").exists()
+
+
 def test_one_document_is_a_recipe(tmp_path: Path) -> None:
     (recipe,) = read_recipes(written(tmp_path, PAIR))
     assert recipe.merge_method == "linear"

@@ -152,6 +152,18 @@ def test_a_document_that_is_not_a_mapping(data: Any) -> None:
     assert message(data).startswith(f"my.yml: found {data!r}, expected keys: merge_method, models")
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"base_model": "b", "gate_mode": "hidden", "experts": []}, "my.yml: is a config of mergekit-moe"),
+        ({"base_model": "b", "experts": [{"source_model": "a"}]}, "my.yml: is a config of mergekit-moe"),
+        ({"genome": {"models": ["a"]}, "tasks": []}, "my.yml: is a config of mergekit-evolve"),
+    ],
+)
+def test_files_of_mergekits_other_tools(data: dict[str, Any], said: str) -> None:
+    assert message(data).startswith(said)
+
+
 def test_several_mistakes_are_told_at_once() -> None:
     text = message({**TIES, "dtype": "float8", "parameters": {"density": None}})
     assert "my.yml: dtype: " in text
