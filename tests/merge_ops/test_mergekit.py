@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from mergesearch.merge_ops.documents import merge_file
 
 from .helpers import GOLDEN, apart, read
+from .mergekit_recipes import RECIPES
 
 MERGEKIT = Path(os.environ.get("MERGESEARCH_MERGEKIT", ""))
 DRIVER = """
@@ -39,213 +40,6 @@ pytestmark = [
     pytest.mark.mergekit,
     pytest.mark.skipif(not MERGEKIT.is_file(), reason="MERGESEARCH_MERGEKIT names no mergekit-yaml"),
 ]
-
-
-def source(name: str, layers: list[int], **parameters: Any) -> dict[str, Any]:
-    own = {"parameters": parameters} if parameters else {}
-    return {"model": f"inputs/{name}", "layer_range": layers, **own}
-
-
-def model(name: str, **parameters: Any) -> dict[str, Any]:
-    own = {"parameters": parameters} if parameters else {}
-    return {"model": f"inputs/{name}", **own}
-
-
-HALVES = [model("vocabA", weight=0.5), model("vocabB", weight=0.5)]
-RECIPES: dict[str, dict[str, Any]] = {
-    "filters and gradients": {
-        "merge_method": "linear",
-        "models": [
-            model("L4-ft1", weight=[{"filter": "attn", "value": [0, 1]}, {"filter": "layers.2.", "value": 3}, 0.5]),
-            model("L4-ft2", weight=[{"filter": "norm", "value": 2}, {"value": [1, 0.1, 0.7]}]),
-        ],
-    },
-    "filters that leave the rest to the recipe": {
-        "merge_method": "task_arithmetic",
-        "base_model": "inputs/L4-base",
-        "models": [model("L4-ft1", weight=[{"filter": "mlp", "value": 0.2}]), model("L4-ft2")],
-        "parameters": {"weight": [{"filter": "self_attn", "value": [0.9, 0.1]}, {"value": 0.4}]},
-    },
-    "a base per slice": {
-        "merge_method": "task_arithmetic",
-        "base_model": "inputs/L4-base",
-        "slices": [
-            {"sources": [source("L4-base", [0, 2]), source("L4-ft1", [0, 2], weight=[0.1, 0.9])]},
-            {
-                "sources": [source("L4-ft2", [2, 4]), source("L4-ft1", [2, 4], weight=0.7)],
-                "base_model": "inputs/L4-ft2",
-            },
-        ],
-    },
-    "lambda at every level": {
-        "merge_method": "ties",
-        "base_model": "inputs/L4-base",
-        "parameters": {"lambda": 0.9, "density": 0.7, "normalize": False},
-        "slices": [
-            {
-                "sources": [
-                    source("L4-base", [0, 1]),
-                    source("L4-ft1", [0, 1], weight=1, density=0.3),
-                    source("L4-ft2", [0, 1], weight=0.5),
-                ],
-                "parameters": {"lambda": 0.5, "density": 0.5},
-            },
-            {
-                "sources": [
-                    source("L4-base", [1, 4]),
-                    source("L4-ft1", [1, 4], weight=[{"filter": "layers.2.", "value": 0.3}, {"value": 1}]),
-                    source("L4-ft2", [1, 4], weight=0.5),
-                ],
-                "parameters": {"lambda": [{"filter": "mlp", "value": [0.2, 0.8]}]},
-            },
-        ],
-    },
-    "layers that are repeated and interleaved": {
-        "merge_method": "passthrough",
-        "slices": [
-            {"sources": [source("L4-ft1", [0, 2])]},
-            {"sources": [source("L4-ft2", [1, 3], scale=[{"filter": "layers.1.mlp.down_proj", "value": 0.5}])]},
-            {"sources": [source("L4-ft1", [1, 3])]},
-            {"sources": [source("L4-ft2", [3, 4])]},
-        ],
-    },
-    "layers of other depths": {
-        "merge_method": "slerp",
-        "base_model": "inputs/L4-ft1",
-        "slices": [
-            {
-                "sources": [source("L4-ft1", [0, 3]), source("L4-ft2", [1, 4])],
-                "parameters": {"t": [{"filter": "self_attn", "value": [0, 0.5, 1]}, {"value": [1, 0]}]},
-            },
-            {"sources": [source("L4-ft1", [2, 3]), source("L4-ft2", [0, 1])], "parameters": {"t": [0.2, 0.6]}},
-        ],
-        "parameters": {"t": 0.3},
-    },
-    "modules": {
-        "merge_method": "linear",
-        "modules": {
-            "default": {
-                "slices": [{"sources": [source("L4-ft1", [0, 3], weight=1), source("L4-ft2", [1, 4])]}],
-                "parameters": {"weight": 0.5},
-            }
-        },
-        "parameters": {"normalize": False},
-    },
-    "a module of models": {
-        "merge_method": "linear",
-        "modules": {"default": {"models": [model("L4-ft1", weight=[1, 0]), model("L4-ft2")]}},
-        "parameters": {"weight": [0.2, 0.5]},
-    },
-    "one layer": {
-        "merge_method": "slerp",
-        "base_model": "inputs/vocabA",
-        "models": [model("vocabA"), model("vocabC")],
-        "parameters": {"t": [{"filter": "mlp", "value": [0.1, 0.5, 0.9]}, {"value": [0.3, 0.6]}]},
-    },
-    "a base that is not among the models": {
-        "merge_method": "linear",
-        "base_model": "inputs/base",
-        "models": [model("ft1", weight=0.3), model("ft2")],
-        "parameters": {"weight": 0.7},
-    },
-    "karcher with a base": {"merge_method": "karcher", "base_model": "inputs/base", "models": [model("ft1")]},
-    "tied and untied": {
-        "merge_method": "linear",
-        "models": [model("tied-ft1", weight=0.5), model("untied-ft1", weight=0.5)],
-        "base_model": "inputs/untied-ft1",
-    },
-    "union of tied models": {
-        "merge_method": "linear",
-        "base_model": "inputs/tiedA",
-        "models": [model("tiedA", weight=0.4), model("tiedB", weight=0.6)],
-        "tokenizer_source": "union",
-    },
-    "union with a base": {
-        "merge_method": "task_arithmetic",
-        "base_model": "inputs/vocabA",
-        "models": [model("vocabB", weight=0.5), model("vocabC", weight=0.5)],
-        "tokenizer": {"source": "union"},
-    },
-    "another model's tokenizer": {
-        "merge_method": "linear",
-        "base_model": "inputs/vocabA",
-        "models": HALVES,
-        "tokenizer_source": "inputs/vocabB",
-    },
-    "permuted": {
-        "merge_method": "linear",
-        "base_model": "inputs/vocabA",
-        "models": [model("vocabA", weight=0.5), model("vocabP", weight=0.5)],
-        "tokenizer_source": "inputs/vocabP",
-    },
-    "padded": {
-        "merge_method": "linear",
-        "base_model": "inputs/vocabA",
-        "models": HALVES,
-        "tokenizer": {"source": "union", "pad_to_multiple_of": 16},
-    },
-    "tokens": {
-        "merge_method": "linear",
-        "base_model": "inputs/vocabA",
-        "models": HALVES,
-        "tokenizer": {
-            "source": "union",
-            "tokens": {
-                "<|x|>": {"source": "inputs/vocabB", "force": True},
-                "<|y|>": {"source": {"kind": "model_token", "model": "inputs/vocabA", "token": "the"}},
-                "<|z|>": {"source": {"kind": "model_token", "model": "inputs/vocabB", "token_id": 7}},
-                "<|0|>": {"source": {"kind": "zero"}},
-                "cat": {"source": "inputs/vocabA", "force": True},
-            },
-        },
-    },
-    "rows beyond the tokens": {
-        "merge_method": "linear",
-        "base_model": "inputs/L4-ft1",
-        "models": [model("L4-ft1", weight=0.5), model("L4-ft2", weight=0.5)],
-        "tokenizer": {"source": "base"},
-    },
-    "slices and a vocabulary": {
-        "merge_method": "linear",
-        "base_model": "inputs/vocabA",
-        "slices": [
-            {"sources": [source("vocabA", [0, 1], weight=0.5), source("vocabB", [0, 1], weight=0.5)]},
-            {"sources": [source("vocabA", [0, 1], weight=0.1), source("vocabB", [0, 1], weight=0.9)]},
-        ],
-        "tokenizer": {"source": "union"},
-    },
-    "out_dtype": {
-        "merge_method": "linear",
-        "models": [model("ft1", weight=0.5), model("ft2", weight=0.25)],
-        "dtype": "float32",
-        "out_dtype": "bfloat16",
-    },
-    "wider than the inputs": {
-        "merge_method": "slerp",
-        "base_model": "inputs/bf16-ft1",
-        "models": [model("bf16-ft1"), model("bf16-ft2")],
-        "parameters": {"t": 0.4},
-        "dtype": "float32",
-    },
-    "mixed dtypes": {
-        "merge_method": "linear",
-        "models": [model("bf16-ft1", weight=0.5), model("ft2", weight=0.25)],
-        "base_model": "inputs/ft2",
-    },
-    "what old files carry": {
-        "merge_method": "slerp",
-        "base_model": "inputs/ft1",
-        "models": [model("ft1"), model("ft2")],
-        "parameters": {"t": "5e-1", "embed_slerp": True},
-        "dtype": "torch.float32",
-    },
-    "whole ties": {
-        "merge_method": "ties",
-        "base_model": "inputs/L4-base",
-        "models": [model("L4-base"), model("L4-ft1", weight=[1, 0.2], density=[0.2, 0.9]), model("L4-ft2", weight=-1)],
-        "parameters": {"density": [{"filter": "self_attn", "value": 0.3}, {"value": 0.8}], "int8_mask": True},
-    },
-}
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +86,18 @@ def _make_inputs(folder: Path) -> None:
             (folder / made / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
         save_file(tensors, folder / made / "model.safetensors", metadata={"format": "pt"})
     _permute_tokenizer(folder / "vocabP" / "tokenizer.json")
+    _make_relatives(folder, noise)
+
+
+def _make_relatives(folder: Path, noise: torch.Generator) -> None:
+    """Fine-tunes that differ from the base and from each other in every element, at angles below 90 degrees."""
+    base, tuned = (load_file(folder / name / "model.safetensors") for name in ("base", "ft1"))
+    for made, share in (("ft1x", -0.4), ("near1", 0.7), ("near2", 0.5)):
+        shutil.copytree(folder / "base", folder / made)
+        (folder / made / "model.safetensors").unlink()
+        shares = {name: base[name] + share * (tuned[name] - base[name]) for name in base}
+        moved = {name: t + torch.randn(t.shape, generator=noise) * 0.01 for name, t in shares.items()}
+        save_file(moved, folder / made / "model.safetensors", metadata={"format": "pt"})
 
 
 def _permute_tokenizer(file: Path) -> None:

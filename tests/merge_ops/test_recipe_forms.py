@@ -110,7 +110,7 @@ FORMS = {
         tokenizer:
           source: union
           tokens:
-            <|im_start|>: {{source: {inputs}/vocabB}}
+            <|x|>: {{source: {inputs}/vocabB}}
             <|renamed|>:
               source: {{kind: model_token, model: {inputs}/vocabA, token: the}}
               force: true

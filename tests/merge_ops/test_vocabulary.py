@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine import Engine, merge
+from mergesearch.merge_ops.merger import Assembly, Merger
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.merge_ops.vocabulary import Vocabulary
 from mergesearch.merge_ops.vocabulary_config import TokenizerConfig
@@ -168,6 +169,13 @@ def test_sources_that_are_not_there(source: Any, said: str) -> None:
     with pytest.raises(UserError) as caught:
         aligned({"x": {"source": source}}, "ax", m="a", n="ax")
     assert said in str(caught.value)
+
+
+def test_a_source_that_is_not_there_is_found_before_anything_is_written() -> None:
+    tokens = {"<|new|>": {"source": {"kind": "model_token", "model": A, "token_id": 60}}}
+    one = recipe(tokenizer={"source": "union", "tokens": tokens})
+    with pytest.raises(UserError, match=r"tokenizer\.tokens\.<\|new\|>: .*vocabA has no embedding of the number 60"):
+        Assembly(Merger(one.references), one)
 
 
 def test_the_wider_dtype_is_taken() -> None:
