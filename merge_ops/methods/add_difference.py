@@ -18,7 +18,7 @@ METHOD = Method(
     name="add_difference",
     summary="the first model plus what the second learned from base_model",
     paper="Ilharco et al., Editing models with task arithmetic, https://arxiv.org/abs/2212.04089",
-    formula="θ = θ_A + α (θ_B − θ_C)",
+    formula="θ = θ_A + α (θ_B − θ_C), θ_A = the first model, θ_B = the second, θ_C = base_model",
     base="required",
     parameters=(Parameter("alpha", "how much of the difference", default=1.0, search=(0.0, 1.5)),),
     decide=decide,

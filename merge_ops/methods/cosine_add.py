@@ -57,7 +57,8 @@ METHOD = Method(
     name="cosine_add",
     summary="the base, with more of the other model where their columns differ in direction",
     paper="hako-mikan, sd-webui-supermerger (cosineA, cosineB), https://github.com/hako-mikan/sd-webui-supermerger",
-    formula="θ_j = k_j θ_A,j + (1 − k_j) θ_B,j, k_j = clip((s_j − low) / (high − low) − α, 0, 1)",
+    formula="θ_j = k_j θ_A,j + (1 − k_j) θ_B,j, k_j = clip((s_j − low) / (high − low) − α, 0, 1), "
+    "s_j = (cos(θ_A,j, θ_B,j) + cos(θ_A, θ_B)) / 2, θ_A = base_model, θ_B = the other model",
     base="required",
     parameters=(
         Parameter("alpha", "a shift towards the other model", default=0.0, high=1.0, search=(0.0, 1.0)),

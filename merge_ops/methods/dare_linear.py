@@ -31,7 +31,7 @@ METHOD = Method(
     name="dare_linear",
     summary="randomly thinned and rescaled task vectors, summed",
     paper="Yu et al., Language models are super mario (DARE), https://arxiv.org/abs/2311.03099",
-    formula="θ = θ_b + λ Σ w_i m_i δ_i / p_i",
+    formula="θ = θ_b + λ Σ w_i m_i δ_i / p_i, m_i ~ Bernoulli(p_i), p_i = density",
     base="required",
     parameters=(WEIGHT, DENSITY, LAMBDA, normalize(False), rescale("inverse"), SEED, INT8_MASK),
     decide=decide,

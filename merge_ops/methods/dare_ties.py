@@ -25,7 +25,7 @@ METHOD = Method(
     name="dare_ties",
     summary="randomly thinned and rescaled task vectors, summed where they agree in sign",
     paper="Yu et al., Language models are super mario (DARE), https://arxiv.org/abs/2311.03099",
-    formula="θ = θ_b + λ Σ_{i∈A} w_i m_i δ_i / p_i",
+    formula="θ = θ_b + λ Σ_{i∈A} w_i m_i δ_i / p_i, m_i ~ Bernoulli(p_i), p_i = density",
     base="required",
     parameters=(*dare_linear.METHOD.parameters, SIGN),
     decide=decide,

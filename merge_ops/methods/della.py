@@ -67,7 +67,8 @@ METHOD = Method(
     name="della",
     summary="task vectors thinned at random, small changes first, summed where they agree in sign",
     paper="Deep et al., DELLA-Merging, https://arxiv.org/abs/2406.11617",
-    formula="θ = θ_b + λ Σ_{i∈A} w_i m_i δ_i / p_i / Σ_{i∈A} w_i, p_i = density − ε + 2ε (r − 1) / (n − 1)",
+    formula="θ = θ_b + λ Σ_{i∈A} w_i m_i δ_i / p_i / Σ_{i∈A} w_i, m_i ~ Bernoulli(p_i), "
+    "p_i = density − ε + 2ε (r − 1) / (n − 1)",
     base="required",
     parameters=(WEIGHT, DENSITY, EPSILON, LAMBDA, normalize(True), rescale("inverse"), SIGN, SEED, INT8_MASK),
     decide=decide,

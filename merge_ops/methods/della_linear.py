@@ -25,7 +25,7 @@ METHOD = Method(
     name="della_linear",
     summary="task vectors thinned at random, small changes first, summed",
     paper="Deep et al., DELLA-Merging, https://arxiv.org/abs/2406.11617",
-    formula="θ = θ_b + λ Σ w_i m_i δ_i / p_i, p_i = density − ε + 2ε (r − 1) / (n − 1)",
+    formula="θ = θ_b + λ Σ w_i m_i δ_i / p_i, m_i ~ Bernoulli(p_i), p_i = density − ε + 2ε (r − 1) / (n − 1)",
     base="required",
     parameters=(WEIGHT, DENSITY, della.EPSILON, LAMBDA, normalize(False), rescale("inverse"), SEED, INT8_MASK),
     decide=decide,

@@ -16,7 +16,7 @@ METHOD = Method(
     name="passthrough",
     summary="one model as it is, or scaled",
     paper="none: it copies",
-    formula="θ = s θ_1",
+    formula="θ = s θ_1, s = scale",
     base="input",
     parameters=(Parameter("scale", "a factor on the tensor", default=1.0, per_model=True, search=(0.0, 1.0)),),
     decide=decide,

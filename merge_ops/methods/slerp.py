@@ -36,7 +36,7 @@ METHOD = Method(
     name="slerp",
     summary="spherical interpolation from base_model (t = 0) to the other model (t = 1)",
     paper="Shoemake, Animating rotation with quaternion curves, https://doi.org/10.1145/325334.325242",
-    formula="θ = (sin((1−t)Ω) θ_0 + sin(tΩ) θ_1) / sin Ω",
+    formula="θ = (sin((1−t)Ω) θ_0 + sin(tΩ) θ_1) / sin Ω, cos Ω = ⟨θ_0, θ_1⟩ / (‖θ_0‖ ‖θ_1‖), θ_0 = base_model",
     base="required",
     parameters=(Parameter("t", "where between the two", low=0.0, high=1.0, search=(0.0, 1.0)),),
     decide=decide,

@@ -37,7 +37,8 @@ METHOD = Method(
     name="train_difference",
     summary="the first model plus what the second learned from base_model and the first lacks",
     paper="hako-mikan, sd-webui-supermerger (trainDifference), https://github.com/hako-mikan/sd-webui-supermerger",
-    formula="θ = θ_A + 1.8 α (θ_B − θ_C) |θ_B − θ_A| / (|θ_B − θ_A| + |θ_B − θ_C|)",
+    formula="θ = θ_A + 1.8 α (θ_B − θ_C) |θ_B − θ_A| / (|θ_B − θ_A| + |θ_B − θ_C|), "
+    "θ_A = the first model, θ_B = the second, θ_C = base_model",
     base="required",
     parameters=(Parameter("alpha", "how much of the difference", default=1.0, search=(0.0, 1.5)),),
     decide=decide,

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from mergesearch.merge_ops.methods import METHODS
+from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search.cli import main
+from mergesearch.search.methods_table import clauses
 
 COMMANDS = ["demo", "run", "merge", "eval", "check", "methods"]
 
@@ -55,10 +58,19 @@ def test_methods_lists_every_method() -> None:
 def test_method_page(name: str) -> None:
     page = invoke("methods", name).output
     method = METHODS[name]
-    assert method.formula in page
-    assert method.paper in page
+    assert all(f"  {clause}\n" in page for clause in clauses(method.formula))
+    assert method.paper in page.replace("\n  https", ", https")
     for parameter in method.parameters:
-        assert f"  {parameter.name} " in page
+        assert f"\n  {parameter.name} " in page
+    assert max(map(len, page.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_example_on_a_methods_page_is_a_recipe(name: str) -> None:
+    recipe = Recipe.read(yaml.safe_load(invoke("methods", name).output.split("example:")[1]))
+    assert recipe.merge_method == name
+    given = {key for settings in (recipe.parameters, recipe.models[0].parameters) for key in settings}
+    assert given >= {parameter.name for parameter in METHODS[name].parameters if parameter.default is None}
 
 
 def test_run_then_run_again_then_eval_and_merge(config_file: Path, tmp_path: Path) -> None:
