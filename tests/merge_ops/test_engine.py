@@ -225,7 +225,7 @@ def test_the_model_card_has_the_hubs_metadata_and_the_recipe(tmp_path: Path) -> 
     assert yaml.safe_load(metadata)["base_model"] == [BASE, *TUNED]
     assert "merge" in yaml.safe_load(metadata)["tags"]
     assert text.startswith("# my-model\n")
-    assert "arXiv:2306.01708" in text
+    assert "https://arxiv.org/abs/2306.01708" in text
     assert Recipe.read(yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])) == one
 
 

@@ -34,7 +34,7 @@ def test_every_method_has_a_reference_and_endpoints() -> None:
 @methods
 def test_declaration_says_what_documentation_needs(method: Method) -> None:
     assert method.summary
-    assert method.paper
+    assert "https://" in method.paper or method.name == "passthrough"
     assert "θ" in method.formula
     assert METHODS[method.name] is method
     assert len({p.name for p in method.parameters}) == len(method.parameters)

@@ -36,7 +36,7 @@ def l1_scale(delta: Tensor, kept: Tensor) -> float:
 
 
 def dropped(delta: Tensor, density: float, rescale: Any, key: int) -> Tensor:
-    """Equation 3 with the masks that we really draw; their statistics have a test of their own."""
+    """DARE with the masks that we really draw; their statistics have a test of their own."""
     if density <= 0:
         return torch.zeros_like(delta)
     mask = keep_mask(key, 0, delta.numel(), density, torch.device("cpu")).view(delta.shape)
