@@ -201,6 +201,9 @@ def test_a_file_without_the_prefix_and_the_head(headed: int, tmp_path: Path) -> 
         merge(task_arithmetic(base, [model]), tmp_path / "out")
     merge(task_arithmetic(base, [model], on_mismatch="base"), tmp_path / "out")
     written, first, second = read(tmp_path / "out"), read(Path(base)), read(Path(model))
+    engine = Engine([base, model], base)
+    engine.build(task_arithmetic(base, [model], on_mismatch="base"))
+    assert all(same_bytes(view, written[name]) for name, view in engine.views.items())
     assert written.keys() == first.keys()
     headless = (second, first)[headed]
     assert any(not name.startswith("bert.") for name in headless)
