@@ -1,21 +1,23 @@
 """How fast candidates are built, in multiples of what the machine's memory allows, beside mergekit.
 
-    python benchmarks/merge_throughput.py [--small] [--methods linear,ties] [--dtypes float32,bfloat16]
+    python benchmarks/merge_throughput.py [--small] [--methods linear,ties] [--dtypes float32] [--models 2]
 
 Makes a Llama with 125 million random parameters and four fine-tunes in a temporary folder, and a virtual environment
-for mergekit (--mergekit-python gives one that is there). The limit is what must be read and written, at the bandwidth
-of the fastest copy, measured in turn with the merges. Prints tables and writes
-results/benchmarks/merge_throughput.{json,md}.
+for mergekit (--mergekit-python gives one that is there). Needs 9 GB of memory. Every candidate has other numbers than
+the one before. The limit is what must be read and written, at the bandwidth of the fastest copy, measured in turn with
+the merges. Prints tables and writes results/benchmarks/merge_throughput.{json,md}; rows of an earlier run that this one
+did not measure stay in them, so that it may be run by parts.
 """
 
-import gc
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,8 +31,10 @@ from machine import FOLDER, write_result
 from rich.console import Console
 from rich.table import Table
 
+from mergesearch.merge_ops.combine import combine_all
 from mergesearch.merge_ops.engine import Engine
 from mergesearch.merge_ops.methods import METHODS
+from mergesearch.merge_ops.plans import LinearCombination, Pass
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.merge_ops.threads import spread
 
@@ -46,27 +50,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 AIMS = {"ties": 3.0, "dare_ties": 4.0}
 AIM = 1.3
-NOTES = """
-How to read it: `x limit` is the time over that of reading each input and writing the result once, at the bandwidth of
-the fastest copy at that moment; here a copy on one thread already comes near the machine's bandwidth. `prepare` is
-what the first candidate takes longer (inner products, sorted magnitudes), once per run. `load` is the machine's one
-minute load average: above the number of threads, other programs took part of the processors.
-
-What bounds what misses its aim: instructions, not memory. With all data in cache, one core of the machine above takes
-0.7 ns an element for linear with two bfloat16 models, 2.1 for ties and dare_ties; memory alone would take 0.6 and 0.7.
-Beside that about 0.2 ms of Python for every tensor (finding its numbers, deciding, starting threads), 0.4 for
-model_stock.
-
-What was tried: plain torch with its own threads (they wait for each other after every operation: hundreds of times the
-limit when other programs run); plain torch in blocks on our threads (that is what runs without a C compiler); 256 and
-1024 elements a tile (the same); 512-bit vectors (up to 1.4 times faster, kept); deciding the next tensor in another
-thread than the one that combines (10 % slower: Python's lock).
-"""
+NOTES = Path(__file__).with_name("merge_throughput_notes.md")
+SLOW = 150.0
+"""Seconds after which mergekit is not waited for."""
 COLUMNS = {
     "dtype": "dtype",
     "models": "fine-tunes",
     "method": "method",
     "seconds": "s / candidate",
+    "limit": "limit s",
     "multiple": "x limit",
     "aim": "aim",
     "prepare": "prepare s",
@@ -79,30 +71,30 @@ COLUMNS = {
 COMMANDS = {"dtype": "dtype", "method": "method", "command": "command", "seconds": "s", "peak_mb": "peak MB"}
 
 
-def recipe_of(method: str, base: str, tuned: list[str]) -> dict[str, Any]:
-    """The recipe, as YAML has it; SLERP is between two fine-tunes."""
+def recipe_of(method: str, base: str, tuned: list[str], turn: int = 0) -> dict[str, Any]:
+    """The recipe, as YAML has it, with numbers of its own for every ``turn``; SLERP is between two fine-tunes."""
     if method == "slerp":
         base, tuned = tuned[0], tuned[:2]
     own = {} if METHODS[method].base == "input" or method == "karcher" else {"base_model": base}
     return {
         "merge_method": method,
         "models": [{"model": model} for model in tuned],
-        "parameters": SETTINGS[method],
+        "parameters": {name: value + turn / 100 for name, value in SETTINGS[method].items()},
         "dtype": Path(base).name.split("-")[0],
         **own,
     }
 
 
 class Copies:
-    """The fastest copy of as many bytes as a checkpoint has: torch on one thread or all, or our threads."""
+    """The fastest copy of as many bytes as a checkpoint has: torch on one thread or all, or our threads or kernels."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._pairs = [(view.clone().view(-1), torch.zeros_like(view).view(-1)) for view in engine.views.values()]
+    def __init__(self, views: Mapping[str, torch.Tensor]) -> None:
+        self._pairs = [(view.clone().view(-1), torch.zeros_like(view).view(-1)) for view in views.values()]
         self.bytes = sum(a.nbytes for a, _ in self._pairs)
 
     def bandwidth(self) -> float:
         """Bytes a second, read and written."""
-        return 2 * self.bytes / min(timed(way) for way in (self._one_thread, self._torch, self._spread))
+        return 2 * self.bytes / min(timed(way) for way in (self._one_thread, self._torch, self._spread, self._kernels))
 
     def _torch(self) -> None:
         for source, target in self._pairs:
@@ -119,6 +111,9 @@ class Copies:
             a, b = (tensor.view(torch.uint8).numpy() for tensor in (source, target))
             spread(a.size, lambda start, end, a=a, b=b: np.copyto(b[start:end], a[start:end]))
 
+    def _kernels(self) -> None:
+        combine_all(Pass([LinearCombination((1.0,))], None, [source], [target]) for source, target in self._pairs)
+
 
 def timed(function: Callable[[], Any]) -> float:
     start = time.perf_counter()
@@ -126,42 +121,78 @@ def timed(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure(data: dict[str, Any], paths: list[str], repeats: int, mergekit: str | None) -> dict[str, Any]:
-    """One row of the table."""
-    recipe = Recipe.read(data)
-    gc.collect()  # the last engine's checkpoints hang in a cycle
-    engine = Engine(recipe.references, paths[0] if paths[0] in recipe.references else recipe.references[0])
-    engine.build(Recipe.read({**data, "merge_method": "linear", "parameters": {"weight": 1.0}}))
-    copies, first = Copies(engine), timed(lambda: engine.build(recipe))
-    moved = (len(recipe.references) + 1) * copies.bytes
+def measure(recipes: Sequence[dict[str, Any]], paths: list[str], mergekit: "Mergekit | None") -> dict[str, Any]:
+    """One row of the table; the first recipe pays for what the others share."""
+    row, copies = build(recipes, paths)
+    beside = mergekit.row(recipes[0], row, lambda: row["moved"] / copies.bandwidth()) if mergekit else {}
+    return {**row, **beside, "load": os.getloadavg()[0]}
+
+
+def build(recipes: Sequence[dict[str, Any]], paths: list[str]) -> tuple[dict[str, Any], Copies]:
+    """Our side of a row, and what measures the limit; the engine is gone."""
+    read = [Recipe.read(data) for data in recipes]
+    used = read[0].references
+    engine = Engine(used, paths[0] if paths[0] in used else used[0])
+    engine.build(Recipe.read({**recipes[0], "merge_method": "linear", "parameters": {"weight": 1.0}}))
+    copies, first = Copies(engine.views), timed(partial(engine.build, read[0]))
+    moved = (len(used) + 1) * copies.bytes
     seconds, limits = [], []
-    for _ in range(repeats):
+    for recipe in read[1:]:
         limits.append(moved / copies.bandwidth())
-        seconds.append(timed(lambda: engine.build(recipe)))
+        seconds.append(timed(partial(engine.build, recipe)))
     ours, limit = median(seconds), median(limits)
-    row = {"seconds": ours, "limit": limit, "multiple": ours / limit, "prepare": max(0.0, first - ours)}
-    row["load"] = os.getloadavg()[0]
-    return row if mergekit is None else {**row, **beside(row, data, mergekit, lambda: moved / copies.bandwidth())}
+    prepare = max(0.0, first - ours)
+    return {"moved": moved, "seconds": ours, "limit": limit, "multiple": ours / limit, "prepare": prepare}, copies
 
 
-def beside(row: dict[str, Any], data: dict[str, Any], python: str, limit: Callable[[], float]) -> dict[str, Any]:
-    """mergekit on the same recipe, with the limit measured before and after."""
-    limits = [limit()]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.yml"
-        path.write_text(yaml.safe_dump(data))
+class Mergekit:
+    """mergekit in a process of its own, which keeps what it has read."""
+
+    def __init__(self, python: str, folder: Path) -> None:
         script = Path(__file__).with_name("mergekit_in_memory.py")
-        command = [python, str(script), str(path), str(torch.get_num_threads()), "2"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-    limits.append(limit())
-    theirs = median(json.loads(done.stdout.splitlines()[-1]))
-    saved = theirs - row["seconds"]
-    return {
-        "mergekit": theirs,
-        "mergekit_multiple": theirs / median(limits),
-        "ratio": theirs / row["seconds"],
-        "pays": max(1, -int(-row["prepare"] // saved)) if saved > 0 else None,
-    }
+        self._command = [python, str(script), str(torch.get_num_threads()), "2"]
+        self._recipe, self._log = folder / "recipe.yml", folder / "mergekit.log"
+        self._process: subprocess.Popen[str] | None = None
+
+    def row(self, data: dict[str, Any], ours: dict[str, Any], limit: Callable[[], float]) -> dict[str, Any]:
+        """The same recipe, with the limit measured before and after."""
+        limits = [limit()]
+        theirs = self._seconds(data)
+        limits.append(limit())
+        saved = theirs - ours["seconds"]
+        return {
+            "mergekit": theirs,
+            "mergekit_multiple": theirs / median(limits),
+            "ratio": theirs / ours["seconds"],
+            "pays": max(1, -int(-ours["prepare"] // saved)) if saved > 0 else None,
+            "gave_up": theirs == SLOW,
+        }
+
+    def _seconds(self, data: dict[str, Any]) -> float:
+        """SLOW where it takes longer."""
+        if self._process is None:
+            with self._log.open("w") as log:
+                pipe = subprocess.PIPE
+                self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=log, text=True)
+        self._recipe.write_text(yaml.safe_dump(data))
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{self._recipe}\n")
+        self._process.stdin.flush()
+        if not select.select([self._process.stdout], [], [], SLOW)[0]:
+            self.close()
+            return SLOW
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise click.ClickException(f"mergekit: {self._log.read_text()[-2000:]}")
+        return median(json.loads(answer))
+
+    def close(self) -> None:
+        """Ends the process; the next row starts another."""
+        if self._process:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
 
 
 def commands(data: dict[str, Any], mergekit: str | None) -> Iterator[dict[str, Any]]:
@@ -231,44 +262,74 @@ def markdown(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def merged(earlier: list[dict[str, Any]], now: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    """The rows of both, in the order of the keys; those of now where both have them."""
+    rows = {tuple(row[key] for key in keys): row for row in (*earlier, *now)}
+    return sorted(rows.values(), key=_place)
+
+
+def _place(row: dict[str, Any]) -> tuple[bool, int, int]:
+    return row["dtype"] != "float32", row.get("models", 0), list(SETTINGS).index(row["method"])
+
+
+def write(rows: list[dict[str, Any]], whole: list[dict[str, Any]]) -> None:
+    """The files, with what was in them before."""
+    file = FOLDER / "merge_throughput.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    rows = merged(before.get("rows", []), rows, "dtype", "models", "method")
+    whole = merged(before.get("commands", []), whole, "dtype", "method", "command")
+    write_result("merge_throughput", {"mergekit": MERGEKIT, "rows": rows, "commands": whole})
+    parts = [f"# Merging, beside mergekit {MERGEKIT}", __doc__, markdown(rows, COLUMNS), markdown(whole, COMMANDS)]
+    (FOLDER / "merge_throughput.md").write_text("\n\n".join([*map(str.strip, parts), NOTES.read_text()]))
+
+
 def _list(_: click.Context, __: click.Parameter, value: str) -> list[str]:
-    return value.split(",")
+    return [part for part in value.split(",") if part]
 
 
 @click.command(help=__doc__)
-@click.option("--small", is_flag=True, help="a small model, two repeats: to see that it runs")
+@click.option("--small", is_flag=True, help="a small model, two candidates: to see that it runs; writes nothing")
 @click.option("--methods", default=",".join(m for m in SETTINGS if m in METHODS), callback=_list)
 @click.option("--dtypes", default="float32,bfloat16", callback=_list)
 @click.option("--models", default="2,4", callback=_list, help="numbers of fine-tunes")
+@click.option(
+    "--commands", "whole", default="linear,ties", callback=_list, help="methods of whole commands; '' for none"
+)
 @click.option("--threads", default=os.cpu_count(), help="of both programs")
-@click.option("--repeats", default=7)
+@click.option("--repeats", default=7, help="candidates")
 @click.option("--mergekit-python", "mergekit", help="a Python that has mergekit; 'none' leaves it out")
-def main(  # noqa: PLR0913, PLR0917
-    small: bool, methods: list[str], dtypes: list[str], models: list[str], threads: int, repeats: int, mergekit: str
-) -> None:
+def main(small: bool, threads: int, repeats: int, mergekit: str | None, **wished: list[str]) -> None:
     torch.set_num_threads(threads)
     python = None if mergekit == "none" else mergekit or mergekit_python()
     console, rows, whole = Console(width=150), [], []
-    for dtype in dtypes:
+    for dtype in wished["dtypes"]:
         with tempfile.TemporaryDirectory() as folder:
-            paths = make_checkpoints(
-                Path(folder), "small" if small else "125M", max(map(int, models)), getattr(torch, dtype)
-            )
-            for count in map(int, models):
-                for method in methods:
-                    if method == "slerp" and count > 2:
-                        continue
-                    where = {"dtype": dtype, "models": count, "method": method, "aim": AIMS.get(method, AIM)}
-                    data = recipe_of(method, *references(paths, count))
-                    rows.append({**where, **measure(data, paths, 2 if small else repeats, python)})
-                    console.print(f"{dtype} {count} {method}: {shown(rows[-1]['multiple'])} x limit")
-            data = recipe_of("ties", *references(paths, 2))
-            whole += [{"dtype": dtype, "method": "ties", **row} for row in commands(data, python)]
+            most, size = max(2, *map(int, wished["models"]), 0), "small" if small else "125M"
+            paths = make_checkpoints(Path(folder), size, most, getattr(torch, dtype))
+            for row in measured(paths, wished, 2 if small else repeats, python, Path(folder)):
+                rows.append({"dtype": dtype, **row})
+                console.print(f"{dtype} {row['models']} {row['method']}: {shown(row['multiple'])} x limit")
+            for method in wished["whole"]:
+                data = recipe_of(method, *references(paths, 2))
+                whole += [{"dtype": dtype, "method": method, **row} for row in commands(data, python)]
+        if not small:
+            write(rows, whole)
     console.print(table(rows, COLUMNS, "building a candidate in memory"), table(whole, COMMANDS, "whole commands"))
-    if not small:
-        text = f"# Merging, beside mergekit {MERGEKIT}\n\n{__doc__}\n{markdown(rows, COLUMNS)}\n\n"
-        write_result("merge_throughput", {"mergekit": MERGEKIT, "rows": rows, "commands": whole})
-        (FOLDER / "merge_throughput.md").write_text(f"{text}{markdown(whole, COMMANDS)}\n{NOTES}")
+
+
+def measured(
+    paths: list[str], wished: dict[str, list[str]], repeats: int, python: str | None, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """The rows of one dtype."""
+    for count in map(int, wished["models"]):
+        mergekit = Mergekit(python, folder) if python else None
+        for method in wished["methods"]:
+            if method != "slerp" or count == 2:
+                recipes = [recipe_of(method, *references(paths, count), turn) for turn in range(repeats + 1)]
+                where = {"models": count, "method": method, "aim": AIMS.get(method, AIM)}
+                yield {**where, **measure(recipes, paths, mergekit)}
+        if mergekit:
+            mergekit.close()
 
 
 if __name__ == "__main__":

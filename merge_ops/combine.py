@@ -5,16 +5,15 @@ where an input is). The compiled kernels serve the CPU (``native``) and CUDA (``
 all else; a plan gives the same bits by each of them, in blocks of any size and on any number of threads.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from mergesearch.merge_ops import kernels_torch, native
-from mergesearch.merge_ops.plans import SMALLEST_NORM, Plan, SignConsensus, Sparsity
+from mergesearch.merge_ops.plans import SMALLEST_NORM, Pass, Plan, SignConsensus, Sparsity
 
 BLOCK = 1 << 14
 """Elements that plain torch takes at a time: so many stay in cache, and torch gives them to one thread."""
@@ -26,46 +25,72 @@ def combine(plan: Plan, base: Tensor | None, models: Sequence[Tensor], out: Tens
     ``base`` is None for methods that take no task vectors. Nothing is allocated that grows with the tensor, unless a
     tensor is not contiguous.
     """
-    combine_many([plan], base, models, [out])
+    combine_all([Pass([plan], base, models, [out])])
 
 
-def combine_many(plans: Sequence[Plan], base: Tensor | None, models: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
-    """Writes one merged tensor for each plan to its ``out``; the inputs are read from memory once.
+def combine_all(passes: Iterable[Pass]) -> None:
+    """Writes every plan's tensor to its ``out``; the inputs of each pass are read from memory once.
 
-    No ``out`` may share memory with an input.
+    On the CPU all passes are one call of the compiled kernels, in which the threads go from tensor to tensor without
+    waiting for each other. No ``out`` may share memory with an input.
     """
-    flat_base, inputs = None if base is None else _flat(base), [_flat(model) for model in models]
-    targets = [_flat(out) if out.is_contiguous() else _flat(torch.empty_like(out).contiguous()) for out in outs]
-    ready = [_with_scales(plan, flat_base, inputs) for plan in plans]
-    _kernels(ready, [*targets, *inputs, *([] if flat_base is None else [flat_base])])(ready, flat_base, inputs, targets)
-    for out, target in zip(outs, targets, strict=True):
-        if not out.is_contiguous():
-            out.copy_(target.view(out.shape))
+    together = [ready for ready in (_with_scales(one) for one in passes) if not _combined_alone(ready)]
+    if together:
+        native.combine(together)
 
 
-def _flat(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(-1)
+def _combined_alone(one: Pass) -> bool:
+    """Combines what the compiled kernels do not take as it is: False where they do."""
+    if not all(tensor.is_contiguous() for tensor in (*one.inputs, *one.outs)):
+        _combine_packed(one)
+    elif one.outs[0].is_cuda and find_spec("triton"):
+        _combine_on_gpu(one)
+    elif native.serves(one):
+        return False
+    else:
+        kernels_torch.combine(_flat(one), BLOCK)
+    return True
 
 
-Kernels = Callable[[Sequence[Plan], Tensor | None, Sequence[Tensor], Sequence[Tensor]], None]
+def _combine_packed(one: Pass) -> None:
+    outs = [torch.empty_like(out, memory_format=torch.contiguous_format) for out in one.outs]
+    base = None if one.base is None else one.base.contiguous()
+    combine_all([Pass(one.plans, base, [model.contiguous() for model in one.models], outs)])
+    for out, packed in zip(one.outs, outs, strict=True):
+        out.copy_(packed)
 
 
-def _kernels(plans: Sequence[Plan], tensors: Sequence[Tensor]) -> Kernels:
-    if tensors[0].is_cuda and find_spec("triton"):
-        from mergesearch.merge_ops import kernels_triton
+def _combine_on_gpu(one: Pass) -> None:
+    from mergesearch.merge_ops import kernels_triton
 
-        if kernels_triton.serves(plans, tensors):
-            return kernels_triton.combine
-    if native.serves(plans, tensors):
-        return native.combine
-    return partial(kernels_torch.combine, block=BLOCK)
+    flat = _flat(one)
+    if kernels_triton.serves(flat.plans, [*flat.outs, *flat.inputs]):
+        kernels_triton.combine(flat.plans, flat.base, flat.models, flat.outs)
+    else:
+        kernels_torch.combine(flat, BLOCK)
 
 
-def _with_scales(plan: Plan, base: Tensor | None, models: Sequence[Tensor]) -> Plan:
-    """The plan with the scales that it leaves open (``match_l1``) as numbers."""
-    if not isinstance(plan, SignConsensus) or not any(sparsity.match_l1 for sparsity in plan.sparsity):
+def _flat(one: Pass) -> Pass:
+    base = None if one.base is None else one.base.view(-1)
+    return Pass(one.plans, base, [model.view(-1) for model in one.models], [out.view(-1) for out in one.outs])
+
+
+def _with_scales(one: Pass) -> Pass:
+    """The pass with the scales that its plans leave open (``match_l1``) as numbers."""
+    if not any(map(_leaves_scales, one.plans)):
+        return one
+    assert one.base is not None
+    base, models = one.base.reshape(-1), [model.reshape(-1) for model in one.models]
+    return replace(one, plans=[_scaled(plan, base, models) for plan in one.plans])
+
+
+def _leaves_scales(plan: Plan) -> bool:
+    return isinstance(plan, SignConsensus) and any(sparsity.match_l1 for sparsity in plan.sparsity)
+
+
+def _scaled(plan: Plan, base: Tensor, models: Sequence[Tensor]) -> Plan:
+    if not isinstance(plan, SignConsensus):
         return plan
-    assert base is not None
     scaled = (replace(s, scale=_scale(s, base, model)) for s, model in zip(plan.sparsity, models, strict=True))
     return replace(plan, sparsity=tuple(scaled))
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops.engine import check_output, merge
+from mergesearch.merge_ops.engine import Say, check_output, merge, silent
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.merge_ops.references import split_reference
 from mergesearch.merge_ops.writer import ended_by_exception, new_parents_removed
@@ -28,16 +28,19 @@ def read_recipes(path: Path) -> list[Recipe]:
     return _in_order(read, str(path))
 
 
-def merge_file(path: Path, out: Path) -> None:
-    """Writes the result of a recipe file to the folder ``out``, or nothing where it fails. Raises UserError."""
-    merge_recipes(read_recipes(path), out)
+def merge_file(path: Path, out: Path, say: Say = silent) -> None:
+    """Writes the result of a recipe file to the folder ``out``, or nothing where it fails. Raises UserError.
+
+    ``say`` is given the memory plan of every merge.
+    """
+    merge_recipes(read_recipes(path), out, say)
 
 
-def merge_recipes(recipes: Sequence[Recipe], out: Path) -> None:
+def merge_recipes(recipes: Sequence[Recipe], out: Path, say: Say = silent) -> None:
     """Writes the last recipe's result to ``out``; each may use those before it by name."""
     *parts, last = recipes
     if not parts:
-        merge(last, out)
+        merge(last, out, say=say)
         return
     check_output(out)
     text = "---\n".join(recipe.to_yaml() for recipe in recipes)
@@ -45,17 +48,17 @@ def merge_recipes(recipes: Sequence[Recipe], out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.parts.", dir=out.parent))
         try:
-            merge(last, out, _merge_parts(parts, folder), text)
+            merge(last, out, _merge_parts(parts, folder, say), text, say)
         finally:
             shutil.rmtree(folder)
 
 
-def _merge_parts(parts: Sequence[Recipe], folder: Path) -> dict[str, Path]:
+def _merge_parts(parts: Sequence[Recipe], folder: Path, say: Say) -> dict[str, Path]:
     """Where each part's result lies, by name."""
     places: dict[str, Path] = {}
     for index, recipe in enumerate(parts):
         place = folder / str(index)
-        merge(recipe, place, places)
+        merge(recipe, place, places, say=say)
         places[str(recipe.name)] = place
     return places
 

@@ -1,6 +1,6 @@
 """The engine: checkpoints and recipes in, merged models out, live or on disk, by one code path."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,41 @@ from torch import Tensor, nn
 from mergesearch.errors import UserError
 from mergesearch.merge_ops import live
 from mergesearch.merge_ops.checkpoint import common_dtype, tensors_digest
+from mergesearch.merge_ops.combine import combine_all
 from mergesearch.merge_ops.folder import write_folder
-from mergesearch.merge_ops.memory import MemoryPlan
-from mergesearch.merge_ops.merger import Assembly, Merger, torch_dtype, write_together
+from mergesearch.merge_ops.memory import MemoryPlan, Residents
+from mergesearch.merge_ops.merger import Assembly, Merger, passes, torch_dtype
+from mergesearch.merge_ops.methods import Method
 from mergesearch.merge_ops.recipe import Recipe
 
 __all__ = ["Engine", "Merger", "check_output", "find_device", "merge", "torch_dtype"]
+
+
+Say = Callable[[str], object]
+"""Takes lines for the user."""
+
+
+def silent(_: str) -> None:
+    pass
 
 
 class Engine:
     """Checkpoints kept in memory, and one live model into which candidates are built.
 
     ``template`` gives the live model its architecture, config and tokenizer; its floats are of ``dtype``, or of the
-    checkpoints' one dtype. Recipes name only ``references``. ``model`` and ``tokenizer`` are what transformers loads.
+    checkpoints' one dtype. Recipes name only ``references``; ``methods`` are those that they will use, for the memory
+    plan. ``model`` and ``tokenizer`` are what transformers loads.
     """
 
-    def __init__(self, references: Sequence[str], template: str, dtype: str | None = None, device: str = "cpu") -> None:
-        self._merger = Merger(references, resident=True, device=device)
+    def __init__(
+        self,
+        references: Sequence[str],
+        template: str,
+        dtype: str | None = None,
+        device: str = "cpu",
+        methods: Sequence[Method] = (),
+    ) -> None:
+        self._merger = Merger(references, resident=True, device=device, methods=methods)
         self._dtype = torch_dtype(dtype) or common_dtype(list(self._merger.checkpoints.values()))
         checkpoint = self._merger.checkpoints[template]
         self.model: nn.Module
@@ -55,10 +73,18 @@ class Engine:
         Only that far: recipes whose methods take the same models and base share the reading.
         """
         assemblies = [self._assembly(recipe) for recipe in recipes]
+        if self._merger.keeps_all:
+            combine_all(one for name in self.names for one in passes(assemblies, name, [o[name] for o in outs]))
+        else:
+            self._build_in_turn(assemblies, outs)
+
+    def _build_in_turn(self, assemblies: Sequence[Assembly], outs: Sequence[Mapping[str, Tensor]]) -> None:
+        """One tensor after the other, as they come from where they are kept."""
         for name, following in zip(self.names, [*self.names[1:], None], strict=True):
             if following is not None:
                 self._merger.prefetch(assemblies[0].parts[following].inputs)
-            write_together(assemblies, name, [tensors[name] for tensors in outs])
+            with self._residents.shared():
+                combine_all(passes(assemblies, name, [tensors[name] for tensors in outs]))
 
     def _assembly(self, recipe: Recipe) -> Assembly:
         if not recipe.keeps_shapes:
@@ -80,8 +106,12 @@ class Engine:
     @property
     def memory(self) -> MemoryPlan:
         """What is kept where; as text, a line for the user."""
+        return self._residents.plan
+
+    @property
+    def _residents(self) -> Residents:
         assert self._merger.residents is not None
-        return self._merger.residents.plan
+        return self._merger.residents
 
     def digest(self) -> str:
         """SHA-256 over the live model's tensors, by name; that of a written folder is ``checkpoint.digest``'s."""
@@ -92,16 +122,23 @@ class Engine:
         write_folder(Assembly(self._merger, recipe), self._merger, out)
 
 
-def merge(recipe: Recipe, out: Path, places: Mapping[str, Path] | None = None, text: str | None = None) -> None:
+def merge(
+    recipe: Recipe,
+    out: Path,
+    places: Mapping[str, Path] | None = None,
+    text: str | None = None,
+    say: Say = silent,
+) -> None:
     """Writes the recipe's model to the folder ``out`` as transformers loads it, or nothing where it fails.
 
     One tensor is in memory at a time. Beside the weights: config, tokenizer and generation config of the base (the
     first model where there is none), changed as the recipe asks, and a model card with the recipe. ``places`` says
     where checkpoints lie that go by other names than their path; ``text`` is the recipe to keep, where it is a part of
-    a larger one. Raises UserError where ``out`` is not empty.
+    a larger one; ``say`` is given the memory plan. Raises UserError where ``out`` is not empty.
     """
     check_output(out)
     merger = Merger(recipe.references, places=places)
+    say(str(merger.streaming))
     write_folder(Assembly(merger, recipe), merger, out, text)
 
 

@@ -11,27 +11,34 @@ from math import inf
 import torch
 from torch import Tensor
 
-from mergesearch.merge_ops.plans import Elementwise, LinearCombination, Plan, SignConsensus, Sparsity
-from mergesearch.merge_ops.random import keep_mask
+from mergesearch.merge_ops.plans import (
+    RANKS,
+    Elementwise,
+    LinearCombination,
+    Pass,
+    Plan,
+    RankedDrop,
+    SignConsensus,
+    Sparsity,
+)
+from mergesearch.merge_ops.random import draws, keep_mask
 from mergesearch.merge_ops.threads import spread
 
 GPU_BLOCK = 1 << 24
 Kernel = Callable[[Tensor | None, Sequence[Tensor], int], Tensor]
 
 
-def combine(
-    plans: Sequence[Plan], base: Tensor | None, models: Sequence[Tensor], outs: Sequence[Tensor], block: int
-) -> None:
+def combine(one: Pass, block: int) -> None:
     """Writes each plan's tensor to its ``out``, all flat; the inputs are read once per block, whatever the plans."""
-    inputs, size = [*models] if base is None else [*models, base], outs[0].numel()
+    inputs, outs, size = one.inputs, one.outs, one.outs[0].numel()
 
     def walk(start: int, end: int, step: int = block) -> None:
         scratch = Scratch(wide_dtype(inputs), min(step, end), outs[0].device)
-        kernels = [_kernel(plan, scratch) for plan in plans]
+        kernels = [_kernel(plan, scratch) for plan in one.plans]
         for first in range(start, end, step):
             piece = slice(first, min(first + step, end))
             cast = [scratch.cast(i, tensor[piece]) for i, tensor in enumerate(inputs)]
-            xs, b = (cast, None) if base is None else (cast[:-1], cast[-1])
+            xs, b = (cast, None) if one.base is None else (cast[:-1], cast[-1])
             for kernel, out in zip(kernels, outs, strict=True):
                 out[piece].copy_(kernel(b, xs, first))
 
@@ -98,12 +105,25 @@ def _sign_consensus(
     plan: SignConsensus, base: Tensor | None, models: Sequence[Tensor], start: int, scratch: Scratch
 ) -> Tensor:
     assert base is not None
-    sums = _Sums(scratch, base.numel())
+    sums, size = _Sums(scratch, base.numel()), base.numel()
+    dropped = _little_spread(plan, base, models) if plan.least_spread > 0 else None
     for sparsity, weight, x in zip(plan.sparsity, plan.weights, models, strict=True):
-        part = make_sparse(torch.sub(x, base, out=scratch.get("part", x.numel())), sparsity, start)
-        sums.add(part.mul_(sparsity.scale * weight), weight, plan.elect)
+        part = make_sparse(torch.sub(x, base, out=scratch.get("part", size)), sparsity, start)
+        if dropped is not None:
+            part.masked_fill_(dropped, 0)
+        sums.add(part, sparsity.scale * weight, weight, plan)
     total = sums.elected(plan) if plan.elect else sums.total
     return total.mul_(plan.lambda_).add_(base)
+
+
+def _little_spread(plan: SignConsensus, base: Tensor, models: Sequence[Tensor]) -> Tensor:
+    return spread_of([model - base for model in models]) < plan.least_spread
+
+
+def spread_of(deltas: Sequence[Tensor]) -> Tensor:
+    """``Σ_i (δ_i − mean δ)²``; every step by element and rounded on its own, for the compiled kernels' sake."""
+    mean = reduce(torch.add, deltas).mul(1 / len(deltas))
+    return reduce(torch.add, [(delta - mean).square() for delta in deltas])
 
 
 def make_sparse(delta: Tensor, sparsity: Sparsity, start: int) -> Tensor:
@@ -112,9 +132,17 @@ def make_sparse(delta: Tensor, sparsity: Sparsity, start: int) -> Tensor:
         delta.masked_fill_(delta.abs() < sparsity.threshold, 0)
     if sparsity.ceiling < inf:
         delta.masked_fill_(delta.abs() > sparsity.ceiling, 0)
+    if sparsity.ranked:
+        return _drop_by_rank(delta, sparsity.key, sparsity.ranked, start)
     if sparsity.keep < 1:
         delta.masked_fill_(~keep_mask(sparsity.key, start, delta.numel(), sparsity.keep, delta.device), 0)
     return delta
+
+
+def _drop_by_rank(delta: Tensor, key: int, ranked: RankedDrop, start: int) -> Tensor:
+    places = ranked.places[start : start + delta.numel()].int() & RANKS - 1
+    dropped = draws(key, start, delta.numel(), delta.device) >= ranked.kept[places]
+    return delta.masked_fill_(dropped, 0).mul_(ranked.factors[places])
 
 
 class _Sums:
@@ -127,9 +155,14 @@ class _Sums:
         self._term = scratch.get("term", size)
         self._mask = scratch.get("mask", size, torch.bool)
 
-    def add(self, part: Tensor, weight: float, elect: bool) -> None:
-        self.total.add_(part)
-        if elect:
+    def add(self, delta: Tensor, factor: float, weight: float, plan: SignConsensus) -> None:
+        """Adds what remains of a task vector, times the factor; ``delta`` is changed."""
+        if plan.vote == "change":
+            self.total.add_(delta)
+        part = delta.mul_(factor)
+        if plan.vote != "change":
+            self.total.add_(torch.sign(part, out=self._term) if plan.vote == "count" else part)
+        if plan.elect:
             self.positive.add_(torch.clamp(part, min=0, out=self._term))
             self.negative.add_(torch.clamp(part, max=0, out=self._term))
             self.above.add_(self._term.copy_(torch.gt(part, 0, out=self._mask)).mul_(weight))

@@ -33,7 +33,15 @@ def serves(plans: Sequence[Plan], tensors: Sequence[Tensor]) -> bool:
     """Whether these kernels know the plans and (contiguous) tensors; all plans are of one form."""
     form = type(plans[0])
     known = form in (LinearCombination, SignConsensus) and all(type(plan) is form for plan in plans)
-    return known and all(t.dtype in DTYPES and t.numel() < LARGEST for t in tensors)
+    return (
+        known and not any(map(_is_special, plans)) and all(t.dtype in DTYPES and t.numel() < LARGEST for t in tensors)
+    )
+
+
+def _is_special(plan: Plan) -> bool:
+    if not isinstance(plan, SignConsensus):
+        return False
+    return plan.vote != "mass" or plan.least_spread > 0 or any(sparsity.ranked for sparsity in plan.sparsity)
 
 
 def combine(plans: Sequence[Plan], base: Tensor | None, models: Sequence[Tensor], outs: Sequence[Tensor]) -> None:

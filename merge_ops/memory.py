@@ -1,7 +1,8 @@
 """Where checkpoints are kept while candidates are built from them: on the GPU, in the host's memory, or on disk."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from torch import Tensor
 SPARE = 0.8
 """The part of free memory that checkpoints may fill: evaluation needs the rest."""
 HEAD = 64
+Place = Literal["device", "host", "disk"]
 Key = tuple[str, str]
 """A checkpoint's name and a tensor's."""
 
@@ -21,13 +23,15 @@ class MemoryPlan:
     """What is kept where. ``place``: on the ``device``, pinned on the ``host`` and streamed to it, or on ``disk``."""
 
     device: str
-    place: Literal["device", "host", "disk"]
+    place: Place
     checkpoints: Mapping[str, int]
     free: int
+    statistics: int = 0
 
     def __str__(self) -> str:
         each = ", ".join(f"{name} {size(count)}" for name, count in self.checkpoints.items())
-        return f"checkpoints: {each}; {size(sum(self.checkpoints.values()))} in all, {self._kept}"
+        said = f"checkpoints: {each}; {size(sum(self.checkpoints.values()))} in all, {self._kept}"
+        return f"{said}; beside them at most {size(self.statistics)} of statistics" if self.statistics else said
 
     @property
     def _kept(self) -> str:
@@ -39,15 +43,31 @@ class MemoryPlan:
         return f"read from disk for every candidate: they do not fit into memory ({room})"
 
 
-def plan_memory(checkpoints: Mapping[str, int], live_model: int, device: str) -> MemoryPlan:
-    """The fastest place where the checkpoints (bytes by name) fit beside the live model, by what is free now."""
-    needed, host = sum(checkpoints.values()), free_on_host()
+@dataclass(frozen=True)
+class StreamPlan:
+    """What a merge to disk has in memory: the inputs and the result of one tensor, whatever the model's size."""
+
+    checkpoints: Mapping[str, int]
+    largest: int
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{name} {size(count)}" for name, count in self.checkpoints.items())
+        return f"checkpoints: {each}; read from disk tensor by tensor, at most {size(self.largest)} of them at a time"
+
+
+def plan_memory(checkpoints: Mapping[str, int], live_model: int, device: str, statistics: int = 0) -> MemoryPlan:
+    """The fastest place where the checkpoints (bytes by name) fit beside the live model, by what is free now.
+
+    ``statistics`` are the bytes that methods keep of them, which lie where they do.
+    """
+    needed, host = sum(checkpoints.values()) + statistics, free_on_host()
     if device.startswith("cuda"):
         free: int = torch.cuda.mem_get_info(device)[0]
         if needed + live_model <= SPARE * free:
-            return MemoryPlan(device, "device", checkpoints, free)
-        return MemoryPlan(device, "host" if needed <= SPARE * host else "disk", checkpoints, host)
-    return MemoryPlan(device, "device" if needed + live_model <= SPARE * host else "disk", checkpoints, host)
+            return MemoryPlan(device, "device", checkpoints, free, statistics)
+        return MemoryPlan(device, "host" if needed <= SPARE * host else "disk", checkpoints, host, statistics)
+    place: Place = "device" if needed + live_model <= SPARE * host else "disk"
+    return MemoryPlan(device, place, checkpoints, host, statistics)
 
 
 def free_on_host() -> int:
@@ -84,11 +104,28 @@ class Residents:
         self._kept: dict[Key, Tensor] = {}
         self._by_name: dict[str, list[Tensor]] = {}
         self._coming: dict[Key, Tensor] = {}
+        self._shared: dict[Key, Tensor] | None = None
         streams = plan.place == "host" and plan.device.startswith("cuda")
         self._stream: Any = torch.cuda.Stream(plan.device) if streams else None  # type: ignore[no-untyped-call]
 
     def tensor(self, reference: str, name: str) -> Tensor:
         """The tensor, on the device."""
+        if self._shared is None:
+            return self._find(reference, name)
+        if (reference, name) not in self._shared:
+            self._shared[reference, name] = self._find(reference, name)
+        return self._shared[reference, name]
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Within, a tensor that is asked for again is not read or copied again."""
+        self._shared = {}
+        try:
+            yield
+        finally:
+            self._shared = None
+
+    def _find(self, reference: str, name: str) -> Tensor:
         if (reference, name) in self._coming:
             return self._arrived(reference, name)
         if self.plan.place == "disk":

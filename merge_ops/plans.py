@@ -4,9 +4,9 @@ The forms here are all that the kernels of ``combine`` know. With base b, models
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,12 +41,32 @@ class LinearCombination:
     task_vectors: bool = False
 
 
+Vote = Literal["mass", "count", "change"]
+RANKS = 1 << 16
+"""So many places ``RankedDrop`` may have."""
+PADDING = 64
+"""Elements that must follow in memory on the last of what the kernels read in steps."""
+
+
+@dataclass(frozen=True)
+class RankedDrop:
+    """A random drop by each element's place: kept where ``draws(key) < kept[place]``, then times ``factors[place]``.
+
+    ``places`` are uint16 bit patterns in an int16 tensor, flat, at least PADDING longer than the task vector; ``kept``
+    (int32) are grains less GRAIN/2, as ``draws`` are; ``factors`` are float32.
+    """
+
+    places: "Tensor"
+    kept: "Tensor"
+    factors: "Tensor"
+
+
 @dataclass(frozen=True)
 class Sparsity:
     """What remains of one task vector: ``δ' = scale · δ · [threshold ≤ |δ| ≤ ceiling] · [random(key) < keep]``.
 
-    ``match_l1`` replaces ``scale`` by ``Σ|δ| / Σ|δ'|``, which takes a pass of its own over the tensor where elements
-    are dropped at random.
+    With ``ranked``, ``keep`` depends on the element. ``match_l1`` replaces ``scale`` by ``Σ|δ| / Σ|δ'|``, which takes
+    a pass of its own over the tensor where elements are dropped at random.
     """
 
     threshold: float = 0.0
@@ -55,6 +75,7 @@ class Sparsity:
     key: int = 0
     scale: float = 1.0
     match_l1: bool = False
+    ranked: RankedDrop | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,9 @@ class SignConsensus:
     """``out = b + λ · Σ_i m_i·w_i·δ'_i / d``.
 
     With ``elect``, m_i is 1 where ``w_i·δ'_i`` has the sign of ``Σ_i w_i·δ'_i`` (0 counts as +), else 0, and with
-    ``normalize`` d is ``Σ_i m_i·w_i`` (1 where that is 0). Without, both are 1.
+    ``normalize`` d is ``Σ_i m_i·w_i`` (1 where that is 0). Without, both are 1. Other ``vote``s than ``mass`` elect the
+    sign of ``Σ_i sign(w_i·δ'_i)`` (``count``) or of ``Σ_i δ'_i`` (``change``). Where the task vectors'
+    ``Σ_i (δ_i − mean δ)²`` is less than ``least_spread``, all m_i are 0.
     """
 
     weights: tuple[float, ...]
@@ -70,11 +93,13 @@ class SignConsensus:
     elect: bool = False
     normalize: bool = False
     lambda_: float = 1.0
+    vote: Vote = "mass"
+    least_spread: float = 0.0
 
     @property
     def rounding(self) -> float:
         """What float32 may leave of weights that sum to zero, such as 0.1 + 0.6 − 0.7: not divided by."""
-        return 1e-6 * sum(abs(weight) for weight in self.weights)
+        return 1e-6 * sum(map(abs, self.weights)) if min(self.weights, default=0) < 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -89,3 +114,17 @@ class Elementwise:
 
 
 Plan = LinearCombination | SignConsensus | Elementwise
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over one tensor's inputs: a plan and a place to write to for every candidate that is made of them."""
+
+    plans: "Sequence[Plan]"
+    base: "Tensor | None"
+    models: "Sequence[Tensor]"
+    outs: "Sequence[Tensor]"
+
+    @property
+    def inputs(self) -> "list[Tensor]":
+        return [*self.models] if self.base is None else [*self.models, self.base]

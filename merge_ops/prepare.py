@@ -11,11 +11,10 @@ from torch import Tensor
 
 from mergesearch.merge_ops.gram import gram
 from mergesearch.merge_ops.inputs import Input
-from mergesearch.merge_ops.methods._base import BASE, Quantiles
+from mergesearch.merge_ops.methods._base import BASE, TABLE_SIZE, Quantiles
 from mergesearch.merge_ops.rowwise import row_dots
 from mergesearch.merge_ops.whole import JointQuantiles, Pairs, WholeModels
 
-TABLE_SIZE = 1 << 16
 Cache = MutableMapping[tuple[Any, ...], Any]
 Value = TypeVar("Value")
 

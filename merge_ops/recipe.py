@@ -24,7 +24,7 @@ from mergesearch.merge_ops.layout import (
 )
 from mergesearch.merge_ops.methods import Method, Scalar, find_method
 from mergesearch.merge_ops.references import ModelName
-from mergesearch.merge_ops.resolution import TensorRecipe, base_of, inputs_of, resolve_place
+from mergesearch.merge_ops.resolution import Resolver, TensorRecipe, base_of, inputs_of
 from mergesearch.merge_ops.settings import PlainSettings, Settings, check_parameters, nothing_is
 from mergesearch.merge_ops.vocabulary_config import TokenizerConfig
 from mergesearch.parsing import Strict, parse
@@ -172,7 +172,7 @@ class Recipe(Strict):
             alike = dict.fromkeys(self.references, names)
             places = iter(sliced_places(self.groups, names, layouts or alike))
         template = self.references[0] if self.models and self.on_mismatch else None
-        return (resolve_place(self.method, place, template) for place in places)
+        return map(Resolver(self.method, template).resolve, places)
 
     def phenotype(self, names: Sequence[str]) -> str:
         """A hash that two recipes share when they build the same tensors from the same checkpoints."""

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.layout import Entry, Group, Place
 from mergesearch.merge_ops.methods import Method, Parameter, Scalar
-from mergesearch.merge_ops.settings import find
+from mergesearch.merge_ops.settings import find, form
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class TensorRecipe:
     sources: tuple[str, ...]
     base_source: str | None
     template: str | None = None
+
+    @property
+    def origin(self) -> tuple[Any, ...]:
+        """What the tensor is and is made from, without the numbers: the same for most candidates of a search."""
+        return self.name, self.base, self.base_source, self.models, self.sources, self.template
 
     @property
     def inputs(self) -> list[tuple[str, str]]:
@@ -56,11 +62,49 @@ def inputs_of(method: Method, group: Group) -> list[Entry]:
     return [entry for entry in group.entries if entry.model != base and not entry.implied]
 
 
-def resolve_place(method: Method, place: Place, template: str | None = None) -> TensorRecipe:
-    """Raises UserError where a number is missing or invalid."""
+Numbers = tuple[list[int], Mapping[str, Scalar], Mapping[str, tuple[Scalar, ...]]]
+"""Which of a group's entries are merged, the numbers for all of them, and those for each."""
+
+
+class Resolver:
+    """The recipes of one candidate's tensors; numbers that several tensors share are found once."""
+
+    def __init__(self, method: Method, template: str | None = None) -> None:
+        self._method = method
+        self._template = template
+        self._forms: dict[int, set[str]] = {}
+        self._known: dict[tuple[Any, ...], Numbers] = {}
+
+    def resolve(self, place: Place) -> TensorRecipe:
+        """Raises UserError where a number is missing or invalid."""
+        key = self._what_numbers_depend_on(place)
+        if key not in self._known:
+            self._known[key] = _numbers(self._method, place)
+        which, shared, each = self._known[key]
+        base, entries = base_of(self._method, place.group), place.group.entries
+        models, sources = tuple(entries[i].model for i in which), tuple(place.sources[i] for i in which)
+        base_source = next((source for e, source in zip(entries, place.sources, strict=True) if e.model == base), None)
+        own = base if base_source else None
+        return TensorRecipe(place.name, own, models, shared, each, sources, base_source, self._template)
+
+    def _what_numbers_depend_on(self, place: Place) -> tuple[Any, ...]:
+        """The group; beside it the depth where there are gradients, and the names where there are filters."""
+        group = id(place.group)
+        if group not in self._forms:
+            self._forms[group] = _forms(place.group)
+        if "filters" in self._forms[group]:
+            return group, place.depth, place.name, place.sources
+        return (group, place.depth) if "gradient" in self._forms[group] else (group,)
+
+
+def _forms(group: Group) -> set[str]:
+    own = (entry.parameters for entry in group.entries)
+    return {form(setting) for settings in (*group.settings, *own) for setting in settings.values()}
+
+
+def _numbers(method: Method, place: Place) -> Numbers:
     group, base = place.group, base_of(method, place.group)
-    named = list(zip(group.entries, place.sources, strict=True))
-    inputs = [(entry, source) for entry, source in named if entry.model != base and _takes_part(method, entry, place)]
+    which = [i for i, e in enumerate(group.entries) if e.model != base and _takes_part(method, e, place)]
     shared = {
         p.name: _required(find(p, group.settings, place.name, place.depth), p, place)
         for p in method.parameters
@@ -68,13 +112,11 @@ def resolve_place(method: Method, place: Place, template: str | None = None) -> 
     }
     _check_files(method, shared)
     each = {
-        p.name: tuple(_own(p, entry, source, place) for entry, source in inputs)
+        p.name: tuple(_own(p, group.entries[i], place.sources[i], place) for i in which)
         for p in method.parameters
         if p.per_model
     }
-    base_source = next((source for entry, source in named if entry.model == base), None)
-    models, sources = tuple(entry.model for entry, _ in inputs), tuple(source for _, source in inputs)
-    return TensorRecipe(place.name, base if base_source else None, models, shared, each, sources, base_source, template)
+    return which, shared, each
 
 
 def _check_files(method: Method, shared: Mapping[str, Scalar]) -> None:

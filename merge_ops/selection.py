@@ -1,4 +1,4 @@
-"""Which elements matter: by their variance over the models, or by what they change of their row."""
+"""Which elements matter: by how far the models spread, or by what they change of their row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,77 +8,55 @@ import torch
 from torch import Tensor
 
 from mergesearch.merge_ops.blocks import wide_dtype
-from mergesearch.merge_ops.disjoint import summed
+from mergesearch.merge_ops.kernels_torch import spread_of
+from mergesearch.merge_ops.methods._base import TABLE_SIZE
 from mergesearch.merge_ops.plans import Elementwise
 from mergesearch.merge_ops.rowwise import row_of
 
-TABLE_SIZE = 1 << 16
 SMALLEST_PROBABILITY = 1e-8
 SMALLEST_DIVISOR = 1e-6
 ROWS_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
-class VarianceTable:
-    """The models' energies above every cut of the variances, at up to TABLE_SIZE evenly spaced ranks."""
+class SpreadTable:
+    """The models' energies above every cut of ``Σ (δ_i − mean δ)²``, at up to TABLE_SIZE evenly spaced ranks."""
 
     ranks: "np.ndarray[tuple[int], np.dtype[np.int64]]"
-    variances: "np.ndarray[tuple[int], np.dtype[np.float64]]"
+    spreads: "np.ndarray[tuple[int], np.dtype[np.float64]]"
     energies: "np.ndarray[tuple[int, int], np.dtype[np.float64]]"
     everything: tuple[float, ...]
 
     @classmethod
-    def of(cls, base: Tensor | None, models: Sequence[Tensor]) -> "VarianceTable":
+    def of(cls, base: Tensor | None, models: Sequence[Tensor]) -> "SpreadTable":
         assert base is not None
         deltas = _deltas(base.reshape(-1), [model.reshape(-1) for model in models])
         squares = torch.stack([delta.double().square() for delta in deltas])
-        variance, order = _variance(deltas).sort(descending=True, stable=True)
-        varied = int((variance > 0).sum())
+        spread, order = spread_of(deltas).sort(descending=True, stable=True)
+        varied = int((spread > 0).sum())
         ranks = np.linspace(1, varied, min(varied, TABLE_SIZE)).round().astype(np.int64)
-        places = torch.from_numpy(ranks - 1).to(variance.device)
+        places = torch.from_numpy(ranks - 1).to(spread.device)
         sums = squares[:, order].cumsum(1)[:, places]
-        return cls(ranks, variance[places].double().cpu().numpy(), sums.cpu().numpy(), tuple(squares.sum(1).tolist()))
+        return cls(ranks, spread[places].double().cpu().numpy(), sums.cpu().numpy(), tuple(squares.sum(1).tolist()))
 
     def largest(self, part: float) -> tuple[float, tuple[float, ...]]:
-        """The smallest variance in the largest ``part``, and each model's Σ δ² over it.
+        """The smallest spread in the largest ``part``, and each model's Σ δ² over it.
 
-        Elements that vary as much as the last one are in it.
+        Elements that spread as much as the last one are in it.
         """
         if part >= 1:
-            return -1.0, self.everything
+            return 0.0, self.everything
         if part <= 0 or not self.ranks.size:
             return float("inf"), (0.0,) * len(self.everything)
         rank = max(1, int(part * int(self.ranks[-1])))
-        threshold = float(self.variances[min(int(np.searchsorted(self.ranks, rank)), self.ranks.size - 1)])
-        last = self.variances.size - int(np.searchsorted(self.variances[::-1], threshold)) - 1
+        threshold = float(self.spreads[min(int(np.searchsorted(self.ranks, rank)), self.ranks.size - 1)])
+        last = self.spreads.size - int(np.searchsorted(self.spreads[::-1], threshold)) - 1
         return threshold, tuple(self.energies[:, last].tolist())
 
 
 def _deltas(base: Tensor, models: Sequence[Tensor]) -> list[Tensor]:
     wide = wide_dtype([base, *models])
     return [model.to(wide) - base.to(wide) for model in models]
-
-
-def _variance(deltas: Sequence[Tensor]) -> Tensor:
-    """Over the models; every step by element, so that blocks give the bits that whole tensors do."""
-    mean = summed(deltas) / len(deltas)
-    return summed([(delta - mean) * (delta - mean) for delta in deltas]) / len(deltas)
-
-
-def select_and_erase(threshold: float, weights: Sequence[float]) -> Elementwise:
-    """Of the elements with at least this variance, the weighted mean of the task vectors that have the elected sign."""
-
-    def function(base: Tensor | None, models: Sequence[Tensor], _: int) -> Tensor:
-        assert base is not None
-        deltas = _deltas(base, models)
-        selected = _variance(deltas) >= threshold
-        kept = [delta * selected for delta in deltas]
-        sign = torch.where(summed(kept) >= 0, 1.0, -1.0)
-        shares = [(delta.sign() == sign).to(base.dtype) * weight for delta, weight in zip(kept, weights, strict=True)]
-        total = summed([share * delta for share, delta in zip(shares, kept, strict=True)])
-        return total / summed(shares).clamp(min=SMALLEST_DIVISOR) + base
-
-    return Elementwise(function)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Settings of parameters as recipes write them: a value, a gradient over depth, or filters on tensors' names."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -79,6 +79,15 @@ def _scalars(setting: Any) -> Iterator[Scalar]:
             yield from _scalars(element)
     else:
         yield setting
+
+
+def form(setting: Any) -> Literal["value", "gradient", "filters"]:
+    """What a setting's value for a tensor depends on: nothing, the tensor's depth, or its name too."""
+    if isinstance(setting, dict):
+        return "filters"
+    if not isinstance(setting, list):
+        return "value"
+    return "filters" if isinstance(setting[0], dict) else "gradient"
 
 
 def find(parameter: Parameter, sources: Sequence[Mapping[str, Any]], name: str, depth: float) -> Scalar | None:

@@ -23,8 +23,13 @@ def spread(size: int, work: Callable[[int, int], None]) -> None:
                 return
             work(*span)
 
-    others = [_pool().submit(run) for _ in range(min(torch.get_num_threads(), len(spans)) - 1)]
-    run()
+    together(run, len(spans))
+
+
+def together(work: Callable[[], None], most: int) -> None:
+    """Calls ``work`` on as many threads as torch would use, this one among them, but not on more than ``most``."""
+    others = [_pool().submit(work) for _ in range(min(torch.get_num_threads(), most) - 1)]
+    work()
     for other in others:
         other.result()
 

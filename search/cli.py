@@ -110,7 +110,7 @@ def merge(recipe: Path, out: Path) -> None:
     """
     from mergesearch.merge_ops.documents import merge_file
 
-    merge_file(recipe, out)
+    merge_file(recipe, out, click.echo)
     click.echo(f"wrote {out}")
 
 

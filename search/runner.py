@@ -50,7 +50,7 @@ def run(job: Job, results: Path, watcher: Watcher = QUIET) -> Verdict:
 def open_engine(job: Job) -> Engine:
     """The engine with the job's checkpoints in memory, on the config's device."""
     dtype = job.config.recipe.get("out_dtype") or job.config.recipe.get("dtype")
-    return Engine(job.references, job.template, dtype, find_device(job.config.device))
+    return Engine(job.references, job.template, dtype, find_device(job.config.device), job.space.methods)
 
 
 def _conclude(loop: Loop, watcher: Watcher) -> Verdict:

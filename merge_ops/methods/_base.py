@@ -181,13 +181,24 @@ def _as_number(value: object) -> float:
         raise ValueError(f"{value!r} is not a number") from None
 
 
+TABLE_SIZE = 1 << 16
+"""The most entries of a table of a tensor's sorted numbers."""
+Kept = Callable[[tuple[int, ...], int], int]
+"""From a tensor's shape and the number of models to bytes."""
+
+
+def nothing(_: tuple[int, ...], __: int) -> int:
+    return 0
+
+
 @dataclass(frozen=True)
 class Method:
     """A merge method.
 
     ``base`` says whether task vectors are taken from ``base_model`` (``required``; ``optional``: where there is one)
     or it is an input like the others (``input``). ``fewest`` and ``most`` count the models beside the base.
-    ``symmetric``: the order of the models does not matter.
+    ``symmetric``: the order of the models does not matter. ``kept`` says how many bytes of statistics stay in memory
+    for a tensor, where that is more than a few numbers.
     """
 
     name: str
@@ -200,6 +211,7 @@ class Method:
     fewest: int = 1
     most: int | None = None
     symmetric: bool = True
+    kept: Kept = nothing
 
     def parameter(self, name: str) -> Parameter | None:
         return next((p for p in self.parameters if p.name == name), None)

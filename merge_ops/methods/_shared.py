@@ -1,7 +1,9 @@
 """Parameters and decisions that several methods share."""
 
-from mergesearch.merge_ops.methods._base import Parameter, Quantiles, Scalar, Statistics, Values
-from mergesearch.merge_ops.plans import SMALLEST_NORM, SMALLEST_SUM, Plan, SignConsensus, Sparsity, rounded
+from math import prod
+
+from mergesearch.merge_ops.methods._base import TABLE_SIZE, Parameter, Quantiles, Scalar, Statistics, Values
+from mergesearch.merge_ops.plans import SMALLEST_NORM, SMALLEST_SUM, Sparsity, Vote, rounded
 
 WEIGHT = Parameter("weight", "the model's share", per_model=True, search=(0.0, 1.5))
 DENSITY = Parameter(
@@ -113,10 +115,11 @@ def drops(values: Values) -> tuple[Sparsity, ...]:
     )
 
 
-def elected(statistics: Statistics, plan: SignConsensus, sign: str) -> Plan:
-    """The plan, with the sign elected as the parameter ``sign`` says."""
-    if sign == "mass":
-        return plan
-    from mergesearch.merge_ops.disjoint import by_count
+def vote(values: Values) -> Vote:
+    """How the sign is elected, from the parameter ``sign``."""
+    return "count" if values.text("sign") == "count" else "mass"
 
-    return by_count(statistics, plan)
+
+def quantile_tables(shape: tuple[int, ...], models: int) -> int:
+    """Bytes of every model's sorted magnitudes: rank, magnitude and sum."""
+    return models * min(prod(shape), TABLE_SIZE) * (8 + 4 + 8)

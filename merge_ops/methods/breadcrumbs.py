@@ -20,6 +20,7 @@ from mergesearch.merge_ops.methods._shared import (
     divided,
     matched,
     normalize,
+    quantile_tables,
     quantiles,
     rescale,
 )
@@ -76,4 +77,5 @@ METHOD = Method(
     base="required",
     parameters=(WEIGHT, DENSITY, GAMMA, LAMBDA, normalize(False), rescale("none"), SCOPE, INT8_MASK),
     decide=decide,
+    kept=quantile_tables,
 )

@@ -6,19 +6,19 @@ al., arXiv:2306.01708.
 
 from mergesearch.merge_ops.methods import breadcrumbs
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
-from mergesearch.merge_ops.methods._shared import SIGN, elected
-from mergesearch.merge_ops.plans import Plan, SignConsensus
+from mergesearch.merge_ops.methods._shared import SIGN, vote
+from mergesearch.merge_ops.plans import SignConsensus
 
 
-def decide(statistics: Statistics, values: Values) -> Plan:
-    plan = SignConsensus(
+def decide(statistics: Statistics, values: Values) -> SignConsensus:
+    return SignConsensus(
         weights=values.numbers("weight"),
         sparsity=breadcrumbs.trims(statistics, values),
         elect=True,
         normalize=values.switch("normalize"),
         lambda_=values.number("lambda"),
+        vote=vote(values),
     )
-    return elected(statistics, plan, values.text("sign"))
 
 
 METHOD = Method(
@@ -29,4 +29,5 @@ METHOD = Method(
     base="required",
     parameters=(*breadcrumbs.METHOD.parameters, SIGN),
     decide=decide,
+    kept=breadcrumbs.METHOD.kept,
 )

@@ -6,19 +6,19 @@ et al., arXiv:2306.01708.
 
 from mergesearch.merge_ops.methods import dare_linear
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
-from mergesearch.merge_ops.methods._shared import SIGN, drops, elected
-from mergesearch.merge_ops.plans import Plan, SignConsensus
+from mergesearch.merge_ops.methods._shared import SIGN, drops, vote
+from mergesearch.merge_ops.plans import SignConsensus
 
 
-def decide(statistics: Statistics, values: Values) -> Plan:
-    plan = SignConsensus(
+def decide(_: Statistics, values: Values) -> SignConsensus:
+    return SignConsensus(
         weights=values.numbers("weight"),
         sparsity=drops(values),
         elect=True,
         normalize=values.switch("normalize"),
         lambda_=values.number("lambda"),
+        vote=vote(values),
     )
-    return elected(statistics, plan, values.text("sign"))
 
 
 METHOD = Method(

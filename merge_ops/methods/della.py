@@ -12,7 +12,7 @@ Unlike mergekit: in a row of one element, p is the density (there it is not a nu
 [0, 1], p is clipped (there it is an error).
 """
 
-from typing import TYPE_CHECKING
+from math import prod
 
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
 from mergesearch.merge_ops.methods._shared import (
@@ -24,11 +24,9 @@ from mergesearch.merge_ops.methods._shared import (
     WEIGHT,
     normalize,
     rescale,
+    vote,
 )
-from mergesearch.merge_ops.plans import Elementwise
-
-if TYPE_CHECKING:
-    from mergesearch.merge_ops.disjoint import Thin
+from mergesearch.merge_ops.plans import SignConsensus, Sparsity
 
 EPSILON = Parameter(
     "epsilon",
@@ -41,26 +39,29 @@ EPSILON = Parameter(
 )
 
 
-def decide(statistics: Statistics, values: Values) -> Elementwise:
-    from mergesearch.merge_ops.disjoint import Disjoint
-
-    return Disjoint(
+def decide(statistics: Statistics, values: Values) -> SignConsensus:
+    return SignConsensus(
         weights=values.numbers("weight"),
-        thin=drops(statistics, values),
+        sparsity=drops(statistics, values),
         elect=True,
         normalize=values.switch("normalize"),
         lambda_=values.number("lambda"),
-        count=values.text("sign") == "count",
-    ).plan()
+        vote=vote(values),
+    )
 
 
-def drops(statistics: Statistics, values: Values) -> "tuple[Thin, ...]":
-    """How each task vector is thinned."""
-    from mergesearch.merge_ops.disjoint import ranked_drop
+def drops(statistics: Statistics, values: Values) -> tuple[Sparsity, ...]:
+    """What remains of each task vector."""
+    from mergesearch.merge_ops.ranked import ranked_drop
 
     rescaled = values.shared["rescale"]
     numbers = zip(values.numbers("density"), values.numbers("epsilon"), values.random_keys(), strict=True)
     return tuple(ranked_drop(statistics, model, each, rescaled) for model, each in enumerate(numbers))
+
+
+def kept(shape: tuple[int, ...], models: int) -> int:
+    """The rank of every element in its row."""
+    return 2 * models * prod(shape)
 
 
 METHOD = Method(
@@ -72,4 +73,5 @@ METHOD = Method(
     base="required",
     parameters=(WEIGHT, DENSITY, EPSILON, LAMBDA, normalize(True), rescale("inverse"), SIGN, SEED, INT8_MASK),
     decide=decide,
+    kept=kept,
 )

@@ -6,19 +6,15 @@ Deep et al., "DELLA-Merging", arXiv:2406.11617: ``θ = θ_b + λ Σ w_i m_i δ_i
 from mergesearch.merge_ops.methods import della
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
 from mergesearch.merge_ops.methods._shared import DENSITY, INT8_MASK, LAMBDA, SEED, WEIGHT, divided, normalize, rescale
-from mergesearch.merge_ops.plans import Elementwise
+from mergesearch.merge_ops.plans import SignConsensus
 
 
-def decide(statistics: Statistics, values: Values) -> Elementwise:
-    from mergesearch.merge_ops.disjoint import Disjoint
-
-    return Disjoint(
+def decide(statistics: Statistics, values: Values) -> SignConsensus:
+    return SignConsensus(
         weights=divided(values.numbers("weight"), values.switch("normalize")),
-        thin=della.drops(statistics, values),
-        elect=False,
-        normalize=False,
+        sparsity=della.drops(statistics, values),
         lambda_=values.number("lambda"),
-    ).plan()
+    )
 
 
 METHOD = Method(
@@ -29,4 +25,5 @@ METHOD = Method(
     base="required",
     parameters=(WEIGHT, DENSITY, della.EPSILON, LAMBDA, normalize(False), rescale("inverse"), SEED, INT8_MASK),
     decide=decide,
+    kept=della.kept,
 )

@@ -12,6 +12,7 @@ average is taken.
 
 from dataclasses import replace
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
@@ -46,6 +47,11 @@ def _average(
     return models[0] + total / divisor
 
 
+def kept(shape: tuple[int, ...], models: int) -> int:
+    """Every model's Fisher information, in float32."""
+    return 4 * models * prod(shape)
+
+
 METHOD = Method(
     name="fisher",
     summary="average of models, each element weighted by its Fisher information on a text",
@@ -61,5 +67,6 @@ METHOD = Method(
         ),
     ),
     decide=decide,
+    kept=kept,
     fewest=2,
 )

@@ -10,6 +10,8 @@ the mean are over the directions that it has; the others would be random. The ma
 model's size), so that a candidate costs one pass.
 """
 
+from math import prod
+
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
 from mergesearch.merge_ops.methods._shared import LAMBDA
 from mergesearch.merge_ops.plans import LinearCombination, Plan
@@ -25,6 +27,11 @@ def decide(statistics: Statistics, values: Values) -> Plan:
     return added([isotropic(statistics)], [factor])
 
 
+def kept(shape: tuple[int, ...], _: int) -> int:
+    """The matrix that is added, in float32."""
+    return 4 * prod(shape) if len(shape) == 2 else 0
+
+
 METHOD = Method(
     name="iso_c",
     summary="the base plus the sum of task matrices with all singular values at their mean",
@@ -33,4 +40,5 @@ METHOD = Method(
     base="required",
     parameters=(LAMBDA,),
     decide=decide,
+    kept=kept,
 )

@@ -27,22 +27,28 @@ SMALLEST_SINE = 1e-9
 
 
 def decide(statistics: Statistics, values: Values) -> Plan:
+    """Candidates differ in when to stop, if at all: the coefficients are kept."""
+    vectors, settings = Vectors(statistics), (int(values.number("max_iter")), values.number("tol"))
+    return vectors.combination(
+        statistics.derived("karcher", lambda *_: _coefficients(vectors, *settings), settings=settings)
+    )
+
+
+def _coefficients(vectors: Vectors, iterations: int, tol: float) -> list[float]:
     """Models whose norm is at most ``tol`` have no direction, but count in the mean norm."""
     import numpy as np
 
-    vectors, tol = Vectors(statistics), values.number("tol")
     gram = vectors.gram()
     norms = np.sqrt(np.diag(gram))
     valid = norms > tol
     coefficients = np.zeros(vectors.count)
-    if not valid.any():
-        return vectors.combination(list(coefficients))
-    cosines = gram[np.ix_(valid, valid)] / np.outer(norms[valid], norms[valid])
-    mean = _mean(cosines, int(values.number("max_iter")), tol)
-    if mean is None:
-        return vectors.combination([1 / vectors.count] * vectors.count)
-    coefficients[valid] = norms.mean() * mean / norms[valid]
-    return vectors.combination(list(coefficients))
+    if valid.any():
+        cosines = gram[np.ix_(valid, valid)] / np.outer(norms[valid], norms[valid])
+        mean = _mean(cosines, iterations, tol)
+        if mean is None:
+            return [1 / vectors.count] * vectors.count
+        coefficients[valid] = norms.mean() * mean / norms[valid]
+    return [float(c) for c in coefficients]
 
 
 def _mean(cosines: "NDArray[np.float64]", iterations: int, tol: float) -> "NDArray[np.float64] | None":

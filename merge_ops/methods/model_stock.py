@@ -10,16 +10,29 @@ task vector has the cosine 0; other cosines are exact (mergekit shrinks them whe
 """
 
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
 from mergesearch.merge_ops.methods._gram import Vectors
 from mergesearch.merge_ops.plans import SMALLEST_NORM, Plan
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 def decide(statistics: Statistics, values: Values) -> Plan:
+    """No number of a candidate changes the shares: they are found once."""
+    axis = -1 if values.switch("filter_wise") else None
+    vectors = Vectors(statistics, axis)
+    share = statistics.derived("model stock", lambda *_: _share(vectors), settings=axis)
+    return vectors.combination([share] * vectors.count)
+
+
+def _share(vectors: Vectors) -> "NDArray[np.float64]":
+    """t / N: one number, or one for each vector."""
     import numpy as np
 
-    vectors = Vectors(statistics, -1 if values.switch("filter_wise") else None)
     n, gram = vectors.count, vectors.gram()
     norms = np.sqrt(np.stack([gram[i, i] for i in range(n)]))
     pairs = list(combinations(range(n), 2))
@@ -27,8 +40,7 @@ def decide(statistics: Statistics, values: Values) -> Plan:
     dots = np.stack([gram[i, j] for i, j in pairs])
     cosine = np.where(products > SMALLEST_NORM**2, dots / np.maximum(products, SMALLEST_NORM**2), 0).mean(0)
     cosine = np.clip(cosine, 0, 1)
-    t = n * cosine / (1 + (n - 1) * cosine)
-    return vectors.combination([t / n] * n)
+    return np.asarray(cosine / (1 + (n - 1) * cosine))
 
 
 METHOD = Method(

@@ -13,6 +13,7 @@ on α alone and is kept until α changes.
 
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
@@ -46,6 +47,11 @@ def _solve(grams: "Sequence[Tensor]", alpha: float, _: "Tensor | None", models: 
     return (solved if by_output else solved.t()).reshape(-1).to(wide_dtype(models))
 
 
+def kept(shape: tuple[int, ...], models: int) -> int:
+    """The solution, and every model's Gram matrix of the inputs, in float32."""
+    return 4 * (prod(shape) + models * shape[-1] ** 2) if len(shape) == 2 else 0
+
+
 METHOD = Method(
     name="regmean",
     summary="linear layers that come nearest to every model's outputs on a text",
@@ -65,5 +71,6 @@ METHOD = Method(
         ),
     ),
     decide=decide,
+    kept=kept,
     fewest=2,
 )

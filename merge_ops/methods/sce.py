@@ -10,20 +10,34 @@ kept. As in mergekit, the η_i are equal where the mean squares sum to less than
 learning rates, and not in the paper. ``smallest_energy: 0`` is the paper's form.
 """
 
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from math import prod
+
+from mergesearch.merge_ops.methods._base import TABLE_SIZE, Method, Parameter, Statistics, Values
 from mergesearch.merge_ops.methods._shared import INT8_MASK
-from mergesearch.merge_ops.plans import Elementwise
+from mergesearch.merge_ops.plans import SignConsensus, Sparsity
 
 
-def decide(statistics: Statistics, values: Values) -> Elementwise:
-    from mergesearch.merge_ops.selection import VarianceTable, select_and_erase
+def decide(statistics: Statistics, values: Values) -> SignConsensus:
+    from mergesearch.merge_ops.selection import SpreadTable
 
-    table = statistics.derived("variances", VarianceTable.of)
+    table, count = statistics.derived("spreads", SpreadTable.of), statistics.count
     threshold, energies = table.largest(values.number("select_topk"))
     total = sum(energies)
-    if total <= values.number("smallest_energy") * max(1, statistics.size):
-        return select_and_erase(threshold, [1 / statistics.count] * statistics.count)
-    return select_and_erase(threshold, [energy / total for energy in energies])
+    small = total <= values.number("smallest_energy") * max(1, statistics.size)
+    shares = (1 / count,) * count if small else tuple(energy / total for energy in energies)
+    return SignConsensus(
+        weights=shares,
+        sparsity=(Sparsity(),) * count,
+        elect=True,
+        normalize=True,
+        vote="change",
+        least_spread=threshold,
+    )
+
+
+def kept(shape: tuple[int, ...], models: int) -> int:
+    """The sorted spreads: rank, spread, and every model's energy."""
+    return 8 * (2 + models) * min(prod(shape), TABLE_SIZE)
 
 
 METHOD = Method(
@@ -40,4 +54,5 @@ METHOD = Method(
         INT8_MASK,
     ),
     decide=decide,
+    kept=kept,
 )

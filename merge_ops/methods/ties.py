@@ -17,24 +17,25 @@ from mergesearch.merge_ops.methods._shared import (
     SCOPE,
     SIGN,
     WEIGHT,
-    elected,
     normalize,
+    quantile_tables,
     rescale,
     trim,
+    vote,
 )
-from mergesearch.merge_ops.plans import Plan, SignConsensus
+from mergesearch.merge_ops.plans import SignConsensus
 
 
-def decide(statistics: Statistics, values: Values) -> Plan:
+def decide(statistics: Statistics, values: Values) -> SignConsensus:
     densities, rescaled, scope = values.numbers("density"), values.shared["rescale"], values.text("scope")
-    plan = SignConsensus(
+    return SignConsensus(
         weights=values.numbers("weight"),
         sparsity=tuple(trim(statistics, i, density, rescaled, scope) for i, density in enumerate(densities)),
         elect=True,
         normalize=values.switch("normalize"),
         lambda_=values.number("lambda"),
+        vote=vote(values),
     )
-    return elected(statistics, plan, values.text("sign"))
 
 
 METHOD = Method(
@@ -45,4 +46,5 @@ METHOD = Method(
     base="required",
     parameters=(WEIGHT, DENSITY, LAMBDA, normalize(True), rescale("none"), SCOPE, SIGN, INT8_MASK),
     decide=decide,
+    kept=quantile_tables,
 )

@@ -12,6 +12,7 @@ that Û does not span are left out: those of two equal task matrices are one, no
 """
 
 from dataclasses import replace
+from math import prod
 
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
 from mergesearch.merge_ops.methods._shared import LAMBDA, WEIGHT
@@ -27,6 +28,11 @@ def decide(statistics: Statistics, values: Values) -> Plan:
     return added(decorrelated(statistics, values.number("rank_share")), weights)
 
 
+def kept(shape: tuple[int, ...], models: int) -> int:
+    """Every model's part of the sum, in float32."""
+    return 4 * models * prod(shape) if len(shape) == 2 else 0
+
+
 METHOD = Method(
     name="tsv",
     summary="the base plus every task's leading singular vectors, decorrelated",
@@ -39,4 +45,5 @@ METHOD = Method(
         Parameter("rank_share", "of the r/T singular values of a task, the part kept", default=1.0, low=0.0, high=1.0),
     ),
     decide=decide,
+    kept=kept,
 )

@@ -8,9 +8,18 @@ import torch
 from torch import Tensor
 
 from mergesearch.merge_ops import kernels_torch, native, threads
-from mergesearch.merge_ops.combine import combine, combine_many
+from mergesearch.merge_ops.combine import combine, combine_all
 from mergesearch.merge_ops.gram import gram
-from mergesearch.merge_ops.plans import Elementwise, LinearCombination, Plan, SignConsensus, Sparsity
+from mergesearch.merge_ops.plans import (
+    PADDING,
+    Elementwise,
+    LinearCombination,
+    Pass,
+    Plan,
+    RankedDrop,
+    SignConsensus,
+    Sparsity,
+)
 
 from .helpers import Counter, inputs, same_bytes
 
@@ -22,6 +31,17 @@ THIN = (
     Sparsity(threshold=0.05, ceiling=0.4, keep=0.6, key=7),
 )
 WEIGHTS = (0.7, -0.4, 0.9)
+RANKED = tuple(
+    Sparsity(
+        key=key,
+        ranked=RankedDrop(
+            torch.randint(-100, 100, (SIZE + PADDING,), generator=torch.Generator().manual_seed(key)).short() & 0x7F,
+            torch.arange(-20000, 20000, 300, dtype=torch.int32),
+            torch.linspace(1, 3, 134),
+        ),
+    )
+    for key in range(3)
+)
 PLANS: dict[str, Plan] = {
     "linear": LinearCombination((0.3, 0.0, 0.6)),
     "slerp": LinearCombination((0.31, 0.2, -0.4), base=0.73),
@@ -32,6 +52,12 @@ PLANS: dict[str, Plan] = {
     "mean": SignConsensus(WEIGHTS, THIN, elect=True, normalize=True, lambda_=0.9),
     "no sparsity": SignConsensus((1.0, 1.0, 1.0), (Sparsity(),) * 3, elect=True, normalize=True),
     "weights of no sum": SignConsensus((0.1, 0.6, -0.7), THIN, elect=True, normalize=True),
+    "by count": SignConsensus(WEIGHTS, THIN, elect=True, normalize=True, vote="count"),
+    "spread": SignConsensus(
+        (0.2, 0.3, 0.5), (Sparsity(),) * 3, elect=True, normalize=True, vote="change", least_spread=0.3
+    ),
+    "ranked": SignConsensus(WEIGHTS, RANKED, elect=True, normalize=True),
+    "ranked sum": SignConsensus(WEIGHTS, (RANKED[0], *THIN[:2]), lambda_=0.7),
     "all dropped": SignConsensus(WEIGHTS, (Sparsity(threshold=float("inf")),) * 3, elect=True, normalize=True),
 }
 plans = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
@@ -59,7 +85,7 @@ def empty(base: Tensor) -> Tensor:
 
 def by_torch(plan: Plan, base: Tensor, models: Sequence[Tensor], block: int = 1 << 14) -> Tensor:
     out = empty(base)
-    kernels_torch.combine([plan], base, models, [out], block)
+    kernels_torch.combine(Pass([plan], base, models, [out]), block)
     return out
 
 
@@ -74,7 +100,7 @@ def same(a: Tensor, b: Tensor) -> bool:
 def test_compiled_kernels_give_the_bits_of_plain_torch(plan: Plan, dtype: torch.dtype) -> None:
     base, models = case(dtype)
     out = empty(base)
-    native.combine([plan], base, models, [out])
+    native.combine([Pass([plan], base, models, [out])])
     assert same(out, by_torch(plan, base, models))
 
 
@@ -113,17 +139,59 @@ def test_several_plans_at_once_give_what_each_gives(
     function = Elementwise(lambda _, xs, start: xs[0] * 2 + start % 2)
     for chosen in ([*PLANS.values()], [*PLANS.values(), function]):
         together, alone = ([empty(base) for _ in chosen] for _ in range(2))
-        combine_many(chosen, base, models, together)
+        combine_all([Pass(chosen, base, models, together)])
         for plan, out in zip(chosen, alone, strict=True):
             combine(plan, base, models, out)
         assert all(same(a, b) for a, b in zip(together, alone, strict=True))
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("prepare", [lambda _: None, without_compiler], ids=["compiled", "torch"])
+def test_tensors_combined_at_once_are_those_combined_alone(
+    prepare: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(monkeypatch)
+    passes, alone = [], []
+    for size in (0, 1, 31, 32, 33, 1025, threads.SPAN, threads.SPAN + 1, SIZE):
+        for dtype in (*DTYPES, torch.float64):
+            base, models = inputs((size,), 5, 3, dtype)
+            chosen = list(PLANS.values())[size % 3 :: 3]
+            passes.append(Pass(chosen, base, models, [empty(base) for _ in chosen]))
+            alone.append([by_torch(plan, base, models) for plan in chosen])
+    combine_all(passes)
+    assert all(same(a, b) for one, outs in zip(passes, alone, strict=True) for a, b in zip(one.outs, outs, strict=True))
+
+
+@compiled
+@pytest.mark.parametrize("shift", [1, 8, 16])
+@plans
+def test_where_a_tensor_lies_in_memory_does_not_matter(plan: Plan, shift: int) -> None:
+    base, models = case(torch.bfloat16, 3001)
+    room = torch.full((3001 + shift + 40,), 7.0, dtype=torch.bfloat16)
+    out, (first, *others) = room[shift : shift + 3001], models
+    combine(plan, base, [torch.cat([first[:1], first])[1:], *others], out)
+    assert same(out, by_torch(plan, base, models))
+    assert (room[:shift] == 7).all()
+    assert (room[shift + 3001 :] == 7).all()
+
+
+@compiled
+def test_inputs_of_several_dtypes() -> None:
+    base, models = case(torch.float32, 3001)
+    mixed = [model.to(dtype) for model, dtype in zip(models, DTYPES, strict=True)]
+    for plan in PLANS.values():
+        for dtype in DTYPES:
+            out, plain = (torch.empty(3001, dtype=dtype) for _ in range(2))
+            native.combine([Pass([plan], base, mixed, [out])])
+            kernels_torch.combine(Pass([plan], base, mixed, [plain]), 1 << 14)
+            assert same(out, plain)
 
 
 def test_several_plans_write_to_what_is_not_contiguous() -> None:
     base, models = inputs((9, 55), 1, 3)
     outs = [torch.empty(55, 9).t(), torch.empty(9, 55, dtype=torch.bfloat16)]
     chosen = [PLANS["linear"], PLANS["mean"]]
-    combine_many(chosen, base, models, outs)
+    combine_all([Pass(chosen, base, models, outs)])
     for plan, out in zip(chosen, outs, strict=True):
         alone = torch.empty(9, 55)
         combine(plan, base, models, alone)

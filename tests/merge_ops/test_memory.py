@@ -1,19 +1,24 @@
 """The memory plan, what is kept once, and several candidates built at once."""
 
+import gc
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from mergesearch.merge_ops import combine as combining
-from mergesearch.merge_ops import memory
-from mergesearch.merge_ops.engine import Engine
+from mergesearch.merge_ops import memory, native
+from mergesearch.merge_ops.engine import Engine, merge
 from mergesearch.merge_ops.memory import MemoryPlan, Residents, plan_memory, same_bits
 from mergesearch.merge_ops.methods import METHODS
+from mergesearch.merge_ops.plans import Pass
 from mergesearch.merge_ops.recipe import Recipe
 
-from .helpers import INPUTS, Counter, recipe_data, same_bytes
+from .helpers import INPUTS, WITHOUT_TEXT, Counter, recipe_data, same_bytes
 
 BASE, TUNED = str(INPUTS / "base"), [str(INPUTS / name) for name in ("ft1", "ft2", "ft3")]
 GB = 10**9
@@ -99,20 +104,82 @@ def spaces(engine: Engine, count: int) -> list[dict[str, Tensor]]:
     return [{name: torch.full_like(view, 7.0) for name, view in engine.views.items()} for _ in range(count)]
 
 
-def test_candidates_built_at_once_are_those_built_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["device", "disk"])
+def test_candidates_built_at_once_are_those_built_alone(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_on_host", lambda: GB if place == "device" else 0)
     engine = Engine([BASE, *TUNED], BASE)
+    assert engine.memory.place == place
     recipes = [recipe(name, seed) for name in ("ties", "linear", "dare_ties") for seed in (1, 2)]
-    outs, calls = spaces(engine, len(recipes)), Counter(combining.combine_many)
-    monkeypatch.setattr("mergesearch.merge_ops.merger.combine_many", calls)
+    outs, passes = spaces(engine, len(recipes)), Counter(Pass)
+    monkeypatch.setattr("mergesearch.merge_ops.merger.Pass", passes)
     engine.build_many(recipes, outs)
     # linear takes no base: its inputs are others.
-    assert calls.calls == 2 * len(engine.names)
+    assert passes.calls == 2 * len(engine.names)
     for one, out in zip(recipes, outs, strict=True):
         engine.build(one)
         assert all(same_bytes(out[name], view) for name, view in engine.views.items())
+
+
+@pytest.mark.skipif(native.library() is None, reason="there is no C compiler")
+def test_a_candidate_is_one_call_of_the_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, calls = Engine([BASE, *TUNED], BASE), Counter(native.combine)
+    monkeypatch.setattr(native, "combine", calls)
+    engine.build(recipe("ties", 1))
+    assert calls.calls == 1
+
+
+def test_an_engine_goes_with_its_last_user() -> None:
+    engine = Engine([BASE, *TUNED], BASE)
+    for name in ("ties", "linear", "della"):
+        engine.build(recipe(name, 1))
+    views = [
+        weakref.ref(engine),
+        weakref.ref(engine._merger),
+        *map(weakref.ref, engine._merger.residents._kept.values()),
+    ]
+    gc.disable()
+    try:
+        del engine
+        assert [view() for view in views] == [None] * len(views)
+    finally:
+        gc.enable()
 
 
 def test_the_engine_says_where_it_keeps_what() -> None:
     plan = Engine([BASE, TUNED[0]], BASE).memory
     assert (plan.device, plan.place, list(plan.checkpoints)) == ("cpu", "device", [BASE, TUNED[0]])
     assert all(count > 0 for count in plan.checkpoints.values())
+
+
+def nbytes(value: Any) -> int:
+    """Of all tensors and arrays that hang on a value."""
+    if isinstance(value, Tensor | np.ndarray):
+        return value.nbytes
+    if isinstance(value, Mapping | list | tuple):
+        return sum(map(nbytes, value.values() if isinstance(value, Mapping) else value))
+    return nbytes(vars(value)) if hasattr(value, "__dict__") else 0
+
+
+@pytest.mark.parametrize("name", WITHOUT_TEXT)
+def test_the_plan_counts_what_a_method_keeps(name: str) -> None:
+    engine = Engine([BASE, *TUNED], BASE, methods=[METHODS[name]])
+    engine.build(Recipe.read(recipe_data(METHODS[name], BASE, TUNED, 1, scope="tensor")))
+    kept, known = nbytes(engine._merger.statistics), nbytes(engine._merger.residents._kept)
+    # A few numbers for each row need not be counted.
+    assert abs(kept - engine.memory.statistics) <= 0.1 * known
+
+
+def test_what_methods_keep_needs_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_on_host", lambda: 8 * GB)
+    assert plan_memory(SIZES, 2 * GB, "cpu").place == "device"
+    plan = plan_memory(SIZES, 2 * GB, "cpu", 3 * GB)
+    assert plan.place == "disk"
+    assert str(plan).endswith("; beside them at most 3 GB of statistics")
+
+
+def test_a_merge_says_what_it_holds_in_memory(tmp_path: Path) -> None:
+    said: list[str] = []
+    merge(recipe("linear", 1), tmp_path / "out", say=said.append)
+    assert len(said) == 1
+    assert said[0].startswith(f"checkpoints: {TUNED[0]} ")
+    assert "read from disk tensor by tensor, at most " in said[0]
