@@ -10,6 +10,7 @@ from mergesearch.evaluators._base import (
     Shared,
     aggregate,
 )
+from mergesearch.evaluators._jackknife import FunctionOfMeans, Jackknife, pseudo_values
 from mergesearch.evaluators.bits_per_byte import BitsPerByte
 from mergesearch.evaluators.lm_eval import LmEval
 from mergesearch.evaluators.split import split_items
@@ -18,13 +19,16 @@ __all__ = [
     "EVALUATORS",
     "Evaluator",
     "EvaluatorOptions",
+    "FunctionOfMeans",
     "Item",
+    "Jackknife",
     "LoadedModel",
     "MeanOfItems",
     "Metric",
     "Shared",
     "aggregate",
     "open_evaluator",
+    "pseudo_values",
     "split_items",
 ]
 
