@@ -1,5 +1,9 @@
 """A model to per-item scores. Knows nothing of merging or of Optuna; imports nothing heavy until it must."""
 
+from collections.abc import Callable
+from typing import TypeGuard
+
+from mergesearch.errors import UserError
 from mergesearch.evaluators._base import (
     Evaluator,
     EvaluatorOptions,
@@ -12,8 +16,14 @@ from mergesearch.evaluators._base import (
 )
 from mergesearch.evaluators._jackknife import FunctionOfMeans, Jackknife, pseudo_values
 from mergesearch.evaluators.bits_per_byte import BitsPerByte
+from mergesearch.evaluators.classification import Classification
+from mergesearch.evaluators.command import Command
+from mergesearch.evaluators.embedding import Embedding
+from mergesearch.evaluators.function import Function
 from mergesearch.evaluators.lm_eval import LmEval
+from mergesearch.evaluators.perplexity import Perplexity
 from mergesearch.evaluators.split import split_items
+from mergesearch.plugins import find
 
 __all__ = [
     "EVALUATORS",
@@ -27,6 +37,8 @@ __all__ = [
     "Metric",
     "Shared",
     "aggregate",
+    "find_evaluator",
+    "is_evaluator",
     "open_evaluator",
     "pseudo_values",
     "split_items",
@@ -35,11 +47,37 @@ __all__ = [
 EVALUATORS: dict[str, type[Evaluator]] = {
     "lm_eval": LmEval,
     "bits_per_byte": BitsPerByte,
+    "perplexity": Perplexity,
+    "classification": Classification,
+    "embedding": Embedding,
+    "function": Function,
+    "command": Command,
 }
 """Every evaluator by the name that a config calls it. ``Options`` of each is what the config says of one task."""
 
 
-def open_evaluator(options: EvaluatorOptions, shared: Shared) -> Evaluator:
-    """The evaluator whose ``Options`` these are. Raises UserError for whatever they ask in vain."""
-    kind = next(each for each in EVALUATORS.values() if each.Options is type(options))
+ENTRY_POINTS = "mergesearch.evaluators"
+"""The group of entry points under which other packages list evaluators of theirs."""
+
+
+def find_evaluator(name: str) -> type[Evaluator] | Callable[..., object]:
+    """The evaluator of that name: of ``EVALUATORS``, an entry point's, or at ``"module:name"`` or ``"file.py:name"``.
+
+    There, a function may stand instead: the one that ``Function`` is to call. Raises UserError.
+    """
+    found = find(name, EVALUATORS, ENTRY_POINTS, "evaluator")
+    if is_evaluator(found) or (callable(found) and not isinstance(found, type)):
+        return found
+    raise UserError(f"evaluator: {name!r} is neither an evaluator, which has Options, nor a function")
+
+
+def is_evaluator(found: object) -> TypeGuard[type[Evaluator]]:
+    """Whether this is the class of an evaluator."""
+    return isinstance(found, type) and issubclass(getattr(found, "Options", object), EvaluatorOptions)
+
+
+def open_evaluator(name: str, options: EvaluatorOptions, shared: Shared) -> Evaluator:
+    """The evaluator of that name. Raises UserError for whatever the options ask in vain."""
+    kind = find_evaluator(name)
+    assert is_evaluator(kind)
     return kind(options, shared)

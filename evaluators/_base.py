@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -22,13 +22,15 @@ class Item:
 
     ``fingerprint`` depends on the content alone (or on the group that the item belongs to), so that equal items, and
     items of one group, fall on the same side of a split. ``weight`` is the item's share in the task's score: 1 for
-    accuracies, the number of bytes for bits per byte.
+    accuracies, the number of bytes for bits per byte. ``chance`` is what guessing scores on it in the mean, where that
+    is known: 1 / number of choices for accuracies.
     """
 
     id: str
     task: str
     fingerprint: str
     weight: float = 1.0
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal language model in memory, and the tokenizer that is saved with it.
+    """A model of transformers in memory, and the tokenizer that is saved with it (None where there is none).
 
     Evaluators keep what depends on the tokenizer and on the model's configuration for as long as they are given the
-    same two objects; the weights may change in place between any two calls.
+    same two objects; the weights may change in place between any two calls. ``save`` writes the model as it is now to a
+    folder that is not there yet, for evaluators that run programs of others.
     """
 
     model: torch.nn.Module
     tokenizer: Any
+    save: Callable[[Path], None] | None = field(default=None, compare=False)
 
 
 class EvaluatorOptions(Strict):
@@ -65,6 +69,9 @@ class Shared(Strict):
         None, description="Field of the documents whose equal values stay on one side of the split"
     )
     batch_size: int = Field(32, gt=0, description="The most sequences that the model is given at once")
+    max_length: int | None = Field(
+        None, gt=1, description="Tokens of a sequence, longer ones are cut; default: the model's context"
+    )
 
 
 class Evaluator(Protocol):
@@ -75,6 +82,8 @@ class Evaluator(Protocol):
     """
 
     Options: ClassVar[type[EvaluatorOptions]]
+    averages: ClassVar[bool]
+    """Whether scores come from the model's logits alone, so that an ensemble of models, which has these, has scores."""
 
     def __init__(self, options: Any, shared: Shared) -> None: ...
 
@@ -86,6 +95,14 @@ class Evaluator(Protocol):
 
     @property
     def items(self) -> Sequence[Item]: ...
+
+    def prepare(self, subject: LoadedModel) -> Sequence[str]:
+        """Checks the task against the model, whose weights do not matter yet, before anything is scored.
+
+        Returns what the user should know, such as how many items are cut to the model's context. Raises UserError for
+        what this model can never answer.
+        """
+        ...
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
         """The items' scores, float64 on the CPU, in the order given: [items], or [items, k] where ``value`` needs k.
@@ -106,7 +123,17 @@ class Evaluator(Protocol):
         ...
 
 
-class MeanOfItems:
+class Unprepared:
+    """For evaluators that have nothing to check against the model, nor logits that could be averaged."""
+
+    averages: ClassVar[bool] = False
+
+    def prepare(self, subject: LoadedModel) -> Sequence[str]:  # noqa: ARG002
+        """See ``Evaluator.prepare``."""
+        return []
+
+
+class MeanOfItems(Unprepared):
     """For evaluators whose value is the mean of their items' scores, weighted by ``Item.weight``."""
 
     def value(self, items: Sequence[Item], scores: Tensor) -> float:

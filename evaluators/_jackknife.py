@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mergesearch.evaluators._base import Item
+from mergesearch.evaluators._base import Item, Unprepared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ def pseudo_values(value: float, left_out: Tensor, weights: Tensor) -> Tensor:
     return moved
 
 
-class Jackknife(ABC):
+class Jackknife(Unprepared, ABC):
     """For evaluators whose value is no mean of their items' scores: contributions are ``pseudo_values``.
 
     They fit values that change smoothly as items come and go; not medians, maxima or single ranks.

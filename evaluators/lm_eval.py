@@ -34,6 +34,7 @@ class LmEval(MeanOfItems):
     """See ``Evaluator``. Documents are all that the command line would score; an item's id is the document's number."""
 
     Options: ClassVar[type[EvaluatorOptions]] = LmEvalOptions
+    averages: ClassVar[bool] = True
 
     def __init__(self, options: LmEvalOptions, shared: Shared) -> None:
         from mergesearch.evaluators._harness import as_command_line, build_instances, load_task

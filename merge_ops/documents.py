@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 from mergesearch.errors import UserError
+from mergesearch.files import ended_by_exception
 from mergesearch.merge_ops.engine import Say, check_output, merge, silent
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.merge_ops.references import split_reference
-from mergesearch.merge_ops.writer import ended_by_exception, new_parents_removed
+from mergesearch.merge_ops.writer import new_parents_removed
 
 
 def read_recipes(path: Path) -> list[Recipe]:

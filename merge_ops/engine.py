@@ -52,6 +52,7 @@ class Engine:
         self.model, self.tokenizer = live.load(checkpoint, device, self._dtype)
         views = live.bind_input(self.model, self._merger.inputs[template])
         self._views = {name: views[name] for name in self.names}
+        self._built: Recipe | None = None
 
     @property
     def names(self) -> list[str]:
@@ -64,7 +65,9 @@ class Engine:
         Raises UserError, before anything is written, where the recipe is of another dtype than the live model, or
         makes a model of another shape.
         """
+        self._built = None
         self.build_many([recipe], [self._views])
+        self._built = recipe
         return self.model
 
     def build_many(self, recipes: Sequence[Recipe], outs: Sequence[Mapping[str, Tensor]]) -> None:
@@ -120,6 +123,12 @@ class Engine:
     def write(self, recipe: Recipe, out: Path) -> None:
         """Writes the recipe's model as ``merge`` does."""
         write_folder(Assembly(self._merger, recipe), self._merger, out)
+
+    def save(self, out: Path) -> None:
+        """Writes the model that was built last, as ``write`` does."""
+        if self._built is None:
+            raise RuntimeError("no recipe was built into the live model yet")
+        self.write(self._built, out)
 
 
 def merge(

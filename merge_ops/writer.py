@@ -3,20 +3,17 @@
 import json
 import os
 import shutil
-import signal
-import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from mergesearch.errors import UserError, listed
-from mergesearch.files import atomic_path, write_text
+from mergesearch.files import atomic_path, ended_by_exception, write_text
 from mergesearch.merge_ops.checkpoint import INDEX, SIDE_FILES, SINGLE
 from mergesearch.merge_ops.tensor_files import DTYPE_NAMES, TensorFile, TensorInfo, as_bytes
 
@@ -131,23 +128,6 @@ def _header(tensors: Mapping[str, TensorInfo]) -> bytes:
     text = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-@contextmanager
-def ended_by_exception() -> Iterator[None]:
-    """Turns SIGTERM into an exception, so that what is half written is removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end(number: int, _: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 @contextmanager

@@ -3,10 +3,13 @@
 import hashlib
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import FrameType
 
 
 @contextmanager
@@ -56,3 +59,20 @@ def _replace(temporary: Path, target: Path) -> None:
         remove(old)
     else:
         temporary.replace(target)
+
+
+@contextmanager
+def ended_by_exception() -> Iterator[None]:
+    """Turns SIGTERM into an exception, so that what is half written is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
 from mergesearch.errors import UserError, nearest
-from mergesearch.evaluators import EVALUATORS, EvaluatorOptions, Shared
+from mergesearch.evaluators import EVALUATORS, EvaluatorOptions, Shared, find_evaluator, is_evaluator
 from mergesearch.parsing import Strict, parse, read_yaml
+from mergesearch.search.objective import Aggregation
 from mergesearch.search.samplers import SAMPLERS
 
 RESULTS = Path("results/runs")
@@ -31,11 +32,19 @@ class Split(Strict):
         return self
 
 
+Normalization = Literal["none", "leaderboard"]
+
+
 class TaskEntry(Strict):
-    """One task: its evaluator's options, and its share in the objective (0: shown in the verdict only)."""
+    """One task: its evaluator's options, and its share in the objective (0: shown in the verdict only).
+
+    ``normalize`` and ``chance``: see ``Evaluate.normalize``; here they are said of this task alone.
+    """
 
     weight: float = Field(1.0, ge=0)
     evaluator: str = "lm_eval"
+    normalize: Normalization | None = None
+    chance: float | None = Field(None, ge=0, lt=1)
     options: SerializeAsAny[EvaluatorOptions]
 
 
@@ -45,13 +54,14 @@ def _read_entry(data: Any) -> Any:
         raise ValueError(f"found {data!r}, expected keys: task, metric, weight, ...")
     if isinstance(data.get("options"), EvaluatorOptions):
         return data
-    own = {key: data[key] for key in ("weight", "evaluator") if key in data}
-    name = own.get("evaluator", "lm_eval")
-    if name not in EVALUATORS:
-        raise ValueError(f"there is no evaluator {name!r}{nearest(str(name), EVALUATORS)}")
+    own = {key: data[key] for key in TaskEntry.model_fields if key in data and key != "options"}
     rest = {key: value for key, value in data.items() if key not in own}
     try:
-        return {**own, "options": parse(EVALUATORS[name].Options, rest, "task")}
+        kind = find_evaluator(str(own.get("evaluator", "lm_eval")))
+        if not is_evaluator(kind):
+            rest, own["evaluator"] = {"function": own["evaluator"], **rest}, "function"
+            kind = EVALUATORS["function"]
+        return {**own, "options": parse(kind.Options, rest, "task")}
     except UserError as error:
         raise ValueError(str(error).replace("task: ", "")) from None
 
@@ -60,13 +70,21 @@ Task = Annotated[TaskEntry, BeforeValidator(_read_entry)]
 
 
 class Evaluate(Strict):
-    """The tasks. ``test_tasks``, where given, are what the verdict is held on, and ``tasks`` the search's alone."""
+    """The tasks. ``test_tasks``, where given, are what the verdict is held on, and ``tasks`` the search's alone.
+
+    ``aggregate`` and ``normalize`` say how the tasks' values become the objective: see ``Objective``. ``ensemble``:
+    show beside the winner what averaging the models' outputs gives.
+    """
 
     include_path: str | None = None
     tasks: list[Task] = Field(min_length=1)
     test_tasks: list[Task] = Field(default_factory=list)
     split: Split | None = None
     batch_size: int = Field(32, ge=1)
+    max_length: int | None = Field(None, gt=1)
+    aggregate: Aggregation = "mean"
+    normalize: Normalization = "none"
+    ensemble: bool = False
 
     @model_validator(mode="after")
     def _something_counts(self) -> "Evaluate":
@@ -81,7 +99,7 @@ class Evaluate(Strict):
         """What all evaluators are told."""
         group = self.split.group if self.split else None
         include = Path(self.include_path) if self.include_path else None
-        return Shared(include_path=include, group=group, batch_size=self.batch_size)
+        return Shared(include_path=include, group=group, batch_size=self.batch_size, max_length=self.max_length)
 
 
 def _known_sampler(name: str) -> str:

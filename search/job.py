@@ -1,13 +1,13 @@
 """A config made ready to run: everything that can be wrong with it is found here, before anything is scored."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
-from mergesearch.errors import UserError
-from mergesearch.evaluators import Evaluator, Item, LoadedModel, open_evaluator, split_items
+from mergesearch.errors import UserError, listed
+from mergesearch.evaluators import Evaluator, Item, LoadedModel, aggregate, open_evaluator, split_items
 from mergesearch.merge_ops.checkpoint import Checkpoint, common_dtype
 from mergesearch.merge_ops.merger import Assembly, Merger
 from mergesearch.merge_ops.recipe import Recipe, layer_of
@@ -24,13 +24,19 @@ Scores = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Task:
-    """An evaluator with its items on each side of the split, and its share in the objective."""
+    """An evaluator with its items on each side of the split, and its share in the objective.
+
+    ``normalize``: whether the objective takes its values normalised, by ``chance`` where that is said, or by what the
+    items say of themselves.
+    """
 
     name: str
     evaluator: Evaluator
     weight: float
     search: Sequence[Item]
     test: Sequence[Item]
+    normalize: bool = False
+    chance: float | None = None
 
     def items(self, side: str) -> Sequence[Item]:
         """The items of ``search`` or ``test``."""
@@ -43,6 +49,21 @@ class Task:
     def contributions(self, side: str, scores: Tensor) -> Tensor:
         """[items] float64: what each of one side's items adds to the metric; see ``Evaluator.contributions``."""
         return self.evaluator.contributions(self.items(side), scores)
+
+    def share(self, side: str) -> Share:
+        """The task's part in that side's objective. Raises UserError where it has no chance level to normalise by."""
+        chance = self._chance(self.items(side)) if self.normalize else None
+        return Share(self.name, self.weight, self.evaluator.metric, chance)
+
+    def _chance(self, items: Sequence[Item]) -> float:
+        if self.chance is not None:
+            return self.chance
+        known = [item.chance for item in items if item.chance is not None]
+        if len(known) < len(items):
+            raise UserError(
+                f"normalize: what guessing scores in task {self.name!r} is not known; say chance: 0.25, for example"
+            )
+        return aggregate(items, known)
 
 
 @dataclass(frozen=True)
@@ -58,7 +79,11 @@ class Job:
 
     def tasks_of(self, side: str) -> list[Task]:
         """The tasks that count in the objective of that side."""
-        return [task for task in self.tasks if task.items(side) and task.weight]
+        return _counted(self.tasks, side)
+
+    def prepare(self, subject: LoadedModel) -> list[str]:
+        """Checks the tasks against the model, before anything is scored; what users should know. Raises UserError."""
+        return [note for task in self.tasks for note in _prepared(task, subject)]
 
     def score(self, subject: LoadedModel, side: str, tasks: Sequence[Task]) -> Scores:
         """Scores a live model on these tasks' items of one side."""
@@ -70,7 +95,7 @@ class Job:
 
     def objective_of(self, side: str) -> Objective:
         """How the values of ``tasks_of`` that side become one number."""
-        return Objective([Share(task.weight, task.evaluator.metric) for task in self.tasks_of(side)])
+        return _objective(self.config.evaluate, self.tasks, side)
 
     def objective(self, side: str, scores: Mapping[str, Tensor]) -> float:
         """What the search maximises, of one candidate."""
@@ -137,39 +162,70 @@ def _layers(names: Sequence[str]) -> int:
 
 def open_tasks(evaluate: Evaluate) -> list[Task]:
     """The tasks with their items split. Raises UserError for a task that is unknown or cannot be split."""
-    if evaluate.test_tasks:
-        searched = [_task(evaluate, entry, 1.0, 0) for entry in evaluate.tasks]
-        tested = [_task(evaluate, entry, 0.0, 0) for entry in evaluate.test_tasks]
-        return _distinct([*searched, *tested])
-    if evaluate.split is None:
+    if not evaluate.test_tasks and evaluate.split is None:
         raise UserError("evaluate: expected split (search and test items) or test_tasks, found neither")
-    return _distinct([_task(evaluate, entry, evaluate.split.search, evaluate.split.seed) for entry in evaluate.tasks])
+    try:
+        tasks = _opened(evaluate)
+        for side in ("search", "test"):
+            _objective(evaluate, tasks, side)
+    except UserError as error:
+        raise UserError(f"evaluate: {error}") from None
+    return tasks
+
+
+def _opened(evaluate: Evaluate) -> list[Task]:
+    if evaluate.split:
+        fraction, seed = evaluate.split.search, evaluate.split.seed
+        return _distinct([_task(evaluate, entry, fraction, seed) for entry in evaluate.tasks])
+    searched = [_task(evaluate, entry, 1.0, 0) for entry in evaluate.tasks]
+    return _distinct([*searched, *(_task(evaluate, entry, 0.0, 0) for entry in evaluate.test_tasks)])
+
+
+def _counted(tasks: Sequence[Task], side: str) -> list[Task]:
+    return [task for task in tasks if task.items(side) and task.weight]
+
+
+def _objective(evaluate: Evaluate, tasks: Sequence[Task], side: str) -> Objective:
+    counted = _counted(tasks, side)
+    if all(len(task.items(side)) == 1 for task in counted) and side == "test":
+        whole = listed(repr(task.name) for task in tasks if task.weight)
+        raise UserError(
+            f"tasks: {whole}: one number for the whole model, and no items to hold a verdict on; give the scores by "
+            "item, or add a task that has items"
+        )
+    return Objective([task.share(side) for task in counted], evaluate.aggregate)
 
 
 def _task(evaluate: Evaluate, entry: TaskEntry, fraction: float, seed: int) -> Task:
-    try:
-        evaluator = open_evaluator(entry.options, evaluate.shared())
-    except UserError as error:
-        raise UserError(f"evaluate: {error}") from None
-    items = list(evaluator.items)
+    evaluator = open_evaluator(entry.evaluator, entry.options, evaluate.shared())
+    search, test = _sides(list(evaluator.items), fraction, seed)
+    normalize = (entry.normalize or evaluate.normalize) == "leaderboard"
+    return Task(evaluator.task, evaluator, entry.weight, search, test, normalize, entry.chance)
+
+
+def _sides(items: list[Item], fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
+    """A single item, one number for the whole model, is the search's: no part of it was never looked at."""
     if fraction in (0.0, 1.0):
-        search, test = (items, []) if fraction else ([], items)
-    else:
-        search, test = split_items(items, fraction, seed)
-    return Task(evaluator.task, evaluator, entry.weight, search, test)
+        return (items, []) if fraction else ([], items)
+    return (items, []) if len(items) == 1 else split_items(items, fraction, seed)
+
+
+def _prepared(task: Task, subject: LoadedModel) -> list[str]:
+    notes = list(task.evaluator.prepare(subject))
+    if len(task.search) == 1 and not task.test and task.weight:
+        notes.append("is one number for the whole model: the search counts it, no interval and no verdict does")
+    return [f"task {task.name!r}: {note}" for note in notes]
 
 
 def _distinct(tasks: list[Task]) -> list[Task]:
     """Tasks asked for several metrics are told apart by them."""
     names = [task.name for task in tasks]
     named = [
-        Task(f"{t.name}:{t.evaluator.metric.name}", t.evaluator, t.weight, t.search, t.test)
-        if names.count(t.name) > 1
-        else t
-        for t in tasks
+        replace(task, name=f"{task.name}:{task.evaluator.metric.name}") if names.count(task.name) > 1 else task
+        for task in tasks
     ]
     labels = [task.name for task in named]
     for label in labels:
         if labels.count(label) > 1:
-            raise UserError(f"evaluate: tasks: {label} is listed {labels.count(label)} times, expected once")
+            raise UserError(f"tasks: {label} is listed {labels.count(label)} times, expected once")
     return named

@@ -47,7 +47,7 @@ class Loop:
     @property
     def subject(self) -> LoadedModel:
         """The live model as evaluators take it."""
-        return LoadedModel(self.engine.model, self.engine.tokenizer)
+        return LoadedModel(self.engine.model, self.engine.tokenizer, self.engine.save)
 
     def run(self, on_trial: Callable[[FrozenTrial], None] = lambda _: None) -> None:
         """Goes on until the study has the config's trials, all told; ``on_trial`` sees each finished one."""

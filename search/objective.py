@@ -2,32 +2,100 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mergesearch.errors import UserError, listed
 from mergesearch.evaluators import Metric
 
 Array = NDArray[np.float64]
+Aggregation = Literal["mean", "min", "geometric_mean"]
 
 
 @dataclass(frozen=True)
 class Share:
-    """One task's part in the objective."""
+    """One task's part in the objective. ``chance``: what guessing scores, where the value is to be normalised by it."""
 
+    task: str
     weight: float
     metric: Metric
+    chance: float | None = None
+
+    @property
+    def sign(self) -> float:
+        return 1.0 if self.metric.higher_is_better else -1.0
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The mean of the tasks' values by weight, those that are better when lower with their sign turned."""
+    """The tasks' values, normalised where asked, as one number, of which more is better.
+
+    ``mean``: by weight, values that are better when lower with their sign turned. ``min``: the worst task's value.
+    ``geometric_mean``: by weight, values below 0 counted as 0. For the latter two the tasks must be better in one
+    direction; where that is down, the number is minus the highest value, or minus the geometric mean.
+
+    Normalised is max(0, (value − chance) / (1 − chance)), task by task before any aggregation, as the Open LLM
+    Leaderboard 2 does (huggingface.co/docs/leaderboards/open_llm_leaderboard/normalization), in [0, 1] and not in %.
+
+    Raises UserError, which names the tasks, for what cannot be combined so.
+    """
 
     shares: Sequence[Share]
+    aggregate: Aggregation = "mean"
+
+    def __post_init__(self) -> None:
+        for share in self.shares:
+            if share.chance is not None and not share.metric.higher_is_better:
+                raise UserError(
+                    f"normalize: task {share.task!r} is scored by {share.metric.name}, of which less is better; "
+                    "only scores from chance to 1 can be normalised: say normalize: none for it"
+                )
+        if self.aggregate != "mean":
+            self._check_directions()
+        if self.aggregate == "min" and len({share.weight for share in self.shares}) > 1:
+            weights = listed(f"{share.task} {share.weight:g}" for share in self.shares)
+            raise UserError(f"aggregate: the minimum over tasks takes no weights but 0 and 1, found {weights}")
+
+    def _check_directions(self) -> None:
+        lower = [share.task for share in self.shares if not share.metric.higher_is_better]
+        if 0 < len(lower) < len(self.shares):
+            raise UserError(
+                f"aggregate: {self.aggregate} needs tasks that are all better when higher, or all when lower; "
+                f"lower is better for {listed(lower)}: give these weight 0, another metric, or use the mean"
+            )
 
     def combine(self, values: Array) -> Array:
         """[tasks, ...] float64, the tasks' values of candidates or resamples -> [...], higher is better."""
-        signs = np.array([1.0 if share.metric.higher_is_better else -1.0 for share in self.shares])
+        adjusted = np.stack([_normalized(share, row) for share, row in zip(self.shares, values, strict=True)])
+        signs = np.array([share.sign for share in self.shares])
         weights = np.array([share.weight for share in self.shares])
-        result: Array = np.tensordot(signs * weights / weights.sum(), values, 1)
-        return result
+        return _AGGREGATES[self.aggregate](adjusted, signs, weights / weights.sum())
+
+
+def _normalized(share: Share, value: Array) -> Array:
+    if share.chance is None:
+        return value
+    adjusted: Array = np.maximum(0.0, (value - share.chance) / (1 - share.chance))
+    return adjusted
+
+
+def _mean(values: Array, signs: Array, shares: Array) -> Array:
+    result: Array = np.tensordot(signs * shares, values, 1)
+    return result
+
+
+def _min(values: Array, signs: Array, _: Array) -> Array:
+    result: Array = (signs[0] * values).min(axis=0)
+    return result
+
+
+def _geometric_mean(values: Array, signs: Array, shares: Array) -> Array:
+    with np.errstate(divide="ignore"):  # log 0 is minus infinity, whose exponential is 0 as it should be
+        logs = np.log(np.maximum(values, 0.0))
+    result: Array = signs[0] * np.exp(np.tensordot(shares, logs, 1))
+    return result
+
+
+_AGGREGATES = {"mean": _mean, "min": _min, "geometric_mean": _geometric_mean}

@@ -43,6 +43,8 @@ def run(job: Job, results: Path, watcher: Watcher = QUIET) -> Verdict:
         study = folder.open_study(job.config.search.storage)
         loop = Loop(job, folder, study, open_engine(job))
         watcher.begun(loop)
+        for note in job.prepare(loop.subject):
+            watcher.stage(note)
         loop.run(lambda trial: watcher.trial(loop, trial))
         return _conclude(loop, watcher)
 

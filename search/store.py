@@ -75,17 +75,21 @@ class RunFolder:
         return JournalStorage(JournalFileBackend(str(file)))
 
     def save_scores(self, name: str, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:
-        """Writes one candidate's per-item scores as a Parquet table (task, item, score)."""
+        """Writes one candidate's per-item scores as a Parquet table (task, item, part, score).
+
+        Parts are the columns of tasks whose scores are [items, k]; part 0 is all that others have.
+        """
         import pyarrow
         from pyarrow import parquet
 
         rows = [
-            (task, item.id, score)
+            (task, item.id, part, score)
             for task in scores
-            for item, score in zip(items[task], scores[task].tolist(), strict=True)
+            for item, parts in zip(items[task], _in_parts(scores[task]).tolist(), strict=True)
+            for part, score in enumerate(parts)
         ]
-        tasks, ids, values = zip(*rows, strict=True)
-        table = pyarrow.table({"task": tasks, "item": ids, "score": values})
+        columns = zip(*rows, strict=True)
+        table = pyarrow.table(dict(zip(("task", "item", "part", "score"), columns, strict=True)))
         with atomic_path(self._scores_file(name)) as temporary:
             parquet.write_table(table, temporary)
 
@@ -95,9 +99,11 @@ class RunFolder:
 
         columns = parquet.read_table(self._scores_file(name)).to_pydict()
         scores: dict[str, list[float]] = {}
-        for task, score in zip(columns["task"], columns["score"], strict=True):
+        parts: dict[str, int] = {}
+        for task, part, score in zip(columns["task"], columns["part"], columns["score"], strict=True):
             scores.setdefault(task, []).append(score)
-        return {task: torch.tensor(values, dtype=torch.float64) for task, values in scores.items()}
+            parts[task] = part + 1
+        return {task: _of_parts(values, parts[task]) for task, values in scores.items()}
 
     def has_scores(self, name: str) -> bool:
         return self._scores_file(name).exists()
@@ -112,6 +118,16 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _in_parts(scores: Tensor) -> Tensor:
+    """[items] or [items, k] -> [items, k]."""
+    return scores.reshape(len(scores), -1)
+
+
+def _of_parts(values: Sequence[float], parts: int) -> Tensor:
+    scores = torch.tensor(values, dtype=torch.float64)
+    return scores if parts == 1 else scores.reshape(-1, parts)
 
 
 def _database(url: str) -> BaseStorage:

@@ -88,14 +88,98 @@ def tokenizer() -> Any:
 
 
 @pytest.fixture
-def subject(saved: Path) -> Any:
+def subject(causal: Any) -> Any:
+    """The model that most evaluators are for."""
+    return causal
+
+
+@pytest.fixture
+def causal(saved: Path) -> Any:
     """The saved model, loaded anew: a test may change its weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from mergesearch.evaluators import LoadedModel
 
     model = AutoModelForCausalLM.from_pretrained(saved).eval()
-    return LoadedModel(model, AutoTokenizer.from_pretrained(saved))
+    return LoadedModel(model, AutoTokenizer.from_pretrained(saved), saver(model))
+
+
+LABELS = ("animal", "place", "sky")
+
+
+@pytest.fixture(scope="session")
+def saved_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random BERT of 40 positions that tells three labels apart, and its tokenizer."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("classifier")
+    word_tokenizer().save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(WORDS) + 4,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=40,
+        pad_token_id=0,
+        initializer_range=0.6,
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: number for number, name in enumerate(LABELS)},
+    )
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def word_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+@pytest.fixture
+def classifier(saved_classifier: Path) -> Any:
+    """The saved classifier, loaded anew: a test may change its weights."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from mergesearch.evaluators import LoadedModel
+
+    model = AutoModelForSequenceClassification.from_pretrained(saved_classifier).eval()
+    return LoadedModel(model, AutoTokenizer.from_pretrained(saved_classifier), saver(model))
+
+
+def saver(model: Any) -> Any:
+    """Writes a model's first tensor: enough for a program that reads no more."""
+
+    def save(folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        folder.mkdir()
+        save_file({"first": next(model.parameters()).detach().clone()}, folder / "model.safetensors")
+
+    return save
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
+    """Rows as JSON lines."""
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return file
 
 
 @pytest.fixture(scope="session")
