@@ -61,6 +61,12 @@ class Baselines:
             for method in ("task_arithmetic", "ties", "dare_ties"):
                 yield Baseline(method, self._usual(method))
 
+    @property
+    def members(self) -> list[Recipe]:
+        """What an ensemble averages the outputs of: the models, and the base where there is one model only."""
+        alone = [self._base] if self._base and len(self._models) == 1 else []
+        return [self._soup([reference]) for reference in [*alone, *self._models]]
+
     def _next_soup(self, scores: Mapping[str, float]) -> Baseline | None:
         """The greedy soup of Wortsman et al. (arXiv:2203.05482, algorithm 1), one step at a time.
 

@@ -96,6 +96,9 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
         table.add_row(*_cells(row))
     table.add_section()
     table.add_row(*_cells(verdict.winner), style="bold")
+    if verdict.ensemble:
+        table.add_section()
+        table.add_row(*_cells(verdict.ensemble), style="dim")
     screen.print(table)
     screen.print(
         f"winner − best baseline ({verdict.best_baseline}) on {verdict.test_items} test items: "

@@ -6,7 +6,8 @@ from mergesearch.errors import UserError
 from mergesearch.evaluators import LoadedModel
 from mergesearch.merge_ops import live
 from mergesearch.merge_ops.checkpoint import Checkpoint
-from mergesearch.merge_ops.engine import find_device, torch_dtype
+from mergesearch.merge_ops.engine import find_device, merge, torch_dtype
+from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search.config import Config
 from mergesearch.search.job import Task, open_tasks
 
@@ -21,11 +22,19 @@ def evaluate_model(reference: str, config: Config, where: str) -> dict[str, Any]
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     dtype = config.recipe.get("out_dtype") or config.recipe.get("dtype")
-    subject = LoadedModel(*live.load(Checkpoint(reference), find_device(config.device), torch_dtype(dtype)))
+    model, tokenizer = live.load(Checkpoint(reference), find_device(config.device), torch_dtype(dtype))
+    subject = LoadedModel(model, tokenizer, lambda out: merge(_alone(reference, dtype), out))
+    for task in tasks:
+        task.evaluator.prepare(subject)
     values: dict[str, dict[str, float]] = {}
     for task in tasks:
         values.setdefault(task.evaluator.task, {})[task.evaluator.metric.name] = _value(task, subject)
     return {"model": reference, "items": {task.name: len(_items(task)) for task in tasks}, "tasks": values}
+
+
+def _alone(reference: str, dtype: str | None) -> Recipe:
+    data = {"merge_method": "passthrough", "models": [{"model": reference}], "dtype": dtype}
+    return Recipe.read({key: value for key, value in data.items() if value}, reference)
 
 
 def _items(task: Task) -> list[Any]:

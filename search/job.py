@@ -168,6 +168,8 @@ def open_tasks(evaluate: Evaluate) -> list[Task]:
         tasks = _opened(evaluate)
         for side in ("search", "test"):
             _objective(evaluate, tasks, side)
+        if evaluate.ensemble:
+            _check_averaged(tasks)
     except UserError as error:
         raise UserError(f"evaluate: {error}") from None
     return tasks
@@ -194,6 +196,14 @@ def _objective(evaluate: Evaluate, tasks: Sequence[Task], side: str) -> Objectiv
             "item, or add a task that has items"
         )
     return Objective([task.share(side) for task in counted], evaluate.aggregate)
+
+
+def _check_averaged(tasks: Sequence[Task]) -> None:
+    others = [repr(task.name) for task in tasks if task.weight and not getattr(task.evaluator, "averages", False)]
+    if others:
+        raise UserError(
+            f"ensemble: there are no logits to average in {listed(others)}: give weight 0, or say ensemble: false"
+        )
 
 
 def _task(evaluate: Evaluate, entry: TaskEntry, fraction: float, seed: int) -> Task:

@@ -25,7 +25,7 @@ def write_report(loop: Loop, verdict: Verdict) -> None:
     """Writes ``report.html`` to the run's folder."""
     name = escape(loop.folder.path.name)
     winner = next(trial for trial in t.completed(loop.study) if trial.number == verdict.winner.trial)
-    rows = [*shown_baselines(verdict), verdict.winner]
+    rows = [*shown_baselines(verdict), verdict.winner, *([verdict.ensemble] if verdict.ensemble else [])]
     parts = [
         f"<h1>{name}</h1><p class=verdict>{escape(verdict.sentence)}</p>",
         f"<p class=note>{verdict.trials} trials; looks at the test items: {verdict.test_looks}.</p>",

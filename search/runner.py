@@ -1,7 +1,7 @@
 """A whole run: check, search, judge, write."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optuna.trial import FrozenTrial
@@ -13,9 +13,10 @@ from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
 from mergesearch.search.job import Job
 from mergesearch.search.loop import Loop
+from mergesearch.search.reference import reference_row
 from mergesearch.search.report import write_report
 from mergesearch.search.store import RunFolder
-from mergesearch.search.verdict import Verdict, finalists, judge, recipe_of
+from mergesearch.search.verdict import Row, Verdict, finalists, judge, recipe_of
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,24 @@ def _conclude(loop: Loop, watcher: Watcher) -> Verdict:
     write_text(loop.folder.path / "best.yml", recipe_of(winner).to_yaml())
     watcher.stage("verdict: scoring the winner and the baselines on the test items")
     verdict = judge(loop, earlier["test_looks"] if earlier else 0)
+    if loop.job.config.evaluate.ensemble:
+        watcher.stage("scoring the ensemble of the models")
+        verdict = replace(verdict, ensemble=_reference(loop, watcher))
     if loop.job.config.output.model:
         watcher.stage("writing the winner's model")
         _write_model(loop, recipe_of(winner))
     loop.folder.write_json("verdict.json", verdict.to_json())
     write_report(loop, verdict)
     return verdict
+
+
+def _reference(loop: Loop, watcher: Watcher) -> Row | None:
+    """None, and a message, where it cannot be had: it needs memory for all models at once."""
+    try:
+        return reference_row(loop)
+    except Exception as error:  # the verdict holds without it
+        watcher.stage(f"the ensemble could not be scored: {type(error).__name__}: {error}")
+        return None
 
 
 def _write_model(loop: Loop, recipe: Recipe) -> None:

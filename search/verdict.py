@@ -40,7 +40,8 @@ class Row:
 class Verdict:
     """``difference`` is winner − best baseline in the objective on the same test items; ``p`` is two-sided.
 
-    ``test_looks`` counts how often this run has looked at the test items, this time included.
+    ``test_looks`` counts how often this run has looked at the test items, this time included. ``ensemble`` is what
+    averaging the models' outputs gives: a reference, which no verdict is held on.
     """
 
     sentence: str
@@ -54,6 +55,7 @@ class Verdict:
     best_baseline: str
     baselines: list[Row]
     metrics: dict[str, str]
+    ensemble: Row | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,6 +67,7 @@ class Verdict:
             "difference": Estimate(**data["difference"]),
             "winner": Row.from_json(data["winner"]),
             "baselines": [Row.from_json(row) for row in data["baselines"]],
+            "ensemble": Row.from_json(data["ensemble"]) if data.get("ensemble") else None,
         }
         return cls(**{**data, **parts})
 
@@ -132,10 +135,11 @@ def _both_sides(loop: Loop, trial: FrozenTrial) -> Sides:
 def search_estimate(loop: Loop, trial: FrozenTrial) -> Estimate:
     """A completed trial's objective on the search items, with its interval."""
     scores = loop.folder.load_scores(t.scores_name(trial.number))
-    return _estimate(loop.job, "search", scores, _seed(loop.job, trial))
+    return estimate(loop.job, "search", scores, _seed(loop.job, trial))
 
 
-def _estimate(job: Job, side: str, scores: Scores, seed: int) -> Estimate:
+def estimate(job: Job, side: str, scores: Scores, seed: int) -> Estimate:
+    """The objective of one side's scores, with its interval."""
     return bootstrap(_strata(job, side, scores), job.objective_of(side).combine, seed)
 
 
@@ -149,13 +153,14 @@ def _row(job: Job, trial: FrozenTrial, sides: Sides) -> Row:
         name=t.label_of(trial),
         trial=trial.number,
         method=recipe_of(trial).merge_method,
-        search=_estimate(job, "search", sides["search"], seed),
-        test=_estimate(job, "test", sides["test"], seed),
-        tasks={task.name: _values(task, sides) for task in job.tasks},
+        search=estimate(job, "search", sides["search"], seed),
+        test=estimate(job, "test", sides["test"], seed),
+        tasks={task.name: task_values(task, sides) for task in job.tasks},
     )
 
 
-def _values(task: Task, sides: Sides) -> dict[str, float]:
+def task_values(task: Task, sides: Sides) -> dict[str, float]:
+    """A task's metric on each side that has items, and on all items."""
     present = [side for side in SIDES if task.items(side)]
     values = {side: task.value(side, sides[side][task.name]) for side in present}
     items = [item for side in present for item in task.items(side)]

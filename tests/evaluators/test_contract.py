@@ -14,7 +14,6 @@ from mergesearch.evaluators import EVALUATORS, Evaluator, LoadedModel, Shared, a
 
 from .conftest import LABELS, saver, sentence, write_rows
 
-
 FUNCTION = """
 def judge(model, tokenizer, items):
     first = float(next(model.parameters()).flatten()[0])
