@@ -24,6 +24,7 @@ from mergesearch.errors import UserError, listed, nearest
 from mergesearch.evaluators._base import LoadedModel
 from mergesearch.evaluators._logprobs import Request
 
+_OTHER_HEADS = ("Classification", "MaskedLM", "QuestionAnswering", "MultipleChoice", "PreTraining")
 _TALKERS = ("lm_eval", "transformers", "datasets", "huggingface_hub")
 
 
@@ -202,6 +203,9 @@ def wrap(subject: LoadedModel, batch_size: int, max_length: int | None = None) -
 
     Its ``loglikelihood`` gives the encoded requests: [((context, continuation), context ids, continuation ids)].
     """
+    # lm-eval goes by the kind of model, and takes a BERT with any head for a decoder.
+    if str((subject.model.config.architectures or [""])[0]).endswith(_OTHER_HEADS):
+        raise UserError(f"only causal language models can be scored, not {type(subject.model).__name__}")
     with as_command_line():
         tokenizer = copy.deepcopy(subject.tokenizer)
         wrapped = _Encoder(pretrained=subject.model, tokenizer=tokenizer, batch_size=batch_size)

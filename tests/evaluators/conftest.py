@@ -267,6 +267,7 @@ num_fewshot: 0
 metric_list:
   - {metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}
   - {metric: word_perplexity, aggregation: weighted_perplexity, higher_is_better: false}
+  - {metric: byte_perplexity, aggregation: weighted_perplexity, higher_is_better: false}
 """
 GENERATE = """output_type: generate_until
 doc_to_text: "Q: {{question}} A:"
