@@ -58,6 +58,8 @@ class Task:
     def _chance(self, items: Sequence[Item]) -> float:
         if self.chance is not None:
             return self.chance
+        if not self.evaluator.metric.higher_is_better:
+            return 0.0  # Objective refuses it, whatever the chance
         known = [item.chance for item in items if item.chance is not None]
         if len(known) < len(items):
             raise UserError(
