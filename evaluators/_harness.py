@@ -204,7 +204,8 @@ def wrap(subject: LoadedModel, batch_size: int, max_length: int | None = None) -
     Its ``loglikelihood`` gives the encoded requests: [((context, continuation), context ids, continuation ids)].
     """
     # lm-eval goes by the kind of model, and takes a BERT with any head for a decoder.
-    if str((subject.model.config.architectures or [""])[0]).endswith(_OTHER_HEADS):
+    config: Any = subject.model.config
+    if str((config.architectures or [""])[0]).endswith(_OTHER_HEADS):
         raise UserError(f"only causal language models can be scored, not {type(subject.model).__name__}")
     with as_command_line():
         tokenizer = copy.deepcopy(subject.tokenizer)

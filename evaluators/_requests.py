@@ -18,12 +18,19 @@ from mergesearch.evaluators._logprobs import Request, Scorer
 class Requests:
     """A task's instances, encoded for one model and tokenizer."""
 
-    def __init__(self, task: Any, instances: Sequence[Sequence[Any]], subject: LoadedModel, batch_size: int) -> None:
+    def __init__(
+        self,
+        task: Any,
+        instances: Sequence[Sequence[Any]],
+        subject: LoadedModel,
+        batch_size: int,
+        max_length: int | None,
+    ) -> None:
         """instances: for each document those of lm-eval, in the order of their ``idx``."""
         self._task = task
         self._instances = instances
         self.subject = subject
-        self._wrapped = wrap(subject, batch_size)
+        self._wrapped = wrap(subject, batch_size, max_length)
         scored = [one for group in instances for one in group if one.request_type != "generate_until"]
         self._question = {id(one): number for number, one in enumerate(scored)}
         encoded = [self._encoded(one) for one in scored]

@@ -41,6 +41,7 @@ class LmEval(MeanOfItems):
 
         self.task = options.task
         self._batch_size = shared.batch_size
+        self._max_length = shared.max_length
         self._lm_eval = load_task(options.task, shared.include_path, options.num_fewshot)
         self._name, self._filter = _metric(self._lm_eval, options)
         self._weighted = _weighted(self._lm_eval, options, self._name)
@@ -61,7 +62,13 @@ class LmEval(MeanOfItems):
         content = doc if group is None else doc[group]
         text = json.dumps(content, sort_keys=True, default=str)
         weight = self._weight(doc) if self._weighted else 1.0
-        return Item(str(number), self.task, hashlib.sha256(text.encode()).hexdigest(), weight)
+        return Item(str(number), self.task, hashlib.sha256(text.encode()).hexdigest(), weight, self._chance(doc))
+
+    def _chance(self, doc: dict[str, Any]) -> float | None:
+        """1 / number of choices for accuracies among choices, 0 for what must be written out."""
+        if self._lm_eval.OUTPUT_TYPE != "multiple_choice":
+            return 0.0
+        return 1 / len(self._lm_eval.doc_to_choice(doc)) if self._name.startswith("acc") else None
 
     def _weight(self, doc: dict[str, Any]) -> float:
         return float(self._lm_eval.process_results(doc, [0.0])[self._name][1])
@@ -76,7 +83,7 @@ class LmEval(MeanOfItems):
         numbers = [self._number[item] for item in items]
         with as_command_line():
             if self._requests is None or self._requests.subject != subject:
-                self._requests = Requests(self._lm_eval, self._instances, subject, self._batch_size)
+                self._requests = Requests(self._lm_eval, self._instances, subject, self._batch_size, self._max_length)
             results = self._requests.answer(sorted(set(numbers)), self._filter)
             values = {number: self._value(number, found) for number, found in results.items()}
         return torch.tensor([values[number] for number in numbers], dtype=torch.float64)

@@ -221,3 +221,22 @@ def test_generation_that_is_not_a_number(tasks: Path, subject: LoadedModel) -> N
 def test_options_are_those_of_the_table() -> None:
     assert EVALUATORS["lm_eval"].Options is LmEvalOptions
     assert json.loads(LmEvalOptions(task="x").model_dump_json()) == {"task": "x", "metric": "acc", "num_fewshot": None}
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "chance"), [("toy_mc", "acc_norm", 0.25), ("toy_gen", "exact_match,whole", 0.0)]
+)
+def test_chance_is_one_in_so_many_choices(tasks: Path, task: str, metric: str, chance: float) -> None:
+    options = LmEval.Options.model_validate({"task": task, "metric": metric})
+    assert {item.chance for item in LmEval(options, Shared(include_path=tasks)).items} == {chance}
+
+
+def test_chance_of_a_likelihood_is_not_known(tasks: Path) -> None:
+    options = LmEval.Options.model_validate({"task": "toy_odd", "metric": "likelihood"})
+    assert {item.chance for item in LmEval(options, Shared(include_path=tasks)).items} == {None}
+
+
+def test_max_length_of_all_tasks_cuts_on_the_left(tasks: Path, subject: LoadedModel) -> None:
+    options = LmEval.Options.model_validate({"task": "toy_text", "metric": "bits_per_byte"})
+    whole, short = (LmEval(options, Shared(include_path=tasks, max_length=length)) for length in (None, 8))
+    assert not torch.equal(whole.score(subject, whole.items), short.score(subject, short.items))
