@@ -124,6 +124,11 @@ class Engine:
         """Writes the recipe's model as ``merge`` does."""
         write_folder(Assembly(self._merger, recipe), self._merger, out)
 
+    @property
+    def built(self) -> Recipe | None:
+        """The recipe that is in the live model now; None where there is none yet."""
+        return self._built
+
     def save(self, out: Path) -> None:
         """Writes the model that was built last, as ``write`` does."""
         if self._built is None:

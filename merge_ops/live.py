@@ -19,7 +19,7 @@ def load(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None = None) 
 
     if checkpoint.folder is None:
         raise UserError(f"{checkpoint.reference}: a single file has no config to load a model by; give a folder")
-    with _quiet():
+    with quiet():
         model = _model_class(checkpoint).from_pretrained(checkpoint.folder, dtype=dtype or "auto")
         tokenizer = _tokenizer(transformers, checkpoint)
     model = model.eval().requires_grad_(False).to(device)
@@ -130,7 +130,7 @@ def _same(view: Tensor, stored: Tensor) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps transformers' progress bars off the terminal, and puts them back."""
     from transformers.utils import logging
 

@@ -73,7 +73,8 @@ class Evaluate(Strict):
     """The tasks. ``test_tasks``, where given, are what the verdict is held on, and ``tasks`` the search's alone.
 
     ``aggregate`` and ``normalize`` say how the tasks' values become the objective: see ``Objective``. ``ensemble``:
-    show beside the winner what averaging the models' outputs gives.
+    show beside the winner what averaging the models' outputs gives. ``quantization``: candidates are scored as
+    bitsandbytes quantises them; what is written is not quantised.
     """
 
     include_path: str | None = None
@@ -85,6 +86,7 @@ class Evaluate(Strict):
     aggregate: Aggregation = "mean"
     normalize: Normalization = "none"
     ensemble: bool = False
+    quantization: Literal["4bit", "8bit"] | None = None
 
     @model_validator(mode="after")
     def _something_counts(self) -> "Evaluate":

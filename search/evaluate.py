@@ -9,7 +9,7 @@ from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine import find_device, merge, torch_dtype
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search.config import Config
-from mergesearch.search.job import Task, open_tasks
+from mergesearch.search.job import Task, live_model, open_tasks
 
 
 def evaluate_model(reference: str, config: Config, where: str) -> dict[str, Any]:
@@ -23,6 +23,7 @@ def evaluate_model(reference: str, config: Config, where: str) -> dict[str, Any]
         raise UserError(f"{where}: {error}") from None
     dtype = config.recipe.get("out_dtype") or config.recipe.get("dtype")
     model, tokenizer = live.load(Checkpoint(reference), find_device(config.device), torch_dtype(dtype))
+    model = live_model(model, config.evaluate, lambda: None)
     subject = LoadedModel(model, tokenizer, lambda out: merge(_alone(reference, dtype), out))
     for task in tasks:
         task.evaluator.prepare(subject)

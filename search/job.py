@@ -1,7 +1,8 @@
 """A config made ready to run: everything that can be wrong with it is found here, before anything is scored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -10,6 +11,7 @@ from mergesearch.errors import UserError, listed
 from mergesearch.evaluators import Evaluator, Item, LoadedModel, aggregate, open_evaluator, split_items
 from mergesearch.merge_ops.checkpoint import Checkpoint, common_dtype
 from mergesearch.merge_ops.merger import Assembly, Merger
+from mergesearch.merge_ops.quantized import check_available, quantized
 from mergesearch.merge_ops.recipe import Recipe, layer_of
 from mergesearch.search.baselines import Baselines
 from mergesearch.search.config import Config, Evaluate, TaskEntry
@@ -172,9 +174,16 @@ def open_tasks(evaluate: Evaluate) -> list[Task]:
             _objective(evaluate, tasks, side)
         if evaluate.ensemble:
             _check_averaged(tasks)
+        if evaluate.quantization:
+            check_available()
     except UserError as error:
         raise UserError(f"evaluate: {error}") from None
     return tasks
+
+
+def live_model(model: Any, evaluate: Evaluate, built: Callable[[], object]) -> Any:
+    """What is scored: the live model, or its quantised double; ``built`` is what is in the live model now."""
+    return model if evaluate.quantization is None else quantized(model, int(evaluate.quantization[0]), built)
 
 
 def _opened(evaluate: Evaluate) -> list[Task]:
@@ -223,7 +232,10 @@ def _sides(items: list[Item], fraction: float, seed: int) -> tuple[list[Item], l
 
 
 def _prepared(task: Task, subject: LoadedModel) -> list[str]:
-    notes = list(task.evaluator.prepare(subject))
+    try:
+        notes = list(task.evaluator.prepare(subject))
+    except UserError as error:
+        raise UserError(f"evaluate: task {task.name!r}: {error}") from None
     if len(task.search) == 1 and not task.test and task.weight:
         notes.append("is one number for the whole model: the search counts it, no interval and no verdict does")
     return [f"task {task.name!r}: {note}" for note in notes]

@@ -19,7 +19,7 @@ from mergesearch.merge_ops.engine import Engine
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
 from mergesearch.search.baselines import usual_settings
-from mergesearch.search.job import Job, Scores
+from mergesearch.search.job import Job, Scores, live_model
 from mergesearch.search.samplers import SEQUENCES, choose, make_sampler
 from mergesearch.search.store import RunFolder
 from mergesearch.seeds import derive
@@ -43,11 +43,12 @@ class Loop:
         self.study = study
         self.engine = engine
         self._items = {task.name: task.search for task in job.tasks}
+        self._scored_model = live_model(engine.model, job.config.evaluate, lambda: engine.built)
 
     @property
     def subject(self) -> LoadedModel:
         """The live model as evaluators take it."""
-        return LoadedModel(self.engine.model, self.engine.tokenizer, self.engine.save)
+        return LoadedModel(self._scored_model, self.engine.tokenizer, self.engine.save)
 
     def run(self, on_trial: Callable[[FrozenTrial], None] = lambda _: None) -> None:
         """Goes on until the study has the config's trials, all told; ``on_trial`` sees each finished one."""

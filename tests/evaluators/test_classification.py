@@ -168,6 +168,35 @@ def test_long_texts_are_cut_and_counted(classifier: LoadedModel, tmp_path: Path)
         opened(tmp_path / "rows.jsonl", Shared(max_length=50)).prepare(classifier)
 
 
+@pytest.mark.parametrize("padding", [0, None])
+def test_classifiers_of_decoders(classifier: LoadedModel, tmp_path: Path, padding: int | None) -> None:
+    """With a padding token in batches, without one by one; they look for the last token that is none."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig(
+        vocab_size=20,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=40,
+        num_labels=3,
+        pad_token_id=padding,
+        initializer_range=0.8,
+    )
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        model = LlamaForSequenceClassification(config).eval()
+    reader = classifier.tokenizer
+    reader.model_input_names = ["input_ids", "attention_mask"]
+    numbered = [{**row, "label": LABELS.index(row["label"])} for row in ROWS]
+    evaluator = opened(write_rows(tmp_path / "rows.jsonl", numbered), metric="mcc")
+    subject = LoadedModel(model, reader)
+    said = said_by(subject, ROWS, "text")
+    assert len(set(said)) > 1
+    assert evaluator.score(subject, evaluator.items)[:, 0].tolist() == said
+
+
 def test_groups_stay_together(tmp_path: Path) -> None:
     rows = [{**row, "source": n // 4} for n, row in enumerate(ROWS)]
     items = opened(write_rows(tmp_path / "rows.jsonl", rows), Shared(group="source")).items

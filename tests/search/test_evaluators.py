@@ -301,6 +301,7 @@ def test_what_the_model_lacks_is_found_before_the_first_trial(classification: Da
     config.write_text(dump_yaml(classification))
     found = CliRunner().invoke(main, ["run", str(config), "--results", str(tmp_path / "runs")])
     assert found.exit_code == 2
+    assert found.stderr.startswith("error: evaluate: task 'reviews:accuracy': label: ")
     assert "has the label 'so so', the model 'better', 'worse'" in found.stderr
     assert not t.finished(RunFolder(tmp_path / "runs" / "small").open_study(None))
 
@@ -366,3 +367,26 @@ def test_an_evaluator_of_somebody_else(config: Data, tmp_path: Path) -> None:
     config["evaluate"]["tasks"] = [{**entry, "pwer": 2}]
     with pytest.raises(ValueError, match="unknown key 'pwer'; did you mean 'power'"):
         Config.model_validate(config)
+
+
+def test_quantisation_without_bitsandbytes(config: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mergesearch.merge_ops.quantized.find_spec", lambda _: None)
+    config["evaluate"]["quantization"] = "4bit"
+    with pytest.raises(UserError, match="config: evaluate: quantization: needs bitsandbytes"):
+        open_job(Config.model_validate(config), "config")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_search_of_quantised_candidates(config: Data, tmp_path: Path) -> None:
+    """Scores differ from those in full precision, and are those of the winner's folder, loaded quantised."""
+    pytest.importorskip("bitsandbytes")
+    config["search"]["trials"] = 9
+    full = go(config, tmp_path / "full")
+    config["evaluate"]["quantization"] = "8bit"  # 4 bits take no layers as small as these
+    verdict = go(config, tmp_path)
+    assert verdict.winner.tasks != full.winner.tasks
+    file = tmp_path / "eval.yml"
+    file.write_text(dump_yaml(config))
+    found = CliRunner().invoke(main, ["eval", str(tmp_path / "small" / "model"), str(file), "--json"])
+    printed = json.loads(found.stdout)["tasks"]["text"]["bits_per_byte"]
+    assert verdict.winner.tasks["text"]["all"] == pytest.approx(printed, rel=1e-5)
