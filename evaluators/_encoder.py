@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -57,18 +57,14 @@ class Encoder:
 
     def _inputs(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         chosen = [self._encodings[n] for n in numbers]
-        length = max(len(encoding["input_ids"]) for encoding in chosen)
-        device = self.subject.model.device
-        return {
-            key: torch.tensor([list(_padded(e[key], length, self._pad if key == "input_ids" else 0)) for e in chosen])
-            .to(device)  # type: ignore[arg-type]
-            for key in chosen[0]
-        }  # fmt: skip
+        return {key: self._padded([encoding[key] for encoding in chosen], key) for key in chosen[0]}
 
-
-def _padded(values: list[int], length: int, filler: int | None) -> Iterator[int]:
-    yield from values
-    yield from [filler or 0] * (length - len(values))
+    def _padded(self, rows: Sequence[list[int]], key: str) -> Tensor:
+        """[texts, length] int64, filled up on the right."""
+        length, filler = max(map(len, rows)), (self._pad or 0) if key == "input_ids" else 0
+        even = [row + [filler] * (length - len(row)) for row in rows]
+        device: Any = self.subject.model.device
+        return torch.tensor(even, device=device)
 
 
 def _encoded(subject: LoadedModel, text: tuple[str, ...], limit: int | None) -> Encoding:

@@ -56,7 +56,7 @@ class Classification(FunctionOfMeans):
         columns = [self._table.texts(field, key) for field, key in zip(fields, ("text", "text_pair"), strict=False)]
         self._texts = list(zip(*columns, strict=True))
         self._gold = [_label(self._table, options.label, row) for row in range(len(self._texts))]
-        chance, prints = self._chance(), self._table.fingerprints([*fields, options.label], shared.group)
+        chance, prints = self._chance(), self._table.fingerprints(fields, shared.group)
         self.items = [Item(str(n), self.task, print_, chance=chance) for n, print_ in enumerate(prints)]
         self._number = {item: number for number, item in enumerate(self.items)}
         self._encoder: Encoder | None = None

@@ -197,6 +197,11 @@ def test_classifiers_of_decoders(classifier: LoadedModel, tmp_path: Path, paddin
     assert evaluator.score(subject, evaluator.items)[:, 0].tolist() == said
 
 
+def test_one_text_is_on_one_side_whatever_its_labels(tmp_path: Path) -> None:
+    rows = [{"text": "the cat", "label": label} for label in LABELS]
+    assert len({item.fingerprint for item in opened(write_rows(tmp_path / "rows.jsonl", rows)).items}) == 1
+
+
 def test_groups_stay_together(tmp_path: Path) -> None:
     rows = [{**row, "source": n // 4} for n, row in enumerate(ROWS)]
     items = opened(write_rows(tmp_path / "rows.jsonl", rows), Shared(group="source")).items
