@@ -110,6 +110,21 @@ def _known_sampler(name: str) -> str:
     return name
 
 
+class Racing(Strict):
+    """Stopping candidates early. ``error``: the probability at most with which one that is truly better is dropped.
+
+    ``first_block``: how many items a candidate is scored on before it is looked at for the first time.
+    """
+
+    error: float = Field(0.05, gt=0, le=0.5)
+    first_block: int = Field(32, ge=1)
+
+
+def _read_racing(data: Any) -> Any:
+    """``racing: true`` is as if nothing were said, ``racing: false`` scores every candidate in full."""
+    return Racing() if data is True else data
+
+
 class Search(Strict):
     """How long and how. ``trials`` counts all of a run, baselines too."""
 
@@ -117,6 +132,7 @@ class Search(Strict):
     sampler: Annotated[str, AfterValidator(_known_sampler)] = "auto"
     seed: int = Field(0, ge=0)
     storage: str | None = None
+    racing: Annotated[Racing | Literal[False], BeforeValidator(_read_racing)] = Racing()
 
 
 class Output(Strict):

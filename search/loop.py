@@ -2,24 +2,30 @@
 
 The order of candidates depends on the finished trials alone: the baselines that are not scored yet, then the usual
 settings of each method in the space, then the sampler, seeded with the run's seed and the count of finished trials.
-So a run that was killed and resumed asks for what it would have asked for otherwise.
+So a run that was killed and resumed asks for what it would have asked for otherwise. Candidates beside the baselines
+are raced against the best so far; the trial of one that is stopped is told as pruned, with an estimate of its score.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from torch import Tensor
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators import LoadedModel
+from mergesearch.evaluators import Item, LoadedModel
 from mergesearch.merge_ops.engine import Engine
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
 from mergesearch.search.baselines import usual_settings
-from mergesearch.search.job import Job, Scores, live_model
+from mergesearch.search.estimates import StudyWithEstimates
+from mergesearch.search.job import Job, Task, live_model
+from mergesearch.search.racing import Course, Result, run_race, set_course, whole_result
 from mergesearch.search.samplers import SEQUENCES, choose, make_sampler
 from mergesearch.search.store import RunFolder
 from mergesearch.seeds import derive
@@ -27,10 +33,11 @@ from mergesearch.seeds import derive
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate's per-item scores, its phenotype, and how long building and scoring took."""
+    """A candidate's scores, its phenotype, how many items were scored now, and how long building and scoring took."""
 
     phenotype: str
-    scores: Scores
+    result: Result
+    spent: int
     seconds: dict[str, float]
 
 
@@ -42,7 +49,6 @@ class Loop:
         self.folder = folder
         self.study = study
         self.engine = engine
-        self._items = {task.name: task.search for task in job.tasks}
         self._scored_model = live_model(engine.model, job.config.evaluate, lambda: engine.built)
 
     @property
@@ -66,7 +72,7 @@ class Loop:
         try:
             recipe = baseline or self.job.space.ask(trial)
             trial.set_user_attr(t.RECIPE, recipe.to_yaml())
-            scored = self._score(recipe)
+            scored = self._score(recipe, in_full=baseline is not None)
         except Exception as error:
             # Whatever goes wrong with one candidate is its own affair: NaN, out of memory, a task's exception.
             trial.set_user_attr(t.REASON, f"{type(error).__name__}: {error}")
@@ -80,7 +86,7 @@ class Loop:
         if baseline is None:
             self._enqueue_start()
             self.study.sampler = self._sampler()
-            return self.study.ask(), None
+            return StudyWithEstimates(self.study).ask(), None
         self.study.sampler = optuna.samplers.RandomSampler(seed=0)
         trial = self.study.ask()
         trial.set_user_attr(t.KIND, t.BASELINE)
@@ -113,30 +119,70 @@ class Loop:
         trials = self.study.get_trials(deepcopy=False)
         return {trial.user_attrs.get(t.NAME) for trial in trials if t.kind_of(trial) == kind}
 
-    def _score(self, recipe: Recipe) -> Scored:
+    def _score(self, recipe: Recipe, in_full: bool) -> Scored:
         phenotype = recipe.phenotype(self.engine.names)
-        known = self._scored_before(phenotype)
+        known = self._scored_before(phenotype, in_full)
         if known is not None:
-            return Scored(phenotype, known, {"build": 0.0, "score": 0.0})
+            return Scored(phenotype, known, 0, {"build": 0.0, "score": 0.0})
         begin = time.perf_counter()
         self.engine.build(recipe)
         built = time.perf_counter()
-        scores = self.job.score(self.subject, "search", self.job.tasks_of("search"))
-        return Scored(phenotype, scores, {"build": built - begin, "score": time.perf_counter() - built})
+        result = self._score_in_full() if in_full or self.course is None else self._race(self.course)
+        return Scored(phenotype, result, result.count, {"build": built - begin, "score": time.perf_counter() - built})
 
-    def _scored_before(self, phenotype: str) -> Scores | None:
-        for trial in t.completed(self.study):
+    def _score_in_full(self) -> Result:
+        return whole_result(self.job, self.job.score(self.subject, "search", self.job.tasks_of("search")))
+
+    def _race(self, course: Course) -> Result:
+        incumbent = self.folder.load_scores(t.scores_name(t.best(t.completed(self.study)).number))
+        return run_race(self.job, course, incumbent, self._score_items)
+
+    def _score_items(self, task: Task, items: Sequence[Item]) -> Tensor:
+        return task.evaluator.score(self.subject, items)
+
+    @cached_property
+    def course(self) -> Course | None:
+        """How candidates are raced, settled when the baselines are scored; None where they are not raced."""
+        racing = self.job.config.search.racing
+        baselines = [trial for trial in t.completed(self.study) if t.kind_of(trial) == t.BASELINE]
+        if not racing or not baselines or len(self.study.directions) > 1:
+            return None
+        scores = [self.folder.load_scores(t.scores_name(trial.number)) for trial in baselines]
+        return set_course(self.job, scores, racing, self.job.config.search.seed)
+
+    def _scored_before(self, phenotype: str, in_full: bool) -> Result | None:
+        """What an identical candidate got; one that was stopped is no match for one that is wanted in full."""
+        for trial in t.finished(self.study):
             name = t.scores_name(trial.number)
-            if trial.user_attrs.get(t.PHENOTYPE) == phenotype and self.folder.has_scores(name):
-                return self.folder.load_scores(name)
+            if trial.user_attrs.get(t.PHENOTYPE) != phenotype or not self.folder.has_scores(name):
+                continue
+            if trial.state == TrialState.COMPLETE:
+                return whole_result(self.job, self.folder.load_scores(name))
+            if not in_full:
+                return Result({}, {}, trial.user_attrs[t.VALUES], stopped=True)
         return None
 
     def _tell(self, trial: Trial, scored: Scored) -> None:
-        self.folder.save_scores(t.scores_name(trial.number), scored.scores, self._items)
+        result = scored.result
+        if result.scores:
+            self.folder.save_scores(t.scores_name(trial.number), result.scores, result.items)
         trial.set_user_attr(t.PHENOTYPE, scored.phenotype)
-        trial.set_user_attr(t.VALUES, self.job.values("search", scored.scores))
+        trial.set_user_attr(t.VALUES, result.values)
         trial.set_user_attr(t.SECONDS, scored.seconds)
-        self.study.tell(trial, self.job.objective("search", scored.scores))
+        trial.set_user_attr(t.ITEMS, scored.spent)
+        if result.stopped:
+            self._tell_stopped(trial, result)
+        else:
+            self.study.tell(trial, self.job.objective("search", result.scores))
+
+    def _tell_stopped(self, trial: Trial, result: Result) -> None:
+        """With an estimate, never above the incumbent: it was found to be worse."""
+        incumbent = t.best(t.completed(self.study))
+        values = np.array([result.values[task.name] for task in self.job.tasks_of("search")])
+        estimate = float(self.job.objective_of("search").combine(values))
+        trial.set_user_attr(t.AGAINST, incumbent.number)
+        trial.report(min(estimate, t.score_of(incumbent)), result.count)
+        self.study.tell(trial, state=TrialState.PRUNED)
 
     def _recover(self) -> None:
         """Ends the trials whose process was killed, and enqueues what they asked for again, once each."""

@@ -16,6 +16,10 @@ VALUES = "values"
 SECONDS = "seconds"
 REASON = "reason"
 RETRY_OF = "retry_of"
+ITEMS = "items"
+"""How many search items were scored for the trial."""
+AGAINST = "against"
+"""The incumbent's number when the trial was stopped."""
 
 BASELINE, START, SAMPLED = "baseline", "start", "sampled"
 """Kinds: a recipe that the search must beat, a usual setting within the space, the sampler's own."""
@@ -33,6 +37,11 @@ def finished(study: Study) -> list[FrozenTrial]:
 def completed(study: Study) -> list[FrozenTrial]:
     """The trials with a score on all search items."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def stopped(study: Study) -> list[FrozenTrial]:
+    """The trials that were stopped early; their values are estimates."""
+    return study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
 
 
 def score_of(trial: FrozenTrial) -> float:
