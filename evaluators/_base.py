@@ -23,7 +23,8 @@ class Item:
     ``fingerprint`` depends on the content alone (or on the group that the item belongs to), so that equal items, and
     items of one group, fall on the same side of a split. ``weight`` is the item's share in the task's score: 1 for
     accuracies, the number of bytes for bits per byte. ``chance`` is what guessing scores on it in the mean, where that
-    is known: 1 / number of choices for accuracies.
+    is known: 1 / number of choices for accuracies. ``text`` is what is compared to keep near-duplicates on one side;
+    none where ``group`` says what belongs together.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Item:
     fingerprint: str
     weight: float = 1.0
     chance: float | None = None
+    text: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from mergesearch.errors import UserError, nearest
 from mergesearch.evaluators._base import EvaluatorOptions, Item, LoadedModel, MeanOfItems, Metric, Shared
+from mergesearch.evaluators._near import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +63,8 @@ class LmEval(MeanOfItems):
         content = doc if group is None else doc[group]
         text = json.dumps(content, sort_keys=True, default=str)
         weight = self._weight(doc) if self._weighted else 1.0
-        return Item(str(number), self.task, hashlib.sha256(text.encode()).hexdigest(), weight, self._chance(doc))
+        print_ = hashlib.sha256(text.encode()).hexdigest()
+        return Item(str(number), self.task, print_, weight, self._chance(doc), plain(doc) if group is None else "")
 
     def _chance(self, doc: dict[str, Any]) -> float | None:
         """1 / number of choices for accuracies among choices, 0 for what must be written out."""

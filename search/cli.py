@@ -96,7 +96,10 @@ def _run(file: Path, overrides: dict[str, Any], results: Path | None) -> None:
         )
         sys.exit(130)
     print_verdict(screen, verdict)
-    screen.print(f"best recipe: {folder / 'best.yml'}   report: {folder / 'report.html'}")
+    screen.print(
+        f"search's best: {folder / 'best.yml'}   recommended ({verdict.recommended}): {folder / 'recommended.yml'}"
+    )
+    screen.print(f"report: {folder / 'report.html'}")
 
 
 @main.command(**_example("mergesearch merge results/runs/python-cpp/best.yml merged"))

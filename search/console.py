@@ -16,7 +16,7 @@ from mergesearch.search.loop import Loop
 from mergesearch.search.runner import Watcher
 from mergesearch.search.samplers import choose
 from mergesearch.search.statistics import Estimate
-from mergesearch.search.verdict import SIDES, Row, Verdict, search_estimate, shown_baselines
+from mergesearch.search.verdict import SIDES, Row, Verdict, looks_in_words, search_estimate, shown_baselines
 
 WIDTH = 140
 """Columns where output is not a terminal."""
@@ -53,6 +53,7 @@ class _Bar:
         self._best = -1
         self._text = ""
         self._last_line = monotonic()
+        self._course_told = False
 
     def watcher(self) -> Watcher:
         return Watcher(stage=self._stage, begun=self._begun, trial=self._trial)
@@ -70,18 +71,34 @@ class _Bar:
     def _trial(self, loop: Loop, trial: FrozenTrial) -> None:
         if t.REASON in trial.user_attrs:
             self._screen.print(f"[red]{t.label_of(trial)} failed:[/red] {trial.user_attrs[t.REASON]}")
+        self._note_course(loop, trial)
         self._note_best(loop)
         done = len(t.finished(loop.study))
-        self._progress.update(self._task, completed=done, best=self._text)
+        self._progress.update(self._task, completed=done, best=f"{self._text}{_spent(loop)}")
         if not self._screen.is_terminal and monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = monotonic()
-            self._screen.print(f"trials {done}/{loop.job.config.search.trials} {self._text}")
+            self._screen.print(f"trials {done}/{loop.job.config.search.trials} {self._text}{_spent(loop)}")
+
+    def _note_course(self, loop: Loop, trial: FrozenTrial) -> None:
+        if not self._course_told and t.kind_of(trial) != t.BASELINE and loop.course:
+            self._course_told = True
+            self._stage(loop.course.described)
 
     def _note_best(self, loop: Loop) -> None:
         trials = t.completed(loop.study)
         if trials and (best := t.best(trials)).number != self._best:
             self._best = best.number
             self._text = f"best {_interval(search_estimate(loop, best))} ({t.label_of(best)})"
+
+
+def _spent(loop: Loop) -> str:
+    """How many trials were stopped early, and what the raced trials' items come to."""
+    stopped = len(t.stopped(loop.study))
+    if not stopped:
+        return ""
+    raced = [t.items_of(trial) for trial in t.finished(loop.study) if t.kind_of(trial) != t.BASELINE]
+    in_full = sum(map(bool, raced)) * sum(len(task.search) for task in loop.job.tasks_of("search"))
+    return f"  {stopped} stopped early, {sum(raced) / in_full:.0%} of the items"
 
 
 def print_verdict(screen: Console, verdict: Verdict) -> None:
@@ -104,9 +121,13 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
         f"winner − best baseline ({verdict.best_baseline}) on {verdict.test_items} test items: "
         f"{_interval(verdict.difference, '+')}, p = {verdict.p:.4f}"
     )
+    if verdict.optimism is not None and verdict.winner.name != verdict.best_baseline:
+        screen.print(
+            f"the same on the search items, where the winner was picked: {_interval(verdict.search_difference, '+')}; "
+            f"the picking flattered it by {verdict.optimism:+.3f}"
+        )
     screen.print(f"[bold]{verdict.sentence}[/bold]")
-    if verdict.test_looks > 1:
-        screen.print(f"The test items were looked at {verdict.test_looks} times: take the interval with care.")
+    screen.print(looks_in_words(verdict.test_looks - 1))
 
 
 def _cells(row: Row) -> list[str]:

@@ -1,13 +1,16 @@
 """The report: one page that needs no network, with the verdict, the candidates and the course of the search."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
+from itertools import product
 from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.files import write_text
 from mergesearch.search import trials as t
 from mergesearch.search.loop import Loop
-from mergesearch.search.verdict import Row, Verdict, recipe_of, shown_baselines
+from mergesearch.search.verdict import Row, Verdict, looks_in_words, recipe_of, shown_baselines
 
 COLOURS = {t.BASELINE: "#8a8f98", t.START: "#c98a1b", t.SAMPLED: "#2563a8"}
 STYLE = """
@@ -28,17 +31,49 @@ def write_report(loop: Loop, verdict: Verdict) -> None:
     rows = [*shown_baselines(verdict), verdict.winner, *([verdict.ensemble] if verdict.ensemble else [])]
     parts = [
         f"<h1>{name}</h1><p class=verdict>{escape(verdict.sentence)}</p>",
-        f"<p class=note>{verdict.trials} trials; looks at the test items: {verdict.test_looks}.</p>",
+        f"<p class=note>{escape(_facts(verdict))}</p>",
         "<h2>Candidates</h2>",
         _table(rows, verdict),
         _html(_intervals(rows), first=True),
         "<h2>The search</h2>",
         _html(_history(loop)),
-        "<h2>The best recipe</h2>",
+        *([_html(_items(loop))] if verdict.stopped else []),
+        "<h2>The winner against each baseline, on the test items</h2>",
+        _comparisons(verdict),
+        f"<h2>The search's best recipe, {escape(verdict.winner.name)}</h2>",
         f"<pre>{escape(recipe_of(winner).to_yaml())}</pre>",
     ]
     page = f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>{''.join(parts)}"
     write_text(loop.folder.path / "report.html", page)
+
+
+def _facts(verdict: Verdict) -> str:
+    share = verdict.items_spent / max(1, verdict.items_in_full)
+    facts = [
+        f"Recommended: {verdict.recommended}.",
+        f"{verdict.trials} trials, {verdict.stopped} of them stopped early; {verdict.items_spent:,} items scored, "
+        f"{share:.0%} of what all trials in full would have been.",
+        looks_in_words(verdict.test_looks - 1),
+    ]
+    if verdict.optimism is not None:
+        gains = f"{verdict.search_difference.value:+.4f} there, {verdict.difference.value:+.4f} on the test items"
+        facts.insert(1, f"Picking the winner on the search items flattered it by {verdict.optimism:+.4f} ({gains}).")
+    return " ".join(facts)
+
+
+def _comparisons(verdict: Verdict) -> str:
+    shown = {row.name for row in shown_baselines(verdict)}
+    body = "".join(
+        f"<tr><td>{escape(one.baseline)}</td><td>{one.difference.value:+.4f} [{one.difference.low:+.4f}, "
+        f"{one.difference.high:+.4f}]</td><td>{one.p:.4f}</td><td>{one.p_holm:.4f}</td></tr>"
+        for one in verdict.comparisons
+        if one.baseline in shown
+    )
+    note = (
+        f"<p class=note>The verdict rests on {escape(verdict.best_baseline)}, the best on the search items; the last "
+        "column is corrected for comparing with all.</p>"
+    )
+    return f"<table><tr><th></th><th>difference</th><th>p</th><th>p (Holm)</th></tr>{body}</table>{note}"
 
 
 def _table(rows: Sequence[Row], verdict: Verdict) -> str:
@@ -87,23 +122,40 @@ def _intervals(rows: Sequence[Row]) -> Any:
 def _history(loop: Loop) -> Any:
     from plotly import graph_objects as go
 
-    trials = t.completed(loop.study)
     figure = go.Figure()
-    for kind, colour in COLOURS.items():
-        chosen = [trial for trial in trials if t.kind_of(trial) == kind]
-        figure.add_scatter(
-            x=[trial.number for trial in chosen],
-            y=[trial.value for trial in chosen],
-            text=[t.label_of(trial) for trial in chosen],
-            mode="markers",
-            name=kind,
-            marker={"color": colour, "size": 8},
-        )
+    _add_trials(figure, [*t.completed(loop.study), *t.stopped(loop.study)], lambda trial: trial.value)
+    trials = t.completed(loop.study)
     best = [t.score_of(t.best(trials[: i + 1])) for i in range(len(trials))]
     numbers = [trial.number for trial in trials]
     figure.add_scatter(x=numbers, y=best, mode="lines", name="best so far", line={"shape": "hv", "color": "#1c1e21"})
     figure.update_layout(xaxis_title="trial", yaxis_title="objective on the search items")
     return _styled(figure, 420)
+
+
+def _items(loop: Loop) -> Any:
+    from plotly import graph_objects as go
+
+    figure = go.Figure()
+    _add_trials(figure, [*t.completed(loop.study), *t.stopped(loop.study)], t.items_of)
+    figure.update_layout(xaxis_title="trial", yaxis_title="items scored", yaxis={"rangemode": "tozero"})
+    return _styled(figure, 300)
+
+
+def _add_trials(figure: Any, trials: Sequence[FrozenTrial], height: Callable[[FrozenTrial], float | None]) -> None:
+    """A dot for each trial, hollow where it was stopped early."""
+    for (kind, colour), stopped in product(COLOURS.items(), (False, True)):
+        chosen = [
+            trial for trial in trials if t.kind_of(trial) == kind and (trial.state == TrialState.PRUNED) is stopped
+        ]
+        if chosen:
+            figure.add_scatter(
+                x=[trial.number for trial in chosen],
+                y=[height(trial) for trial in chosen],
+                text=[f"{t.label_of(trial)}, {t.items_of(trial)} items" for trial in chosen],
+                mode="markers",
+                name=f"{kind}, stopped early (estimate)" if stopped else kind,
+                marker={"color": colour, "size": 8, "symbol": "circle-open" if stopped else "circle"},
+            )
 
 
 def _styled(figure: Any, height: int) -> Any:

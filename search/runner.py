@@ -34,9 +34,10 @@ QUIET = Watcher()
 def run(job: Job, results: Path, watcher: Watcher = QUIET) -> Verdict:
     """Runs the job, or goes on where a run of its name stopped, and leaves everything in ``results/NAME``.
 
-    Written there: the resolved config, the study, per-item scores, ``best.yml``, ``verdict.json``, ``report.html`` and,
-    unless the config says otherwise, the winner's ``model``. A run that has all its trials and its verdict already is
-    only read: the test items are not looked at again.
+    Written there: the resolved config, the study, per-item scores, ``best.yml`` (the search's winner),
+    ``recommended.yml`` (the winner where it is proven to be better, else the best baseline), ``verdict.json``,
+    ``report.html`` and, unless the config says otherwise, the winner's ``model``. A run that has all its trials and
+    its verdict already is only read: the test items are not looked at again.
     """
     folder = RunFolder(results / job.config.output.name)
     with folder.locked():
@@ -61,10 +62,13 @@ def _conclude(loop: Loop, watcher: Watcher) -> Verdict:
     count = len(t.finished(loop.study))
     if earlier is not None and earlier["trials"] == count and _is_written(loop):
         return Verdict.from_json(earlier)
-    winner, _ = finalists(loop)
+    winner, baselines = finalists(loop)
     write_text(loop.folder.path / "best.yml", recipe_of(winner).to_yaml())
     watcher.stage("verdict: scoring the winner and the baselines on the test items")
-    verdict = judge(loop, earlier["test_looks"] if earlier else 0)
+    looks = loop.folder.note_look({"trials": count, "winner": winner.number})
+    verdict = judge(loop, looks)
+    recommended = winner if verdict.beyond_chance else t.best(baselines)
+    write_text(loop.folder.path / "recommended.yml", recipe_of(recommended).to_yaml())
     if loop.job.config.evaluate.ensemble:
         watcher.stage("scoring the ensemble of the models")
         verdict = replace(verdict, ensemble=_reference(loop, watcher))
@@ -95,5 +99,5 @@ def _write_model(loop: Loop, recipe: Recipe) -> None:
 
 
 def _is_written(loop: Loop) -> bool:
-    names = ["best.yml", "report.html", *(["model"] if loop.job.config.output.model else [])]
+    names = ["best.yml", "recommended.yml", "report.html", *(["model"] if loop.job.config.output.model else [])]
     return all((loop.folder.path / name).exists() for name in names)

@@ -120,3 +120,13 @@ def _swapped_differences(
         sides[0].append((middle + half) / a.sizes.sum())
         sides[1].append((middle - half) / a.sizes.sum())
     return combine(np.stack(sides[0])) - combine(np.stack(sides[1]))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in the order given (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    corrected, highest = list(values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
+        corrected[index] = highest
+    return corrected

@@ -23,6 +23,7 @@ from mergesearch.parsing import read_yaml
 from mergesearch.search.config import Config
 
 JOURNAL = "study.log"
+LOOKS = "test_looks.json"
 MAY_CHANGE = {"search": ("trials", "storage"), "output": ("model",)}
 """What another call may say otherwise about the same run."""
 
@@ -118,6 +119,12 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def note_look(self, look: Mapping[str, Any]) -> int:
+        """Writes down, before it happens, that the test items are looked at; how often they were before."""
+        looks = self.read_json(LOOKS) or []
+        self.write_json(LOOKS, [*looks, dict(look)])
+        return len(looks)
 
 
 def _in_parts(scores: Tensor) -> Tensor:

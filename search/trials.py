@@ -58,6 +58,11 @@ def kind_of(trial: FrozenTrial) -> str:
     return str(trial.user_attrs.get(KIND, SAMPLED))
 
 
+def items_of(trial: FrozenTrial) -> int:
+    """How many search items were scored for the trial; none where an identical one was known."""
+    return int(trial.user_attrs.get(ITEMS, 0))
+
+
 def wish_of(trial: FrozenTrial) -> dict[str, Any]:
     """The whole point that an unfinished trial was to score; nothing where its process ended while it was asked for.
 

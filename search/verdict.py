@@ -13,10 +13,11 @@ from mergesearch.parsing import parse_yaml
 from mergesearch.search import trials as t
 from mergesearch.search.job import Job, Scores, Task
 from mergesearch.search.loop import Loop
-from mergesearch.search.statistics import Estimate, Stratum, bootstrap, bootstrap_difference, swap_p
+from mergesearch.search.statistics import Estimate, Stratum, bootstrap, bootstrap_difference, holm, swap_p
 from mergesearch.seeds import derive
 
 SIDES = ("search", "test")
+LEVEL = 0.05
 Sides = dict[str, Scores]
 
 
@@ -37,22 +38,51 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """``difference`` is winner − best baseline in the objective on the same test items; ``p`` is two-sided.
+class Comparison:
+    """The winner less one baseline in the objective on the same test items; ``p`` is two-sided.
 
-    ``test_looks`` counts how often this run has looked at the test items, this time included. ``ensemble`` is what
-    averaging the models' outputs gives: a reference, which no verdict is held on.
+    ``p_holm`` is corrected for the number of baselines that the winner is compared with (Holm 1979).
+    """
+
+    baseline: str
+    difference: Estimate
+    p: float
+    p_holm: float
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Comparison":
+        return cls(**{**data, "difference": Estimate(**data["difference"])})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The comparison that counts is with ``best_baseline``, the best on the search items.
+
+    ``difference`` is winner − best baseline in the objective on the same test items, ``p`` is two-sided: one test,
+    settled before the test items were looked at, so that nothing is to be corrected for. ``comparisons`` are with all
+    baselines. ``search_difference`` is the same on the search items, where the winner was picked as the best of many;
+    ``optimism`` is how much larger it was there (None where the verdict is held on other tasks). ``recommended`` is
+    the winner if it is better beyond chance, and else the best baseline. ``test_looks`` counts how often this run
+    has looked at the test items, this time included. ``items_spent``, of ``items_in_full`` had no candidate been
+    stopped. ``ensemble`` is what averaging the models' outputs gives: a reference, which no verdict is held on.
     """
 
     sentence: str
     beyond_chance: bool
+    recommended: str
     difference: Estimate
     p: float
+    search_difference: Estimate
+    optimism: float | None
     test_items: int
     trials: int
+    stopped: int
+    items_spent: int
+    items_in_full: int
     test_looks: int
     winner: Row
     best_baseline: str
+    comparisons: list[Comparison]
     baselines: list[Row]
     metrics: dict[str, str]
     ensemble: Row | None = None
@@ -65,7 +95,9 @@ class Verdict:
         """What ``to_json`` gave."""
         parts = {
             "difference": Estimate(**data["difference"]),
+            "search_difference": Estimate(**data["search_difference"]),
             "winner": Row.from_json(data["winner"]),
+            "comparisons": [Comparison.from_json(comparison) for comparison in data["comparisons"]],
             "baselines": [Row.from_json(row) for row in data["baselines"]],
             "ensemble": Row.from_json(data["ensemble"]) if data.get("ensemble") else None,
         }
@@ -79,32 +111,66 @@ def judge(loop: Loop, looks: int) -> Verdict:
     test items were looked at before.
     """
     winner, baselines = finalists(loop)
-    rival = t.best(baselines)
     known: dict[str, Sides] = {}
     for trial in [*baselines, winner]:
         phenotype = trial.user_attrs[t.PHENOTYPE]
         known[phenotype] = known.get(phenotype) or _both_sides(loop, trial)
     scored = {trial.number: known[trial.user_attrs[t.PHENOTYPE]] for trial in [*baselines, winner]}
-    rows = {trial.number: _row(loop.job, trial, scored[trial.number]) for trial in [*baselines, winner]}
-    pair = [_strata(loop.job, "test", scored[trial.number]["test"]) for trial in (winner, rival)]
-    seed, combine = loop.job.config.search.seed, loop.job.objective_of("test").combine
-    difference = bootstrap_difference(pair[0], pair[1], combine, derive(seed, "bootstrap", "difference"))
-    p = swap_p(pair[0], pair[1], combine, derive(seed, "sign flips"))
-    beyond = winner.number != rival.number and difference.low > 0
-    items = sum(len(task.test) for task in loop.job.tasks_of("test"))
+    return _verdict(loop, winner, baselines, scored, looks)
+
+
+def _verdict(
+    loop: Loop, winner: FrozenTrial, baselines: list[FrozenTrial], scored: dict[int, Sides], looks: int
+) -> Verdict:
+    job, rival = loop.job, t.best(baselines)
+    rows = {trial.number: _row(job, trial, scored[trial.number]) for trial in [*baselines, winner]}
+    compared = _compared(job, scored[winner.number], baselines, scored)
+    against = compared[rival.number]
+    beyond = winner.number != rival.number and against.difference.low > 0 and against.p < LEVEL
+    before = _difference(job, "search", scored[winner.number], scored[rival.number])
+    items = sum(len(task.test) for task in job.tasks_of("test"))
+    spent = [t.items_of(trial) for trial in t.finished(loop.study)]
+    same_tasks = job.tasks_of("search") == job.tasks_of("test")
     return Verdict(
-        sentence=_sentence(rows[winner.number], rows[rival.number], difference, p, items),
+        sentence=_sentence(rows[winner.number], rows[rival.number], against, items),
         beyond_chance=beyond,
-        difference=difference,
-        p=p,
+        recommended=rows[winner.number if beyond else rival.number].name,
+        difference=against.difference,
+        p=against.p,
+        search_difference=before,
+        optimism=before.value - against.difference.value if same_tasks else None,
         test_items=items,
-        trials=len(t.finished(loop.study)),
+        trials=len(spent),
+        stopped=len(t.stopped(loop.study)),
+        items_spent=sum(spent),
+        items_in_full=sum(map(bool, spent)) * sum(len(task.search) for task in job.tasks_of("search")),
         test_looks=looks + 1,
         winner=rows[winner.number],
         best_baseline=rows[rival.number].name,
+        comparisons=[compared[trial.number] for trial in baselines],
         baselines=[rows[trial.number] for trial in baselines],
-        metrics={task.name: task.evaluator.metric.name for task in loop.job.tasks},
+        metrics={task.name: task.evaluator.metric.name for task in job.tasks},
     )
+
+
+def _difference(job: Job, side: str, one: Sides, two: Sides) -> Estimate:
+    pair = [_strata(job, side, sides[side]) for sides in (one, two)]
+    seed = derive(job.config.search.seed, "bootstrap", "difference")
+    return bootstrap_difference(pair[0], pair[1], job.objective_of(side).combine, seed)
+
+
+def _compared(
+    job: Job, winner: Sides, baselines: Sequence[FrozenTrial], scored: dict[int, Sides]
+) -> dict[int, Comparison]:
+    """The winner against each baseline, by the baseline's trial."""
+    combine, seed = job.objective_of("test").combine, derive(job.config.search.seed, "sign flips")
+    mine = _strata(job, "test", winner["test"])
+    others = [scored[trial.number] for trial in baselines]
+    raw = [swap_p(mine, _strata(job, "test", sides["test"]), combine, seed) for sides in others]
+    return {
+        trial.number: Comparison(t.label_of(trial), _difference(job, "test", winner, sides), p, corrected)
+        for trial, sides, p, corrected in zip(baselines, others, raw, holm(raw), strict=True)
+    }
 
 
 def finalists(loop: Loop) -> tuple[FrozenTrial, list[FrozenTrial]]:
@@ -179,16 +245,28 @@ def _strata(job: Job, side: str, scores: Scores) -> list[Stratum]:
     ]
 
 
-def _sentence(winner: Row, rival: Row, difference: Estimate, p: float, items: int) -> str:
+def _sentence(winner: Row, rival: Row, against: Comparison, items: int) -> str:
     if winner.trial == rival.trial:
         return f"The search found nothing better than {winner.name}: use that."
-    gain = f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}] on {items} test items, p = {p:.4f}"
-    names = f"{winner.name} ({winner.method})", rival.name
-    if difference.low > 0:
-        return f"{names[0]} beats the best baseline, {names[1]}, beyond chance: {gain}."
-    if difference.high < 0:
-        return f"{names[0]} is worse than the best baseline, {names[1]}, beyond chance: {gain}. Use {names[1]}."
-    return f"{names[0]} and the best baseline, {names[1]}, differ by no more than chance: {gain}."
+    found, p = against.difference, against.p
+    gain = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}] on {items} test items, p = {p:.4f}"
+    name = f"{winner.name} ({winner.method})"
+    if found.low > 0 and p < LEVEL:
+        return f"{name} beats the best baseline, {rival.name}, beyond chance: {gain}."
+    if found.high < 0 and p < LEVEL:
+        return f"Use {rival.name}: the best that the search found, {name}, is worse beyond chance: {gain}."
+    return f"Use {rival.name}: the best that the search found, {name}, differs by no more than chance: {gain}."
+
+
+def looks_in_words(before: int) -> str:
+    """What to make of test items that were looked at that often before."""
+    if not before:
+        return "Nothing had looked at the test items before."
+    times = "once" if before == 1 else f"{before} times"
+    return (
+        f"The test items had been looked at {times} before: whatever was decided in their light makes the interval and "
+        "p too good. Fresh test items would be proof."
+    )
 
 
 def shown_baselines(verdict: Verdict) -> Sequence[Row]:

@@ -7,6 +7,7 @@ import pytest
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators import Item, aggregate, split_items
+from mergesearch.evaluators._near import near_groups, plain
 
 
 def made(task: str, sizes: list[int]) -> list[Item]:
@@ -59,3 +60,49 @@ def test_an_empty_side_is_an_error(sizes: list[int], fraction: float) -> None:
 
 def test_aggregate_weights_items() -> None:
     assert aggregate([Item("0", "a", "x", 1.0), Item("1", "a", "y", 3.0)], [1.0, 2.0]) == 1.75
+
+
+def documents() -> list[str]:
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefgh", k=5)) for _ in range(300)]
+    return [" ".join(rng.choices(words, k=40)) for _ in range(60)]
+
+
+def brute_force(texts: dict[str, str]) -> set[tuple[str, str]]:
+    """Every pair whose shingles have a Jaccard index of 0.7 or more."""
+    sets = {name: set(zip(*(text.lower().split()[i:] for i in range(5)), strict=False)) for name, text in texts.items()}
+    return {(a, b) for a in sets for b in sets if a < b and len(sets[a] & sets[b]) >= 0.7 * len(sets[a] | sets[b])}
+
+
+def test_near_duplicates_are_found_as_by_comparing_all_pairs() -> None:
+    texts = {f"{number:03}": text for number, text in enumerate(documents())}
+    rng = random.Random(1)
+    for number in range(100, 140):
+        copied = texts[f"{rng.randrange(60):03}"].split()
+        for _ in range(rng.randrange(4)):
+            copied[rng.randrange(40)] = "changed"
+        texts[f"{number}"] = " ".join(copied).upper()
+    groups, alike = near_groups(texts), brute_force(texts)
+    assert len(alike) > 20
+    assert all(groups[a] == groups[b] for a, b in alike)
+    linked = {name for pair in alike for name in pair}
+    assert all(groups[name] == name for name in texts if name not in linked)
+
+
+def test_near_duplicates_stay_together() -> None:
+    texts = documents()
+    twins = [text.replace(text.split()[7], "Other,", 1) + " !" for text in texts]
+    items = [Item(str(n), "a", f"print {n}", 1.0, text) for n, text in enumerate([*texts, *twins])]
+    for seed in range(5):
+        search, test = split_items(items, 0.5, seed)
+        assert {int(item.id) % 60 for item in search}.isdisjoint(int(item.id) % 60 for item in test)
+        assert abs(len(search) - 60) <= 1
+
+
+def test_short_questions_of_one_form_are_no_duplicates() -> None:
+    texts = {str(n): f"What is {n} plus {m}?" for n in range(10) for m in range(3)}
+    assert near_groups(texts) == {name: name for name in texts}
+
+
+def test_what_a_document_says() -> None:
+    assert plain({"b": ["two", 3], "a": {"c": "one"}}) == "one\ntwo\n3"

@@ -1,0 +1,99 @@
+"""The verdict: looks are on record before they happen, the simpler recipe is recommended, many tests are corrected."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mergesearch.evaluators.bits_per_byte import BitsPerByte
+from mergesearch.search.config import Config
+from mergesearch.search.job import open_job
+from mergesearch.search.runner import run
+from mergesearch.search.statistics import Estimate, holm
+from mergesearch.search.verdict import Comparison, Row, Verdict, _sentence, looks_in_words
+
+from .test_run import Killed, killed_at
+
+Data = dict[str, Any]
+
+
+def go(data: Data, results: Path) -> Verdict:
+    return run(open_job(Config.model_validate(data), "config"), results)
+
+
+def looks(results: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((results / "small" / "test_looks.json").read_text())
+    return found
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("killed_in", ["score", "write_json"])
+def test_a_look_counts_even_where_its_verdict_was_never_written(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
+) -> None:
+    from mergesearch.search.store import RunFolder
+
+    config["search"]["trials"] = 9
+    owner: Any = {"score": BitsPerByte, "write_json": RunFolder}[killed_in]
+    call = {"score": 9, "write_json": 2}[killed_in]  # the second test score; verdict.json, after test_looks.json
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, killed_in, killed_at(call, getattr(owner, killed_in)))
+        with pytest.raises(Killed):
+            go(config, tmp_path)
+    assert not (tmp_path / "small" / "verdict.json").exists()
+    assert len(looks(tmp_path)) == 1
+    assert go(config, tmp_path).test_looks == 2
+    assert looks(tmp_path)[0] == looks(tmp_path)[1]
+
+
+def test_what_a_second_look_is_called() -> None:
+    assert "before" in looks_in_words(0)
+    assert "once before" in looks_in_words(1)
+    assert "3 times before" in looks_in_words(3)
+
+
+def row(name: str, trial: int) -> Row:
+    return Row(name, trial, "ties", Estimate(0.5, 0.4, 0.6), Estimate(0.5, 0.4, 0.6), {})
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "begins"),
+    [
+        (0.01, 0.03, 0.001, "trial 9 (ties) beats the best baseline, base, beyond chance"),
+        (0.01, 0.03, 0.06, "Use base: "),
+        (-0.01, 0.03, 0.2, "Use base: the best that the search found, trial 9 (ties), differs by no more than chance"),
+        (-0.05, -0.01, 0.001, "Use base: the best that the search found, trial 9 (ties), is worse beyond chance"),
+    ],
+)
+def test_the_headline(low: float, high: float, p: float, begins: str) -> None:
+    against = Comparison("base", Estimate((low + high) / 2, low, high), p, p)
+    assert _sentence(row("trial 9", 9), row("base", 0), against, 100).startswith(begins)
+
+
+def test_the_simpler_recipe_is_recommended_unless_the_winner_is_better(config: Data, tmp_path: Path) -> None:
+    verdict = go(config, tmp_path)
+    folder = tmp_path / "small"
+    best, recommended = ((folder / name).read_text() for name in ("best.yml", "recommended.yml"))
+    assert verdict.recommended == (verdict.winner.name if verdict.beyond_chance else verdict.best_baseline)
+    assert (best == recommended) == (verdict.recommended == verdict.winner.name)
+    assert Verdict.from_json(json.loads((folder / "verdict.json").read_text())) == verdict
+
+
+def test_optimism_is_what_the_gain_lost_on_the_test_items(config: Data, tmp_path: Path) -> None:
+    verdict = go(config, tmp_path)
+    rows = {row.name: row for row in [*verdict.baselines, verdict.winner]}
+    gains = [
+        getattr(verdict.winner, side).value - getattr(rows[verdict.best_baseline], side).value
+        for side in ("search", "test")
+    ]
+    assert verdict.search_difference.value == pytest.approx(gains[0])
+    assert verdict.optimism == pytest.approx(gains[0] - gains[1])
+    (primary,) = (one for one in verdict.comparisons if one.baseline == verdict.best_baseline)
+    assert (primary.difference, primary.p) == (verdict.difference, verdict.p)
+    assert all(one.p_holm >= one.p for one in verdict.comparisons)
