@@ -31,8 +31,8 @@ FEWEST_OF_A_TASK = 16
 """Items below which a task is scored in full in the first block."""
 GROWTH = 0.2
 """What each block adds to the items scored before it. Looking often costs nothing but smaller batches."""
-SLACK = 2.0
-"""How far beyond the widest difference seen on one item, between baselines, an unbounded score is trusted to go."""
+SLACK = 1.5
+"""How far beyond the baselines' range on an item an unbounded score is trusted to go."""
 STEP = 1e-6
 
 Score = Callable[[Task, Sequence[Item]], Tensor]
@@ -65,8 +65,7 @@ class Track:
         """How far down and up from the incumbent's score a candidate's can be."""
         if self.limits:
             return self.limits[0] - incumbent, self.limits[1] - incumbent
-        widest = np.full(len(incumbent), SLACK * np.ptp(self.baselines, axis=0).max())
-        return -widest, widest
+        return -SLACK * breadth(self.baselines), SLACK * breadth(self.baselines)
 
     def value(self, rounds: int, incumbent: Array, seen: Array) -> float:
         """The task's value, estimated from the drawn items."""
@@ -168,20 +167,24 @@ def _track(task: Task, baselines: Array, rounds: int, seed: int) -> Track:
     return Track(task, Draws.of(rates, rounds, seed), baselines, weights)
 
 
+def breadth(baselines: Array) -> Array:
+    """[items]: the baselines' range on each item, or the mean range where that is wider."""
+    ranges = np.ptp(baselines, axis=0)
+    return np.asarray(np.maximum(ranges, ranges.mean()))
+
+
 def spread(baselines: Array, higher_is_better: bool) -> Array:
     """[items], positive: how early each item is wanted, from the baselines' scores, [baselines, items].
 
-    The standard deviation over candidates, which is the best rate for an estimate (Neyman 1934). For scores between 0
-    and 1 it is √(p (1 − p)), with p shrunk to the task's mean by one imagined baseline, and times the room 1 − p for a
-    gain: what all get right can only be lost, and what may still be won is what keeps a race open.
+    The standard deviation over candidates is the best rate for an estimate (Neyman 1934); a test wants its ceilings in
+    proportion to the rates. For scores between 0 and 1 it is √(p (1 − p)), with p shrunk to the task's mean by one
+    imagined baseline, times the room 1 − p for a gain: what all get right can only be lost, and what may still be won
+    is what keeps a race open. For others it is the range, with which the ceiling goes.
     """
-    count = len(baselines)
-    if unit(baselines):
-        p = (baselines.sum(0) + np.clip(baselines.mean(), 0.02, 0.98)) / (count + 1)
-        return np.asarray(np.sqrt(p * (1 - p)) * (1 - p if higher_is_better else p))
-    variances = baselines.var(0)
-    typical = variances.mean() or 1.0
-    return np.asarray(np.sqrt((count * variances + typical) / (count + 1)))
+    if not unit(baselines):
+        return breadth(baselines)
+    p = (baselines.sum(0) + np.clip(baselines.mean(), 0.02, 0.98)) / (len(baselines) + 1)
+    return np.asarray(np.sqrt(p * (1 - p)) * (1 - p if higher_is_better else p))
 
 
 def _blocks(rounds: int, first: float) -> list[int]:

@@ -1,0 +1,69 @@
+"""Per-item scores to race on: those recorded of the demo's search, and simulated ones."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from machine import FOLDER
+from numpy.typing import NDArray
+
+from mergesearch.search import trials as t
+from mergesearch.search.store import RunFolder
+
+Array = NDArray[np.float64]
+RECORDING = FOLDER / "racing_demo.npz"
+"""[trials, items] scores and [items] task numbers of a demo search in which every candidate was scored in full."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """scores: [candidates, items], in the order in which a search scored them, the first ``baselines`` beforehand;
+    tasks: [items], each item's task, all tasks of equal weight."""
+
+    name: str
+    scores: Array
+    tasks: NDArray[np.int64]
+    baselines: int
+
+    @property
+    def shares(self) -> Array:
+        """[items]: what each item's score counts in the objective."""
+        counts = np.bincount(self.tasks)
+        return 1 / counts[self.tasks] / len(counts)
+
+    @property
+    def objectives(self) -> Array:
+        return self.scores @ self.shares
+
+
+def record(folder: Path) -> None:
+    """Keeps the per-item scores of a finished run in which nothing was raced."""
+    run = RunFolder(folder)
+    complete = [trial for trial in t.finished(run.open_study(None)) if run.has_scores(t.scores_name(trial.number))]
+    rows = [run.load_scores(t.scores_name(trial.number)) for trial in complete]
+    tasks = np.concatenate([np.full(len(scores), number) for number, scores in enumerate(rows[0].values())])
+    scores = np.stack([np.concatenate([part.numpy() for part in row.values()]) for row in rows])
+    baselines = sum(t.kind_of(trial) == t.BASELINE for trial in complete)
+    np.savez_compressed(RECORDING, scores=scores.astype(np.uint8), tasks=tasks, baselines=baselines)
+
+
+def recorded() -> Case:
+    data = np.load(RECORDING)
+    return Case("demo, recorded", data["scores"].astype(float), data["tasks"], int(data["baselines"]))
+
+
+def simulated(items: int, seed: int, margins: bool = False, candidates: int = 80, baselines: int = 9) -> Case:
+    """Candidates whose answers follow four skills, each item asking for them in its own proportion.
+
+    The skills of later candidates shrink towards the best ones, as a search's do; far from them everything gets worse.
+    A small part of an answer is the candidate's own. ``margins``: scores are the latent numbers, not right or wrong.
+    """
+    rng = np.random.default_rng(seed)
+    ease, asks = rng.normal(1.2, 1.3, items), rng.normal(0, 0.6, (items, 4))
+    skills = rng.normal(0, 0.8, (candidates, 4))
+    skills[baselines:] *= np.linspace(1, 0.35, candidates - baselines)[:, None]
+    level = -0.12 * (skills**2).sum(1)
+    latent = ease + level[:, None] + skills @ asks.T + 0.15 * rng.normal(size=(candidates, items))
+    kind = "margins" if margins else "right or wrong"
+    scores = latent if margins else (latent > 0).astype(float)
+    return Case(f"simulated, {items:,} items, {kind}", scores, np.arange(items) % 2, baselines)
