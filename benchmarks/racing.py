@@ -9,6 +9,7 @@ see the same candidates and the same blocks. Writes results/benchmarks/racing.js
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -54,6 +55,7 @@ class Replay:
         items = [Item(str(n), str(number), str(n)) for n in np.flatnonzero(self.case.tasks == number)]
         return Task(str(number), cast(Any, _Recorded()), 1.0, items, [])
 
+    @cache  # noqa: B019
     def scores(self, candidate: int) -> Scores:
         row = self.case.scores[candidate]
         return {task.name: torch.tensor([row[int(item.id)] for item in task.search]) for task in self.tasks}
@@ -246,8 +248,8 @@ def as_json(found: Outcome) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--orders", default=8, show_default=True, help="How many orders of the items to try.")
-@click.option("--pairs", default=800, show_default=True, help="How many races of a better candidate against a worse.")
+@click.option("--orders", default=4, show_default=True, help="How many orders of the items to try.")
+@click.option("--pairs", default=400, show_default=True, help="How many races of a better candidate against a worse.")
 @click.option("--record", "folder", type=click.Path(path_type=Path), help="Record this run's scores first.")
 def main(orders: int, pairs: int, folder: Path | None) -> None:
     """Replays the searches with every way of stopping."""

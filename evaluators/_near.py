@@ -20,7 +20,8 @@ Shingles = frozenset[tuple[str, ...]]
 def near_groups(texts: Mapping[str, str]) -> dict[str, str]:
     """For each name the least name among those whose texts are its near-duplicates, or theirs, and so on.
 
-    Texts without a word are like no other. Exact: every pair that is alike is found, by the rule that two sets with a
+    Shingles that a tenth of the texts have (half, of a few) are the task's form, and are not compared; texts without
+    any others are like no other. Exact: every pair that is alike is found, by the rule that two sets with a
     Jaccard index of at least t have one of their 1 + n − ⌈t n⌉ rarest members in common (Bayardo, Ma & Srikant,
     Scaling up all pairs similarity search, WWW 2007).
     """
@@ -32,7 +33,7 @@ def near_groups(texts: Mapping[str, str]) -> dict[str, str]:
             name = group[name]
         return name
 
-    for one, two in _pairs({name: _shingles(text) for name, text in sorted(texts.items()) if text}):
+    for one, two in _pairs(_without_form({name: _shingles(text) for name, text in sorted(texts.items())})):
         low, high = sorted((root(one), root(two)))
         group[high] = low
     return {name: root(name) for name in texts}
@@ -41,6 +42,12 @@ def near_groups(texts: Mapping[str, str]) -> dict[str, str]:
 def _shingles(text: str) -> Shingles:
     words = re.findall(r"\w+", text[:LONGEST].casefold())
     return frozenset(tuple(words[start : start + RUN]) for start in range(max(1, len(words) - RUN + 1)) if words)
+
+
+def _without_form(sets: Mapping[str, Shingles]) -> dict[str, Shingles]:
+    frequency = Counter(shingle for shingles in sets.values() for shingle in shingles)
+    most = min(len(sets) / 2, max(20, len(sets) / 10))
+    return {name: frozenset(one for one in shingles if frequency[one] <= most) for name, shingles in sets.items()}
 
 
 def _pairs(sets: Mapping[str, Shingles]) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,16 @@ from mergesearch.search.loop import Loop
 from mergesearch.search.runner import Watcher
 from mergesearch.search.samplers import choose
 from mergesearch.search.statistics import Estimate
-from mergesearch.search.verdict import SIDES, Row, Verdict, looks_in_words, search_estimate, shown_baselines
+from mergesearch.search.verdict import (
+    SIDES,
+    Row,
+    Verdict,
+    looks_in_words,
+    optimism_in_words,
+    search_estimate,
+    shown_baselines,
+    unproven_in_words,
+)
 
 WIDTH = 140
 """Columns where output is not a terminal."""
@@ -121,12 +130,10 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
         f"winner − best baseline ({verdict.best_baseline}) on {verdict.test_items} test items: "
         f"{_interval(verdict.difference, '+')}, p = {verdict.p:.4f}"
     )
-    if verdict.optimism is not None and verdict.winner.name != verdict.best_baseline:
-        screen.print(
-            f"the same on the search items, where the winner was picked: {_interval(verdict.search_difference, '+')}; "
-            f"the picking flattered it by {verdict.optimism:+.3f}"
-        )
     screen.print(f"[bold]{verdict.sentence}[/bold]")
+    for note in (unproven_in_words(verdict), optimism_in_words(verdict)):
+        if note:
+            screen.print(note)
     screen.print(looks_in_words(verdict.test_looks - 1))
 
 

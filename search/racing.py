@@ -29,7 +29,7 @@ FEWEST = 64
 """Items that a race must have to be worth its blocks."""
 FEWEST_OF_A_TASK = 16
 """Items below which a task is scored in full in the first block."""
-GROWTH = 0.2
+GROWTH = 0.15
 """What each block adds to the items scored before it. Looking often costs nothing but smaller batches."""
 SLACK = 1.5
 """How far beyond the baselines' range on an item an unbounded score is trusted to go."""

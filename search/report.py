@@ -10,7 +10,15 @@ from optuna.trial import FrozenTrial, TrialState
 from mergesearch.files import write_text
 from mergesearch.search import trials as t
 from mergesearch.search.loop import Loop
-from mergesearch.search.verdict import Row, Verdict, looks_in_words, recipe_of, shown_baselines
+from mergesearch.search.verdict import (
+    Row,
+    Verdict,
+    looks_in_words,
+    optimism_in_words,
+    recipe_of,
+    shown_baselines,
+    unproven_in_words,
+)
 
 COLOURS = {t.BASELINE: "#8a8f98", t.START: "#c98a1b", t.SAMPLED: "#2563a8"}
 STYLE = """
@@ -51,14 +59,13 @@ def _facts(verdict: Verdict) -> str:
     share = verdict.items_spent / max(1, verdict.items_in_full)
     facts = [
         f"Recommended: {verdict.recommended}.",
+        unproven_in_words(verdict),
+        optimism_in_words(verdict),
         f"{verdict.trials} trials, {verdict.stopped} of them stopped early; {verdict.items_spent:,} items scored, "
         f"{share:.0%} of what all trials in full would have been.",
         looks_in_words(verdict.test_looks - 1),
     ]
-    if verdict.optimism is not None:
-        gains = f"{verdict.search_difference.value:+.4f} there, {verdict.difference.value:+.4f} on the test items"
-        facts.insert(1, f"Picking the winner on the search items flattered it by {verdict.optimism:+.4f} ({gains}).")
-    return " ".join(facts)
+    return " ".join(filter(None, facts))
 
 
 def _comparisons(verdict: Verdict) -> str:

@@ -49,6 +49,11 @@ class Comparison:
     p: float
     p_holm: float
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether the winner is better beyond chance, many comparisons considered."""
+        return self.difference.low > 0 and self.p_holm < LEVEL
+
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Comparison":
         return cls(**{**data, "difference": Estimate(**data["difference"])})
@@ -256,6 +261,26 @@ def _sentence(winner: Row, rival: Row, against: Comparison, items: int) -> str:
     if found.high < 0 and p < LEVEL:
         return f"Use {rival.name}: the best that the search found, {name}, is worse beyond chance: {gain}."
     return f"Use {rival.name}: the best that the search found, {name}, differs by no more than chance: {gain}."
+
+
+def optimism_in_words(verdict: Verdict) -> str:
+    """How the gain on the search items, where the winner was picked, compares with that on the test items."""
+    if verdict.optimism is None or verdict.winner.name == verdict.best_baseline:
+        return ""
+    before, now = verdict.search_difference.value, verdict.difference.value
+    gains = (
+        f"The gain was {before:+.4f} on the search items, where the winner was picked, and is {now:+.4f} on the test"
+    )
+    return f"{gains} items: picking flattered it by {verdict.optimism:.4f}." if before > now else f"{gains} items."
+
+
+def unproven_in_words(verdict: Verdict) -> str:
+    """The other baselines that a winner is not shown to beat."""
+    shown = {row.name for row in shown_baselines(verdict)} - {verdict.best_baseline}
+    names = [one.baseline for one in verdict.comparisons if one.baseline in shown and not one.is_proven]
+    if not verdict.beyond_chance or not names:
+        return ""
+    return f"Corrected for comparing with every baseline, it is not shown to beat {', '.join(names)}."
 
 
 def looks_in_words(before: int) -> str:

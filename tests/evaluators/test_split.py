@@ -104,5 +104,11 @@ def test_short_questions_of_one_form_are_no_duplicates() -> None:
     assert near_groups(texts) == {name: name for name in texts}
 
 
+def test_a_form_that_all_questions_share_makes_no_duplicates() -> None:
+    form = "Read the question with care, think step by step, and answer with the letter of the one right choice: {}"
+    texts = {f"{number:03}": form.format(text[:20]) for number, text in enumerate(documents())}
+    assert near_groups(texts) == {name: name for name in texts}
+
+
 def test_what_a_document_says() -> None:
     assert plain({"b": ["two", 3], "a": {"c": "one"}}) == "one\ntwo\n3"
