@@ -7,6 +7,7 @@ search (recorded by ``--record`` from a run with ``search: {racing: false}``) an
 see the same candidates and the same blocks. Writes results/benchmarks/racing.json and racing.md.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -136,7 +137,9 @@ def _pocock_level(looks: list[int]) -> float:
 def optuna_wilcoxon(case: Case, seed: int) -> Stop:
     """Optuna's own pruner at its default threshold, asked after every block."""
     looks, order = Replay(case, seed, uniform=True).order()
-    pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.1)
 
     def stop(candidate: int, incumbent: int) -> int:
         rows = [dict(enumerate(case.scores[number][order].tolist())) for number in (incumbent, candidate)]

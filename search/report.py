@@ -29,6 +29,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e3e5e8; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } tr.winner { font-weight: 600; background: #f3f6fa; }
 pre { background: #f6f7f8; padding: .8rem; overflow-x: auto; } .note { color: #5b6068; }
+.wide { overflow-x: auto; }
 """
 
 
@@ -88,7 +89,7 @@ def _table(rows: Sequence[Row], verdict: Verdict) -> str:
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)
     body = "".join(_table_row(row, row is verdict.winner) for row in rows)
     note = "<p class=note>With 95 % intervals; the tasks' columns are on the test items.</p>"
-    return f"<table><tr>{head}</tr>{body}</table>{note}"
+    return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>{note}"
 
 
 def _table_row(row: Row, wins: bool) -> str:
@@ -134,7 +135,14 @@ def _history(loop: Loop) -> Any:
     trials = t.completed(loop.study)
     best = [t.score_of(t.best(trials[: i + 1])) for i in range(len(trials))]
     numbers = [trial.number for trial in trials]
-    figure.add_scatter(x=numbers, y=best, mode="lines", name="best so far", line={"shape": "hv", "color": "#1c1e21"})
+    last = t.finished(loop.study)[-1].number
+    figure.add_scatter(
+        x=[*numbers, last],
+        y=[*best, best[-1]],
+        mode="lines",
+        name="best so far",
+        line={"shape": "hv", "color": "#1c1e21"},
+    )
     figure.update_layout(xaxis_title="trial", yaxis_title="objective on the search items")
     return _styled(figure, 420)
 

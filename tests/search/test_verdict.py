@@ -11,6 +11,7 @@ from mergesearch.search.config import Config
 from mergesearch.search.job import open_job
 from mergesearch.search.runner import run
 from mergesearch.search.statistics import Estimate, holm
+from mergesearch.search.store import RunFolder
 from mergesearch.search.verdict import Comparison, Row, Verdict, _sentence, looks_in_words
 
 from .test_run import Killed, killed_at
@@ -37,8 +38,6 @@ def test_holm_by_hand() -> None:
 def test_a_look_counts_even_where_its_verdict_was_never_written(
     config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
 ) -> None:
-    from mergesearch.search.store import RunFolder
-
     config["search"]["trials"] = 9
     owner: Any = {"score": BitsPerByte, "write_json": RunFolder}[killed_in]
     call = {"score": 9, "write_json": 2}[killed_in]  # the second test score; verdict.json, after test_looks.json
