@@ -96,10 +96,8 @@ def _run(file: Path, overrides: dict[str, Any], results: Path | None) -> None:
         )
         sys.exit(130)
     print_verdict(screen, verdict)
-    screen.print(
-        f"search's best: {folder / 'best.yml'}   recommended ({verdict.recommended}): {folder / 'recommended.yml'}"
-    )
-    screen.print(f"report: {folder / 'report.html'}")
+    screen.print(f"recommended, {verdict.recommended}: {folder / 'recommended.yml'}")
+    screen.print(f"the search's best: {folder / 'best.yml'}   report: {folder / 'report.html'}")
 
 
 @main.command(**_example("mergesearch merge results/runs/python-cpp/best.yml merged"))

@@ -126,7 +126,7 @@ def _read_racing(data: Any) -> Any:
 
 
 class Search(Strict):
-    """How long and how. ``trials`` counts all of a run, baselines too."""
+    """How long and how. ``trials`` counts all of a run, baselines too; ``racing: false`` scores all of them in full."""
 
     trials: int = Field(60, ge=1)
     sampler: Annotated[str, AfterValidator(_known_sampler)] = "auto"
