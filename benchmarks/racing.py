@@ -34,6 +34,8 @@ from mergesearch.search.racing import Course, run_race, set_course
 from mergesearch.search.sequential import Draws
 
 ERROR = 0.05
+PLAIN = cast(Any, SimpleNamespace(evaluate=SimpleNamespace(aggregate="mean", normalize=False)))
+"""As much of a config as a job's objective asks for."""
 Stop = Callable[[int, int], int]
 """(candidate, incumbent) -> the number of items after which the candidate is stopped; all items where it is not."""
 
@@ -48,7 +50,7 @@ class Replay:
     def __init__(self, case: Case, seed: int, uniform: bool = False) -> None:
         self.case = case
         self.tasks = [self._task(number) for number in np.unique(case.tasks)]
-        self.job = Job(cast(Any, None), cast(Any, None), cast(Any, None), self.tasks, [], "")
+        self.job = Job(PLAIN, cast(Any, None), cast(Any, None), self.tasks, [], "")
         course = set_course(self.job, [self.scores(n) for n in range(case.baselines)], Racing(error=ERROR), seed)
         self.course = _uniform(course, seed) if uniform else course
 

@@ -77,7 +77,7 @@ class Perplexity(FunctionOfMeans):
     def _item(self, text: _Text) -> Item:
         words = len(re.split(r"\s+", text.content))
         size = words if self.metric.name == "word_perplexity" else len(text.content.encode())
-        return Item(text.name, self.task, text.fingerprint, float(size))
+        return Item(text.name, self.task, text.fingerprint, float(size), text=text.content)
 
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
         """See ``Evaluator.prepare``."""

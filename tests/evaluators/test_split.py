@@ -92,7 +92,7 @@ def test_near_duplicates_are_found_as_by_comparing_all_pairs() -> None:
 def test_near_duplicates_stay_together() -> None:
     texts = documents()
     twins = [text.replace(text.split()[7], "Other,", 1) + " !" for text in texts]
-    items = [Item(str(n), "a", f"print {n}", 1.0, text) for n, text in enumerate([*texts, *twins])]
+    items = [Item(str(n), "a", f"print {n}", text=text) for n, text in enumerate([*texts, *twins])]
     for seed in range(5):
         search, test = split_items(items, 0.5, seed)
         assert {int(item.id) % 60 for item in search}.isdisjoint(int(item.id) % 60 for item in test)

@@ -1,6 +1,7 @@
 """Races over recorded scores: who is stopped, on what, and what is told of them."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +17,8 @@ from mergesearch.search.objective import Objective
 from mergesearch.search.racing import Result, gradient, run_race, set_course
 
 RACING = Racing()
+PLAIN = cast(Any, SimpleNamespace(evaluate=SimpleNamespace(aggregate="mean", normalize=False)))
+"""As much of a config as a job's objective asks for."""
 
 
 class Recorded(MeanOfItems):
@@ -36,7 +39,7 @@ def task(name: str, items: int, evaluator: Any = None, weight: float = 1.0) -> T
 
 
 def job_of(*tasks: Task) -> Job:
-    return Job(cast(Any, None), cast(Any, None), cast(Any, None), tasks, [], "")
+    return Job(PLAIN, cast(Any, None), cast(Any, None), tasks, [], "")
 
 
 def made(rng: np.random.Generator, job: Job, level: float) -> Scores:
