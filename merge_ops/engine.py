@@ -11,6 +11,7 @@ from mergesearch.errors import UserError
 from mergesearch.merge_ops import live
 from mergesearch.merge_ops.checkpoint import common_dtype, tensors_digest
 from mergesearch.merge_ops.combine import combine_all
+from mergesearch.merge_ops.deep import DeepModels
 from mergesearch.merge_ops.folder import write_folder
 from mergesearch.merge_ops.memory import MemoryPlan, Residents
 from mergesearch.merge_ops.merger import Assembly, Merger, passes, torch_dtype
@@ -52,6 +53,8 @@ class Engine:
         self.model, self.tokenizer = live.load(checkpoint, device, self._dtype)
         views = live.bind_input(self.model, self._merger.inputs[template])
         self._views = {name: views[name] for name in self.names}
+        self._own = self.model, self._views
+        self._deep = DeepModels(self._merger, self.model, self._dtype)
         self._built: Recipe | None = None
 
     @property
@@ -62,11 +65,16 @@ class Engine:
     def build(self, recipe: Recipe) -> nn.Module:
         """Builds the recipe's model into the live model, which it returns; what was there before is gone.
 
-        Raises UserError, before anything is written, where the recipe is of another dtype than the live model, or
-        makes a model of another shape.
+        A recipe of slices is built into a live model of its own depth, which takes the place of ``model``. Raises
+        UserError, before anything is written, where the recipe is of another dtype than the live model, or has a
+        vocabulary of its own.
         """
         self._built = None
-        self.build_many([recipe], [self._views])
+        if recipe.keeps_shapes or recipe.vocabulary:
+            self.model, self._views = self._own
+            self.build_many([recipe], [self._views])
+        else:
+            self.model, self._views = self._deep.build(self._checked(recipe))
         self._built = recipe
         return self.model
 
@@ -93,6 +101,9 @@ class Engine:
         if not recipe.keeps_shapes:
             what = "a vocabulary of its own" if recipe.vocabulary else "slices"
             raise UserError(f"the recipe has {what}: it cannot be built into the live model, whose shape is fixed")
+        return self._checked(recipe)
+
+    def _checked(self, recipe: Recipe) -> Assembly:
         assembly = Assembly(self._merger, recipe)
         found = torch_dtype(recipe.target_dtype) or common_dtype(
             [self._merger.checkpoints[r] for r in recipe.references]
@@ -118,7 +129,7 @@ class Engine:
 
     def digest(self) -> str:
         """SHA-256 over the live model's tensors, by name; that of a written folder is ``checkpoint.digest``'s."""
-        return tensors_digest((name, self._views[name]) for name in self.names)
+        return tensors_digest((name, self._views[name]) for name in sorted(self._views))
 
     def write(self, recipe: Recipe, out: Path) -> None:
         """Writes the recipe's model as ``merge`` does."""

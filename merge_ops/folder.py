@@ -1,7 +1,7 @@
 """A result's folder: the weights, and what makes them loadable as the model that they now are."""
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json",
 def write_folder(assembly: Assembly, merger: Merger, out: Path, text: str | None = None) -> None:
     """Writes the assembly's model to ``out``, whole or not at all; ``text`` is the recipe to keep beside it."""
     recipe = assembly.recipe
-    template_text, layered = _chat_template(assembly, merger), _layered_config(assembly, merger)
+    template_text, layered = _chat_template(assembly, merger), layered_config(assembly, merger)
     with written_checkpoint(out, assembly.infos) as writer:
         for name, target in writer.tensors():
             assembly.write_tensor(name, target)
@@ -49,16 +49,19 @@ def _write_sides(
     writer: Writer, source: Path, assembly: Assembly, merger: Merger, layered: dict[str, Any] | None
 ) -> None:
     writer.copy_side_files(source)
-    edit = partial(result_config.edit, writer.folder)
-    if layered is not None:
-        edit(lambda _: layered)
-    dtype = _widest(assembly)
-    if dtype is not None:
-        edit(lambda config: result_config.with_dtype(config, dtype))
-    if any(map(OUTPUT_EMBEDDING.search, assembly.parts)) and _was_tied(merger, assembly.template):
-        edit(result_config.untied)
+    result_config.edit(writer.folder, lambda config: changed_config(layered or config, assembly, merger))
     if assembly.vocabulary:
         _write_vocabulary(writer.folder, assembly.vocabulary, assembly.template)
+
+
+def changed_config(config: dict[str, Any], assembly: Assembly, merger: Merger) -> dict[str, Any]:
+    """The config, of the result's layers already, with the result's dtype and tying."""
+    dtype = _widest(assembly)
+    if dtype is not None:
+        config = result_config.with_dtype(config, dtype)
+    if any(map(OUTPUT_EMBEDDING.search, assembly.parts)) and _was_tied(merger, assembly.template):
+        config = result_config.untied(config)
+    return config
 
 
 def _was_tied(merger: Merger, template: str) -> bool:
@@ -73,7 +76,7 @@ def _widest(assembly: Assembly) -> torch.dtype | None:
     return reduce(torch.promote_types, floats) if floats else None
 
 
-def _layered_config(assembly: Assembly, merger: Merger) -> dict[str, Any] | None:
+def layered_config(assembly: Assembly, merger: Merger) -> dict[str, Any] | None:
     """The template's config for the layers of the result; None where it needs no change. Raises UserError."""
     if assembly.recipe.models or not _has_config(merger.checkpoints[assembly.template]):
         return None

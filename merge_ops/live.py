@@ -1,6 +1,6 @@
 """A live model whose parameters are seen under their checkpoint names, so that candidates are built right into it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from unittest import mock
@@ -26,6 +26,18 @@ def load(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None = None) 
     if checkpoint.stored is not checkpoint:
         _apply_adapter(model, checkpoint)
     return model, tokenizer
+
+
+def make(
+    checkpoint: Checkpoint, config: dict[str, Any], tensors: dict[str, Tensor], device: str, dtype: torch.dtype
+) -> nn.Module:
+    """A model of the checkpoint's class with another config and these weights by name, in evaluation mode."""
+    model_class = _model_class(checkpoint)
+    with quiet():
+        made = model_class.config_class.from_dict(config)
+        model = model_class.from_pretrained(None, config=made, state_dict=tensors, dtype=dtype)
+    found: nn.Module = model.eval().requires_grad_(False).to(device)
+    return found
 
 
 def _apply_adapter(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -61,12 +73,21 @@ def bind(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
     The model must have been loaded from ``checkpoint``. Proved: read through the views, the model gives the checkpoint
     back bit for bit (after the cast to the model's dtype). Raises UserError with the names where it does not.
     """
+    bound = bind_names(model, list(checkpoint.tensors), checkpoint.reference)
+    differing = [name for name, view in bound.items() if not _same(view, checkpoint.tensor(name))]
+    if differing:
+        raise UserError(f"{checkpoint.reference}: the loaded model differs from the file in {listed(differing)}")
+    return bound
+
+
+def bind_names(model: nn.Module, names: Sequence[str], reference: str) -> dict[str, Tensor]:
+    """Views of these names into the live model's parameters; proved: each is one, and no parameter is left out."""
     views = _views(model)
-    missing = checkpoint.tensors.keys() - views.keys()
+    missing = set(names) - views.keys()
     if missing:
-        raise UserError(f"{checkpoint.reference}: the loaded model does not show the tensors {listed(missing)}")
-    bound = {name: views[name] for name in checkpoint.tensors}
-    _prove(bound, model, checkpoint)
+        raise UserError(f"{reference}: the loaded model does not show the tensors {listed(missing)}")
+    bound = {name: views[name] for name in names}
+    _prove_views(bound, model, reference)
     return bound
 
 
@@ -107,18 +128,15 @@ def _split_views(model: nn.Module, named: Mapping[str, Tensor]) -> dict[str, Ten
     return reverted
 
 
-def _prove(views: Mapping[str, Tensor], model: nn.Module, checkpoint: Checkpoint) -> None:
+def _prove_views(views: Mapping[str, Tensor], model: nn.Module, reference: str) -> None:
     own = set(_storages(model.state_dict(keep_vars=True)).values())
     copies = [name for name, storage in _storages(views).items() if storage not in own]
     if copies:
-        raise UserError(f"{checkpoint.reference}: cannot write into the loaded model's {listed(copies)}")
+        raise UserError(f"{reference}: cannot write into the loaded model's {listed(copies)}")
     seen = set(_storages(views).values())
     unseen = [name for name, storage in _storages(dict(model.named_parameters())).items() if storage not in seen]
     if unseen:
-        raise UserError(f"{checkpoint.reference}: has nothing for the loaded model's {listed(unseen)}")
-    differing = [name for name, view in views.items() if not _same(view, checkpoint.tensor(name))]
-    if differing:
-        raise UserError(f"{checkpoint.reference}: the loaded model differs from the file in {listed(differing)}")
+        raise UserError(f"{reference}: has nothing for the loaded model's {listed(unseen)}")
 
 
 def _storages(tensors: Mapping[str, Tensor]) -> dict[str, int]:

@@ -174,6 +174,8 @@ class Assembly:
             self._write_mismatched(part, out)
         elif not facts.info.dtype.is_floating_point:
             out.copy_(self._merger.tensor(*facts.owner))
+        elif not part.models:
+            out.copy_(self._tensors(part)[facts.owner])
         else:
             self._combine(part, self._tensors(part), out)
 
@@ -191,10 +193,10 @@ class Assembly:
 
     def job(self, name: str) -> Job | None:
         """How a tensor is combined; None where it is not, but copied or merged in part."""
-        facts = self._facts[name]
-        if not facts.matched or not facts.info.dtype.is_floating_point:
+        part, facts = self.parts[name], self._facts[name]
+        if not part.models or not facts.matched or not facts.info.dtype.is_floating_point:
             return None
-        return self._job(self.parts[name])
+        return self._job(part)
 
     def _combine(self, part: TensorRecipe, tensors: Tensors, out: Tensor) -> None:
         job = self._job(part, tensors)

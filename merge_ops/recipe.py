@@ -17,6 +17,7 @@ from mergesearch.merge_ops.layout import (
     Entry,
     Group,
     Layouts,
+    Place,
     layer_of,
     relative_depths,
     sliced_places,
@@ -24,7 +25,7 @@ from mergesearch.merge_ops.layout import (
 )
 from mergesearch.merge_ops.methods import Method, Scalar, find_method
 from mergesearch.merge_ops.references import ModelName
-from mergesearch.merge_ops.resolution import Resolver, TensorRecipe, base_of, inputs_of
+from mergesearch.merge_ops.resolution import Resolver, TensorRecipe, base_of, frozen_place, inputs_of
 from mergesearch.merge_ops.settings import PlainSettings, Settings, check_parameters, nothing_is
 from mergesearch.merge_ops.vocabulary_config import TokenizerConfig
 from mergesearch.parsing import Strict, parse
@@ -82,8 +83,17 @@ class OutputModule(Strict):
     parameters: Settings
 
 
+class FrozenLayers(Strict):
+    """Layers of the result, from the first number up to, but without, the second."""
+
+    layers: tuple[int, int]
+
+
 class Recipe(Strict):
-    """The full description of one merged model: of whole ``models``, of ``slices``, or of ``modules`` with slices."""
+    """The full description of one merged model: of whole ``models``, of ``slices``, or of ``modules`` with slices.
+
+    ``frozen`` are texts in tensors' names, or layers, that stay the base's whatever the method does with the others.
+    """
 
     merge_method: str
     models: Annotated[list[ModelInput], nothing_is(list)] = Field(default_factory=list)
@@ -97,6 +107,7 @@ class Recipe(Strict):
     tokenizer: TokenizerConfig | None = None
     chat_template: str | None = None
     on_mismatch: Literal["base", "overlap"] | None = None
+    frozen: Annotated[list[str | FrozenLayers], nothing_is(list)] = Field(default_factory=list)
     name: str | None = None
 
     @classmethod
@@ -172,7 +183,18 @@ class Recipe(Strict):
             alike = dict.fromkeys(self.references, names)
             places = iter(sliced_places(self.groups, names, layouts or alike))
         template = self.references[0] if self.models and self.on_mismatch else None
-        return map(Resolver(self.method, template).resolve, places)
+        resolver = Resolver(self.method, template)
+        if not self.frozen:
+            return map(resolver.resolve, places)
+        return self._resolve_around_frozen(list(places), resolver)
+
+    def _resolve_around_frozen(self, places: Sequence[Place], resolver: Resolver) -> Iterator[TensorRecipe]:
+        for entry in self.frozen:
+            if not any(_covers(entry, place.name) for place in places):
+                raise UserError(f"frozen: {entry if isinstance(entry, str) else entry.layers} is no part of the model")
+        for place in places:
+            frozen = any(_covers(entry, place.name) for entry in self.frozen)
+            yield frozen_place(place) if frozen else resolver.resolve(place)
 
     def phenotype(self, names: Sequence[str]) -> str:
         """A hash that two recipes share when they build the same tensors from the same checkpoints."""
@@ -213,6 +235,8 @@ class Recipe(Strict):
             check_parameters(entry.parameters, f"modules.{module}.parameters", [self.method])
         for group in (group for groups in self.groups.values() for group in groups):
             check_group(self.method, group)
+        if self.frozen and not all(group.base for groups in self.groups.values() for group in groups):
+            raise UserError("frozen: needs base_model, whose tensors it keeps")
         if self.tokenizer and self.tokenizer_source:
             raise UserError("tokenizer_source: is there beside tokenizer; give one of them")
 
@@ -230,6 +254,13 @@ def _check_kind(data: Any, where: str) -> None:
     """Raises UserError for mergekit's files that are no recipes."""
     for key in FOREIGN.keys() & (data if isinstance(data, dict) else {}).keys():
         raise UserError(f"{where}: {FOREIGN[key]}")
+
+
+def _covers(frozen: str | FrozenLayers, name: str) -> bool:
+    if isinstance(frozen, str):
+        return frozen in name
+    place = layer_of(name)
+    return place is not None and frozen.layers[0] <= place[1] < frozen.layers[1]
 
 
 def _with_base(entries: list[Entry], base: str | None, settings: tuple[PlainSettings, ...], where: str) -> Group:

@@ -16,7 +16,8 @@ class TensorRecipe:
     """How one tensor is made: its inputs and the method's numbers (``each`` in the order of ``models``).
 
     ``sources`` and ``base_source`` are what the tensor is called in the models' and the base's checkpoint; ``template``
-    is the checkpoint whose tensor of this name it stands in for, where the recipe says what to do on a mismatch.
+    is the checkpoint whose tensor of this name it stands in for, where the recipe says what to do on a mismatch. A
+    tensor of no models is the base's as it is.
     """
 
     name: str
@@ -125,6 +126,14 @@ def _check_files(method: Method, shared: Mapping[str, Scalar]) -> None:
         if not path.is_file():
             around = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
             raise UserError(f"parameters: {name}: there is no file {path}{nearest(path.name, around)}")
+
+
+def frozen_place(place: Place) -> TensorRecipe:
+    """The base's tensor as it is."""
+    group = place.group
+    named = zip(group.entries, place.sources, strict=True)
+    source = next((source for entry, source in named if entry.model == group.base), place.name)
+    return TensorRecipe(place.name, group.base, (), {}, {}, (), source)
 
 
 def _takes_part(method: Method, entry: Entry, place: Place) -> bool:

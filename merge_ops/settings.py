@@ -114,10 +114,11 @@ def _evaluate(setting: Any, parameter: Parameter, name: str, depth: float) -> Sc
 
 def _interpolate(values: list[Scalar], parameter: Parameter, depth: float) -> Scalar:
     position = depth * (len(values) - 1)
-    low = int(position)
+    # One value a layer is met exactly: i / n · n may be a hair less than i.
+    low = int(position + 1e-9)
     if parameter.kind != "number":
         return values[low]
     high = min(low + 1, len(values) - 1)
-    part = position - low
+    part = max(position - low, 0.0)
     start, end = float(values[low]), float(values[high])
     return parameter.read(start + part * (end - start))

@@ -38,14 +38,17 @@ def usual_settings(models: int) -> dict[str, dict[str, Scalar]]:
 class Baselines:
     """The baselines of a run over these checkpoints, in the order in which they are scored.
 
-    ``fixed`` are recipe keys that all share, such as dtype.
+    ``fixed`` are recipe keys that all share, such as dtype; ``beside`` are checkpoints that are scored but not mixed.
     """
 
-    def __init__(self, models: Sequence[str], base: str | None, fixed: Mapping[str, Any]) -> None:
+    def __init__(
+        self, models: Sequence[str], base: str | None, fixed: Mapping[str, Any], beside: Sequence[str] = ()
+    ) -> None:
         self._models = [model for model in models if model != base]
         self._base = base
         self._fixed = dict(fixed)
-        self._labels = model_labels([*([base] if base else []), *self._models])
+        endpoints = [*([base] if base else []), *self._models, *beside]
+        self._labels = model_labels(list(dict.fromkeys(endpoints)))
 
     def following(self, scores: Mapping[str, float]) -> Baseline | None:
         """The next baseline to score, given the scores (higher is better) by name so far; None when all are there."""

@@ -139,17 +139,21 @@ def evaluate(model: str, config: Path, as_json: bool) -> None:
 
 @main.command(**_example("mergesearch check configs/demo.yml"))
 @click.argument("config", type=click.Path(path_type=Path))
+@click.option("--measure", is_flag=True, help="Build one candidate and score a few items, for the estimate of time.")
 @_mends
-def check(config: Path) -> None:
-    """Find what is wrong with a config, score nothing.
+def check(config: Path, measure: bool) -> None:
+    """Find what is wrong with a config, without a search.
 
-    Checks CONFIG's keys, paths, tensors, method parameters and tasks, and shows what a run would do.
+    Checks CONFIG's keys, paths, tensors, method parameters and tasks, and shows what a run would do: the dimensions,
+    what each sampler can do with them, and about how much time and memory it takes.
     """
+    from mergesearch.search import costs
     from mergesearch.search.config import Config
     from mergesearch.search.console import console, print_job
     from mergesearch.search.job import open_job
 
-    print_job(console(), open_job(Config.read(config), str(config)))
+    job = open_job(Config.read(config), str(config))
+    print_job(console(), job, costs.measure(job) if measure else costs.guess(job))
     click.echo(f"{config}: ready to run")
 
 

@@ -11,11 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from mergesearch.search import trials as t
+from mergesearch.search.costs import Cost
 from mergesearch.search.job import Job
 from mergesearch.search.loop import Loop
+from mergesearch.search.overview import print_cost, print_samplers, print_space
 from mergesearch.search.runner import Watcher
 from mergesearch.search.samplers import choose
-from mergesearch.search.statistics import Estimate
+from mergesearch.search.statistics import Estimate as Interval
 from mergesearch.search.verdict import (
     SIDES,
     Row,
@@ -143,23 +145,22 @@ def _cells(row: Row) -> list[str]:
     return [name, _interval(row.search), _interval(row.test), *tasks]
 
 
-def _interval(estimate: Estimate, sign: str = "") -> str:
+def _interval(estimate: Interval, sign: str = "") -> str:
     low, high = f"{estimate.low:{sign}.3f}", f"{estimate.high:{sign}.3f}"
     return f"{estimate.value:{sign}.3f} \\[{low}, {high}]"
 
 
-def print_job(screen: Console, job: Job) -> None:
-    """What a run of the job would do."""
+def print_job(screen: Console, job: Job, cost: Cost) -> None:
+    """What a run of the job would do, and what it would cost."""
     trials, sampler = job.config.search.trials, job.config.search.sampler
     chosen = "{} ({})".format(*choose(job.space, trials)) if sampler == "auto" else sampler
     screen.print(f"methods: {', '.join(method.name for method in job.space.methods)}")
     screen.print(f"sampler: {chosen}; {trials} trials; seed {job.config.search.seed}")
-    table = Table("dimension", "from", title=f"{len(job.space.holes)} dimensions", title_justify="left")
-    for hole in job.space.holes:
-        table.add_row(hole.name, hole.described)
-    screen.print(table)
+    print_space(screen, job.space)
+    print_samplers(screen, job.space)
     tasks = Table("task", "metric", "weight", "search items", "test items", title="tasks", title_justify="left")
     for task in job.tasks:
         metric = task.evaluator.metric.name
         tasks.add_row(task.name, metric, f"{task.weight:g}", str(len(task.search)), str(len(task.test)))
     screen.print(tasks)
+    print_cost(screen, job, cost)

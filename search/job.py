@@ -17,6 +17,7 @@ from mergesearch.search.baselines import Baselines
 from mergesearch.search.config import Config, Evaluate, TaskEntry
 from mergesearch.search.objective import Objective, Share
 from mergesearch.search.space import Space
+from mergesearch.search.spaces.members import named_references
 
 SHARED_KEYS = ("dtype", "out_dtype", "on_mismatch")
 """What the baselines take over from the recipe."""
@@ -124,24 +125,50 @@ def _open(config: Config) -> Job:
     space = Space(config.recipe, _layers(merger.names), "recipe")
     for method in space.methods:
         _check_candidate(space.fill(method, space.start(method, {})), merger)
+    _check_same_config([checkpoint for checkpoint in checkpoints if checkpoint.reference in space.bases])
+    _check_seams(space, merger.names)
     fixed: dict[str, object] = {key: config.recipe[key] for key in SHARED_KEYS if key in config.recipe}
     if not _are_alike(checkpoints):
         fixed["base_model"] = paths[0]  # so that the soups have its tensors' names and shapes
-    baselines = Baselines(space.models, space.base, fixed)
+    baselines = Baselines(space.models, space.base, fixed, beside=space.bases)
     return Job(config, space, baselines, open_tasks(config.evaluate), paths, paths[0])
 
 
-def _referenced(recipe: Mapping[str, object]) -> list[str]:
-    base, models = recipe.get("base_model"), recipe.get("models")
+def _referenced(recipe: Mapping[str, Any]) -> list[str]:
+    """Every checkpoint that a candidate may name, the template first."""
+    _check_entries(recipe)
+    named = named_references(recipe)
+    for reference in named:
+        if not isinstance(reference, str):
+            raise UserError(f"recipe: found the model {reference!r}, expected a path or {{search: [paths]}}")
+    return named
+
+
+def _check_entries(recipe: Mapping[str, Any]) -> None:
+    models = recipe.get("models")
+    if models is None and ("slices" in recipe or "modules" in recipe):
+        return
     if not isinstance(models, list) or not models:
         raise UserError(f"recipe: models: found {models!r}, expected a list of {{model, parameters}}")
-    if not isinstance(base, str | None):
-        raise UserError(f"recipe: base_model: found {base!r}, expected a path")
-    named = [entry.get("model") if isinstance(entry, dict) else entry for entry in models]
-    for index, model in enumerate(named):
-        if not isinstance(model, str) or not isinstance(models[index], dict):
-            raise UserError(f"recipe: models[{index}]: found {models[index]!r}, expected {{model: path, parameters}}")
-    return list(dict.fromkeys([*([base] if base else []), *named]))  # type: ignore[list-item]
+    for index, entry in enumerate(models):
+        if not isinstance(entry, dict) or not isinstance(entry.get("model"), str | dict):
+            raise UserError(f"recipe: models[{index}]: found {entry!r}, expected {{model: path, parameters}}")
+
+
+BESIDE_THE_WEIGHTS = frozenset({"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"})
+"""Keys of config.json that say nothing of how the model computes."""
+
+
+def _check_same_config(checkpoints: Sequence[Checkpoint]) -> None:
+    """A candidate takes its config from its base: the live model must compute as each of these says."""
+    configs = [{k: v for k, v in c.config.items() if k not in BESIDE_THE_WEIGHTS} for c in checkpoints]
+    for checkpoint, config in zip(checkpoints[1:], configs[1:], strict=True):
+        differing = [key for key in {**configs[0], **config} if configs[0].get(key) != config.get(key)]
+        if differing:
+            raise UserError(
+                f"recipe: base_model: {checkpoints[0].reference} and {checkpoint.reference} differ in their "
+                f"config.json: {listed(differing)}; a base can be a choice only among models that compute alike"
+            )
 
 
 def _are_alike(checkpoints: Sequence[Checkpoint]) -> bool:
@@ -158,6 +185,23 @@ def _check_candidate(recipe: Recipe, merger: Merger) -> None:
         Assembly(merger, recipe)
     except UserError as error:
         raise UserError(f"recipe: {error}") from None
+
+
+POST_NORM = "post_feedforward_layernorm"
+
+
+def _check_seams(space: Space, names: Sequence[str]) -> None:
+    """A factor at a seam goes into what writes to the residual stream: that must be there, and be what writes."""
+    writers = space.stack.writers if space.stack else ()
+    for writer in writers:
+        if not any(writer in name for name in names):
+            raise UserError(f"recipe: slices.search.scale.tensors: no tensor has {writer!r} in its name")
+    normed = [name for name in names if POST_NORM in name]
+    if writers and normed and not any(writer in name for name in normed for writer in writers):
+        raise UserError(
+            f"recipe: slices.search.scale: the models normalise what a layer writes ({normed[0]}), so that a factor "
+            "on its last weights changes nothing; leave scale out"
+        )
 
 
 def _layers(names: Sequence[str]) -> int:

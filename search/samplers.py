@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Container
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -11,6 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.errors import nearest
+from mergesearch.search.stack_sampler import StackSampler
 
 GP_DIMENSIONS = 30
 GP_TRIALS = 250
@@ -36,6 +38,10 @@ def _qmc(seed: int) -> BaseSampler:
     return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
 
 
+def _stack(seed: int) -> BaseSampler:
+    return StackSampler(seed)
+
+
 def _random(seed: int) -> BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
@@ -48,8 +54,36 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler] | None] = {
     "nsgaii": _nsgaii,
     "qmc": _qmc,
     "random": _random,
+    "stack": _stack,
 }
 """By the name in the config; ``auto`` is what ``choose`` chooses."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a sampler can do. ``dimensions``: the most that it is of use for.
+
+    ``conditional``, where methods have parameters of their own: ``learns`` which method is best; ``stays`` with one;
+    ``draws`` the method, and what not all have, at random.
+    """
+
+    choices: bool
+    conditional: Literal["learns", "stays", "draws"]
+    objectives: bool
+    constraints: bool
+    dimensions: int
+
+
+CAPABILITIES: dict[str, Capabilities] = {
+    "gp": Capabilities(True, "draws", True, True, 30),
+    "cmaes": Capabilities(False, "draws", False, False, 1000),
+    "tpe": Capabilities(True, "learns", True, True, 50),
+    "nsgaii": Capabilities(True, "draws", True, True, 50),
+    "qmc": Capabilities(False, "draws", True, False, 1000),
+    "random": Capabilities(True, "draws", True, False, 1000),
+    "stack": Capabilities(True, "draws", False, False, 1000),
+}
+"""By the name in the config."""
 
 SEQUENCES = frozenset({"qmc"})
 """Samplers whose points are one sequence: they keep one seed for the whole run."""
@@ -58,6 +92,8 @@ SEQUENCES = frozenset({"qmc"})
 class SpaceShape(Protocol):
     """What ``choose`` asks of a search space."""
 
+    @property
+    def is_stack(self) -> bool: ...
     @property
     def has_choices(self) -> bool: ...
     @property
@@ -69,6 +105,8 @@ class SpaceShape(Protocol):
 def choose(space: SpaceShape, trials: int) -> tuple[str, str]:
     """The sampler that suits the space and the budget, and why."""
     dimensions = len(space.holes)
+    if space.is_stack:
+        return "stack", "the space is a stack of layers"
     if space.is_conditional or space.has_choices:
         return "tpe", "the space has choices"
     if dimensions <= GP_DIMENSIONS and trials <= GP_TRIALS:

@@ -1,8 +1,12 @@
 """Search spaces: recipes with holes.
 
-``{search: [low, high]}`` or ``{search: [choices]}`` may stand for the merge method and for any parameter's value; with
-``curve: K`` it stands for K values spread evenly over depth, between which mergekit's gradients interpolate, and with
-``layers: each`` or ``layers: N`` for one value a layer, or a group of layers.
+Wherever mergekit's YAML takes a parameter's value there may stand ``{search: [low, high]}``, with ``log``, ``step`` or
+``int``; ``{search: [choices]}``; or ``{search: auto}``, the range that the method itself names. ``curve: K`` makes K
+values spread evenly over depth of it, joined linearly by mergekit's gradients or, with ``interpolation: monotone``, by
+a monotone cubic; ``layers: each`` or ``layers: N`` one value a layer, or a group of layers. ``{same_as: NAME}`` takes
+over another hole's values, and ``sums_to: 1`` makes the models' values share a sum. ``merge_method``, ``base_model``
+and a ``model`` may be choices, a model may be left out (``include: {search: [true, false]}``), and the models may
+change places (``order: {search: permutations}``). ``slices: {search: ...}`` is a stack of layers (``stacks``).
 """
 
 import copy
@@ -11,55 +15,35 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial
 
 from mergesearch.errors import UserError, nearest
-from mergesearch.merge_ops.methods import PARAMETER_NAMES, Method, Parameter, Scalar, find_method
-from mergesearch.merge_ops.recipe import Recipe, check_parameters
-from mergesearch.search.places import Path, Place, places
+from mergesearch.merge_ops.methods import PARAMETER_NAMES, Method, Scalar, find_method
+from mergesearch.merge_ops.recipe import Recipe
+from mergesearch.search.places import Path, Place, places, put, spelled, value_at
+from mergesearch.search.spaces.holes import TIE_KEYS, Hole, check_keys, read_values
+from mergesearch.search.spaces.members import (
+    absent,
+    arranged,
+    includes,
+    named_references,
+    order_of,
+    references,
+)
+from mergesearch.search.spaces.simplex import Simplex, simplexes, spread_shorthand
+from mergesearch.search.spaces.stacks import StackSpace, is_stack, stack_space
+from mergesearch.search.spaces.values import Draft, Part, Values, methods_with, values_at
 
-HOLE_KEYS = ("search", "curve", "layers")
 METHOD = "merge_method"
 
 
 @dataclass(frozen=True)
-class Hole:
-    """One dimension: what Optuna calls it, what it asks, and the places in the recipe that its value fills."""
+class Tie:
+    """A place whose setting is another place's."""
 
-    name: str
-    distribution: BaseDistribution
-    paths: tuple[Path, ...]
-    parameter: str | None
-
-    @property
-    def described(self) -> str:
-        """The range or the choices, in words."""
-        match self.distribution:
-            case CategoricalDistribution(choices=choices):
-                return ", ".join(map(str, choices))
-            case FloatDistribution(low=low, high=high) | IntDistribution(low=low, high=high):
-                return f"{low:g} to {high:g}"
-        raise TypeError(f"unknown distribution {self.distribution}")
-
-    def ask(self, trial: Trial) -> Scalar:
-        match self.distribution:
-            case CategoricalDistribution(choices=choices):
-                return trial.suggest_categorical(self.name, choices)  # type: ignore[return-value]
-            case FloatDistribution(low=low, high=high):
-                return trial.suggest_float(self.name, low, high)
-            case IntDistribution(low=low, high=high):
-                return trial.suggest_int(self.name, low, high)
-        raise TypeError(f"unknown distribution {self.distribution}")
-
-    def nearest(self, value: Scalar) -> Scalar:
-        """The value of the hole that is nearest to this one."""
-        match self.distribution:
-            case CategoricalDistribution(choices=choices):
-                return value if value in choices else choices[0]  # type: ignore[return-value]
-            case FloatDistribution(low=low, high=high) | IntDistribution(low=low, high=high):
-                return min(max(value, low), high)
-        raise TypeError(f"unknown distribution {self.distribution}")
+    place: Place
+    source: Place
 
 
 class Space:
@@ -67,14 +51,38 @@ class Space:
 
     def __init__(self, recipe: Mapping[str, Any], layers: int, where: str) -> None:
         self._where = where
+        self._layers = layers
         self._template = copy.deepcopy(dict(recipe))
         self.methods = [find_method(name) for name in _method_names(recipe, where)]
-        self.holes = list(self._punch(layers))
+        self.stack = self._take_stack()
+        self._chosen = list(references(self._template, where))
+        self._includes = list(includes(self._template, where))
+        self._order = order_of(self._template, self.methods, where)
+        spread_shorthand(self._template)
+        found = places(self._template)
+        self._values = list(self._read_values(found))
+        self._ties = list(self._read_ties(found))
+        self._check_places(found)
         self._check()
 
+    @property
+    def parts(self) -> list[Part]:
+        """What the space is made of, in the order in which it is asked, behind the method."""
+        order = [self._order] if self._order else []
+        stack = [self.stack] if self.stack else []
+        return [*self._chosen, *self._includes, *order, *self._values, *stack]
+
+    @cached_property
+    def holes(self) -> list[Hole]:
+        """Every dimension."""
+        names = tuple(method.name for method in self.methods)
+        chosen = isinstance(self._template.get(METHOD), dict)
+        method = [Hole(METHOD, CategoricalDistribution(names), ((METHOD,),))] if chosen else []
+        return [*method, *(hole for part in self.parts for hole in part.holes)]
+
     def holes_of(self, method: Method) -> list[Hole]:
-        """What is asked for a candidate of this method: the holes in parameters that it has."""
-        return [hole for hole in self.holes if hole.parameter and method.parameter(hole.parameter)]
+        """What is asked for a candidate of this method, beside the method itself."""
+        return [hole for part in self._parts_of(method) for hole in part.holes]
 
     @property
     def is_conditional(self) -> bool:
@@ -83,16 +91,32 @@ class Space:
         return len(asked) > 1
 
     @property
+    def is_stack(self) -> bool:
+        """Whether it is a stack of layers by indicators, which the sampler ``stack`` is for."""
+        return self.stack is not None and self.stack.shape is not None
+
+    @property
     def has_choices(self) -> bool:
         return any(isinstance(hole.distribution, CategoricalDistribution) for hole in self.holes)
 
     @cached_property
     def models(self) -> list[str]:
-        return [entry["model"] for entry in self._template["models"]]
+        """The checkpoints that are merged; where one is a choice, all that it is among."""
+        if self.stack:
+            return list(self.stack.models)
+        return named_references({key: value for key, value in self._template.items() if key != "base_model"})
 
     @property
     def base(self) -> str | None:
-        return self._template.get("base_model")
+        """The base; where it is a choice, the first."""
+        base = self._template.get("base_model")
+        return base["search"][0] if isinstance(base, dict) else base
+
+    @property
+    def bases(self) -> list[str]:
+        """All that the base may be."""
+        base = self._template.get("base_model")
+        return list(base["search"]) if isinstance(base, dict) else [base] if base else []
 
     def ask(self, trial: Trial) -> Recipe:
         """A candidate: the method first, then what it has."""
@@ -103,54 +127,115 @@ class Space:
 
     def fill(self, method: Method, values: Mapping[str, Scalar]) -> Recipe:
         """The recipe with these values in its holes; parameters that the method has not are left out."""
-        data = copy.deepcopy(self._template)
-        data[METHOD] = method.name
-        for hole in self.holes_of(method):
-            for path in hole.paths:
-                _put(data, path, values[hole.name])
-        _drop_foreign(data, method)
-        return Recipe.read(data, self._where)
+        draft = Draft(copy.deepcopy(self._template), method, values)
+        draft.data[METHOD] = method.name
+        for choice in self._chosen:
+            choice.fill(draft)
+        draft.absent = absent(draft, self._includes)
+        for part in self._parts_of(method):
+            part.fill(draft)
+        for tie in self._ties:
+            if method.parameter(tie.place.parameter):
+                put(draft.data, tie.place.path, copy.deepcopy(value_at(draft.data, tie.source.path)))
+        _drop_foreign(draft.data, method)
+        arranged(draft, self._order)
+        return Recipe.read(draft.data, self._where)
 
     def start(self, method: Method, usual: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """The point of the space that is nearest to a method's usual settings, or to the middle of the ranges."""
         point: dict[str, Scalar] = {METHOD: method.name} if len(self.methods) > 1 else {}
-        for hole in self.holes_of(method):
-            wish = usual.get(str(hole.parameter))
-            point[hole.name] = _middle(hole.distribution) if wish is None else hole.nearest(wish)
+        for part in self._parts_of(method):
+            point |= part.start(usual)
         return point
 
-    def _punch(self, layers: int) -> Iterator[Hole]:
-        if isinstance(self._template.get(METHOD), dict):
-            names = tuple(method.name for method in self.methods)
-            yield Hole(METHOD, CategoricalDistribution(names), ((METHOD,),), None)
-        for place in places(self._template):
-            yield from self._holes_at(place, layers)
+    def _take_stack(self) -> StackSpace | None:
+        """The search for a stack of layers, in whose place each candidate has slices."""
+        if not is_stack(self._template):
+            return None
+        found = stack_space(self._template, self.methods, self._layers, self._where)
+        del self._template["slices"]
+        return found
 
-    def _holes_at(self, place: "Place", layers: int) -> Iterator[Hole]:
-        distribution = self._distribution(place)
-        groups = _groups(place.spec, layers, f"{self._where}: {place.where}")
-        if groups is None:
-            yield Hole(place.name, distribution, (place.path,), place.parameter)
-            return
-        _put(self._template, place.path, [None] * sum(map(len, groups)))
-        for number, group in enumerate(groups):
-            paths = tuple((*place.path, index) for index in group)
-            yield Hole(f"{place.name}[{number}]", distribution, paths, place.parameter)
+    def _parts_of(self, method: Method) -> list[Part]:
+        return [part for part in self.parts if part.asked_by(method)]
 
-    def _distribution(self, place: "Place") -> BaseDistribution:
-        where = f"{self._where}: {place.where}"
-        parameters = [method.parameter(place.parameter) for method in self.methods]
-        known = [parameter for parameter in parameters if parameter]
-        if not known:
-            check_parameters({place.parameter: 0}, where.removesuffix(f".{place.parameter}"), self.methods)
-            raise UserError(f"{where}: no method of this search has the parameter {place.parameter!r}")
-        return _distribution(place.spec, known, where)
+    def _read_values(self, found: Sequence[Place]) -> Iterator[Values | Simplex]:
+        """The parts that fill parameters, in the recipe's order."""
+        shared = {part.places[0].path: part for part in self._simplexes(found)}
+        for place in found:
+            if place.path in shared:
+                yield shared[place.path]
+            elif "search" in place.spec and "sums_to" not in place.spec:
+                yield from values_at(place, self.methods, self._layers, f"{self._where}: {place.where}")
+
+    def _simplexes(self, found: Sequence[Place]) -> list[Simplex]:
+        return simplexes(self._template, found, self.methods, self._layers, self._where)
+
+    def _read_ties(self, found: Sequence[Place]) -> Iterator[Tie]:
+        by_name = {place.name: place for place in found}
+        for place in (place for place in found if "same_as" in place.spec):
+            where = f"{self._where}: {place.where}"
+            check_keys(place.spec, TIE_KEYS, where)
+            source = _source(place, by_name, where)
+            self._tie(place, source, where)
+            yield Tie(place, source)
+
+    def _tie(self, place: Place, source: Place, where: str) -> None:
+        """Lets the source be asked wherever the tied parameter is needed. Raises UserError where that cannot be."""
+        if place.in_list and value_is_list(source):
+            raise UserError(f"{where}.same_as: {source.name!r} has values over depth, expected one value there")
+        methods = methods_with(place.parameter, self.methods, where)
+        parts = [part for part in self._values if _fills(part, source)]
+        parameters = [found for method in methods if (found := method.parameter(place.parameter))]
+        for part in parts:
+            ends = [0, part.total] if isinstance(part, Simplex) else part.holes[0].ends
+            read_values(parameters, ends, f"{where}.same_as {source.name}")
+            if isinstance(part, Values):
+                part.tied.append(place.parameter)
+        for method in methods:
+            if not any(part.asked_by(method) for part in parts):
+                raise UserError(f"{where}.same_as: {method.name} does not ask for {source.name!r}")
+
+    def _check_places(self, found: Sequence[Place]) -> None:
+        """Raises UserError for a hole where none can stand."""
+        allowed = {place.path for place in found} | {path for part in self._chosen for path in part.hole.paths}
+        for path in _hole_paths(self._template):
+            if path not in allowed and path != (METHOD,):
+                raise UserError(f"{self._where}: {spelled(path)}: a hole cannot stand here")
 
     def _check(self) -> None:
-        """Reads one candidate of each method, which finds whatever is wrong beside the holes."""
+        """Reads a candidate of each method and of each choice, which finds whatever is wrong beside the holes."""
         for method in self.methods:
             point = self.start(method, {})
             self.fill(method, point)
+            ordered = [self._order.hole] if self._order and self._order.asked_by(method) else []
+            for hole in [*(part.hole for part in self._chosen), *ordered]:
+                for choice in hole.ends:
+                    self.fill(method, {**point, hole.name: choice})
+
+
+def _source(place: Place, by_name: Mapping[str, Place], where: str) -> Place:
+    """The hole that a tie leads to, through other ties where need be."""
+    seen = [place.name]
+    while "same_as" in place.spec:
+        name = place.spec["same_as"]
+        if name not in by_name:
+            raise UserError(f"{where}.same_as: there is no hole {name!r}{nearest(str(name), by_name)}")
+        if name in seen:
+            raise UserError(f"{where}.same_as: goes round in a circle: {' -> '.join([*seen, str(name)])}")
+        seen.append(str(name))
+        place = by_name[name]
+    return place
+
+
+def value_is_list(place: Place) -> bool:
+    """Whether a hole stands for several values over depth."""
+    return "curve" in place.spec or "layers" in place.spec
+
+
+def _fills(part: Values | Simplex, place: Place) -> bool:
+    filled = part.places if isinstance(part, Simplex) else [part.place]
+    return any(other.path == place.path for other in filled)
 
 
 def _method_names(recipe: Mapping[str, Any], where: str) -> list[str]:
@@ -162,74 +247,22 @@ def _method_names(recipe: Mapping[str, Any], where: str) -> list[str]:
     raise UserError(f"{where}: merge_method: found {method!r}, expected a name or {{search: [names]}}")
 
 
-def _groups(spec: Mapping[str, Any], layers: int, where: str) -> list[list[int]] | None:
-    """The indices of a gradient that one dimension each fills; None for a single value."""
-    for key in spec:
-        if key not in HOLE_KEYS:
-            raise UserError(f"{where}: unknown key {key!r}{nearest(str(key), HOLE_KEYS)}")
-    if "curve" in spec and "layers" in spec:
-        raise UserError(f"{where}: found both curve and layers, expected one of them")
-    if "curve" in spec:
-        return [[index] for index in range(_count(spec["curve"], 2, 1000, f"{where}.curve"))]
-    if "layers" in spec:
-        each = spec["layers"] == "each"
-        count = layers if each else _count(spec["layers"], 1, layers, f"{where}.layers")
-        return [list(range(i * layers // count, (i + 1) * layers // count)) for i in range(count)]
-    return None
+def _hole_paths(data: Any, path: Path = ()) -> Iterator[Path]:
+    if isinstance(data, dict) and ("search" in data or "same_as" in data):
+        yield path
+    elif isinstance(data, dict | list):
+        items = data.items() if isinstance(data, dict) else enumerate(data)
+        for key, value in items:
+            yield from _hole_paths(value, (*path, key))
 
 
-def _count(value: Any, low: int, high: int, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UserError(f"{where}: found {value!r}, expected a whole number from {low} to {high}")
-    return value
-
-
-def _distribution(spec: Mapping[str, Any], parameters: Sequence[Parameter], where: str) -> BaseDistribution:
-    """Two numbers are a range where the parameter is a number; whatever else is a list of choices."""
-    values = spec["search"]
-    if not isinstance(values, list) or len(values) < 2:
-        raise UserError(f"{where}: search: found {values!r}, expected [low, high] or a list of choices")
-    for parameter in parameters:
-        read = _read(parameter, values, where)
-    if len(values) != 2 or parameters[0].kind not in ("number", "integer"):
-        return CategoricalDistribution(read)
-    low, high = map(float, read)
-    if not low < high:
-        raise UserError(f"{where}: search: found {values!r}, expected the lower number first")
-    if parameters[0].kind == "integer":
-        return IntDistribution(int(low), int(high))
-    return FloatDistribution(low, high)
-
-
-def _read(parameter: Parameter, values: Sequence[Any], where: str) -> list[Scalar]:
-    try:
-        return [parameter.read(value) for value in values]
-    except ValueError as error:
-        raise UserError(f"{where}: search: {error}") from None
-
-
-def _middle(distribution: BaseDistribution) -> Scalar:
-    match distribution:
-        case CategoricalDistribution(choices=choices):
-            return choices[0]  # type: ignore[return-value]
-        case FloatDistribution(low=low, high=high):
-            return (low + high) / 2
-        case IntDistribution(low=low, high=high):
-            return (low + high) // 2
-    raise TypeError(f"unknown distribution {distribution}")
-
-
-def _put(data: Any, path: Path, value: Any) -> None:
-    for key in path[:-1]:
-        data = data[key]
-    data[path[-1]] = value
-
-
-def _drop_foreign(data: dict[str, Any], method: Method) -> None:
-    for owner in (data, *(entry for entry in data.get("models", ()) if isinstance(entry, dict))):
-        if isinstance(owner.get("parameters"), dict):
-            owner["parameters"] = {
-                name: setting
-                for name, setting in owner["parameters"].items()
-                if method.parameter(name) or name not in PARAMETER_NAMES
-            }
+def _drop_foreign(data: Any, method: Method) -> None:
+    """Drops the parameters that only other methods have, on every level."""
+    for value in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        _drop_foreign(value, method)
+    if isinstance(data, dict) and isinstance(data.get("parameters"), dict):
+        data["parameters"] = {
+            name: setting
+            for name, setting in data["parameters"].items()
+            if method.parameter(name) or name not in PARAMETER_NAMES
+        }

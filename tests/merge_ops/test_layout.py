@@ -127,10 +127,10 @@ def test_no_such_module() -> None:
         weights(names_of("encoder", "decoder"), encoders=1, decoder=2)
 
 
-def test_the_live_model_refuses_what_does_not_fit_it() -> None:
+def test_tensors_that_are_given_cannot_take_another_depth() -> None:
     engine = Engine([ONE, TWO], ONE)
     with pytest.raises(UserError, match="the recipe has slices: it cannot be built into the live model"):
-        engine.build(passthrough((ONE, 0, 2), (TWO, 2, 4)))
+        engine.build_many([passthrough((ONE, 0, 2), (TWO, 2, 4))], [engine.views])
 
 
 def test_slices_of_different_lengths_are_refused(tmp_path: Path) -> None:

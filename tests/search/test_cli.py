@@ -14,6 +14,7 @@ from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search.cli import main
 from mergesearch.search.methods_table import clauses
+from mergesearch.search.samplers import CAPABILITIES, SAMPLERS
 
 COMMANDS = ["demo", "run", "merge", "eval", "check", "methods"]
 
@@ -98,6 +99,22 @@ def test_check_shows_the_space_and_the_tasks(config_file: Path) -> None:
     assert shown.exit_code == 0, shown.output
     for text in ("merge_method", "one.weight[2]", "one.density", "two.weight.mlp", "0.1 to 1", "bits_per_byte"):
         assert text in shown.output
+    density = next(line for line in shown.output.splitlines() if "one.density" in line)
+    assert "ties, dare_ties" in density
+    assert "numbers" in density
+
+
+def test_check_shows_every_sampler_and_what_a_run_costs(config_file: Path) -> None:
+    shown, measured = (" ".join(invoke("check", config_file, *more).output.split()) for more in ([], ["--measure"]))
+    for name in CAPABILITIES:
+        assert f" {name} " in shown
+    assert "memory: checkpoints: " in shown
+    assert "a guess: checkpoints once through memory" in shown
+    assert "measured: one candidate built" in measured
+
+
+def test_capabilities_are_those_of_the_samplers() -> None:
+    assert set(CAPABILITIES) == {name for name, factory in SAMPLERS.items() if factory}
 
 
 @pytest.mark.parametrize(

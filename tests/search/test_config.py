@@ -97,7 +97,10 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "missing parameter": (lambda data: data["recipe"]["models"][1].pop("parameters"), "'weight' of "),
     "unknown dtype": (put("recipe", "dtype", to="float"), "recipe: dtype: found 'float', expected: "),
     "vocabulary": (put("recipe", "tokenizer_source", to="union"), "recipe: tokenizer: a search takes models of one"),
-    "slices": (lambda data: data["recipe"].update(slices=data["recipe"].pop("models")), "recipe: models: found None"),
+    "slices": (
+        lambda data: data["recipe"].update(slices=data["recipe"].pop("models")),
+        "slices[0]: unknown key 'model'",
+    ),
     "bad name": (put("output", "name", to="../x"), "output.name: found '../x', expected: "),
     "output is no mapping": (put("output", to="x"), "output: found 'x', expected: "),
     "search is no mapping": (put("search", to=[1]), "search: found [1], expected: "),

@@ -71,6 +71,7 @@ class Shape:
     def __init__(self, dimensions: int, choices: bool = False, conditional: bool = False) -> None:
         self.holes = list(range(dimensions))
         self.has_choices = choices
+        self.is_stack = False
         self.is_conditional = conditional
 
 

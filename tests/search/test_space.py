@@ -121,7 +121,7 @@ def test_models_of_one_name_keep_their_paths() -> None:
             {"search": [1.0, 0.0]},
             "models[0].parameters.weight: search: found [1.0, 0.0], expected the lower number first",
         ),
-        ({"search": "auto"}, "expected [low, high] or a list of choices"),
+        ({"search": "automatic"}, "expected [low, high], a list of choices or auto"),
         ({"search": [0, 1], "curv": 3}, "unknown key 'curv'; did you mean 'curve'?"),
         ({"search": [0, 1], "curve": 1}, "weight.curve: found 1, expected a whole number from 2"),
         ({"search": [0, 1], "layers": 9}, "weight.layers: found 9, expected a whole number from 1 to 4"),

@@ -1,0 +1,59 @@
+"""Live models of other depths than the template's: made anew from the config when the depth changes."""
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mergesearch.merge_ops import live
+from mergesearch.merge_ops.folder import changed_config, layered_config
+from mergesearch.merge_ops.merger import Assembly, Merger
+
+
+class DeepModels:
+    """One live model at a time, for recipes of ``slices``: candidates of one config are built into the same one.
+
+    ``template`` is the live model whose generation settings they take over.
+    """
+
+    def __init__(self, merger: Merger, template: nn.Module, dtype: torch.dtype) -> None:
+        self._merger = merger
+        self._template = template
+        self._dtype = dtype
+        self._key = ""
+        self._model: nn.Module | None = None
+        self._views: dict[str, Tensor] = {}
+
+    def build(self, assembly: Assembly) -> tuple[nn.Module, dict[str, Tensor]]:
+        """The assembly's model, and its tensors by name. The one before it is gone if it had another config."""
+        model, views = self._prepared(assembly)
+        for name, view in views.items():
+            assembly.write_tensor(name, view)
+        return model, views
+
+    def _prepared(self, assembly: Assembly) -> tuple[nn.Module, dict[str, Tensor]]:
+        checkpoint = self._merger.checkpoints[assembly.template]
+        layered = layered_config(assembly, self._merger) or checkpoint.config
+        config = changed_config(layered, assembly, self._merger)
+        key = json.dumps(config, sort_keys=True)
+        if self._model is None or key != self._key:
+            self._release()
+            self._model = self._made(checkpoint, config, assembly)
+            self._key, self._views = key, live.bind_names(self._model, list(assembly.infos), checkpoint.reference)
+        return self._model, self._views
+
+    def _made(self, checkpoint: Any, config: dict[str, Any], assembly: Assembly) -> nn.Module:
+        empty = {name: torch.empty(info.shape, dtype=self._cast(info.dtype)) for name, info in assembly.infos.items()}
+        model = live.make(checkpoint, config, empty, self._merger.device, self._dtype)
+        model.generation_config = self._template.generation_config
+        return model
+
+    def _cast(self, dtype: torch.dtype) -> torch.dtype:
+        return self._dtype if dtype.is_floating_point else dtype
+
+    def _release(self) -> None:
+        """Gives the memory back even where an evaluator still holds the old model."""
+        for parameter in self._model.parameters() if self._model else ():
+            parameter.data = parameter.data.new_empty(0)
+        self._model, self._views = None, {}

@@ -1,0 +1,165 @@
+"""Parameters' values: one number, a curve over depth, or a number for each group of layers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from mergesearch.errors import UserError, nearest
+from mergesearch.merge_ops.methods import Method, Scalar
+from mergesearch.merge_ops.recipe import check_parameters
+from mergesearch.search.places import Path, Place, put
+from mergesearch.search.spaces.holes import HOLE_KEYS, NUMBERS, SHAPE_KEYS, Hole, check_count, check_keys, distributions
+
+MOST_KNOTS = 1000
+INTERPOLATIONS = ("linear", "monotone")
+
+
+@dataclass
+class Draft:
+    """A candidate in the making. ``absent`` are the entries of models that it goes without, by their paths."""
+
+    data: dict[str, Any]
+    method: Method
+    values: Mapping[str, Scalar]
+    absent: frozenset[Path] = frozenset()
+
+
+class Part(Protocol):
+    """Some dimensions that belong together, and how they fill the recipe."""
+
+    @property
+    def holes(self) -> Sequence[Hole]: ...
+
+    def asked_by(self, method: Method) -> bool:
+        """Whether a candidate of that method has these dimensions."""
+        ...
+
+    def fill(self, draft: Draft) -> None:
+        """Writes what the draft's values say into its data."""
+        ...
+
+    def start(self, usual: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """The values nearest to the usual ones, by parameter; else the middle."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the numbers of a hole lie over depth: one for all, knots of a curve, or one a group of layers."""
+
+    form: Literal["one", "linear", "monotone", "groups"]
+    count: int = 1
+    layers: int = 1
+
+    @classmethod
+    def read(cls, spec: Mapping[str, Any], layers: int, where: str) -> "Shape":
+        if "curve" in spec and "layers" in spec:
+            raise UserError(f"{where}: found both curve and layers, expected one of them")
+        if "layers" in spec:
+            each = spec["layers"] == "each"
+            count = layers if each else check_count(spec["layers"], 1, layers, f"{where}.layers")
+            return cls("groups", count, layers)
+        form = spec.get("interpolation", "linear")
+        if "interpolation" in spec and (form not in INTERPOLATIONS or "curve" not in spec):
+            hint = nearest(str(form), INTERPOLATIONS) if "curve" in spec else "; it goes with curve"
+            raise UserError(f"{where}.interpolation: found {form!r}{hint}")
+        if "curve" not in spec:
+            return cls("one")
+        return cls(form, check_count(spec["curve"], 2, MOST_KNOTS, f"{where}.curve"), layers)
+
+    @property
+    def suffixes(self) -> list[str]:
+        return [""] if self.form == "one" else [f"[{number}]" for number in range(self.count)]
+
+    def paths(self, path: Path) -> list[tuple[Path, ...]]:
+        """For each number, the places in the recipe that it decides."""
+        if self.form == "linear":
+            return [((*path, index),) for index in range(self.count)]
+        if self.form == "groups":
+            return [tuple((*path, index) for index in group) for group in self._groups]
+        return [(path,)] * self.count
+
+    def spread(self, values: Sequence[Scalar]) -> Any:
+        """The setting as a recipe writes it: mergekit's gradients interpolate linearly between evenly spaced values."""
+        if self.form == "one":
+            return values[0]
+        if self.form == "linear":
+            return list(values)
+        if self.form == "monotone":
+            return monotone([float(value) for value in values], self.layers)
+        return [value for value, group in zip(values, self._groups, strict=True) for _ in group]
+
+    @property
+    def _groups(self) -> list[range]:
+        return [range(i * self.layers // self.count, (i + 1) * self.layers // self.count) for i in range(self.count)]
+
+
+def monotone(knots: Sequence[float], layers: int) -> list[float]:
+    """The value of every layer on the monotone cubic through evenly spaced knots.
+
+    Fritsch and Butland's PCHIP (SIAM J. Sci. Stat. Comput. 5, 1984): smooth, and between two knots never beyond them.
+    """
+    import numpy as np
+    from scipy.interpolate import PchipInterpolator
+
+    depths = np.linspace(0, 1, layers) if layers > 1 else np.ones(1)
+    found = PchipInterpolator(np.linspace(0, 1, len(knots)), knots)(depths)
+    return [float(value) for value in np.clip(found, min(knots), max(knots))]
+
+
+@dataclass
+class Values:
+    """The numbers of one hole, for those of the methods that ask it."""
+
+    place: Place
+    shape: Shape
+    holes: Sequence[Hole]
+    methods: Sequence[Method]
+    tied: list[str] = field(default_factory=list)
+    """Parameters of other places that take over the numbers."""
+
+    def asked_by(self, method: Method) -> bool:
+        names = (self.place.parameter, *self.tied)
+        return method in self.methods and any(method.parameter(name) for name in names)
+
+    def fill(self, draft: Draft) -> None:
+        put(draft.data, self.place.path, self.shape.spread([draft.values[hole.name] for hole in self.holes]))
+
+    def start(self, usual: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        wish = usual.get(self.place.parameter)
+        return {hole.name: hole.middle if wish is None else hole.nearest(wish) for hole in self.holes}
+
+
+def values_at(place: Place, methods: Sequence[Method], layers: int, where: str) -> Iterator[Values]:
+    """The parts of a hole: one, or with ``search: auto`` one for each range that the methods name."""
+    check_keys(place.spec, HOLE_KEYS, where)
+    known = methods_with(place.parameter, methods, where)
+    shape = Shape.read(place.spec, layers, where)
+    if place.in_list and shape.form != "one":
+        key = next(key for key in SHAPE_KEYS if key in place.spec)
+        raise UserError(f"{where}.{key}: stands inside of a gradient, expected one value there")
+    _check_monotone(place, shape, known, where)
+    asked = distributions(place.spec, place.parameter, known, where)
+    for distribution, users in asked.items():
+        name = place.name if len(asked) == 1 else f"{place.name}@{'+'.join(method.name for method in users)}"
+        holes = [
+            Hole(f"{name}{suffix}", distribution, paths, place.parameter)
+            for suffix, paths in zip(shape.suffixes, shape.paths(place.path), strict=True)
+        ]
+        # One range serves methods that lack the parameter too, where another place is tied to it.
+        yield Values(place, shape, holes, methods if len(asked) == 1 else users)
+
+
+def methods_with(parameter: str, methods: Sequence[Method], where: str) -> list[Method]:
+    """The methods that have the parameter; raises UserError where there is none."""
+    known = [method for method in methods if method.parameter(parameter)]
+    if not known:
+        check_parameters({parameter: 0}, where.removesuffix(f".{parameter}"), methods)
+        raise UserError(f"{where}: no method of this search has the parameter {parameter!r}")
+    return known
+
+
+def _check_monotone(place: Place, shape: Shape, methods: Sequence[Method], where: str) -> None:
+    kinds = {found.kind for method in methods if (found := method.parameter(place.parameter))}
+    if shape.form == "monotone" and not kinds <= {NUMBERS[0]}:
+        raise UserError(f"{where}.interpolation: monotone is for numbers, {place.parameter} is a {kinds.pop()}")
