@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import optuna
@@ -49,12 +50,15 @@ class Loop:
         self.folder = folder
         self.study = study
         self.engine = engine
-        self._scored_model = live_model(engine.model, job.config.evaluate, lambda: engine.built)
+        self._scored: tuple[Any, Any] = (None, None)
 
     @property
     def subject(self) -> LoadedModel:
-        """The live model as evaluators take it."""
-        return LoadedModel(self._scored_model, self.engine.tokenizer, self.engine.save)
+        """The live model as evaluators take it; another one where the engine has built one of another depth."""
+        engine = self.engine
+        if self._scored[0] is not engine.model:
+            self._scored = engine.model, live_model(engine.model, self.job.config.evaluate, lambda: engine.built)
+        return LoadedModel(self._scored[1], engine.tokenizer, engine.save)
 
     def run(self, on_trial: Callable[[FrozenTrial], None] = lambda _: None) -> None:
         """Goes on until the study has the config's trials, all told; ``on_trial`` sees each finished one."""
