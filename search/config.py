@@ -10,6 +10,7 @@ from mergesearch.evaluators import EVALUATORS, EvaluatorOptions, Shared, find_ev
 from mergesearch.parsing import Strict, parse, read_yaml
 from mergesearch.search.objective import Aggregation
 from mergesearch.search.samplers import SAMPLERS
+from mergesearch.search.schedule import AUTO, Stage, Tuning
 
 RESULTS = Path("results/runs")
 
@@ -105,8 +106,8 @@ class Evaluate(Strict):
 
 
 def _known_sampler(name: str) -> str:
-    if name not in SAMPLERS:
-        raise ValueError(f"there is no sampler {name!r}{nearest(name, SAMPLERS)}")
+    if name != AUTO and name not in SAMPLERS:
+        raise ValueError(f"there is no sampler {name!r}{nearest(name, (AUTO, *SAMPLERS))}")
     return name
 
 
@@ -125,14 +126,54 @@ def _read_racing(data: Any) -> Any:
     return Racing() if data is True else data
 
 
-class Search(Strict):
-    """How long and how. ``trials`` counts all of a run, baselines too; ``racing: false`` scores all of them in full."""
+class Gradient(Strict):
+    """How ``start: gradient`` descends: so many steps of Adam, each on a part of the search items.
+
+    ``loss``: of the items' ``targets`` (the default where they have any), or the ``entropy`` of what is predicted.
+    ``learning_rate`` is a part of each range. So many ``points`` of the way become trials.
+    """
+
+    steps: int = Field(30, ge=1)
+    items: float = Field(0.25, gt=0, le=1)
+    learning_rate: float = Field(0.03, gt=0, le=1)
+    points: int = Field(3, ge=1)
+    loss: Literal["targets", "entropy"] | None = None
+
+    @model_validator(mode="after")
+    def _points_are_steps(self) -> "Gradient":
+        if self.points > self.steps:
+            raise ValueError(f"points: found {self.points}, expected no more than the {self.steps} steps")
+        return self
+
+
+class Search(Tuning):
+    """How long and how. ``trials`` counts all of a run, baselines too; ``racing: false`` scores all of them in full.
+
+    ``sampler`` is one for the whole run, or ``schedule`` a list of stages; ``start: gradient`` puts before them the
+    points that a descent on the search items leads to.
+    """
 
     trials: int = Field(60, ge=1)
-    sampler: Annotated[str, AfterValidator(_known_sampler)] = "auto"
+    sampler: Annotated[str, AfterValidator(_known_sampler)] = AUTO
+    schedule: list[Stage] | None = Field(None, min_length=1)
+    start: Literal["gradient", "none"] = "none"
+    gradient: Gradient = Gradient()
     seed: int = Field(0, ge=0)
     storage: str | None = None
     racing: Annotated[Racing | Literal[False], BeforeValidator(_read_racing)] = Racing()
+
+    @model_validator(mode="after")
+    def _one_plan(self) -> "Search":
+        if self.schedule and self.sampler != AUTO:
+            raise ValueError("found both sampler and schedule, expected one of them")
+        for index, stage in enumerate((self.schedule or [])[:-1]):
+            if stage.trials is None:
+                raise ValueError(f"schedule[{index}].trials: is missing; only the last stage may go on to the end")
+        if self.schedule:
+            self.check_owner("schedule: give it to the stage")
+        elif self.sampler != AUTO:
+            self.check_owner(self.sampler)
+        return self
 
 
 class Output(Strict):

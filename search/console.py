@@ -16,7 +16,7 @@ from mergesearch.search.job import Job
 from mergesearch.search.loop import Loop
 from mergesearch.search.overview import print_cost, print_samplers, print_space
 from mergesearch.search.runner import Watcher
-from mergesearch.search.samplers import choose
+from mergesearch.search.schedule import plan
 from mergesearch.search.statistics import Estimate as Interval
 from mergesearch.search.verdict import (
     SIDES,
@@ -152,10 +152,9 @@ def _interval(estimate: Interval, sign: str = "") -> str:
 
 def print_job(screen: Console, job: Job, cost: Cost) -> None:
     """What a run of the job would do, and what it would cost."""
-    trials, sampler = job.config.search.trials, job.config.search.sampler
-    chosen = "{} ({})".format(*choose(job.space, trials)) if sampler == "auto" else sampler
+    search = job.config.search
     screen.print(f"methods: {', '.join(method.name for method in job.space.methods)}")
-    screen.print(f"sampler: {chosen}; {trials} trials; seed {job.config.search.seed}")
+    screen.print(f"sampler: {plan(job.space, search)}; {search.trials} trials; seed {search.seed}")
     print_space(screen, job.space)
     print_samplers(screen, job.space)
     tasks = Table("task", "metric", "weight", "search items", "test items", title="tasks", title_justify="left")

@@ -1,9 +1,10 @@
 """The loop: ask, build, score, tell, until the run has its trials. A run may be killed at any instant and gone on with.
 
 The order of candidates depends on the finished trials alone: the baselines that are not scored yet, then the usual
-settings of each method in the space, then the sampler, seeded with the run's seed and the count of finished trials.
-So a run that was killed and resumed asks for what it would have asked for otherwise. Candidates beside the baselines
-are raced against the best so far; the trial of one that is stopped is told as pruned, with an estimate of its score.
+settings of each method in the space, then the points of the gradient start, then the sampler, seeded with the run's
+seed and the count of finished trials. So a run that was killed and resumed asks for what it would have asked for
+otherwise. Candidates beside the baselines are raced against the best so far; the trial of one that is stopped is told
+as pruned, with an estimate of its score.
 """
 
 import time
@@ -27,9 +28,8 @@ from mergesearch.search.baselines import usual_settings
 from mergesearch.search.estimates import StudyWithEstimates
 from mergesearch.search.job import Job, Task, live_model
 from mergesearch.search.racing import Course, Result, run_race, set_course, whole_result
-from mergesearch.search.samplers import SEQUENCES, choose, make_sampler
+from mergesearch.search.schedule import Strategy
 from mergesearch.search.store import RunFolder
-from mergesearch.seeds import derive
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Loop:
         self.study = study
         self.engine = engine
         self._scored: tuple[Any, Any] = (None, None)
+        self._strategy = Strategy(job.space, job.config.search)
 
     @property
     def subject(self) -> LoadedModel:
@@ -63,12 +64,16 @@ class Loop:
     def run(self, on_trial: Callable[[FrozenTrial], None] = lambda _: None) -> None:
         """Goes on until the study has the config's trials, all told; ``on_trial`` sees each finished one."""
         self._recover()
-        while len(t.finished(self.study)) < self.job.config.search.trials:
+        while not self._is_done():
             number = self.run_trial()
             on_trial(self.study.get_trials(deepcopy=False)[number])
         if not t.completed(self.study):
             reason = t.finished(self.study)[0].user_attrs[t.REASON]
             raise UserError(f"no candidate could be scored; the first one's reason: {reason}")
+
+    def _is_done(self) -> bool:
+        enough = len(t.finished(self.study)) >= self.job.config.search.trials
+        return enough or self._strategy.is_exhausted(self.study)
 
     def run_trial(self) -> int:
         """One trial from ask to tell; its number."""
@@ -89,19 +94,13 @@ class Loop:
         baseline = self.job.baselines.following(self._baseline_scores())
         if baseline is None:
             self._enqueue_start()
-            self.study.sampler = self._sampler()
+            self.study.sampler = self._strategy.sampler(self.study)
             return StudyWithEstimates(self.study).ask(), None
         self.study.sampler = optuna.samplers.RandomSampler(seed=0)
         trial = self.study.ask()
         trial.set_user_attr(t.KIND, t.BASELINE)
         trial.set_user_attr(t.NAME, baseline.name)
         return trial, baseline.recipe
-
-    def _sampler(self) -> optuna.samplers.BaseSampler:
-        search = self.job.config.search
-        name = choose(self.job.space, search.trials)[0] if search.sampler == "auto" else search.sampler
-        place = () if name in SEQUENCES else (len(t.finished(self.study)),)
-        return make_sampler(name, derive(search.seed, "sampler", *place))
 
     def _enqueue_start(self) -> None:
         """Puts the next usual setting that has no trial yet before whatever the sampler would ask."""
@@ -195,7 +194,7 @@ class Loop:
         for trial in running:
             wish = t.wish_of(trial)
             if wish and trial.number not in retried:
-                kept = {key: trial.user_attrs[key] for key in (t.KIND, t.NAME) if key in trial.user_attrs}
+                kept = {key: trial.user_attrs[key] for key in (t.KIND, t.NAME, t.SLOT) if key in trial.user_attrs}
                 self.study.enqueue_trial(wish, user_attrs={**kept, t.RETRY_OF: trial.number})
             self._mark_interrupted(trial)
 

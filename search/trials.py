@@ -20,9 +20,11 @@ ITEMS = "items"
 """How many search items were scored for the trial."""
 AGAINST = "against"
 """The incumbent's number when the trial was stopped."""
+SLOT = "slot"
 
-BASELINE, START, SAMPLED = "baseline", "start", "sampled"
-"""Kinds: a recipe that the search must beat, a usual setting within the space, the sampler's own."""
+BASELINE, START, GRADIENT, SAMPLED = "baseline", "start", "gradient", "sampled"
+"""Kinds: a recipe that the search must beat, a usual setting within the space, a point that gradients led to, the
+sampler's own."""
 INTERRUPTED = "interrupted"
 """The reason of a trial whose process ended in the middle of it; another one takes its place."""
 
@@ -31,7 +33,12 @@ def finished(study: Study) -> list[FrozenTrial]:
     """The trials that count: scored, pruned, or failed for a reason of their own."""
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     trials = study.get_trials(deepcopy=False, states=states)
-    return [trial for trial in trials if trial.user_attrs.get(REASON) != INTERRUPTED]
+    return [trial for trial in trials if not is_interrupted(trial)]
+
+
+def is_interrupted(trial: FrozenTrial) -> bool:
+    """Whether the trial's process ended in the middle of it."""
+    return bool(trial.user_attrs.get(REASON) == INTERRUPTED)
 
 
 def completed(study: Study) -> list[FrozenTrial]:

@@ -19,6 +19,7 @@ from mergesearch.search import trials as t
 from mergesearch.search.config import Config
 from mergesearch.search.job import open_job
 from mergesearch.search.runner import run
+from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.store import JOURNAL, RunFolder
 from mergesearch.search.verdict import Verdict
 
@@ -61,7 +62,7 @@ def test_baselines_come_first_then_each_methods_usual_settings(config: Data, tmp
     assert kinds == [t.BASELINE] * 9 + [t.START] * 3 + [t.SAMPLED] * 5
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "random", "qmc", "nsgaii"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_same_seed_same_run(config: Data, tmp_path: Path, sampler: str) -> None:
     config["search"]["sampler"] = sampler
     for name in ("a", "b"):
@@ -117,7 +118,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(
 
 
 @pytest.mark.parametrize("place", ["score", "suggest_float"])
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "nsgaii"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_goes_on_where_it_was_killed(
     config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, place: str
 ) -> None:

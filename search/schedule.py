@@ -1,0 +1,193 @@
+"""Which sampler asks for which trial: the stages of a run, decided by the count of finished trials alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from pydantic import AfterValidator, Field, model_validator
+
+from mergesearch.errors import nearest
+from mergesearch.parsing import Strict
+from mergesearch.search import trials as t
+from mergesearch.search.samplers import (
+    SAMPLERS,
+    Branch,
+    Order,
+    SearchSpace,
+    branches_of,
+    grid_size,
+    is_sequence,
+    make_sampler,
+)
+
+GP_DIMENSIONS = SAMPLERS["gp"].dimensions
+GP_TRIALS = 250
+"""Trials beyond which a Gaussian process takes longer to ask than is worth it, and has little left to find."""
+KNOTTED = 12
+"""Dimensions that many are tied down to at first."""
+AUTO = "auto"
+
+
+def _known_sampler(name: str) -> str:
+    if name not in SAMPLERS:
+        raise ValueError(f"there is no sampler {name!r}{nearest(name, SAMPLERS)}")
+    return name
+
+
+class Tuning(Strict):
+    """Settings of single samplers: cmaes' ``sigma`` (a part of each range) and ``population``, grid's ``points``."""
+
+    sigma: float | None = Field(None, gt=0, le=1)
+    population: int | None = Field(None, ge=4)
+    points: int | None = Field(None, ge=2)
+
+    def check_owner(self, sampler: str) -> None:
+        """Raises ValueError where a setting is given that this sampler does not have."""
+        for key, owner in (("sigma", "cmaes"), ("population", "cmaes"), ("points", "grid")):
+            if getattr(self, key) is not None and sampler != owner:
+                raise ValueError(f"{key}: is a setting of {owner}, found with {sampler}")
+
+
+class Stage(Tuning):
+    """One sampler for so many trials (the last stage: for the rest), beside the baselines and what was enqueued.
+
+    ``dimensions``: tie the numbered dimensions of one name together until no more than about so many are left;
+    ``start`` is where cmaes begins.
+    """
+
+    sampler: Annotated[str, AfterValidator(_known_sampler)]
+    trials: int | None = Field(None, ge=1)
+    dimensions: int | Literal["all"] = Field("all")
+    start: Literal["best", "middle"] = "best"
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Stage":
+        if isinstance(self.dimensions, int) and self.dimensions < 1:
+            raise ValueError(f"dimensions: found {self.dimensions}, expected a number from 1, or all")
+        if self.dimensions != "all" and is_sequence(self.sampler):
+            tying = ", ".join(name for name in SAMPLERS if not is_sequence(name))
+            raise ValueError(f"dimensions: {self.sampler} takes all; those that can take fewer: {tying}")
+        self.check_owner(self.sampler)
+        return self
+
+    @property
+    def described(self) -> str:
+        """In words."""
+        tied = "" if self.dimensions == "all" else f" in about {self.dimensions} tied dimensions"
+        return f"{self.sampler}{tied}{f' for {self.trials} trials' if self.trials else ''}"
+
+
+class Wishes(Protocol):
+    """What the config's ``search`` says."""
+
+    @property
+    def trials(self) -> int: ...
+    @property
+    def sampler(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def schedule(self) -> Sequence[Stage] | None: ...
+    @property
+    def sigma(self) -> float | None: ...
+    @property
+    def population(self) -> int | None: ...
+    @property
+    def points(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a run, and why they are those."""
+
+    stages: tuple[Stage, ...]
+    why: str
+
+    def __str__(self) -> str:
+        return f"{', then '.join(stage.described for stage in self.stages)} ({self.why})"
+
+
+def plan(space: SearchSpace, wishes: Wishes) -> Plan:
+    """The stages that the config asks for, or those that suit the space and the budget."""
+    if wishes.schedule:
+        return Plan(tuple(wishes.schedule), "the config's schedule")
+    if wishes.sampler != AUTO:
+        given = {key: getattr(wishes, key) for key in Tuning.model_fields}
+        return Plan((Stage(sampler=wishes.sampler, **given),), "the config's sampler")
+    return _suited(branches_of(space), wishes)
+
+
+def _suited(branches: Sequence[Branch], wishes: Wishes) -> Plan:
+    dimensions, trials = max(len(branch.free) for branch in branches), wishes.trials
+    evolution = Stage(sampler="cmaes", sigma=wishes.sigma, population=wishes.population)
+    if _has_choices(branches):
+        return Plan((Stage(sampler="tpe"),), "the space has choices")
+    why = f"{dimensions} smooth dimensions and {trials} trials"
+    if dimensions > GP_DIMENSIONS:
+        first = Stage(sampler="gp", trials=min(max(trials // 3, 1), GP_TRIALS // 2), dimensions=KNOTTED)
+        return Plan((first, evolution), why)
+    if trials <= GP_TRIALS:
+        return Plan((Stage(sampler="gp"),), why)
+    return Plan((Stage(sampler="gp", trials=GP_TRIALS // 2), evolution), why)
+
+
+def _has_choices(branches: Sequence[Branch]) -> bool:
+    from optuna.distributions import CategoricalDistribution
+
+    found = [distribution for branch in branches for distribution in branch.free.values()]
+    return len(branches) > 1 or any(isinstance(distribution, CategoricalDistribution) for distribution in found)
+
+
+class Strategy:
+    """A plan at work on a study."""
+
+    def __init__(self, space: SearchSpace, wishes: Wishes) -> None:
+        self.plan = plan(space, wishes)
+        self._branches = branches_of(space)
+        self._seed = wishes.seed
+        self._kept: dict[int, BaseSampler] = {}
+
+    def sampler(self, study: Study) -> BaseSampler:
+        """The sampler of the next trial."""
+        number = self._stage(study)
+        if number in self._kept:
+            return self._kept[number]
+        stage = self.plan.stages[number]
+        sampler = make_sampler(stage.sampler, self._order(number, len(t.finished(study))))
+        if is_sequence(stage.sampler):
+            self._kept[number] = sampler
+        return sampler
+
+    def is_exhausted(self, study: Study) -> bool:
+        """Whether there is nothing left to ask for: every point of a grid, which is the last stage, has been."""
+        last = self.plan.stages[-1]
+        if last.sampler != "grid":
+            return False
+        before = sum(stage.trials or 0 for stage in self.plan.stages[:-1])
+        return _sampled(study) >= before + grid_size(self._branches, self._order(len(self.plan.stages) - 1, 0).points)
+
+    def _stage(self, study: Study) -> int:
+        done = _sampled(study)
+        for number, stage in enumerate(self.plan.stages):
+            if stage.trials is None or done < stage.trials:
+                return number
+            done -= stage.trials
+        return len(self.plan.stages) - 1
+
+    def _order(self, number: int, finished: int) -> Order:
+        stage = self.plan.stages[number]
+        given = {key: getattr(stage, key) for key in ("sigma", "population", "points", "start")}
+        return Order(
+            self._branches,
+            self._seed,
+            finished,
+            label=f"/{number}" if number else "",
+            dimensions=None if stage.dimensions == "all" else stage.dimensions,
+            **{key: value for key, value in given.items() if value is not None},
+        )
+
+
+def _sampled(study: Study) -> int:
+    return sum(t.kind_of(trial) == t.SAMPLED for trial in t.finished(study))
