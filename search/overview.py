@@ -7,7 +7,7 @@ from rich.table import Table
 
 from mergesearch.search.costs import Cost, memory_plan, spoken
 from mergesearch.search.job import Job
-from mergesearch.search.samplers import CAPABILITIES, Capabilities
+from mergesearch.search.samplers import SAMPLERS, Kind
 from mergesearch.search.space import Space
 from mergesearch.search.spaces.holes import Hole
 
@@ -46,19 +46,19 @@ def _askers(space: Space, hole: Hole) -> str:
 def print_samplers(screen: Console, space: Space) -> None:
     """For each sampler, what it does with this space."""
     table = Table("sampler", "this space", "several objectives", "constraints", title="samplers", title_justify="left")
-    for name, can in CAPABILITIES.items():
+    for name, can in SAMPLERS.items():
         table.add_row(name, _fit(name, can, space), _yes(can.objectives), _yes(can.constraints))
     screen.print(table)
 
 
-def _fit(name: str, can: Capabilities, space: Space) -> str:
+def _fit(name: str, can: Kind, space: Space) -> str:
     problems = _problems(can, space)
     if space.is_stack:
         problems = ["stacks as wholes" if name == "stack" else "layers one by one", *problems]
     return "; ".join(problems) if problems else "all of it"
 
 
-def _problems(can: Capabilities, space: Space) -> Sequence[str]:
+def _problems(can: Kind, space: Space) -> Sequence[str]:
     found = []
     if space.has_choices and not can.choices:
         found.append("choices drawn at random")

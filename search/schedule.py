@@ -116,6 +116,8 @@ def plan(space: SearchSpace, wishes: Wishes) -> Plan:
     if wishes.sampler != AUTO:
         given = {key: getattr(wishes, key) for key in Tuning.model_fields}
         return Plan((Stage(sampler=wishes.sampler, **given),), "the config's sampler")
+    if space.is_stack:
+        return Plan((Stage(sampler="stack"),), "the space is a stack of layers")
     return _suited(branches_of(space), wishes)
 
 

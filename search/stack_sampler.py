@@ -21,6 +21,7 @@ from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from mergesearch.search import trials as t
 from mergesearch.search.spaces.stack_shape import Block, Stack, StackShape
 from mergesearch.seeds import derive
 
@@ -141,8 +142,7 @@ def _best(study: Study, space: Mapping[str, BaseDistribution]) -> list[Values]:
 
 
 def _tried(study: Study, space: Mapping[str, BaseDistribution]) -> set[Any]:
-    trials = study.get_trials(deepcopy=False)
-    return {_key(trial.params, space) for trial in trials if space.keys() <= trial.params.keys()}
+    return {_key(trial.params, space) for trial in t.finished(study) if space.keys() <= trial.params.keys()}
 
 
 def _key(values: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> Any:

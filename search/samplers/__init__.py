@@ -21,6 +21,7 @@ from mergesearch.search.samplers._grid import POINTS, GridSampler, grid_size
 from mergesearch.search.samplers._qmc import QmcSampler
 from mergesearch.search.samplers._space import Branch, SearchSpace, branches_of
 from mergesearch.search.samplers._tied import TiedSampler
+from mergesearch.search.stack_sampler import StackSampler
 from mergesearch.seeds import derive
 
 __all__ = [
@@ -99,6 +100,7 @@ SAMPLERS: dict[str, Kind] = {
     "qmc": Kind(_make_qmc, True, "draws", True, False, 1000, "Sobol points: even coverage, learns nothing"),
     "random": Kind(_seeded(_optuna.random), True, "draws", True, False, 1000, "random points: the yardstick"),
     "grid": Kind(_make_grid, True, "draws", True, False, 6, "every combination, in order"),
+    "stack": Kind(_seeded(StackSampler), True, "draws", False, False, 1000, "mutations of whole stacks of layers"),
 }
 """By the name in the config, beside ``auto``, which is a schedule of them (see ``schedule``)."""
 

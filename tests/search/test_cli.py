@@ -14,7 +14,7 @@ from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search.cli import main
 from mergesearch.search.methods_table import clauses
-from mergesearch.search.samplers import CAPABILITIES, SAMPLERS
+from mergesearch.search.samplers import SAMPLERS
 
 COMMANDS = ["demo", "run", "merge", "eval", "check", "methods"]
 
@@ -106,15 +106,11 @@ def test_check_shows_the_space_and_the_tasks(config_file: Path) -> None:
 
 def test_check_shows_every_sampler_and_what_a_run_costs(config_file: Path) -> None:
     shown, measured = (" ".join(invoke("check", config_file, *more).output.split()) for more in ([], ["--measure"]))
-    for name in CAPABILITIES:
+    for name in SAMPLERS:
         assert f" {name} " in shown
     assert "memory: checkpoints: " in shown
     assert "a guess: checkpoints once through memory" in shown
     assert "measured: one candidate built" in measured
-
-
-def test_capabilities_are_those_of_the_samplers() -> None:
-    assert set(CAPABILITIES) == {name for name, factory in SAMPLERS.items() if factory}
 
 
 @pytest.mark.parametrize(

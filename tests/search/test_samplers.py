@@ -43,6 +43,7 @@ class Shape:
 
     numbers: Mapping[str, BaseDistribution]
     conditions: Mapping[str, set[str]] = field(default_factory=dict)
+    is_stack: bool = False
 
     @property
     def methods(self) -> list[Method]:

@@ -29,6 +29,7 @@ class Method:
 
 class Shape:
     methods = (Method(),)
+    is_stack = False
 
     def __init__(self, dimensions: int, choices: bool = False) -> None:
         found = CategoricalDistribution((1, 2)) if choices else FloatDistribution(0, 1)

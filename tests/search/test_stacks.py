@@ -17,10 +17,11 @@ from mergesearch.merge_ops.engine import merge
 from mergesearch.merge_ops.methods import find_method
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
-from mergesearch.search.config import Config
+from mergesearch.search.config import Config, Search
 from mergesearch.search.job import open_job
 from mergesearch.search.runner import run
-from mergesearch.search.samplers import choose, make_sampler
+from mergesearch.search.samplers import SAMPLERS, Branch, Order, branches_of, make_sampler
+from mergesearch.search.schedule import plan
 from mergesearch.search.space import Space
 from mergesearch.search.spaces.stack_shape import LENGTH, Block, Stack, StackShape, thinned
 from mergesearch.search.stack_sampler import MOVES, StackSampler, delete, insert, plain_stacks, repeat, swap
@@ -175,13 +176,13 @@ def test_depth_upscaling() -> None:
     assert runs(alone.fill(METHOD, {"upscaling.drop": 1})) == [("a", 0, 3), ("a", 1, 4)]
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "cmaes", "nsgaii", "qmc", "stack"])
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
 @pytest.mark.parametrize("preset", [False, True])
 def test_round_trip(sampler: str, preset: bool) -> None:
     options = {"preset": "depth_upscaling", "length": None} if preset else {"block": 2}
     found, study = space(scale={"search": "auto"}, **options), optuna.create_study(direction="maximize")
     for number in range(6):
-        study.sampler = make_sampler(sampler, derive(0, number))
+        study.sampler = make_sampler(sampler, Order(branches_of(found), 0, number))
         trial = study.ask()
         merged = found.ask(trial)
         assert found.fill(METHOD, study.trials[number].params) == merged
@@ -272,13 +273,16 @@ def likeness(stack: Sequence[Block]) -> float:
     return rows[-1][-1] - 0.1 * abs(len(stack) - len(TARGET))
 
 
+BRANCH = Branch(SHAPE.distributions, {}, {})
+
+
 def search(sampler: str, seed: int, trials: int, new: Study | None = None) -> Study:
     """A search for the target, from the first model; as the loop does, with a new sampler for every trial."""
     study = new or optuna.create_study(direction="maximize")
     for number in range(len(study.trials), trials):
         if number == 0:
             study.enqueue_trial(values_of(SHAPE.whole(0)))
-        study.sampler = make_sampler(sampler, derive(seed, number))
+        study.sampler = make_sampler(sampler, Order([BRANCH], seed, number))
         trial = study.ask()
         values = {
             name: trial.suggest_int(name, d.low, d.high)  # type: ignore[attr-defined]
@@ -290,7 +294,7 @@ def search(sampler: str, seed: int, trials: int, new: Study | None = None) -> St
 
 def test_it_beats_random_and_tpe_on_indicators() -> None:
     best = {
-        name: sum(search(name, seed, 40).best_value for seed in range(2)) / 2 for name in ("stack", "tpe", "random")
+        name: sum(search(name, seed, 60).best_value for seed in range(4)) / 4 for name in ("stack", "tpe", "random")
     }
     assert best["stack"] > best["tpe"] + 0.3
     assert best["stack"] > best["random"] + 0.3
@@ -325,8 +329,8 @@ def test_numbers_beside_the_stack_stay_in_their_ranges() -> None:
 
 
 def test_auto_is_the_stack_sampler() -> None:
-    assert choose(space(), 60)[0] == "stack"
-    assert choose(space(preset="depth_upscaling", length=None), 60)[0] == "tpe"
+    assert plan(space(), Search()).stages[0].sampler == "stack"
+    assert plan(space(preset="depth_upscaling", length=None), Search()).stages[0].sampler == "tpe"
     assert isinstance(space(preset="depth_upscaling", length=None).holes[0].distribution, CategoricalDistribution)
 
 
