@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.samplers import RandomSampler
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mergesearch.evaluators import LoadedModel
 from mergesearch.evaluators.bits_per_byte import BitsPerByte
@@ -15,6 +16,7 @@ from mergesearch.search.config import Config
 from mergesearch.search.estimates import StudyWithEstimates
 from mergesearch.search.job import open_job
 from mergesearch.search.runner import Watcher, open_engine, run
+from mergesearch.search.samplers._base import InSpace
 from mergesearch.search.store import RunFolder
 from mergesearch.search.verdict import Verdict, recipe_of
 
@@ -97,17 +99,23 @@ def test_without_racing_every_candidate_is_scored_in_full(raced: Data, tmp_path:
     assert Config.read(tmp_path / "small" / "config.yml").search.racing is False
 
 
-@pytest.mark.parametrize("sampler", ["gp", "tpe"])
-def test_samplers_learn_from_stopped_trials(raced: Data, tmp_path: Path, sampler: str) -> None:
-    raced["search"] |= {"sampler": sampler, "trials": 15}
-    raced["recipe"]["merge_method"] = "ties"
+class Watching(RandomSampler):
+    """Keeps the trials that it is shown as complete."""
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:  # noqa: ARG002
+        self.shown = {one.number: one.value for one in study._get_trials(states=(TrialState.COMPLETE,))}
+        return {}
+
+
+def test_samplers_learn_from_stopped_trials(raced: Data, tmp_path: Path) -> None:
+    raced["search"] |= {"trials": 15}
     go(raced, tmp_path)
-    study = study_of(tmp_path / "small")
-    shown = StudyWithEstimates(study).get_trials(states=(TrialState.COMPLETE,))
-    assert len(shown) == len(t.completed(study)) + len(t.stopped(study))
-    assert {trial.number: trial.value for trial in shown} == {
-        trial.number: trial.value for trial in t.finished(study) if trial.value is not None
-    }
+    study, watching = study_of(tmp_path / "small"), Watching(seed=0)
+    study.sampler = InSpace(watching)
+    StudyWithEstimates(study).ask().suggest_float("x", 0, 1)
+    assert t.stopped(study)
+    in_space = [trial for trial in t.finished(study) if trial.params and trial.value is not None]
+    assert watching.shown == {trial.number: trial.value for trial in in_space}
 
 
 def test_a_candidate_identical_to_a_stopped_one_costs_nothing(
