@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -73,6 +73,11 @@ class Shared(Strict):
     batch_size: int = Field(32, gt=0, description="The most sequences that the model is given at once")
     max_length: int | None = Field(
         None, gt=1, description="Tokens of a sequence, longer ones are cut; default: the model's context"
+    )
+    mode: Literal["auto", "exact", "packed"] = Field(
+        "auto",
+        description="packed: answers of a question, and questions, share the tokens that they begin with; "
+        "auto: where the model gives the same numbers then; exact: never",
     )
 
 

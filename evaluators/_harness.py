@@ -1,12 +1,12 @@
-"""lm-eval seen from here: a task by its name, and a live model wrapped for its methods."""
+"""lm-eval's tasks seen from here: loaded by name, set up and put into words as its command line does."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,10 @@ import lm_eval.api.task
 import numpy as np
 import torch
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
-from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from mergesearch.errors import UserError, listed, nearest
-from mergesearch.evaluators._base import LoadedModel
-from mergesearch.evaluators._logprobs import Request
 
-_OTHER_HEADS = ("Classification", "MaskedLM", "QuestionAnswering", "MultipleChoice", "PreTraining")
 _TALKERS = ("lm_eval", "transformers", "datasets", "huggingface_hub")
 
 
@@ -89,17 +84,39 @@ def _seeded() -> Iterator[None]:
             np.random.set_state(states[1])
 
 
-def load_task(name: str, include_path: Path | None, num_fewshot: int | None) -> Any:
-    """The lm-eval task, with its documents loaded and its few-shot settings as the command line sets them."""
+@dataclass(frozen=True)
+class Settings:
+    """What the command line's arguments change in every task; see ``LmEvalOptions`` for their meaning."""
+
+    num_fewshot: int | None = None
+    fewshot_seed: int = DEFAULT_OTHER_SEED
+    gen_kwargs: Mapping[str, Any] | None = None
+    system_instruction: str | None = None
+    multiturn: bool = False
+    unsafe_code: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The tasks that a name stands for, and lm-eval's group of them where it is one that aggregates."""
+
+    tasks: Sequence[Any]
+    group: Any | None
+
+
+def load_tasks(name: str, include_path: Path | None, settings: Settings) -> Loaded:
+    """A task, or those of a group or tag, documents loaded and settings made as the command line makes them."""
     manager = _manager(name, include_path)
     with as_command_line():
         try:
-            task = next(iter(manager.load([name])["tasks"].values()))
+            loaded = manager.load([name])
         except Exception as error:  # a task's YAML may run anything
             raise UserError(f"task {name!r} cannot be loaded: {_reason(error)}") from error
-        _set_fewshot(task, num_fewshot)
-    _check_supported(task, name)
-    return task
+        for task in loaded["tasks"].values():
+            _set(task, settings)
+            _check_supported(task, settings)
+    group = loaded["groups"].get(name)
+    return Loaded(list(loaded["tasks"].values()), group if group and group.has_aggregation else None)
 
 
 def _reason(error: Exception) -> str:
@@ -110,21 +127,27 @@ def _reason(error: Exception) -> str:
     return text
 
 
-def _set_fewshot(task: Any, num_fewshot: int | None) -> None:
-    """What ``lm_eval.simple_evaluate`` does: a task that says 0 itself stays at 0."""
+def _set(task: Any, settings: Settings) -> None:
+    """What ``lm_eval.simple_evaluate`` does: a task that says 0 examples itself stays at 0."""
+    if settings.gen_kwargs and task.get_config("output_type") == "generate_until":
+        task.set_config(key="generation_kwargs", value=dict(settings.gen_kwargs), update=True)
     default = task.get_config("num_fewshot")
-    if num_fewshot is not None and default != 0:
-        task.set_config(key="num_fewshot", value=num_fewshot)
+    if settings.num_fewshot is not None and default != 0:
+        task.set_config(key="num_fewshot", value=settings.num_fewshot)
     elif default is None:
         task.set_config(key="num_fewshot", value=0)
-    task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+    task.set_fewshot_seed(seed=settings.fewshot_seed)
 
 
-def _check_supported(task: Any, name: str) -> None:
+def _check_supported(task: Any, settings: Settings) -> None:
+    name = task.task_name
     if getattr(task, "MULTIMODAL", False):
         raise UserError(f"task {name!r} needs images or sound; only text tasks are supported")
-    if getattr(task, "UNSAFE_CODE", False):
-        raise UserError(f"task {name!r} runs code that the model writes; such tasks are not supported")
+    if getattr(task, "UNSAFE_CODE", False) and not settings.unsafe_code:
+        raise UserError(
+            f"task {name!r} runs code that the model writes, on this machine and with your rights; "
+            "say confirm_run_unsafe_code: true if that is what you want"
+        )
 
 
 def _manager(name: str, include_path: Path | None) -> Any:
@@ -133,13 +156,20 @@ def _manager(name: str, include_path: Path | None) -> Any:
         raise UserError(f"include_path: there is no folder {str(include_path)!r}")
     own = TaskManager(include_path=str(include_path), include_defaults=False) if include_path else None
     if own and name in own.all_tasks:
-        return _only_tasks(own, name)
+        return own if _complete(own, name) else TaskManager(include_path=str(include_path))
     if include_path:
         _check_files(name, own, include_path)
     builtin = _builtin()
     if name in builtin.all_tasks:
-        return _only_tasks(builtin, name)
+        return builtin
     raise UserError(f"task: there is no lm-eval task {name!r}{_hint(name, own, builtin)}")
+
+
+def _complete(manager: Any, name: str) -> bool:
+    """Whether all members of a group are in the index; those that a group defines itself have a dataset."""
+    members = (manager.task_index[name].cfg or {}).get("task") if name in manager.all_groups else None
+    named = [one for one in members or [] if isinstance(one, str)]
+    return all(one in manager.all_tasks and _complete(manager, one) for one in named)
 
 
 @cache
@@ -154,19 +184,6 @@ def _hint(name: str, own: Any, builtin: Any) -> str:
     if close.startswith("; did you mean"):
         return close
     return f"; those in include_path: {listed(mine)}" if mine else "; `lm-eval ls tasks` lists all"
-
-
-def _only_tasks(manager: Any, name: str) -> Any:
-    """The manager, where the name is that of a single task."""
-    entry = manager.task_index[name]
-    if name in manager.all_subtasks:
-        return manager
-    members = entry.tags if name in manager.all_tags else [_member(task) for task in entry.cfg["task"]]
-    raise UserError(f"task: {name!r} is a group of tasks; name them one by one: {listed(members, most=100)}")
-
-
-def _member(task: str | dict[str, Any]) -> str:
-    return task if isinstance(task, str) else str(task.get("task", task.get("group")))
 
 
 def _check_files(name: str, own: Any, include_path: Path) -> None:
@@ -191,53 +208,22 @@ def _file_problem(own: Any, path: Path) -> str:
     return "lm-eval passes the file over"
 
 
-class _Encoder(HFLM):  # type: ignore[misc]
-    """HFLM whose ``loglikelihood`` stops after its own encoding."""
+def build_instances(task: Any, documents: int, settings: Settings, chat: Any = None) -> list[list[Any]]:
+    """For each of the task's first documents its instances, in the order of their ``idx``.
 
-    def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[Any]:
-        return requests
-
-
-def wrap(subject: LoadedModel, batch_size: int, max_length: int | None = None) -> Any:
-    """HFLM around the live model, with a copy of the tokenizer, whose settings it changes.
-
-    Its ``loglikelihood`` gives the encoded requests: [((context, continuation), context ids, continuation ids)].
+    chat: renders messages, where a chat template is applied.
     """
-    # lm-eval goes by the kind of model, and takes a BERT with any head for a decoder.
-    config: Any = subject.model.config
-    if str((config.architectures or [""])[0]).endswith(_OTHER_HEADS):
-        raise UserError(f"only causal language models can be scored, not {type(subject.model).__name__}")
-    with as_command_line():
-        tokenizer = copy.deepcopy(subject.tokenizer)
-        wrapped = _Encoder(pretrained=subject.model, tokenizer=tokenizer, batch_size=batch_size)
-    if wrapped.backend != "causal":
-        raise UserError(f"only causal language models can be scored, not {type(subject.model).__name__}")
-    if max_length is not None:
-        if max_length > wrapped.max_length:
-            raise UserError(f"max_length: {max_length} is more than the model's context of {wrapped.max_length} tokens")
-        wrapped._max_length = max_length
-    return wrapped
-
-
-def rolling_requests(wrapped: Any, text: str) -> tuple[Request, ...]:
-    """The whole text in windows of the model's length, each token scored once, as in ``HFLM.loglikelihood_rolling``."""
-    windows = get_rolling_token_windows(
-        token_list=wrapped.tok_encode(text),
-        prefix_token=wrapped.prefix_token_id,
-        max_seq_len=wrapped.max_length,
-        context_len=1,
-    )
-    pairs = (make_disjoint_window(window) for window in windows)
-    return tuple(Request(tuple(context), tuple(continuation)) for context, continuation in pairs)
-
-
-def build_instances(task: Any, documents: int) -> list[list[Any]]:
-    """For each of the task's first documents its instances, in the order of their ``idx``."""
     groups: list[list[Any]] = [[] for _ in range(documents)]
     with as_command_line():
         try:
-            task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-            task.build_all_requests(limit=documents)
+            task.set_fewshot_seed(seed=settings.fewshot_seed)
+            task.build_all_requests(
+                limit=documents,
+                system_instruction=settings.system_instruction,
+                apply_chat_template=chat is not None,
+                fewshot_as_multiturn=settings.multiturn,
+                chat_template=chat,
+            )
         except Exception as error:  # templates may run anything
             built = f"its questions with num_fewshot {task.get_config('num_fewshot')}"
             raise UserError(f"task {task.task_name!r}: {built} cannot be built: {_reason(error)}") from error

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mergesearch.evaluators._packed import Layout
+
 
 class Logits:
     """For one causal language model of transformers, whose weights may change between calls.
@@ -25,19 +27,22 @@ class Logits:
             self._arguments["use_cache"] = False
         self._gathers: bool | None = None
 
-    def at(self, ids: Tensor, rows: Tensor) -> Tensor:
+    def at(self, ids: Tensor, rows: Tensor, layout: Layout | None = None) -> Tensor:
         """[rows, vocabulary], in the model's dtype, at the chosen rows of the flattened ``ids`` [batch, length]."""
         if self._gathers is None:
             self._gathers = self._try_gathering(ids)
-        return self._gathered(ids, rows) if self._gathers else self._full(ids)[rows]
+        return self._gathered(ids, rows, layout) if self._gathers else self._full(ids, layout)[rows]
 
-    def _full(self, ids: Tensor) -> Tensor:
-        logits: Tensor = self._model(ids, **self._arguments).logits
+    def _full(self, ids: Tensor, layout: Layout | None = None) -> Tensor:
+        more: dict[str, Any] = {}
+        if layout:
+            more = {"attention_mask": layout.mask(self._model.dtype), "position_ids": layout.positions}
+        logits: Tensor = self._model(ids, **more, **self._arguments).logits
         return logits.flatten(0, 1)
 
-    def _gathered(self, ids: Tensor, rows: Tensor) -> Tensor:
+    def _gathered(self, ids: Tensor, rows: Tensor, layout: Layout | None = None) -> Tensor:
         with _only(self._model.get_output_embeddings(), rows):
-            return self._full(ids)
+            return self._full(ids, layout)
 
     def _try_gathering(self, ids: Tensor) -> bool | None:
         """Whether rows come out as they do among all others; None where these weights' output is not finite."""

@@ -6,21 +6,25 @@ the dtype of the model's logits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mergesearch.evaluators._logits import Logits
+from mergesearch.evaluators._packed import Layout, Row, fold, layout, work
 
+_logger = logging.getLogger(__name__)
 MAX_TOKENS = 16_384
-"""The most tokens, padding included, of a batch with more than one sequence."""
+"""The most tokens, padding included, of a batch with more than one row."""
 MAX_SCORED = 4_096
-"""The most scored positions, each with a whole vocabulary of logits, of a batch with more than one sequence."""
+"""The most scored positions, each with a whole vocabulary of logits, of a batch with more than one row."""
+MAX_MASK = 2**24
+"""The most elements of the attention's mask, of a batch with more than one row."""
 
 
 @dataclass(frozen=True)
@@ -33,44 +37,57 @@ class Request:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences padded on the right, and what to read from their output.
+    """Rows padded on the right, and what to read from their output.
 
-    ids: [sequences, length] int64. scored: [rows] int64, the positions in the flattened ids whose logits are needed.
-    row, target: [tokens] int64, for each continuation token the row that predicts it, and its id.
+    ids: [rows, length] int64. scored: [positions] int64, those in the flattened ids whose logits are needed. place,
+    target: [tokens] int64, for each continuation token which of ``scored`` predicts it, and its id. request: [tokens]
+    int64 on the CPU, whose token each is. layout: where the rows are trees of tokens.
     """
 
     ids: Tensor
     scored: Tensor
-    row: Tensor
+    place: Tensor
     target: Tensor
+    request: Tensor
+    layout: Layout | None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Batches for ``count`` requests; request: [tokens] int64 on the CPU, whose token each is, over all batches."""
+    """Batches for ``count`` requests."""
 
     batches: tuple[Batch, ...]
-    request: Tensor
     count: int
 
 
 @dataclass(frozen=True)
+class Limits:
+    """max_length: of a sequence; longer ones lose tokens on the left, as in lm-eval. rows, tokens: of a batch."""
+
+    max_length: int
+    rows: int
+    tokens: int = MAX_TOKENS
+
+
+@dataclass(frozen=True)
 class _Sequence:
+    """What the model is fed for those requests (``members``) of which it is the same."""
+
     tokens: tuple[int, ...]
     members: tuple[int, ...]
     scored: int  # how many of the last positions are needed
 
 
-def plan(requests: Sequence[Request], max_length: int, batch_size: int, device: torch.device) -> Plan:
+def plan(requests: Sequence[Request], limits: Limits, device: torch.device, width: int | None = None) -> Plan:
     """Batches of similar lengths, longest first; requests that feed the model the same tokens share one sequence.
 
-    Sequences longer than ``max_length`` lose tokens on the left, as in lm-eval.
+    width: of the model's hidden states; where given, sequences that begin alike share rows (see ``_packed``).
     """
-    sequences = _sequences(requests, max_length)
-    bounds = _bounds(sequences, batch_size)
-    batches = tuple(_batch(sequences[a:b], requests, device) for a, b in pairwise(bounds))
-    owners = [n for sequence in sequences for n in sequence.members for _ in requests[n].continuation]
-    return Plan(batches, torch.tensor(owners, dtype=torch.int64), len(requests))
+    sequences = _sequences(requests, limits.max_length)
+    rows = sorted(_rows(sequences, width), key=len, reverse=True)
+    owners = [each.members for each in sequences]
+    groups = _groups(rows, limits, square=width is not None)
+    return Plan(tuple(_batch(group, owners, requests, device, width is not None) for group in groups), len(requests))
 
 
 def _sequences(requests: Sequence[Request], max_length: int) -> list[_Sequence]:
@@ -84,52 +101,89 @@ def _sequences(requests: Sequence[Request], max_length: int) -> list[_Sequence]:
     ]
 
 
-def _bounds(sequences: Sequence[_Sequence], batch_size: int) -> list[int]:
-    """Where batches start, and the end. The first sequence of a batch is its longest: it sets the padded length."""
-    bounds, scored = [0], 0
-    for number, sequence in enumerate(sequences):
-        count = number - bounds[-1] + 1
-        padded = count * len(sequences[bounds[-1]].tokens)
-        scored += sequence.scored
-        if count > 1 and (count > batch_size or padded > MAX_TOKENS or scored > MAX_SCORED):
-            bounds.append(number)
-            scored = sequence.scored
-    return [*bounds, len(sequences)] if sequences else []
+def _alone(number: int, sequence: _Sequence) -> Row:
+    length = len(sequence.tokens)
+    return Row(list(sequence.tokens), paths={number: list(range(length - sequence.scored, length))})
 
 
-def _batch(sequences: Sequence[_Sequence], requests: Sequence[Request], device: torch.device) -> Batch:
-    length = len(sequences[0].tokens)
+def _rows(sequences: Sequence[_Sequence], width: int | None) -> list[Row]:
+    if width is None:
+        return [_alone(number, sequence) for number, sequence in enumerate(sequences)]
+    return fold([each.tokens for each in sequences], [each.scored for each in sequences], width)
+
+
+def _groups(rows: Sequence[Row], limits: Limits, square: bool) -> Iterator[list[Row]]:
+    """The rows of each batch. Its first row is its longest: it sets the padded length."""
+    group: list[Row] = []
+    scored = 0
+    for row in rows:
+        length, count = len(group[0] if group else row), len(group) + 1
+        scored += len(row.needed)
+        full = count > limits.rows or count * length > limits.tokens or scored > MAX_SCORED
+        if group and (full or (square and count * length**2 > MAX_MASK)):
+            yield group
+            group, scored = [], len(row.needed)
+        group.append(row)
+    if group:
+        yield group
+
+
+def _batch(
+    rows: Sequence[Row],
+    owners: Sequence[Sequence[int]],
+    requests: Sequence[Request],
+    device: torch.device,
+    folded: bool,
+) -> Batch:
+    length = len(rows[0])
     scored: list[int] = []
-    tokens: list[tuple[int, int]] = []
-    for place, sequence in enumerate(sequences):
-        end = place * length + len(sequence.tokens)
-        scored.extend(range(end - sequence.scored, end))
-        for number in sequence.members:
-            targets = requests[number].continuation
-            first = len(scored) - len(targets)
-            tokens.extend((first + k, target) for k, target in enumerate(targets))
-    ids = [list(sequence.tokens) + [0] * (length - len(sequence.tokens)) for sequence in sequences]
-    columns = torch.tensor(tokens, device=device).T.contiguous()
-    return Batch(torch.tensor(ids, device=device), torch.tensor(scored, device=device), *columns)
+    tokens: list[tuple[int, int, int]] = []
+    for number, row in enumerate(rows):
+        place = {node: len(scored) + n for n, node in enumerate(row.needed)}
+        scored.extend(number * length + node for node in row.needed)
+        for sequence, path in row.paths.items():
+            for owner in owners[sequence]:
+                targets = requests[owner].continuation
+                tokens.extend((place[n], t, owner) for n, t in zip(path[-len(targets) :], targets, strict=True))
+    ids = torch.tensor([row.tokens + [0] * (length - len(row)) for row in rows], device=device)
+    places, targets_, owned = torch.tensor(tokens).T.contiguous()
+    shape = layout(rows, length, device) if folded else None
+    positions = torch.tensor(scored, device=device)
+    return Batch(ids, positions, places.to(device), targets_.to(device), owned, shape)
 
 
 class Scorer:
     """Questions of one or more requests each, put to one model whose weights may change between calls."""
 
-    def __init__(self, model: Any, questions: Sequence[Sequence[Request]], max_length: int, batch_size: int) -> None:
+    def __init__(self, model: Any, questions: Sequence[Sequence[Request]], limits: Limits) -> None:
         self._logits = Logits(model)
         self._device = model.device
         self._questions = questions
-        self._max_length = max_length
-        self._batch_size = batch_size
+        self._limits = limits
+        self._width: int | None = None
         self._plan = lru_cache(maxsize=64)(self._make_plan)
+
+    def pack(self, width: int | None) -> None:
+        """From now on, sequences that begin alike share rows; or, with None, do not."""
+        self._width = width
+
+    def length(self, number: int) -> int:
+        """Of a question's longest request, in tokens."""
+        return max((len(one.context) + len(one.continuation) for one in self._questions[number]), default=0)
+
+    def saved(self, width: int) -> float:
+        """The part of the work, over all questions, that shared rows save; see ``_packed.work``."""
+        requests = [request for question in self._questions for request in question]
+        sequences = _sequences(requests, self._limits.max_length)
+        alone, shared = (sum(work(len(row), width) for row in _rows(sequences, each)) for each in (None, width))
+        return 1 - shared / alone if alone else 0.0
 
     def score(self, numbers: Sequence[int]) -> list[tuple[float, bool]]:
         """For each question asked: the log-probability of its continuations, in nats, and whether all are greedy.
 
         Not a number where the model's output is not one.
         """
-        logprobs, greedy = self._run(self._plan(tuple(numbers)))
+        logprobs, greedy = self._fitted(tuple(numbers))
         answers, place = [], 0
         for number in numbers:
             end = place + len(self._questions[number])
@@ -137,25 +191,38 @@ class Scorer:
             place = end
         return answers
 
-    def _make_plan(self, numbers: tuple[int, ...]) -> Plan:
+    def _fitted(self, numbers: tuple[int, ...]) -> tuple[list[float], list[bool]]:
+        """Runs all batches; where they do not fit into memory, half as many tokens at once from now on."""
+        while True:
+            try:
+                return self._run(self._plan(numbers, self._width))
+            except torch.OutOfMemoryError:
+                if self._limits.tokens <= self._limits.max_length:
+                    raise
+                self._limits = replace(self._limits, tokens=self._limits.tokens // 2)
+                self._plan.cache_clear()
+                _logger.warning("out of memory: %d tokens at once from now on", self._limits.tokens)
+                torch.cuda.empty_cache()
+
+    def _make_plan(self, numbers: tuple[int, ...], width: int | None) -> Plan:
         requests = [request for number in numbers for request in self._questions[number]]
-        return plan(requests, self._max_length, self._batch_size, self._device)
+        return plan(requests, self._limits, self._device, width)
 
     def _run(self, plan: Plan) -> tuple[list[float], list[bool]]:
         if not plan.batches:
             return [], []
         with torch.no_grad():
-            parts = [_read(self._logits.at(batch.ids, batch.scored), batch) for batch in plan.batches]
+            parts = [self._read(batch) for batch in plan.batches]
         values, hits = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-        sums = torch.zeros(plan.count, dtype=torch.float64).index_add_(0, plan.request, values.double())
-        misses = torch.zeros(plan.count, dtype=torch.int64).index_add_(0, plan.request, (~hits).long())
+        owners = torch.cat([batch.request for batch in plan.batches])
+        sums = torch.zeros(plan.count, dtype=torch.float64).index_add_(0, owners, values.double())
+        misses = torch.zeros(plan.count, dtype=torch.int64).index_add_(0, owners, (~hits).long())
         # lm-eval sums in the logits' dtype, which is the exact sum rounded once.
         return sums.to(values.dtype).tolist(), (misses == 0).tolist()
 
-
-def _read(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Per continuation token: its log-probability, in the logits' dtype, and whether it is the most likely one."""
-    logprobs = torch.log_softmax(logits, dim=-1)
-    row, target = batch.row.to(logprobs.device), batch.target.to(logprobs.device)
-    # The arg max of the *rounded* log-probabilities, as in lm-eval: in bfloat16 it may differ from that of the logits.
-    return logprobs[row, target], logprobs.argmax(dim=-1)[row] == target
+    def _read(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Per continuation token: its log-probability, in the logits' dtype, and whether it is the most likely one."""
+        logprobs = torch.log_softmax(self._logits.at(batch.ids, batch.scored, batch.layout), dim=-1)
+        place, target = batch.place.to(logprobs.device), batch.target.to(logprobs.device)
+        # The arg max of the *rounded* log-probabilities, as in lm-eval: in bfloat16 it may differ from the logits'.
+        return logprobs[place, target], logprobs.argmax(dim=-1)[place] == target

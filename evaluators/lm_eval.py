@@ -1,162 +1,206 @@
-"""One lm-eval task, with exactly the numbers that the ``lm_eval`` command line prints for the saved model."""
+"""lm-eval tasks and groups, with exactly the numbers that the ``lm_eval`` command line prints for the saved model."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from mergesearch.errors import UserError, nearest
-from mergesearch.evaluators._base import EvaluatorOptions, Item, LoadedModel, MeanOfItems, Metric, Shared
-from mergesearch.evaluators._near import plain
+from mergesearch.errors import UserError
+from mergesearch.evaluators._base import EvaluatorOptions, Item, LoadedModel, Shared
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mergesearch.evaluators._harness import Settings
+    from mergesearch.evaluators._member import Member
     from mergesearch.evaluators._requests import Requests
 
 
 class LmEvalOptions(EvaluatorOptions):
-    """An lm-eval task and what to read from it."""
+    """An lm-eval task, group or tag, and what to read from it. Names and defaults are the command line's."""
 
-    task: str = Field(min_length=1, description="Name of a task of lm-eval, or of your own in include_path")
+    task: str = Field(min_length=1, description="Name of a task, group or tag of lm-eval, or of yours in include_path")
     metric: str = Field(
         "acc", min_length=1, description="A metric of the task; 'metric,filter' where it has several filters"
     )
     num_fewshot: int | None = Field(None, ge=0, description="Examples before each question; default: the task's")
+    fewshot_seed: int = Field(1234, description="Seed that draws the examples")
+    apply_chat_template: bool | str = Field(False, description="Put questions in the tokenizer's (named) chat template")
+    fewshot_as_multiturn: bool | None = Field(
+        None, description="Examples as turns of the conversation; default: with a chat template"
+    )
+    system_instruction: str | None = Field(None, description="What the prompt begins with")
+    gen_kwargs: dict[str, Any] | None = Field(None, description="Generation settings over those of the task")
+    max_length: int | None = Field(None, gt=1, description="Tokens of a sequence; default: the model's context")
+    add_bos_token: bool | None = Field(None, description="Begin with the tokenizer's beginning-of-text token")
+    confirm_run_unsafe_code: bool = Field(False, description="Run code that the model writes, where a task asks that")
+
+    @model_validator(mode="after")
+    def _turns_need_a_template(self) -> LmEvalOptions:
+        if self.fewshot_as_multiturn and not self.apply_chat_template:
+            raise ValueError("fewshot_as_multiturn needs apply_chat_template")
+        return self
 
 
-class LmEval(MeanOfItems):
-    """See ``Evaluator``. Documents are all that the command line would score; an item's id is the document's number."""
+@dataclass(frozen=True)
+class _Part:
+    """A member's share of some items: their places, rows and weights, and its factor in the whole's value."""
+
+    member: Member
+    places: list[int]
+    rows: Tensor
+    weights: list[float]
+
+    def value(self) -> float:
+        return self.member.values.value(self.rows, self.weights)
+
+
+class LmEval:
+    """See ``Evaluator``. Documents are all that the command line would score; an item's id is the document's number,
+    after the subtask's name where there are several.
+
+    A group's value is its own aggregation of its subtasks. A tag, or a group without an aggregation, for which the
+    command line prints no number, has the plain mean of its subtasks.
+    """
 
     Options: ClassVar[type[EvaluatorOptions]] = LmEvalOptions
     averages: ClassVar[bool] = True
 
     def __init__(self, options: LmEvalOptions, shared: Shared) -> None:
-        from mergesearch.evaluators._harness import as_command_line, build_instances, load_task
+        from mergesearch.evaluators._harness import load_tasks
+        from mergesearch.evaluators._member import Member
 
         self.task = options.task
-        self._batch_size = shared.batch_size
-        self._max_length = shared.max_length
-        self._lm_eval = load_task(options.task, shared.include_path, options.num_fewshot)
-        self._name, self._filter = _metric(self._lm_eval, options)
-        self._weighted = _weighted(self._lm_eval, options, self._name)
-        self.metric = Metric(self._name, bool(self._lm_eval.higher_is_better()[self._name]))
-        with as_command_line():
-            self._docs = list(self._lm_eval.eval_docs)
-            self.items = [self._item(number, doc, shared.group) for number, doc in enumerate(self._docs)]
-        build_instances(self._lm_eval, documents=1)  # so that what cannot be built is known now
-        self._number = {item: number for number, item in enumerate(self.items)}
-        self._requests: Requests | None = None
-        _remember_answers(self._lm_eval, self._docs)
-
-    def _item(self, number: int, doc: dict[str, Any], group: str | None) -> Item:
-        if group is not None and group not in doc:
-            raise UserError(
-                f"group: document {number} of task {self.task!r} has no field {group!r}{nearest(group, doc)}"
-            )
-        content = doc if group is None else doc[group]
-        text = json.dumps(content, sort_keys=True, default=str)
-        weight = self._weight(doc) if self._weighted else 1.0
-        print_ = hashlib.sha256(text.encode()).hexdigest()
-        return Item(str(number), self.task, print_, weight, self._chance(doc), plain(doc) if group is None else "")
-
-    def _chance(self, doc: dict[str, Any]) -> float | None:
-        """1 / number of choices for accuracies among choices, 0 for what must be written out."""
-        if self._lm_eval.OUTPUT_TYPE != "multiple_choice":
-            return 0.0
-        return 1 / len(self._lm_eval.doc_to_choice(doc)) if self._name.startswith("acc") else None
-
-    def _weight(self, doc: dict[str, Any]) -> float:
-        return float(self._lm_eval.process_results(doc, [0.0])[self._name][1])
+        self._options = options
+        self._shared = shared
+        settings = _settings(options)
+        loaded = load_tasks(options.task, shared.include_path, settings)
+        self._members = [Member(task, options.metric, settings) for task in _with_metric(loaded.tasks, options.metric)]
+        self._by_size = _by_size(loaded.group, self._members[0].metric, self._members[0].filter)
+        self.metric = _common_direction(self._members)
+        owned = [(m, n, item) for m in self._members for n, item in enumerate(m.items(self.task, shared.group))]
+        self.items = [item for _, _, item in owned]
+        self._place = {item: (member, number) for member, number, item in owned}
+        self._width = max(member.values.width for member in self._members)
+        self._subject: LoadedModel | None = None
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
-        """See ``Evaluator.score``."""
+        """See ``Evaluator.score``: [items] where one number tells a document's metric, or else [items, k]."""
         import torch
 
         from mergesearch.evaluators._harness import as_command_line
-        from mergesearch.evaluators._requests import Requests
 
-        numbers = [self._number[item] for item in items]
+        asked = set(items)
         with as_command_line():
-            if self._requests is None or self._requests.subject != subject:
-                self._requests = Requests(self._lm_eval, self._instances, subject, self._batch_size, self._max_length)
-            results = self._requests.answer(sorted(set(numbers)), self._filter)
-            values = {number: self._value(number, found) for number, found in results.items()}
-        return torch.tensor([values[number] for number in numbers], dtype=torch.float64)
+            self._prepare(subject)
+            rows = self._rows([item for item in self.items if item in asked])
+        table = torch.tensor([rows[item] for item in items], dtype=torch.float64).reshape(len(items), self._width)
+        return table[:, 0] if self._width == 1 else table
 
-    @cached_property
-    def _instances(self) -> list[list[Any]]:
-        from mergesearch.evaluators._harness import build_instances
+    def _prepare(self, subject: LoadedModel) -> None:
+        """Builds and encodes all questions, unless that was done for this model and tokenizer."""
+        from mergesearch.evaluators._requests import Requests
+        from mergesearch.evaluators._wrapped import chat_renderer, wrap
 
-        return build_instances(self._lm_eval, len(self._docs))
+        if self._subject == subject:
+            return
+        options, size = self._options, self._shared.batch_size
+        wrapped = wrap(subject, size, options.max_length or self._shared.max_length, options.add_bos_token)
+        chat = chat_renderer(wrapped, options.apply_chat_template) if options.apply_chat_template else None
+        built = {member.name: member.instances(chat) for member in self._members}
+        documents = [group for groups in built.values() for group in groups]
+        self._built = built
+        self._requests: Requests = Requests(wrapped, subject, documents, size, self._shared.mode)
+        self._subject = subject
 
-    def _value(self, number: int, results: list[Any]) -> float:
-        value = self._lm_eval.process_results(self._docs[number], results).get(self._name)
-        if self._weighted:
-            logprob, weight = value
-            return -float(logprob) / math.log(2) / weight if weight else 0.0
-        try:
-            return float(value)
-        except TypeError as error:
-            raise UserError(
-                f"metric: {self._name!r} of task {self.task!r} is not one number per document ({value!r})"
-            ) from error
+    def _rows(self, items: Sequence[Item]) -> dict[Item, list[float]]:
+        instances = {item: self._instances(item) for item in items}
+        self._requests.ask([one for group in instances.values() for one in group])
+        for member in self._members:
+            member.apply_filter([one for item in items if self._place[item][0] is member for one in instances[item]])
+        return {item: self._row(item, instances[item]) for item in items}
+
+    def _instances(self, item: Item) -> list[Any]:
+        member, number = self._place[item]
+        return self._built[member.name][number]
+
+    def _row(self, item: Item, instances: Sequence[Any]) -> list[float]:
+        member, number = self._place[item]
+        row = member.row(number, instances)
+        return row + [math.nan] * (self._width - len(row))
+
+    def value(self, items: Sequence[Item], scores: Tensor) -> float:
+        """See ``Evaluator.value``."""
+        parts = self._parts(items, scores)
+        if len(parts) == 1:
+            return parts[0].value()
+        from lm_eval.api.metrics import aggregate_subtask_metrics
+
+        sizes = [len(part.places) for part in parts]
+        return float(aggregate_subtask_metrics([part.value() for part in parts], sizes, self._by_size))
+
+    def contributions(self, items: Sequence[Item], scores: Tensor) -> Tensor:
+        """See ``Evaluator.contributions``. A subtask's are scaled so that their weighted mean over all is its part."""
+        import torch
+
+        parts = self._parts(items, scores)
+        found = torch.zeros(len(items), dtype=torch.float64)
+        total = sum(sum(part.weights) for part in parts)
+        for part in parts:
+            share = len(part.places) / len(items) if self._by_size else 1 / len(parts)
+            own = part.member.values.contributions(part.rows, part.weights)
+            found[part.places] = own * (share * total / sum(part.weights))
+        return found
+
+    def _parts(self, items: Sequence[Item], scores: Tensor) -> list[_Part]:
+        """The items by member, in the order of the members; members without an item are left out."""
+        table = scores.reshape(len(items), self._width)
+        places: dict[str, list[int]] = {}
+        for place, item in enumerate(items):
+            places.setdefault(self._place[item][0].name, []).append(place)
+        present = [(member, places[member.name]) for member in self._members if member.name in places]
+        return [
+            _Part(member, own, table[own][:, : member.values.width], [items[n].weight for n in own])
+            for member, own in present
+        ]
 
 
-def _metric(task: Any, options: LmEvalOptions) -> tuple[str, str]:
-    """The metric's name and the filter's, checked against those of the task."""
-    name, comma, chosen = options.metric.partition(",")
-    metrics, filters = list(task.aggregation()), [one.name for one in task._filters]
-    if name not in metrics:
-        raise UserError(f"metric: task {options.task!r} has no metric {name!r}{nearest(name, metrics)}")
-    if not comma and len(filters) > 1:
-        ways = " or ".join(f"'{name},{one}'" for one in filters)
-        raise UserError(f"metric: task {options.task!r} filters the answers in several ways; say {ways}")
-    if comma and chosen not in filters:
-        raise UserError(f"metric: task {options.task!r} has no filter {chosen!r}{nearest(chosen, filters)}")
-    return name, chosen or filters[0]
+def _settings(options: LmEvalOptions) -> Settings:
+    from mergesearch.evaluators._harness import Settings
 
-
-def _weighted(task: Any, options: LmEvalOptions, name: str) -> bool:
-    """Whether the task's value is bits per byte, which weights its documents; otherwise it must be a plain mean."""
-    from lm_eval.api.registry import get_aggregation
-
-    aggregation = task.aggregation()[name]
-    if aggregation is get_aggregation("bits_per_byte"):
-        return True
-    if aggregation is get_aggregation("mean"):
-        return False
-    known = (get_aggregation("mean"), get_aggregation("bits_per_byte"))
-    usable = [metric for metric, found in task.aggregation().items() if found in known]
-    raise UserError(
-        f"metric: {name!r} of task {options.task!r} is not a mean over documents, which a search needs; "
-        f"usable: {', '.join(usable) or 'none'}"
+    multiturn = options.fewshot_as_multiturn
+    return Settings(
+        options.num_fewshot,
+        options.fewshot_seed,
+        options.gen_kwargs,
+        options.system_instruction,
+        bool(options.apply_chat_template) if multiturn is None else multiturn,
+        options.confirm_run_unsafe_code,
     )
 
 
-def _remember_answers(task: Any, docs: Sequence[Any]) -> None:
-    """Renders each document's target and choices once: lm-eval compiles their templates anew for every candidate."""
-    ours = {id(doc) for doc in docs}
-    for name in ("doc_to_target", "doc_to_choice", "doc_to_text"):
-        if hasattr(task, name):
-            setattr(task, name, _once(getattr(task, name), ours))
+def _with_metric(tasks: Sequence[Any], metric: str) -> Sequence[Any]:
+    """Of several tasks those that have the metric, as lm-eval's groups have it; all, where none has."""
+    return [task for task in tasks if metric.partition(",")[0] in task.aggregation()] or tasks
 
 
-def _once(render: Any, ours: set[int]) -> Any:
-    known: dict[int, Any] = {}
+def _by_size(group: Any | None, metric: str, filter_name: str) -> bool:
+    """Whether subtasks count by their number of documents. Raises where the group aggregates other metrics."""
+    if group is None:
+        return False
+    for one in group.aggregate_metric_list:
+        if one.metric == metric and (one.filter_list is None or filter_name in one.filter_list):
+            return bool(one.weight_by_size)
+    usable = ", ".join(one.metric for one in group.aggregate_metric_list)
+    raise UserError(f"metric: group {group.name!r} does not aggregate '{metric},{filter_name}'; usable: {usable}")
 
-    def rendered(doc: Any, *arguments: Any) -> Any:
-        key = id(doc)
-        if arguments or key not in ours:
-            return render(doc, *arguments)
-        if key not in known:
-            known[key] = render(doc)
-        return list(known[key]) if isinstance(known[key], list) else known[key]
 
-    return rendered
+def _common_direction(members: Sequence[Member]) -> Any:
+    directions = {member.direction for member in members}
+    if len(directions) > 1:
+        raise UserError(f"metric: {members[0].metric!r} is better higher in some subtasks and lower in others")
+    return members[0].direction

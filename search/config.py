@@ -88,6 +88,7 @@ class Evaluate(Strict):
     normalize: Normalization = "none"
     ensemble: bool = False
     quantization: Literal["4bit", "8bit"] | None = None
+    mode: Literal["auto", "exact", "packed"] = "auto"
 
     @model_validator(mode="after")
     def _something_counts(self) -> "Evaluate":
@@ -102,7 +103,13 @@ class Evaluate(Strict):
         """What all evaluators are told."""
         group = self.split.group if self.split else None
         include = Path(self.include_path) if self.include_path else None
-        return Shared(include_path=include, group=group, batch_size=self.batch_size, max_length=self.max_length)
+        return Shared(
+            include_path=include,
+            group=group,
+            batch_size=self.batch_size,
+            max_length=self.max_length,
+            mode=self.mode,
+        )
 
 
 def _known_sampler(name: str) -> str:

@@ -209,7 +209,7 @@ def choice_docs(draw: random.Random, count: int) -> list[dict[str, Any]]:
     """Questions of very different lengths: two are longer than the model's context."""
     return [
         {
-            "question": sentence(draw, 90 if number < 2 else draw.randint(3, 25)),
+            "question": sentence(draw, 150 if number < 2 else draw.randint(3, 25)),
             "choices": [sentence(draw, draw.randint(1, 4)) for _ in range(4)],
             "gold": draw.randrange(4),
             "source": f"file {number // 4}",

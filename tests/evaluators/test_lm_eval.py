@@ -1,6 +1,7 @@
 """lm-eval tasks on a live model: the command line's numbers, and messages for what cannot be asked."""
 
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ import pytest
 import torch
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators import EVALUATORS, LoadedModel, Shared, aggregate
+from mergesearch.evaluators import EVALUATORS, LoadedModel, Shared
 from mergesearch.evaluators.lm_eval import LmEval, LmEvalOptions
 
-from .conftest import GENERATE, MULTIPLE_CHOICE, write_task
+from .conftest import GENERATE, MULTIPLE_CHOICE, choice_docs, write_task
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,9 @@ def test_equals_the_command_line(
 ) -> None:
     evaluator = opened(tasks, **options)
     for _ in range(2):
-        assert aggregate(evaluator.items, evaluator.score(subject, evaluator.items)) == printed[options["task"]][key]
+        assert (
+            evaluator.value(evaluator.items, evaluator.score(subject, evaluator.items)) == printed[options["task"]][key]
+        )
     assert evaluator.metric.higher_is_better
     assert len(evaluator.items) == printed[options["task"]]["sample_len"]
 
@@ -63,7 +66,7 @@ def test_the_command_lines_numbers_say_something(printed: dict[str, Any]) -> Non
 
 def test_bits_per_byte_of_a_task(tasks: Path, printed: dict[str, Any], subject: LoadedModel) -> None:
     evaluator = opened(tasks, task="toy_text", metric="bits_per_byte")
-    value = aggregate(evaluator.items, evaluator.score(subject, evaluator.items))
+    value = evaluator.value(evaluator.items, evaluator.score(subject, evaluator.items))
     assert value == pytest.approx(printed["toy_text"]["bits_per_byte,none"], rel=1e-6)
     assert not evaluator.metric.higher_is_better
 
@@ -86,10 +89,12 @@ def test_log_probabilities_equal_those_of_a_fresh_model(
     evaluator.score(subject, evaluator.items)
     subject.model.load_state_dict(weights)
     found: list[tuple[float, bool]] = []
-    monkeypatch.setattr(evaluator, "_value", lambda _number, results: found.extend(results) or 0.0)
+    monkeypatch.setattr(
+        evaluator, "_row", lambda _item, group: found.extend(one.filtered_resps["none"] for one in group) or [0.0]
+    )
     evaluator.score(subject, evaluator.items)
     reference = HFLM(pretrained=fresh, tokenizer=subject.tokenizer, batch_size=5)
-    instances = [one for group in evaluator._instances for one in group]
+    instances = [one for group in evaluator._built["toy_mc"] for one in group]
     expected = reference.loglikelihood(instances, disable_tqdm=True)
     tolerance = 1e-5 if dtype == torch.float32 else 2**-7
     assert [one[0] for one in found] == pytest.approx([one[0] for one in expected], rel=tolerance)
@@ -103,10 +108,9 @@ def test_fingerprints_follow_content_or_group(tasks: Path) -> None:
     assert len({item.fingerprint for item in grouped.items}) == 10
 
 
-def test_metric_by_document_must_be_a_number(tasks: Path, subject: LoadedModel) -> None:
-    evaluator = opened(tasks, task="toy_odd", metric="likelihood")
-    with pytest.raises(UserError, match="'likelihood' of task 'toy_odd' is not one number per document"):
-        evaluator.score(subject, evaluator.items[:2])
+def test_metric_by_document_must_be_numbers(tasks: Path) -> None:
+    with pytest.raises(UserError, match=r"'likelihood' of task 'toy_odd' is not told by numbers .* usable: acc, "):
+        opened(tasks, task="toy_odd", metric="likelihood")
 
 
 @pytest.mark.parametrize(
@@ -118,12 +122,10 @@ def test_metric_by_document_must_be_a_number(tasks: Path, subject: LoadedModel) 
             {"task": "qqqqqqqqqqqqqq"},
             "; those in include_path: toy_gen, toy_mc, toy_odd, toy_shots, toy_text and 1 more",
         ),
-        ({"task": "toy_group"}, "'toy_group' is a group of tasks; name them one by one: toy_gen, toy_mc"),
+        ({"task": "toy_group", "metric": "f1"}, "task 'toy_mc' has no metric 'f1'"),
         ({"task": "toy_mc", "metric": "acc_nrom"}, "has no metric 'acc_nrom'; did you mean 'acc_norm'?"),
         ({"task": "toy_mc", "metric": "acc,strict"}, "has no filter 'strict'; valid: none"),
         ({"task": "toy_gen", "metric": "exact_match"}, "say 'exact_match,whole' or 'exact_match,letters'"),
-        ({"task": "toy_odd", "metric": "f1"}, "'f1' of task 'toy_odd' is not a mean over documents"),
-        ({"task": "toy_text", "metric": "word_perplexity"}, "usable: bits_per_byte"),
         ({"task": "toy_shots", "num_fewshot": 99}, "'toy_shots': its questions with num_fewshot 99 cannot be built"),
         ({"task": "toy_mc", "group": "sauce"}, "group: document 0 of task 'toy_mc' has no field 'sauce'"),
     ],
@@ -137,8 +139,6 @@ def test_what_cannot_be_asked(options: dict[str, Any], message: str, tasks: Path
 def test_all_builtin_tasks_are_known() -> None:
     with pytest.raises(UserError, match="there is no lm-eval task 'arc_chalenge'; did you mean 'arc_challenge'"):
         opened(None, task="arc_chalenge")
-    with pytest.raises(UserError, match="'mmlu' is a group of tasks; name them one by one: mmlu_"):
-        opened(None, task="mmlu")
 
 
 def test_nothing_is_printed(tmp_path: Path, subject: LoadedModel, capfd: pytest.CaptureFixture[str]) -> None:
@@ -195,6 +195,58 @@ def test_missing_data_file(tmp_path: Path) -> None:
         opened(tmp_path, task="mine")
 
 
+def test_no_documents(tmp_path: Path) -> None:
+    write_task(tmp_path, "mine", [], MULTIPLE_CHOICE)
+    with pytest.raises(UserError, match="task 'mine' cannot be loaded: "):
+        opened(tmp_path, task="mine")
+
+
+@pytest.mark.parametrize("gold", [4, -1])
+def test_answer_key_out_of_range(gold: int, tmp_path: Path) -> None:
+    docs = [{"question": "q", "choices": list("abcd"), "gold": one} for one in (0, gold)]
+    write_task(tmp_path, "mine", docs, MULTIPLE_CHOICE)
+    with pytest.raises(UserError, match=f"task 'mine', item 1: the answer {gold} is none of its 4 choices"):
+        opened(tmp_path, task="mine")
+
+
+def test_field_that_is_missing(tmp_path: Path) -> None:
+    write_task(tmp_path, "mine", [{"question": "q", "gold": 0}], MULTIPLE_CHOICE)
+    with pytest.raises(UserError, match=r"'mine': its questions .* cannot be built|'mine' cannot be loaded"):
+        opened(tmp_path, task="mine")
+
+
+def test_items_longer_than_the_context_are_counted(
+    tasks: Path, subject: LoadedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluator = opened(tasks, task="toy_mc")
+    evaluator.score(subject, evaluator.items[:1])
+    assert "task 'toy_mc': 2 of 40 items are longer than the model's context of 128 tokens" in caplog.text
+
+
+def test_unsafe_code_runs_only_where_that_is_confirmed(tmp_path: Path) -> None:
+    docs = [{"question": "q", "answer": "a"}]
+    write_task(tmp_path, "mine", docs, GENERATE + "unsafe_code: true\n")
+    with pytest.raises(UserError, match=r"task 'mine' runs code that the model writes.*confirm_run_unsafe_code: true"):
+        opened(tmp_path, task="mine", metric="exact_match,whole")
+    assert opened(tmp_path, task="mine", metric="exact_match,whole", confirm_run_unsafe_code=True).items
+
+
+def test_tokenizer_without_a_chat_template(tasks: Path, subject: LoadedModel) -> None:
+    evaluator = opened(tasks, task="toy_mc", apply_chat_template=True)
+    with pytest.raises(UserError, match="apply_chat_template: the model's tokenizer has no chat template"):
+        evaluator.score(subject, evaluator.items)
+
+
+def test_tags_are_the_plain_mean_of_their_tasks(tmp_path: Path, subject: LoadedModel) -> None:
+    draw = random.Random(4)
+    for name, count in (("one", 5), ("two", 9)):
+        write_task(tmp_path, name, choice_docs(draw, count), MULTIPLE_CHOICE + "tag: both\n")
+    whole, parts = opened(tmp_path, task="both"), [opened(tmp_path, task=name) for name in ("one", "two")]
+    values = [part.value(part.items, part.score(subject, part.items)) for part in parts]
+    assert whole.value(whole.items, whole.score(subject, whole.items)) == sum(values) / 2
+    assert [item.id for item in whole.items][4:6] == ["one/4", "two/0"]
+
+
 def test_answer_without_tokens(tmp_path: Path, subject: LoadedModel) -> None:
     docs = [{"question": "q", "choices": ["a", answer], "gold": 0} for answer in ("b", "")]
     write_task(tmp_path, "mine", docs, MULTIPLE_CHOICE.replace("output_type", 'target_delimiter: ""\noutput_type'))
@@ -220,7 +272,8 @@ def test_generation_that_is_not_a_number(tasks: Path, subject: LoadedModel) -> N
 
 def test_options_are_those_of_the_table() -> None:
     assert EVALUATORS["lm_eval"].Options is LmEvalOptions
-    assert json.loads(LmEvalOptions(task="x").model_dump_json()) == {"task": "x", "metric": "acc", "num_fewshot": None}
+    kept = json.loads(LmEvalOptions(task="x").model_dump_json(exclude_defaults=True))
+    assert kept == {"task": "x"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,175 @@
+"""Seconds per candidate: our evaluator against lm-eval on the same live model.
+
+    python benchmarks/evaluation_speed.py [--items N] [--threads N] [--rounds N]
+
+A Llama with random weights and tasks with random words are made on the spot. Each side scores every task in turn, and
+the fastest of the rounds counts. ``simple_evaluate`` is what a script calls for each candidate; ``evaluate`` is lm-eval
+with its tasks loaded and its requests built once, which only a script that knows its inside does. Prints a table and
+writes results/benchmarks/evaluation_speed.json.
+"""
+
+import json
+import logging
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from machine import write_result
+from rich.console import Console
+from rich.table import Table
+
+from mergesearch.evaluators import LoadedModel, Shared
+from mergesearch.evaluators.lm_eval import LmEval, LmEvalOptions
+
+WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "rk", "st", "l", "m")]
+HEAD = "task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\ntest_split: test\n"
+CHOICE = """output_type: multiple_choice
+doc_to_text: "{{question}}\\nAnswer:"
+doc_to_choice: "{{choices}}"
+doc_to_target: gold
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+TASKS = {
+    "four choices": CHOICE + "num_fewshot: 0\n",
+    "four choices, 5 shots": CHOICE + "num_fewshot: 5\nfewshot_config: {sampler: first_n}\nfewshot_split: test\n",
+    "last word": "output_type: loglikelihood\ndoc_to_text: question\ndoc_to_target: '{{choices[0]}}'\n"
+    "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n",
+    "whole text": "output_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: question\nnum_fewshot: 0\n"
+    "metric_list: [{metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}]\n",
+    "generation": "output_type: generate_until\ndoc_to_text: question\ndoc_to_target: '{{choices[0]}}'\n"
+    "generation_kwargs: {until: ['\\n\\n'], max_gen_toks: 32, do_sample: false}\n"
+    "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n",
+}
+METRICS = {"whole text": "bits_per_byte", "generation": "exact_match"}
+
+
+def make_model() -> LoadedModel:
+    """A Llama of about 12 million parameters, and a tokenizer of whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    names = ["<unk>", "<s>", "</s>", "\n", "Answer", ":", *WORDS]
+    reader = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="<unk>"))
+    reader.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=reader, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    config = LlamaConfig(
+        vocab_size=8192,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=10,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    torch.manual_seed(0)
+    return LoadedModel(LlamaForCausalLM(config).eval(), tokenizer)
+
+
+def make_tasks(folder: Path, items: int) -> None:
+    """A YAML file and its data for each kind of task."""
+    draw = random.Random(0)
+    for name, settings in TASKS.items():
+        data = folder / f"{_key(name)}.jsonl"
+        data.write_text("".join(json.dumps(_document(draw)) + "\n" for _ in range(items)))
+        (folder / f"{_key(name)}.yaml").write_text(HEAD.format(name=_key(name), data=data) + settings)
+
+
+def _document(draw: random.Random) -> dict[str, Any]:
+    question = " ".join(draw.choices(WORDS, k=draw.randint(40, 160)))
+    choices = [" ".join(draw.choices(WORDS, k=draw.randint(2, 8))) for _ in range(4)]
+    return {"question": question, "choices": choices, "gold": draw.randrange(4)}
+
+
+def _key(name: str) -> str:
+    return name.replace(",", "").replace(" ", "_")
+
+
+def sides(name: str, folder: Path, subject: LoadedModel, batch_size: int) -> dict[str, Callable[[], float]]:
+    """What each side does for one candidate; each gives the task's value."""
+    from lm_eval import evaluator, simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    key, metric = _key(name), METRICS.get(name, "acc")
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    wrapped = HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=batch_size)
+    options = LmEvalOptions(task=key, metric=metric)
+    ours = LmEval(options, Shared(include_path=folder, batch_size=batch_size))
+    frozen = manager.load([key])
+    task = frozen["tasks"][key]
+    task.set_fewshot_seed(seed=1234)
+    task.build_all_requests()
+    task.build_all_requests = lambda **_: _forget(task)
+
+    def simple() -> float:
+        found = simple_evaluate(model=wrapped, tasks=[key], task_manager=manager, bootstrap_iters=0)
+        return float(found["results"][key][f"{metric},none"])
+
+    def evaluate() -> float:
+        found = evaluator.evaluate(wrapped, frozen, bootstrap_iters=0, log_samples=False)
+        return float(found["results"][key][f"{metric},none"])
+
+    return {
+        "simple_evaluate": simple,
+        "evaluate": evaluate,
+        "mergesearch": lambda: ours.value(ours.items, ours.score(subject, ours.items)),
+    }
+
+
+def _forget(task: Any) -> None:
+    for instance in task.instances:
+        instance.resps, instance.filtered_resps = [], {}
+
+
+def measure(task: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:
+    """Seconds of each side, in turns after one unmeasured round, and how far the values are apart."""
+    values = {side: _quietly(run)[1] for side, run in task.items()}
+    seconds = {side: min(times) for side, times in zip(task, zip(*_rounds(task, rounds), strict=True), strict=True)}
+    apart = abs(values["mergesearch"] - values["simple_evaluate"])
+    return {"seconds": seconds, "ratio": seconds["simple_evaluate"] / seconds["mergesearch"], "difference": apart}
+
+
+def _rounds(task: dict[str, Callable[[], float]], rounds: int) -> list[list[float]]:
+    return [[_quietly(run)[0] for run in task.values()] for _ in range(rounds)]
+
+
+def _quietly(run: Callable[[], Any]) -> tuple[float, Any]:
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        start = time.perf_counter()
+        value = run()
+        return time.perf_counter() - start, value
+
+
+@click.command()
+@click.option("--items", default=100, show_default=True, help="Questions of a task.")
+@click.option("--threads", default=2, show_default=True, help="Threads of torch.")
+@click.option("--rounds", default=2, show_default=True, help="The fastest counts.")
+@click.option("--batch-size", default=8, show_default=True, help="Sequences at once, on both sides.")
+def main(items: int, threads: int, rounds: int, batch_size: int) -> None:
+    """Times the evaluators."""
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(threads)
+    subject = make_model()
+    table = Table("task", "simple_evaluate", "evaluate", "mergesearch", "ratio", title=f"seconds, {items} items a task")
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        make_tasks(Path(folder), items)
+        for name in TASKS:
+            compared = _quietly(lambda name=name: sides(name, Path(folder), subject, batch_size))[1]
+            results[name] = found = measure(compared, rounds)
+            table.add_row(name, *(f"{one:.2f}" for one in found["seconds"].values()), f"{found['ratio']:.2f}")
+    Console().print(table)
+    write_result("evaluation_speed", {"items": items, "rounds": rounds, "batch_size": batch_size, "tasks": results})
+
+
+if __name__ == "__main__":
+    main()
