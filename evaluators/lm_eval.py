@@ -87,6 +87,15 @@ class LmEval:
         self._place = {item: (member, number) for member, number, item in owned}
         self._width = max(member.values.width for member in self._members)
         self._subject: LoadedModel | None = None
+        self._notes: list[str] = []
+
+    def prepare(self, subject: LoadedModel) -> Sequence[str]:
+        """See ``Evaluator.prepare``: how many items are cut, and what has to be asked in a slower way."""
+        from mergesearch.evaluators._harness import as_command_line
+
+        with as_command_line():
+            self._encode(subject)
+        return self._notes
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
         """See ``Evaluator.score``: [items] where one number tells a document's metric, or else [items, k]."""
@@ -96,12 +105,12 @@ class LmEval:
 
         asked = set(items)
         with as_command_line():
-            self._prepare(subject)
+            self._encode(subject)
             rows = self._rows([item for item in self.items if item in asked])
         table = torch.tensor([rows[item] for item in items], dtype=torch.float64).reshape(len(items), self._width)
         return table[:, 0] if self._width == 1 else table
 
-    def _prepare(self, subject: LoadedModel) -> None:
+    def _encode(self, subject: LoadedModel) -> None:
         """Builds and encodes all questions, unless that was done for this model and tokenizer."""
         from mergesearch.evaluators._requests import Requests
         from mergesearch.evaluators._wrapped import chat_renderer, wrap
@@ -115,6 +124,7 @@ class LmEval:
         documents = [group for groups in built.values() for group in groups]
         self._built = built
         self._requests: Requests = Requests(wrapped, subject, documents, size, self._shared.mode)
+        self._notes = self._requests.settle()
         self._subject = subject
 
     def _rows(self, items: Sequence[Item]) -> dict[Item, list[float]]:

@@ -215,12 +215,11 @@ def test_field_that_is_missing(tmp_path: Path) -> None:
         opened(tmp_path, task="mine")
 
 
-def test_items_longer_than_the_context_are_counted(
-    tasks: Path, subject: LoadedModel, caplog: pytest.LogCaptureFixture
-) -> None:
-    evaluator = opened(tasks, task="toy_mc")
-    evaluator.score(subject, evaluator.items[:1])
-    assert "task 'toy_mc': 2 of 40 items are longer than the model's context of 128 tokens" in caplog.text
+def test_items_longer_than_the_context_are_counted(tasks: Path, subject: LoadedModel) -> None:
+    notes = opened(tasks, task="toy_mc").prepare(subject)
+    assert notes == [
+        "2 of 40 items are longer than the model's context of 128 tokens and lose their beginning, as in lm-eval"
+    ]
 
 
 def test_unsafe_code_runs_only_where_that_is_confirmed(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Rows shared by sequences that begin alike: the same numbers where the model allows it, and a refusal where not."""
 
-import logging
 import random
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from mergesearch.errors import UserError
 from mergesearch.evaluators._logprobs import Limits, Request, Scorer, plan
 from mergesearch.evaluators._packed import fold, layout
-from mergesearch.evaluators._packing import Packing
+from mergesearch.evaluators._packing import settle
 
 from .test_logprobs import made
 
@@ -84,7 +83,7 @@ def test_packed_scores_are_those_of_each_alone(name: str, attention: str, shots:
     asked, documents = scorer(model, shots)
     numbers = [n for group in documents for n in group]
     exact = asked.score(numbers)
-    Packing(model, "packed").settle(asked, documents)
+    settle(model, "packed", asked, documents)
     packed = asked.score(numbers)
     assert asked._width == WIDTH
     assert [one[0] for one in packed] == pytest.approx([one[0] for one in exact], abs=1e-4)
@@ -99,41 +98,37 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("kind", UNFIT)
-def test_models_that_cannot_be_packed_are_found_out(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_models_that_cannot_be_packed_are_found_out(kind: str) -> None:
     model = UNFIT[kind]()
     asked, documents = scorer(model)
-    with caplog.at_level(logging.WARNING):
-        Packing(model, "auto").settle(asked, documents)
+    (note,) = settle(model, "auto", asked, documents)
     assert asked._width is None
-    assert "questions are scored one by one, not packed: " in caplog.text
+    assert note.startswith("questions are scored one by one, not packed: ")
     with pytest.raises(UserError, match="mode: questions cannot be packed on this model: "):
-        Packing(model, "packed").settle(asked, documents)
+        settle(model, "packed", asked, documents)
 
 
-def test_weights_that_are_not_finite_decide_nothing() -> None:
+def test_weights_that_are_not_finite_speak_against_it() -> None:
     model = made("Llama")
-    kept = model.lm_head.weight.clone()
     asked, documents = scorer(model)
-    packing = Packing(model, "auto")
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
-        packing.settle(asked, documents)
-        assert asked._width is None
-        model.lm_head.weight.copy_(kept)
-    packing.settle(asked, documents)
-    assert asked._width == WIDTH
+    assert settle(model, "auto", asked, documents) == [
+        "questions are scored one by one, not packed: its output is not a number"
+    ]
+    assert asked._width is None
 
 
 @pytest.mark.parametrize(("mode", "width"), [("exact", None), ("auto", WIDTH)])
 def test_the_mode_is_kept(mode: Any, width: int | None) -> None:
     model = made("Llama")
     asked, documents = scorer(model)
-    Packing(model, mode).settle(asked, documents)
+    settle(model, mode, asked, documents)
     assert asked._width == width
 
 
 def test_nothing_shared_nothing_packed() -> None:
     model = made("Llama")
     alone = Scorer(model, [(group[0],) for group in questions(8)], Limits(128, 8))
-    Packing(model, "auto").settle(alone, [[n] for n in range(8)])
+    settle(model, "auto", alone, [[n] for n in range(8)])
     assert alone._width is None
