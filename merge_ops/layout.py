@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mergesearch.errors import UserError, listed, nearest
+from mergesearch.merge_ops.methods import Method
 
 BEFORE_LAYERS = re.compile(
     r"emb(?!ed_out)|wte|wpe|shared|patch|conv|pre_(?!classifier)|_pre\.|class_token|cls_token|time_"
@@ -45,6 +46,7 @@ class Group:
     base: str | None
     settings: tuple[Mapping[str, Any], ...]
     where: str
+    method: Method
 
 
 @dataclass(frozen=True)

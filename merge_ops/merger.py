@@ -13,7 +13,7 @@ from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.combine import combine
 from mergesearch.merge_ops.inputs import Input, aligned, check_match, is_matched
 from mergesearch.merge_ops.memory import Residents, StreamPlan, plan_memory
-from mergesearch.merge_ops.methods import Method, Values
+from mergesearch.merge_ops.methods import Method, Values, find_method
 from mergesearch.merge_ops.plans import Pass, Plan
 from mergesearch.merge_ops.prepare import Cache, Source, TensorStatistics, whole_models
 from mergesearch.merge_ops.random import mask_key
@@ -212,7 +212,7 @@ class Assembly:
         def keys(seed: int) -> tuple[int, ...]:
             return tuple(mask_key(seed, name, part.name) for name in found.identities)
 
-        plan = self.recipe.method.decide(found.statistics, Values(part.shared, part.each, keys))
+        plan = find_method(part.method).decide(found.statistics, Values(part.shared, part.each, keys))
         return Job(plan, found.base, found.models)
 
     def _decidable(self, part: TensorRecipe) -> Decidable:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -67,10 +67,14 @@ class SliceSource(Strict):
 
 
 class OutputSlice(Strict):
-    """The next layers of the result; ``residual_weight`` is accepted for mergekit's sake, which ignores it."""
+    """The next layers of the result, by the recipe's method and base or by their own.
+
+    ``residual_weight`` is accepted for mergekit's sake, which ignores it.
+    """
 
     sources: list[SliceSource] = Field(min_length=1)
     base_model: ModelName | None = None
+    merge_method: str | None = None
     residual_weight: float | None = None
     parameters: Settings
 
@@ -155,9 +159,15 @@ class Recipe(Strict):
         return find_method(self.merge_method)
 
     @property
+    def methods(self) -> list[Method]:
+        """The recipe's method, and those that slices have of their own."""
+        groups = [group for groups in self.groups.values() for group in groups]
+        return list({method.name: method for method in (self.method, *(group.method for group in groups))}.values())
+
+    @property
     def inputs(self) -> list[Entry]:
         """The models that the method combines in the first group, beside the base where it takes task vectors."""
-        return inputs_of(self.method, next(iter(self.groups.values()))[0])
+        return inputs_of(next(iter(self.groups.values()))[0])
 
     @cached_property
     def groups(self) -> dict[str, list[Group]]:
@@ -183,7 +193,7 @@ class Recipe(Strict):
             alike = dict.fromkeys(self.references, names)
             places = iter(sliced_places(self.groups, names, layouts or alike))
         template = self.references[0] if self.models and self.on_mismatch else None
-        resolver = Resolver(self.method, template)
+        resolver = Resolver(template)
         if not self.frozen:
             return map(resolver.resolve, places)
         return self._resolve_around_frozen(list(places), resolver)
@@ -205,7 +215,7 @@ class Recipe(Strict):
 
     def _described(self, tensor: TensorRecipe) -> dict[str, Any]:
         """What says how the tensor is made; of files their contents, wherever they lie."""
-        files = {p.name: digest(Path(str(tensor.shared[p.name]))) for p in self.method.parameters if p.kind == "file"}
+        files = {name: digest(Path(str(tensor.shared[name]))) for name in tensor.files}
         return {**asdict(tensor), "shared": {**tensor.shared, **files}}
 
     def _groups(
@@ -217,24 +227,28 @@ class Recipe(Strict):
     ) -> list[Group]:
         if models:
             entries = [Entry(entry.model, entry.parameters) for entry in models]
-            return [_with_base(entries, self.base_model, settings, f"{where}models")]
+            return [_with_base(entries, Group((), self.base_model, settings, f"{where}models", self.method))]
         return [
             _with_base(
                 [Entry(source.model, source.parameters, source.layer_range) for source in piece.sources],
-                piece.base_model or self.base_model,
-                (piece.parameters, *settings),
-                f"{where}slices[{index}].sources",
+                Group(
+                    (),
+                    piece.base_model or self.base_model,
+                    (piece.parameters, *settings),
+                    f"{where}slices[{index}].sources",
+                    find_method(piece.merge_method) if piece.merge_method else self.method,
+                ),
             )
             for index, piece in enumerate(slices)
         ]
 
     def _check(self) -> None:
-        check_parameters(self.parameters, "parameters", [self.method])
+        check_parameters(self.parameters, "parameters", self.methods)
         self._check_forms()
         for module, entry in self.modules.items():
-            check_parameters(entry.parameters, f"modules.{module}.parameters", [self.method])
+            check_parameters(entry.parameters, f"modules.{module}.parameters", self.methods)
         for group in (group for groups in self.groups.values() for group in groups):
-            check_group(self.method, group)
+            check_group(group)
         if self.frozen and not all(group.base for groups in self.groups.values() for group in groups):
             raise UserError("frozen: needs base_model, whose tensors it keeps")
         if self.tokenizer and self.tokenizer_source:
@@ -263,21 +277,23 @@ def _covers(frozen: str | FrozenLayers, name: str) -> bool:
     return place is not None and frozen.layers[0] <= place[1] < frozen.layers[1]
 
 
-def _with_base(entries: list[Entry], base: str | None, settings: tuple[PlainSettings, ...], where: str) -> Group:
-    """The group, with the base among its entries: it has the layers on which the others agree."""
+def _with_base(entries: list[Entry], group: Group) -> Group:
+    """The group with these entries and the base among them: it has the layers on which the others agree."""
+    base = group.base
     if base and all(entry.model != base for entry in entries):
         ranges = {entry.layers for entry in entries}
         layers = next(iter(ranges)) if len(ranges) == 1 else None
         entries = [*entries, Entry(base, {}, layers, implied=True)]
-    return Group(tuple(entries), base, settings, where)
+    return replace(group, entries=tuple(entries))
 
 
-def check_group(method: Method, group: Group) -> None:
+def check_group(group: Group) -> None:
     """Raises UserError for inputs that the method cannot take, or parameters that are wrong."""
+    method = group.method
     if method.base == "required" and not group.base:
         raise UserError(f"base_model: is missing; {method.name} needs it")
-    _check_once(method, group)
-    count = len(inputs_of(method, group))
+    _check_once(group)
+    count = len(inputs_of(group))
     if count < method.fewest or (method.most is not None and count > method.most):
         beside = " beside base_model" if method.base == "required" else ""
         raise UserError(f"{group.where}: found {count}{beside}, {method.name} takes {_range(method)}")
@@ -285,23 +301,23 @@ def check_group(method: Method, group: Group) -> None:
         check_parameters(entry.parameters, f"{group.where}[{index}].parameters", [method])
     if group.where.endswith(".sources"):
         check_parameters(group.settings[0], f"{group.where.removesuffix('.sources')}.parameters", [method])
-    _check_base_layers(method, group)
+    _check_base_layers(group)
 
 
-def _check_once(method: Method, group: Group) -> None:
+def _check_once(group: Group) -> None:
     once = [(entry.model, entry.layers) for entry in group.entries]
     for model, layers in once:
         count = once.count((model, layers))
-        if model == base_of(method, group):
+        if model == base_of(group):
             count = sum(model == other for other, _ in once)
         if count > 1:
             raise UserError(f"{group.where}: {model} is listed {count} times, expected once")
 
 
-def _check_base_layers(method: Method, group: Group) -> None:
+def _check_base_layers(group: Group) -> None:
     implied = next((entry for entry in group.entries if entry.implied), None)
     ranges = {entry.layers for entry in group.entries if not entry.implied}
-    if implied and len(ranges) > 1 and method.base != "input":
+    if implied and len(ranges) > 1 and group.method.base != "input":
         raise UserError(f"{group.where}: the base {implied.model} is not listed, and the layers of the others differ")
 
 

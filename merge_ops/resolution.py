@@ -7,7 +7,7 @@ from typing import Any
 
 from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.layout import Entry, Group, Place
-from mergesearch.merge_ops.methods import Method, Parameter, Scalar
+from mergesearch.merge_ops.methods import Method, Parameter, Scalar, find_method
 from mergesearch.merge_ops.settings import find, form
 
 
@@ -27,12 +27,18 @@ class TensorRecipe:
     each: Mapping[str, tuple[Scalar, ...]]
     sources: tuple[str, ...]
     base_source: str | None
+    method: str
     template: str | None = None
 
     @property
     def origin(self) -> tuple[Any, ...]:
         """What the tensor is and is made from, without the numbers: the same for most candidates of a search."""
         return self.name, self.base, self.base_source, self.models, self.sources, self.template
+
+    @property
+    def files(self) -> list[str]:
+        """The parameters that are paths of files."""
+        return [p.name for p in find_method(self.method).parameters if p.kind == "file" and p.name in self.shared]
 
     @property
     def inputs(self) -> list[tuple[str, str]]:
@@ -52,14 +58,14 @@ class TensorRecipe:
         return list(zip(self.models, self.sources, strict=True))
 
 
-def base_of(method: Method, group: Group) -> str | None:
+def base_of(group: Group) -> str | None:
     """The model that task vectors are taken from."""
-    return None if method.base == "input" else group.base
+    return None if group.method.base == "input" else group.base
 
 
-def inputs_of(method: Method, group: Group) -> list[Entry]:
+def inputs_of(group: Group) -> list[Entry]:
     """The entries that the method combines, beside the base where it takes task vectors, without an implied one."""
-    base = base_of(method, group)
+    base = base_of(group)
     return [entry for entry in group.entries if entry.model != base and not entry.implied]
 
 
@@ -70,8 +76,7 @@ Numbers = tuple[list[int], Mapping[str, Scalar], Mapping[str, tuple[Scalar, ...]
 class Resolver:
     """The recipes of one candidate's tensors; numbers that several tensors share are found once."""
 
-    def __init__(self, method: Method, template: str | None = None) -> None:
-        self._method = method
+    def __init__(self, template: str | None = None) -> None:
         self._template = template
         self._forms: dict[int, set[str]] = {}
         self._known: dict[tuple[Any, ...], Numbers] = {}
@@ -80,13 +85,14 @@ class Resolver:
         """Raises UserError where a number is missing or invalid."""
         key = self._what_numbers_depend_on(place)
         if key not in self._known:
-            self._known[key] = _numbers(self._method, place)
+            self._known[key] = _numbers(place)
         which, shared, each = self._known[key]
-        base, entries = base_of(self._method, place.group), place.group.entries
+        base, entries = base_of(place.group), place.group.entries
         models, sources = tuple(entries[i].model for i in which), tuple(place.sources[i] for i in which)
         base_source = next((source for e, source in zip(entries, place.sources, strict=True) if e.model == base), None)
         own = base if base_source else None
-        return TensorRecipe(place.name, own, models, shared, each, sources, base_source, self._template)
+        method = place.group.method.name
+        return TensorRecipe(place.name, own, models, shared, each, sources, base_source, method, self._template)
 
     def _what_numbers_depend_on(self, place: Place) -> tuple[Any, ...]:
         """The group; beside it the depth where there are gradients, and the names where there are filters."""
@@ -103,9 +109,9 @@ def _forms(group: Group) -> set[str]:
     return {form(setting) for settings in (*group.settings, *own) for setting in settings.values()}
 
 
-def _numbers(method: Method, place: Place) -> Numbers:
-    group, base = place.group, base_of(method, place.group)
-    which = [i for i, e in enumerate(group.entries) if e.model != base and _takes_part(method, e, place)]
+def _numbers(place: Place) -> Numbers:
+    group, base, method = place.group, base_of(place.group), place.group.method
+    which = [i for i, e in enumerate(group.entries) if e.model != base and _takes_part(e, place)]
     shared = {
         p.name: _required(find(p, group.settings, place.name, place.depth), p, place)
         for p in method.parameters
@@ -133,14 +139,15 @@ def frozen_place(place: Place) -> TensorRecipe:
     group = place.group
     named = zip(group.entries, place.sources, strict=True)
     source = next((source for entry, source in named if entry.model == group.base), place.name)
-    return TensorRecipe(place.name, group.base, (), {}, {}, (), source)
+    return TensorRecipe(place.name, group.base, (), {}, {}, (), source, group.method.name)
 
 
-def _takes_part(method: Method, entry: Entry, place: Place) -> bool:
+def _takes_part(entry: Entry, place: Place) -> bool:
     """A base that only the recipe's ``base_model`` names is averaged in where it has numbers, as in mergekit."""
+    method = place.group.method
     if not entry.implied:
         return True
-    if method.most is not None and len(inputs_of(method, place.group)) >= method.most:
+    if method.most is not None and len(inputs_of(place.group)) >= method.most:
         return False
     needed = [p for p in method.parameters if p.per_model]
     return all(find(p, place.group.settings, place.name, place.depth) is not None for p in needed)

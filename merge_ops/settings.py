@@ -55,9 +55,10 @@ def check_parameters(settings: Mapping[str, Any], where: str, methods: Sequence[
 
     A name that only other methods have is ignored, as mergekit does: one file can then serve several methods.
     """
+    known = PARAMETER_NAMES.union(*({parameter.name for parameter in method.parameters} for method in methods))
     for name, setting in settings.items():
-        if name not in PARAMETER_NAMES | FORGOTTEN:
-            raise UserError(f"{where}: there is no parameter {name!r}{nearest(name, PARAMETER_NAMES)}")
+        if name not in known | FORGOTTEN:
+            raise UserError(f"{where}: there is no parameter {name!r}{nearest(name, known)}")
         for parameter in filter(None, (method.parameter(name) for method in methods)):
             _check_values(parameter, setting, f"{where}.{name}")
 

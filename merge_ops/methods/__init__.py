@@ -1,6 +1,9 @@
 """The table of merge methods."""
 
-from mergesearch.errors import UserError, nearest
+from dataclasses import replace
+from functools import cache
+
+from mergesearch.errors import UserError
 from mergesearch.merge_ops.methods import (
     add_difference,
     arcee_fusion,
@@ -34,6 +37,7 @@ from mergesearch.merge_ops.methods import (
     wise_ft,
 )
 from mergesearch.merge_ops.methods._base import Method, Parameter, Scalar, Statistics, Values
+from mergesearch.plugins import find
 
 __all__ = ["METHODS", "PARAMETER_NAMES", "Method", "Parameter", "Scalar", "Statistics", "Values", "find_method"]
 
@@ -75,8 +79,17 @@ PARAMETER_NAMES = frozenset(parameter.name for method in METHODS.values() for pa
 """The names of all methods' parameters."""
 
 
+@cache
 def find_method(name: str) -> Method:
-    """The method of that name; raises UserError with the nearest name where there is none."""
-    if name not in METHODS:
-        raise UserError(f"merge_method: there is no method {name!r}{nearest(name, METHODS)}")
-    return METHODS[name]
+    """The method of that name: ours, an entry point of ``mergesearch.merge_methods``, or ``"module:METHOD"``.
+
+    It goes by the name that it was found by, so that recipes with it can be read again. Raises UserError with the
+    nearest name where there is none.
+    """
+    try:
+        found = find(name, METHODS, "mergesearch.merge_methods", "method")
+    except UserError as error:
+        raise UserError(f"merge_method: {error}") from None
+    if not isinstance(found, Method):
+        raise UserError(f"merge_method: {name} is a {type(found).__name__}, expected a Method")
+    return replace(found, name=name)
