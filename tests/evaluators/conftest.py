@@ -1,15 +1,16 @@
 """A tiny random Llama, tiny local lm-eval tasks, and what the real ``lm_eval`` command line prints for them."""
 
 import json
-import os
 import random
-import subprocess
-import sys
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from .command_line import Printed
 
 WORDS = ["a", "the", "cat", "dog", "sat", "ran", "mat", "hill", "red", "blue", "sun", "moon", "why", "how", "and"]
 
@@ -184,7 +185,9 @@ def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory: pytest.TempPathFactory, saved: Path) -> Path:
-    """A folder of task YAML files: toy_mc, toy_shots, toy_word, toy_text, toy_gen, toy_odd, and the group toy_group."""
+    """A folder of tasks: toy_mc, toy_shots, toy_word, toy_text, toy_gen, toy_odd, toy_group, and those of ``kinds``."""
+    from .kinds import write_kinds
+
     folder = tmp_path_factory.mktemp("tasks")
     draw = random.Random(2)
     write_task(folder, "toy_mc", choice_docs(draw, 40), MULTIPLE_CHOICE + "num_fewshot: 0\n")
@@ -202,6 +205,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory, saved: Path) -> Path:
     ]
     write_task(folder, "toy_gen", questions, GENERATE)
     (folder / "toy_group.yaml").write_text("group: toy_group\ntask: [toy_mc, toy_gen]\n")
+    write_kinds(folder, saved)
     return folder
 
 
@@ -282,20 +286,45 @@ filter_list:
 """
 
 
+CHAT_INSTRUCTION = "the cat says"
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
+)
+
+
 @pytest.fixture(scope="session")
-def printed(saved: Path, tasks: Path, own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The results of the real command line on the saved model, by task; toy_shots with two examples."""
-    out = tmp_path_factory.mktemp("printed")
-    command = f"-m lm_eval run --model hf --model_args pretrained={saved} --device cpu --num_fewshot 2 --batch_size 5"
-    names = "toy_mc,toy_shots,toy_word,toy_text,toy_gen"
-    done = subprocess.run(
-        [sys.executable, *command.split(), "--tasks", names, "--include_path", tasks, "--output_path", out],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(own_cache), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    (results,) = out.rglob("results_*.json")
-    found: dict[str, Any] = json.loads(results.read_text())["results"]
-    return found
+def chatty(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The saved model, its tokenizer with a chat template."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("chatty") / "model"
+    shutil.copytree(saved, folder)
+    reader = AutoTokenizer.from_pretrained(saved)
+    reader.chat_template = CHAT
+    reader.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def command_line(
+    chatty: Path, tasks: Path, own_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> "dict[str, Printed]":
+    """What the real command line prints, plainly and in a chat; tasks that say nothing else with two examples."""
+    from .command_line import run
+
+    model = f"--model hf --model_args pretrained={chatty} --device cpu --batch_size 5 --num_fewshot 2".split()
+    calls = {
+        "plain": ["--tasks", "by_size,toy_shots,toy_word,toy_text,toy_gen,toy_bleu,toy_parts"],
+        "chat": [
+            *("--tasks", "evenly,toy_shots,toy_say"),
+            *("--apply_chat_template", "--system_instruction", CHAT_INSTRUCTION),
+        ],
+    }
+    return run([*model, "--include_path", str(tasks)], calls, tmp_path_factory.mktemp("printed"), own_cache)
+
+
+@pytest.fixture(scope="session")
+def printed(command_line: "dict[str, Printed]") -> dict[str, dict[str, Any]]:
+    """What is printed plainly, by task."""
+    return command_line["plain"].values

@@ -120,7 +120,7 @@ def test_metric_by_document_must_be_numbers(tasks: Path) -> None:
         ({"task": "hellaswagg"}, "did you mean 'hellaswag'?"),
         (
             {"task": "qqqqqqqqqqqqqq"},
-            "; those in include_path: toy_gen, toy_mc, toy_odd, toy_shots, toy_text and 1 more",
+            "; those in include_path: toy_bleu, toy_gen, toy_mc, toy_odd, toy_parts and 6 more",
         ),
         ({"task": "toy_group", "metric": "f1"}, "task 'toy_mc' has no metric 'f1'"),
         ({"task": "toy_mc", "metric": "acc_nrom"}, "has no metric 'acc_nrom'; did you mean 'acc_norm'?"),
@@ -283,8 +283,8 @@ def test_chance_is_one_in_so_many_choices(tasks: Path, task: str, metric: str, c
     assert {item.chance for item in LmEval(options, Shared(include_path=tasks)).items} == {chance}
 
 
-def test_chance_of_a_likelihood_is_not_known(tasks: Path) -> None:
-    options = LmEval.Options.model_validate({"task": "toy_odd", "metric": "likelihood"})
+def test_chance_of_an_f1_is_not_known(tasks: Path) -> None:
+    options = LmEval.Options.model_validate({"task": "toy_odd", "metric": "f1"})
     assert {item.chance for item in LmEval(options, Shared(include_path=tasks)).items} == {None}
 
 
