@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,32 +78,37 @@ class RunFolder:
     def save_scores(self, name: str, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:
         """Writes one candidate's per-item scores as a Parquet table (task, item, part, score).
 
-        Parts are the columns of tasks whose scores are [items, k]; part 0 is all that others have.
+        Parts number the columns of tasks whose scores are [items, k]; those of others, [items], have none.
         """
         import pyarrow
         from pyarrow import parquet
 
         rows = [
-            (task, item.id, part, score)
+            {"task": task, "item": item.id, "part": part, "score": score}
             for task in scores
-            for item, parts in zip(items[task], _in_parts(scores[task]).tolist(), strict=True)
-            for part, score in enumerate(parts)
+            for item, found in zip(items[task], scores[task].tolist(), strict=True)
+            for part, score in _parts(found)
         ]
-        columns = zip(*rows, strict=True)
-        table = pyarrow.table(dict(zip(("task", "item", "part", "score"), columns, strict=True)))
+        kinds = {
+            "task": pyarrow.string(),
+            "item": pyarrow.string(),
+            "part": pyarrow.int32(),
+            "score": pyarrow.float64(),
+        }
+        table = pyarrow.Table.from_pylist(rows, pyarrow.schema(kinds))
         with atomic_path(self._scores_file(name)) as temporary:
             parquet.write_table(table, temporary)
 
     def load_scores(self, name: str) -> dict[str, Tensor]:
-        """What ``save_scores`` wrote, in the order in which it was given."""
+        """What ``save_scores`` wrote, in the order in which it was given; tasks without an item are left out."""
         from pyarrow import parquet
 
         columns = parquet.read_table(self._scores_file(name)).to_pydict()
         scores: dict[str, list[float]] = {}
-        parts: dict[str, int] = {}
+        parts: dict[str, int | None] = {}
         for task, part, score in zip(columns["task"], columns["part"], columns["score"], strict=True):
             scores.setdefault(task, []).append(score)
-            parts[task] = part + 1
+            parts[task] = part
         return {task: _of_parts(values, parts[task]) for task, values in scores.items()}
 
     def has_scores(self, name: str) -> bool:
@@ -127,14 +132,15 @@ class RunFolder:
         return len(looks)
 
 
-def _in_parts(scores: Tensor) -> Tensor:
-    """[items] or [items, k] -> [items, k]."""
-    return scores.reshape(len(scores), -1)
+def _parts(found: float | list[float]) -> Iterable[tuple[int | None, float]]:
+    """An item's score, or its scores, with their numbers."""
+    return enumerate(found) if isinstance(found, list) else [(None, found)]
 
 
-def _of_parts(values: Sequence[float], parts: int) -> Tensor:
+def _of_parts(values: Sequence[float], last: int | None) -> Tensor:
+    """[items], or [items, last + 1]."""
     scores = torch.tensor(values, dtype=torch.float64)
-    return scores if parts == 1 else scores.reshape(-1, parts)
+    return scores if last is None else scores.reshape(-1, last + 1)
 
 
 def _database(url: str) -> BaseStorage:

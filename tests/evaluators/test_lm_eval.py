@@ -292,3 +292,15 @@ def test_max_length_of_all_tasks_cuts_on_the_left(tasks: Path, subject: LoadedMo
     options = LmEval.Options.model_validate({"task": "toy_text", "metric": "bits_per_byte"})
     whole, short = (LmEval(options, Shared(include_path=tasks, max_length=length)) for length in (None, 8))
     assert not torch.equal(whole.score(subject, whole.items), short.score(subject, short.items))
+
+
+def test_what_is_packed_is_settled_before_the_first_candidate(tasks: Path, subject: LoadedModel) -> None:
+    """A run that goes on meets other candidates first, and must not choose otherwise."""
+    evaluator = opened(tasks, task="toy_shots", num_fewshot=2)
+    evaluator.prepare(subject)
+    assert evaluator._requests._scorer._width == 32
+    with torch.no_grad():
+        subject.model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError):
+        evaluator.score(subject, evaluator.items)
+    assert evaluator._requests._scorer._width == 32
