@@ -178,8 +178,8 @@ def main(items: int, threads: int, rounds: int, batch_size: int) -> None:
                 *(f"{r:.1f}x" for r in found["ratios"].values()),
             ]
             table.add_row(name, *numbers, f"{found['difference']:.1g}")
-            Console(stderr=True).print(name, *numbers)
-    Console().print(table)
+            Console(stderr=True, width=120).print(name, *numbers)
+    Console(width=120).print(table)
     write_result("evaluation_speed", {"items": items, "rounds": rounds, "batch_size": batch_size, "tasks": results})
 
 

@@ -53,6 +53,7 @@ class Generator:
         takes = inspect.signature(self._model.forward).parameters
         return (
             not {key for key, value in settings.items() if value is not None} - _NEUTRAL
+            and self._model.generation_config.use_cache is not False
             and self._wrapped.eot_token_id in self._ends
             and self._wrapped.think_end_token is None
             and {"past_key_values", "position_ids", "attention_mask"} <= set(takes)

@@ -39,6 +39,7 @@ class Ensemble(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self.members = nn.ModuleList(members)
         if hasattr(first, "generation_config"):  # not a classifier
             self.generation_config = copy.deepcopy(first.generation_config)
+            self.generation_config.use_cache = False
         # With the members' signature: transformers and lm-eval look there for what a model takes.
         self.forward = wraps(first.forward)(partial(_averaged, members))
         self.eval()

@@ -128,7 +128,7 @@ def evaluate(model: str, config: Path, as_json: bool) -> None:
     from mergesearch.search.config import Config
     from mergesearch.search.evaluate import evaluate_model
 
-    found = evaluate_model(model, Config.read(config), str(config))
+    found = evaluate_model(model, Config.read(config), str(config), lambda note: click.echo(note, err=True))
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return

@@ -1,5 +1,6 @@
 """``mergesearch eval``: one checkpoint on all items of a config's tasks."""
 
+from collections.abc import Callable
 from typing import Any
 
 from mergesearch.errors import UserError
@@ -12,10 +13,13 @@ from mergesearch.search.config import Config
 from mergesearch.search.job import Task, live_model, open_tasks
 
 
-def evaluate_model(reference: str, config: Config, where: str) -> dict[str, Any]:
+def evaluate_model(
+    reference: str, config: Config, where: str, tell: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """``{"model": ..., "items": {TASK: count}, "tasks": {TASK: {METRIC: value}}}``, in the recipe's dtype.
 
-    Raises UserError for whatever is wrong with the config's tasks or the checkpoint.
+    tell: takes what users should know beforehand. Raises UserError for whatever is wrong with the config's tasks or the
+    checkpoint.
     """
     try:
         tasks = open_tasks(config.evaluate)
@@ -26,7 +30,8 @@ def evaluate_model(reference: str, config: Config, where: str) -> dict[str, Any]
     model = live_model(model, config.evaluate, lambda: None)
     subject = LoadedModel(model, tokenizer, lambda out: merge(_alone(reference, dtype), out))
     for task in tasks:
-        task.evaluator.prepare(subject)
+        for note in task.evaluator.prepare(subject):
+            tell(f"task {task.name!r}: {note}")
     values: dict[str, dict[str, float]] = {}
     for task in tasks:
         values.setdefault(task.evaluator.task, {})[task.evaluator.metric.name] = _value(task, subject)

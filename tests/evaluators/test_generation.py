@@ -9,6 +9,7 @@ import pytest
 from mergesearch.evaluators import LoadedModel, Shared
 from mergesearch.evaluators._generation import Generator
 from mergesearch.evaluators._wrapped import wrap
+from mergesearch.evaluators.ensemble import average
 from mergesearch.evaluators.lm_eval import LmEval, LmEvalOptions
 
 from .conftest import GENERATE, sentence, write_task
@@ -55,6 +56,11 @@ def test_other_settings_are_left_to_hflm(more: dict[str, Any], subject: LoadedMo
 def test_a_models_own_settings_are_left_to_hflm(subject: LoadedModel) -> None:
     subject.model.generation_config.repetition_penalty = 1.3
     assert Generator(wrap(subject, 4)).usable is False
+
+
+def test_a_model_that_keeps_no_cache_is_left_to_hflm(subject: LoadedModel) -> None:
+    ensemble = average([subject.model, subject.model], subject.tokenizer)
+    assert Generator(wrap(ensemble, 4)).usable is False
 
 
 def test_texts_that_differ_are_left_to_hflm(tasks: Path, subject: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from mergesearch.evaluators.bits_per_byte import BitsPerByte
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search.cli import main
@@ -147,3 +148,12 @@ def test_interrupt_says_how_to_resume(config_file: Path, tmp_path: Path, monkeyp
     result = invoke("run", config_file, "--results", tmp_path / "runs")
     assert result.exit_code == 130
     assert "The same command goes on" in result.stderr
+
+
+def test_eval_says_what_should_be_known_beside_its_json(
+    config_file: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BitsPerByte, "prepare", lambda *_: ["2 of 8 texts are cut"])
+    evaluated = invoke("eval", config["recipe"]["base_model"], config_file, "--json")
+    assert evaluated.stderr.splitlines()[-1] == "task 'text': 2 of 8 texts are cut"
+    assert json.loads(evaluated.stdout)["items"].keys() == {"text"}
