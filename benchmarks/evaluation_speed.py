@@ -157,7 +157,7 @@ def _quietly(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 @click.command()
-@click.option("--items", default=40, show_default=True, help="Questions of a task.")
+@click.option("--items", type=click.IntRange(min=6), default=40, show_default=True, help="Questions of a task.")
 @click.option("--threads", default=2, show_default=True, help="Threads of torch.")
 @click.option("--rounds", default=2, show_default=True, help="The fastest counts.")
 @click.option("--batch-size", default=8, show_default=True, help="Sequences at once, on both sides.")
