@@ -5,6 +5,7 @@ from typing import TypeGuard
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators._base import (
+    Differentiable,
     Evaluator,
     EvaluatorOptions,
     Item,
@@ -13,6 +14,7 @@ from mergesearch.evaluators._base import (
     Metric,
     Shared,
     aggregate,
+    has_targets,
 )
 from mergesearch.evaluators._jackknife import FunctionOfMeans, Jackknife, pseudo_values
 from mergesearch.evaluators.bits_per_byte import BitsPerByte
@@ -27,6 +29,7 @@ from mergesearch.plugins import find
 
 __all__ = [
     "EVALUATORS",
+    "Differentiable",
     "Evaluator",
     "EvaluatorOptions",
     "FunctionOfMeans",
@@ -38,6 +41,7 @@ __all__ = [
     "Shared",
     "aggregate",
     "find_evaluator",
+    "has_targets",
     "is_evaluator",
     "open_evaluator",
     "pseudo_values",

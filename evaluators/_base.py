@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from mergesearch.parsing import Strict
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from mergesearch.evaluators._targets import Targets
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,25 @@ class Evaluator(Protocol):
     def contributions(self, items: Sequence[Item], scores: Tensor) -> Tensor:
         """[items] float64: numbers whose mean, weighted by ``Item.weight``, is ``value``; what comparisons pair."""
         ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """What an evaluator may offer beside: losses that gradients can be taken of."""
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether the task has such a thing as what the model should say; not, for example, where it generates."""
+        ...
+
+    def targets(self, subject: LoadedModel, items: Sequence[Item]) -> Targets:
+        """What the model should say to these items, where the task has targets."""
+        ...
+
+
+def has_targets(evaluator: Evaluator) -> bool:
+    """Whether gradients of a loss can be taken; known without a model."""
+    return isinstance(evaluator, Differentiable) and evaluator.has_targets
 
 
 class Unprepared:

@@ -30,7 +30,8 @@ class Logits:
     def at(self, ids: Tensor, rows: Tensor, layout: Layout | None = None) -> Tensor:
         """[rows, vocabulary], in the model's dtype, at the chosen rows of the flattened ``ids`` [batch, length]."""
         if self._gathers is None:
-            self._gathers = self._try_gathering(ids)
+            with torch.no_grad():
+                self._gathers = self._try_gathering(ids)
         return self._gathered(ids, rows, layout) if self._gathers else self._full(ids, layout)[rows]
 
     def _full(self, ids: Tensor, layout: Layout | None = None) -> Tensor:

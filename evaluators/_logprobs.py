@@ -191,6 +191,25 @@ class Scorer:
             place = end
         return answers
 
+    def logprobs(self, numbers: Sequence[int], rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of the questions asked, so many rows at a time, with a graph for gradients where they are wanted.
+
+        [tokens, vocabulary] log-probabilities, at least float32; [tokens] the continuations' ids; [tokens] int64 on the
+        CPU, the places in ``numbers`` that the tokens belong to. Rows are never shared: no two sequences' graphs meet.
+        """
+        requests = [request for number in numbers for request in self._questions[number]]
+        place = torch.tensor([place for place, number in enumerate(numbers) for _ in self._questions[number]])
+        limits = replace(self._limits, rows=rows, tokens=self._limits.tokens * rows // self._limits.rows)
+        for batch in plan(requests, limits, self._device).batches:
+            logits = self._logits.at(batch.ids, batch.scored)
+            wide = logits if logits.dtype == torch.float64 else logits.float()
+            chosen = torch.log_softmax(wide, dim=-1)[batch.place.to(wide.device)]
+            yield chosen, batch.target.to(wide.device), place[batch.request]
+
+    def answer_length(self, number: int) -> int:
+        """Tokens of a question's continuations."""
+        return sum(len(request.continuation) for request in self._questions[number])
+
     def _fitted(self, numbers: tuple[int, ...]) -> tuple[list[float], list[bool]]:
         """Runs all batches; where they do not fit into memory, half as many tokens at once from now on."""
         while True:

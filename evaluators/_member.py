@@ -13,7 +13,8 @@ from mergesearch.errors import UserError, nearest
 from mergesearch.evaluators._base import Item, Metric
 from mergesearch.evaluators._harness import Settings, as_command_line, build_instances
 from mergesearch.evaluators._near import plain
-from mergesearch.evaluators._values import Values, values_of
+from mergesearch.evaluators._targets import Target
+from mergesearch.evaluators._values import Values, Weighted, values_of
 
 
 class Member:
@@ -48,8 +49,6 @@ class Member:
         return Item(name, of, print_, self._weight(doc), self._chance(doc), near)
 
     def _weight(self, doc: dict[str, Any]) -> float:
-        from mergesearch.evaluators._values import Weighted
-
         return self.values.weight(self._tried(doc)[self.metric]) if isinstance(self.values, Weighted) else 1.0
 
     def _chance(self, doc: dict[str, Any]) -> float | None:
@@ -61,6 +60,34 @@ class Member:
     def instances(self, chat: Any) -> list[list[Any]]:
         """Each document's instances; chat: renders messages, where a chat template is applied."""
         return build_instances(self._task, len(self.docs), self._settings, chat)
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether the model weighs texts that are given, and generates none."""
+        return self._task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
+
+    def target(self, number: int, answers: tuple[int, ...], tokens: int, weight: float) -> Target:
+        """What the model should say to a document.
+
+        answers: the numbers of its questions; tokens: of the first one's answer; weight: the document's in the loss.
+        """
+        if self._task.OUTPUT_TYPE != "multiple_choice":
+            return Target(answers[:1], (0,), size=self._size(self.docs[number], tokens), weight=weight)
+        choices = self._task.doc_to_choice(self.docs[number])
+        count = len(choices)  # what comes after them are the same choices without their question
+        gold = self._gold(self.docs[number], choices)
+        return Target(answers[:count], gold, _scales(choices, self.metric), weight=weight)
+
+    def _size(self, doc: dict[str, Any], tokens: int) -> float:
+        """What a text's nats are divided by: as its metric does it, or its tokens; 1 for empty texts."""
+        weighted = self.values.unit * self._weight(doc) if isinstance(self.values, Weighted) else tokens
+        return float(weighted) or 1.0
+
+    def _gold(self, doc: dict[str, Any], choices: Sequence[str]) -> tuple[int, ...]:
+        """The places of the right choices; none where the task does not say."""
+        said = self._task.doc_to_text(doc) if self._task.multiple_input else self._task.doc_to_target(doc)
+        places = [choices.index(one) if one in choices else one for one in (said if isinstance(said, list) else [said])]
+        return tuple(place for place in places if isinstance(place, int) and 0 <= place < len(choices))
 
     def row(self, number: int, instances: Sequence[Any]) -> list[float]:
         """The document's metric, from the answers that its instances have got."""
@@ -152,6 +179,15 @@ def _fits(values: Values, value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def _scales(choices: Sequence[str], metric: str) -> tuple[float, ...]:
+    """What the metric multiplies the choices' log-probabilities by before it compares them, with a mean length of 1."""
+    lengths = [1.0] * len(choices)
+    if metric in ("acc_norm", "acc_bytes"):
+        lengths = [float(len(choice if metric == "acc_norm" else choice.encode())) or 1.0 for choice in choices]
+    mean_length = sum(lengths) / len(lengths)
+    return tuple(mean_length / length for length in lengths)
 
 
 def _empty_answer(instance: Any) -> Any:

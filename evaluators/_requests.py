@@ -35,9 +35,13 @@ class Requests:
         scored = [one for group in documents for one in group if one.request_type != "generate_until"]
         self._question = {id(one): number for number, one in enumerate(scored)}
         encoded = [self._encoded(one) for one in scored]
-        self._scorer = Scorer(subject.model, encoded, Limits(wrapped.max_length, batch_size))
+        self.scorer = Scorer(subject.model, encoded, Limits(wrapped.max_length, batch_size))
         self._documents = documents
         self._mode: Mode = mode
+
+    def numbers(self, instances: Sequence[Any]) -> tuple[int, ...]:
+        """What the scorer calls the questions of a document, in the order of its instances."""
+        return tuple(self._question[id(one)] for one in instances)
 
     def settle(self) -> list[str]:
         """Chooses the quickest ways that give the same answers, on the weights as they are; what users should know.
@@ -46,13 +50,13 @@ class Requests:
         """
         ours = [[self._question[id(one)] for one in group if id(one) in self._question] for group in self._documents]
         scored = [numbers for numbers in ours if numbers]
-        packing = settle(self._subject.model, self._mode, self._scorer, scored)
+        packing = settle(self._subject.model, self._mode, self.scorer, scored)
         return [*self._truncated(scored), *packing, *self._try_generator()]
 
     def _truncated(self, documents: Sequence[Sequence[int]]) -> list[str]:
         context = self._wrapped.max_length
         longest = context + 1  # the last token is only predicted
-        lost = sum(any(self._scorer.length(n) > longest for n in numbers) for numbers in documents)
+        lost = sum(any(self.scorer.length(n) > longest for n in numbers) for numbers in documents)
         what = f"items are longer than the model's context of {context} tokens and lose their beginning, as in lm-eval"
         return [f"{lost} of {len(documents)} {what}"] if lost else []
 
@@ -95,7 +99,7 @@ class Requests:
         """For each instance (log-probability, greedy), or the log-probability alone where it is a rolling one."""
         if not instances:
             return []
-        answers = self._scorer.score([self._question[id(one)] for one in instances])
+        answers = self.scorer.score([self._question[id(one)] for one in instances])
         for instance, (logprob, _) in zip(instances, answers, strict=True):
             if math.isnan(logprob):
                 raise _not_a_number(instance)

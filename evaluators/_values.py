@@ -92,6 +92,8 @@ class Weighted(Values):
 
     def __init__(self, aggregation: Aggregation) -> None:
         self._aggregation = aggregation
+        self.unit = math.log(2) if aggregation is get_aggregation("bits_per_byte") else 1.0
+        """Nats of what is counted: bits, or nats themselves."""
 
     def row(self, value: Any) -> list[float]:
         """See ``Values.row``."""
@@ -111,7 +113,7 @@ class Weighted(Values):
         if self._aggregation is not get_aggregation("bits_per_byte"):
             return super().contributions(rows, weights)
         sizes = torch.tensor(weights, dtype=torch.float64)
-        return -rows[:, 0] / math.log(2) / sizes
+        return -rows[:, 0] / self.unit / sizes
 
     def _left_out(self, rows: Tensor, weights: Sequence[float]) -> list[float]:
         sizes = torch.tensor(weights, dtype=torch.float64)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mergesearch.evaluators._harness import Settings
     from mergesearch.evaluators._member import Member
     from mergesearch.evaluators._requests import Requests
+    from mergesearch.evaluators._targets import Target, Targets
 
 
 class LmEvalOptions(EvaluatorOptions):
@@ -110,6 +111,34 @@ class LmEval:
         table = torch.tensor([rows[item] for item in items], dtype=torch.float64).reshape(len(items), self._width)
         return table[:, 0] if self._width == 1 else table
 
+    @property
+    def has_targets(self) -> bool:
+        """See ``Differentiable.has_targets``: where none of the subtasks generates."""
+        return all(member.has_targets for member in self._members)
+
+    def targets(self, subject: LoadedModel, items: Sequence[Item]) -> Targets:
+        """See ``Differentiable.targets``: the right choice, the answer or the text. A subtask's weigh as its value."""
+        import torch
+
+        from mergesearch.evaluators._harness import as_command_line
+        from mergesearch.evaluators._targets import Targets
+
+        parts = self._parts(items, torch.zeros(len(items), self._width))
+        with as_command_line():
+            self._encode(subject)
+            targets = [one for part in parts for one in self._part_targets(part, items, self._share(part, parts))]
+        return Targets(self._requests.scorer, targets, self._shared.batch_size)
+
+    def _part_targets(self, part: _Part, items: Sequence[Item], share: float) -> list[Target]:
+        factor = share / (sum(part.weights) or 1.0)
+        return [self._target(items[place], factor) for place in part.places]
+
+    def _target(self, item: Item, factor: float) -> Target:
+        member, number = self._place[item]
+        answers = self._requests.numbers(self._instances(item))
+        tokens = self._requests.scorer.answer_length(answers[0])
+        return member.target(number, answers, tokens, item.weight * factor)
+
     def _encode(self, subject: LoadedModel) -> None:
         """Builds and encodes all questions, unless that was done for this model and tokenizer."""
         from mergesearch.evaluators._requests import Requests
@@ -161,10 +190,13 @@ class LmEval:
         found = torch.zeros(len(items), dtype=torch.float64)
         total = sum(sum(part.weights) for part in parts)
         for part in parts:
-            share = len(part.places) / len(items) if self._by_size else 1 / len(parts)
             own = part.member.values.contributions(part.rows, part.weights)
-            found[part.places] = own * (share * total / sum(part.weights))
+            found[part.places] = own * (self._share(part, parts) * total / sum(part.weights))
         return found
+
+    def _share(self, part: _Part, parts: Sequence[_Part]) -> float:
+        """A subtask's factor in the value of all."""
+        return len(part.places) / sum(len(one.places) for one in parts) if self._by_size else 1 / len(parts)
 
     def _parts(self, items: Sequence[Item], scores: Tensor) -> list[_Part]:
         """The items by member, in the order of the members; members without an item are left out."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mergesearch.evaluators._logprobs import Scorer
+    from mergesearch.evaluators._targets import Targets
 
 
 class PerplexityOptions(EvaluatorOptions):
@@ -62,6 +63,7 @@ class Perplexity(FunctionOfMeans):
 
     Options: ClassVar[type[EvaluatorOptions]] = PerplexityOptions
     averages: ClassVar[bool] = True
+    has_targets: ClassVar[bool] = True
 
     def __init__(self, options: PerplexityOptions, shared: Shared) -> None:
         self.task = options.task
@@ -97,11 +99,26 @@ class Perplexity(FunctionOfMeans):
         scores = {self.items[n]: self._mean(self.items[n], nats) for n, (nats, _) in zip(ordered, answers, strict=True)}
         return torch.tensor([scores[item] for item in items], dtype=torch.float64)
 
+    def targets(self, subject: LoadedModel, items: Sequence[Item]) -> Targets:
+        """See ``Differentiable.targets``: the texts; the loss is the bits per byte, or a perplexity's logarithm."""
+        from mergesearch.evaluators._harness import as_command_line
+        from mergesearch.evaluators._targets import Target, Targets
+
+        number = {item: place for place, item in enumerate(self.items)}
+        with as_command_line():
+            scorer = self._prepared(subject)
+        texts = [Target((number[item],), (0,), size=self._unit * item.weight, weight=item.weight) for item in items]
+        return Targets(scorer, texts, self._batch_size)
+
+    @property
+    def _unit(self) -> float:
+        """Nats of what is counted: bits, or nats themselves."""
+        return math.log(2) if self.metric.name == "bits_per_byte" else 1.0
+
     def _mean(self, item: Item, logprob: float) -> float:
         if math.isnan(logprob):
             raise FloatingPointError(f"task {self.task!r}, item {item.id}: the model's output is not a number")
-        unit = math.log(2) if self.metric.name == "bits_per_byte" else 1.0
-        return -logprob / unit / item.weight
+        return -logprob / self._unit / item.weight
 
     def _prepared(self, subject: LoadedModel) -> Scorer:
         from mergesearch.evaluators._logprobs import Limits, Scorer

@@ -17,6 +17,7 @@ from mergesearch.merge_ops.memory import MemoryPlan, Residents
 from mergesearch.merge_ops.merger import Assembly, Merger, passes, torch_dtype
 from mergesearch.merge_ops.methods import Method
 from mergesearch.merge_ops.recipe import Recipe
+from mergesearch.merge_ops.slopes import backward_in_place, coefficients, is_exact, slopes
 
 __all__ = ["Engine", "Merger", "check_output", "find_device", "merge", "torch_dtype"]
 
@@ -96,6 +97,28 @@ class Engine:
                 self._merger.prefetch(assemblies[0].parts[following].inputs)
             with self._residents.shared():
                 combine_all(passes(assemblies, name, [tensors[name] for tensors in outs]))
+
+    def coefficients(self, recipe: Recipe) -> dict[str, tuple[float, ...]] | None:
+        """Each tensor's coefficients of the base and the models, in so far as it is their linear combination.
+
+        Trimming, dropping and election are overlooked; None where a tensor has no coefficients at all.
+        """
+        return coefficients(self._assembly(recipe), self.names)
+
+    def is_linear(self, recipe: Recipe) -> bool:
+        """Whether the recipe's model is the linear combination that ``coefficients`` says, with nothing overlooked."""
+        return is_exact(self._assembly(recipe), self.names)
+
+    def slopes(self, recipe: Recipe, backward: Callable[[], float]) -> tuple[float, dict[str, tuple[float, ...]]]:
+        """Builds the recipe, and gives its loss with the derivatives by its ``coefficients``.
+
+        ``backward`` computes the live model's loss, returns it, and leaves its gradients on the parameters. The live
+        model is of no use afterwards until another candidate is built.
+        """
+        self.build(recipe)
+        self._built = None
+        loss = backward_in_place(self.model, backward)
+        return loss, slopes(self._assembly(recipe), self._views)
 
     def _assembly(self, recipe: Recipe) -> Assembly:
         if not recipe.keeps_shapes:

@@ -15,6 +15,7 @@ from mergesearch.merge_ops.quantized import check_available, quantized
 from mergesearch.merge_ops.recipe import Recipe, layer_of
 from mergesearch.search.baselines import Baselines
 from mergesearch.search.config import Config, Evaluate, TaskEntry
+from mergesearch.search.gradient_checks import check_gradient
 from mergesearch.search.objective import Objective, Share
 from mergesearch.search.space import Space
 from mergesearch.search.spaces.members import named_references
@@ -123,15 +124,17 @@ def _open(config: Config) -> Job:
     if not {"dtype", "out_dtype"} & config.recipe.keys():
         common_dtype(checkpoints)
     space = Space(config.recipe, _layers(merger.names), "recipe")
-    for method in space.methods:
-        _check_candidate(space.fill(method, space.start(method, {})), merger)
+    starts = {method.name: _assembled(space.fill(method, space.start(method, {})), merger) for method in space.methods}
     _check_same_config([checkpoint for checkpoint in checkpoints if checkpoint.reference in space.bases])
     _check_seams(space, merger.names)
     fixed: dict[str, object] = {key: config.recipe[key] for key in SHARED_KEYS if key in config.recipe}
     if not _are_alike(checkpoints):
         fixed["base_model"] = paths[0]  # so that the soups have its tensors' names and shapes
     baselines = Baselines(space.models, space.base, fixed, beside=space.bases)
-    return Job(config, space, baselines, open_tasks(config.evaluate), paths, paths[0])
+    job = Job(config, space, baselines, open_tasks(config.evaluate), paths, paths[0])
+    if config.search.start == "gradient":
+        check_gradient(config, {task.name: task.evaluator for task in job.tasks_of("search")}, starts)
+    return job
 
 
 def _referenced(recipe: Mapping[str, Any]) -> list[str]:
@@ -177,12 +180,12 @@ def _are_alike(checkpoints: Sequence[Checkpoint]) -> bool:
     return all(layout == layouts[0] for layout in layouts)
 
 
-def _check_candidate(recipe: Recipe, merger: Merger) -> None:
+def _assembled(recipe: Recipe, merger: Merger) -> Assembly:
     """Raises UserError where the candidate could not be merged."""
     if recipe.vocabulary:
         raise UserError("recipe: tokenizer: a search takes models of one vocabulary; merge that beforehand")
     try:
-        Assembly(merger, recipe)
+        return Assembly(merger, recipe)
     except UserError as error:
         raise UserError(f"recipe: {error}") from None
 

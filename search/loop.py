@@ -21,11 +21,12 @@ from torch import Tensor
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators import Item, LoadedModel
-from mergesearch.merge_ops.engine import Engine
+from mergesearch.merge_ops.engine import Engine, Say, silent
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
 from mergesearch.search.baselines import usual_settings
 from mergesearch.search.estimates import StudyWithEstimates
+from mergesearch.search.gradients import GradientStart
 from mergesearch.search.job import Job, Task, live_model
 from mergesearch.search.racing import Course, Result, run_race, set_course, whole_result
 from mergesearch.search.schedule import Strategy
@@ -43,14 +44,18 @@ class Scored:
 
 
 class Loop:
-    """One run of a job. ``study`` is all that it remembers, with the per-item scores in ``folder``."""
+    """One run of a job. ``study`` is all that it remembers, with the per-item scores in ``folder``.
 
-    def __init__(self, job: Job, folder: RunFolder, study: Study, engine: Engine) -> None:
+    ``say`` is given lines for the user.
+    """
+
+    def __init__(self, job: Job, folder: RunFolder, study: Study, engine: Engine, say: Say = silent) -> None:
         self.job = job
         self.folder = folder
         self.study = study
         self.engine = engine
         self._scored: tuple[Any, Any] = (None, None)
+        self._say = say
         self._strategy = Strategy(job.space, job.config.search)
 
     @property
@@ -60,6 +65,19 @@ class Loop:
         if self._scored[0] is not engine.model:
             self._scored = engine.model, live_model(engine.model, self.job.config.evaluate, lambda: engine.built)
         return LoadedModel(self._scored[1], engine.tokenizer, engine.save)
+
+    @cached_property
+    def _gradient(self) -> GradientStart | None:
+        """What finds the points of the gradient start, where the config wants one."""
+        wanted = self.job.config.search.start == "gradient"
+        return GradientStart(self.job, self.engine, self.subject, self._say) if wanted else None
+
+    def prepare(self) -> None:
+        """Checks the tasks against the model, before anything is scored, and says what users should know."""
+        for note in self.job.prepare(self.subject):
+            self._say(note)
+        if self._gradient is not None:
+            self._say(self._gradient.described)
 
     def run(self, on_trial: Callable[[FrozenTrial], None] = lambda _: None) -> None:
         """Goes on until the study has the config's trials, all told; ``on_trial`` sees each finished one."""
@@ -93,7 +111,8 @@ class Loop:
     def _ask(self) -> tuple[Trial, Recipe | None]:
         baseline = self.job.baselines.following(self._baseline_scores())
         if baseline is None:
-            self._enqueue_start()
+            if not self._enqueue_start():
+                self._enqueue_gradient()
             self.study.sampler = self._strategy.sampler(self.study)
             return StudyWithEstimates(self.study).ask(), None
         self.study.sampler = optuna.samplers.RandomSampler(seed=0)
@@ -102,13 +121,24 @@ class Loop:
         trial.set_user_attr(t.NAME, baseline.name)
         return trial, baseline.recipe
 
-    def _enqueue_start(self) -> None:
-        """Puts the next usual setting that has no trial yet before whatever the sampler would ask."""
+    def _enqueue_start(self) -> bool:
+        """Puts the next usual setting that has no trial yet before whatever the sampler would ask, if there is one."""
         space, known = self.job.space, self._names(t.START)
         for method in space.methods:
             if method.name not in known:
                 point = space.start(method, usual_settings(len(space.models)).get(method.name, {}))
                 self.study.enqueue_trial(point, user_attrs={t.KIND: t.START, t.NAME: method.name})
+                return True
+        return False
+
+    def _enqueue_gradient(self) -> None:
+        """The same with the points that gradients led to, which are found once and kept in the folder."""
+        if self._gradient is None:
+            return
+        known = self._names(t.GRADIENT)
+        for name, point in self._gradient.points(self.study, self.folder).items():
+            if name not in known:
+                self.study.enqueue_trial(point, user_attrs={t.KIND: t.GRADIENT, t.NAME: name})
                 return
 
     def _baseline_scores(self) -> dict[str, float]:

@@ -43,10 +43,9 @@ def run(job: Job, results: Path, watcher: Watcher = QUIET) -> Verdict:
     with folder.locked():
         folder.keep_config(job.config)
         study = folder.open_study(job.config.search.storage)
-        loop = Loop(job, folder, study, open_engine(job))
+        loop = Loop(job, folder, study, open_engine(job), watcher.stage)
         watcher.begun(loop)
-        for note in job.prepare(loop.subject):
-            watcher.stage(note)
+        loop.prepare()
         loop.run(lambda trial: watcher.trial(loop, trial))
         return _conclude(loop, watcher)
 

@@ -19,12 +19,13 @@ from mergesearch.search.samplers._base import InSpace, PlacedSampler
 from mergesearch.search.samplers._cmaes import CmaEsSampler, Settings
 from mergesearch.search.samplers._grid import POINTS, GridSampler, grid_size
 from mergesearch.search.samplers._qmc import QmcSampler
-from mergesearch.search.samplers._space import Branch, SearchSpace, branches_of
+from mergesearch.search.samplers._space import METHOD, Branch, SearchSpace, branches_of
 from mergesearch.search.samplers._tied import TiedSampler
 from mergesearch.search.stack_sampler import StackSampler
 from mergesearch.seeds import derive
 
 __all__ = [
+    "METHOD",
     "SAMPLERS",
     "Branch",
     "Kind",

@@ -298,9 +298,9 @@ def test_what_is_packed_is_settled_before_the_first_candidate(tasks: Path, subje
     """A run that goes on meets other candidates first, and must not choose otherwise."""
     evaluator = opened(tasks, task="toy_shots", num_fewshot=2)
     evaluator.prepare(subject)
-    assert evaluator._requests._scorer._width == 32
+    assert evaluator._requests.scorer._width == 32
     with torch.no_grad():
         subject.model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError):
         evaluator.score(subject, evaluator.items)
-    assert evaluator._requests._scorer._width == 32
+    assert evaluator._requests.scorer._width == 32

@@ -92,7 +92,7 @@ def test_packed_items_differ_only_where_log_probabilities_nearly_tie(task: str, 
     exact, packed = (opened(tasks, mode, task=task, metric="acc", num_fewshot=2) for mode in ("exact", "packed"))
     pairs = zip(exact.score(live, exact.items), packed.score(live, packed.items), strict=True)
     unequal = [n for n, (a, b) in enumerate(pairs) if a != b]
-    assert packed._requests._scorer._width == 32
+    assert packed._requests.scorer._width == 32
     close = [n for n, group in enumerate(exact._built[task]) if _gap([one.resps[0][0] for one in group]) < CLOSE]
     assert set(unequal) <= set(close)
     for group, other in zip(exact._built[task], packed._built[task], strict=True):

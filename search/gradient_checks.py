@@ -1,0 +1,48 @@
+"""Whether a search can start from gradients: what can be known before any model is loaded."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+
+from mergesearch.errors import UserError, listed
+from mergesearch.evaluators import Evaluator, has_targets
+from mergesearch.merge_ops.merger import Assembly
+from mergesearch.merge_ops.slopes import coefficients
+from mergesearch.search.config import Config
+
+
+def check_gradient(config: Config, evaluators: Mapping[str, Evaluator], starts: Mapping[str, Assembly]) -> None:
+    """``evaluators`` by the names of the tasks that count in the search, ``starts`` by the methods' names.
+
+    Raises UserError where there is nothing to take gradients of, or no method that they can follow. A few tensors are
+    read to know the latter; ``GradientStart`` asks all of them.
+    """
+    if config.evaluate.quantization:
+        raise UserError(
+            "search.start: found gradient, which needs the weights as they are, beside evaluate.quantization: "
+            f"{config.evaluate.quantization}; leave one of them out"
+        )
+    if not any(map(has_targets, evaluators.values())):
+        raise UserError(
+            f"search.start: found gradient, but no task has a loss to take it of: {listed(evaluators)}; texts, and "
+            "tasks of lm-eval that score given answers, have"
+        )
+    if not all(assembly.recipe.keeps_shapes for assembly in starts.values()):
+        raise UserError("search.start: found gradient, which cannot follow slices; leave it out")
+    if all(coefficients(assembly, _sample(assembly)) is None for assembly in starts.values()):
+        raise no_method(starts)
+
+
+def no_method(names: Iterable[str]) -> UserError:
+    """None of the methods is one that gradients can follow."""
+    return UserError(
+        f"search.start: gradient needs a method that weighs its models; {listed(names)}: none of them does"
+    )
+
+
+def _sample(assembly: Assembly) -> Sequence[str]:
+    """The smallest merged tensor of each number of dimensions: it says which form a method takes there."""
+    smallest: dict[int, str] = {}
+    infos = {name: info for name, info in assembly.infos.items() if info.dtype.is_floating_point}
+    for name, info in sorted(infos.items(), key=lambda entry: -prod(entry[1].shape)):
+        smallest[len(info.shape)] = name
+    return list(smallest.values())

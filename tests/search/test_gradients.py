@@ -1,0 +1,291 @@
+"""The gradient start: slopes against finite differences, what it looks at, and what a run makes of it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mergesearch.errors import UserError
+from mergesearch.evaluators import Item, LoadedModel
+from mergesearch.evaluators.bits_per_byte import BitsPerByte
+from mergesearch.merge_ops.engine import Engine
+from mergesearch.search import trials as t
+from mergesearch.search.config import Config
+from mergesearch.search.gradients import FILE, Calibration, Chart, GradientStart
+from mergesearch.search.job import Job, open_job
+from mergesearch.search.runner import Watcher, open_engine, run
+from mergesearch.search.store import RunFolder
+
+Data = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def wide_models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints in float64, with task vectors that are not small."""
+    folder = tmp_path_factory.mktemp("wide")
+    base = load_file(models / "base" / "model.safetensors")
+    for name in ("base", "one", "two"):
+        (folder / name).mkdir()
+        for file in (models / name).iterdir():
+            (folder / name / file.name).write_bytes(file.read_bytes())
+        tensors = load_file(models / name / "model.safetensors")
+        moved = {key: (base[key] + 3 * (value - base[key])).double() for key, value in tensors.items()}
+        save_file(moved, folder / name / "model.safetensors", {"format": "pt"})
+        config = json.loads((folder / name / "config.json").read_text())
+        (folder / name / "config.json").write_text(json.dumps(config | {"dtype": "float64"}))
+    return folder
+
+
+STEP = 0.005
+STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
+FORMS: dict[str, tuple[str, Any, Data]] = {
+    "one value": ("task_arithmetic", {"search": [0.0, 1.5]}, {}),
+    "curve": ("task_arithmetic", {"search": [0.0, 1.5], "curve": 3}, {}),
+    "layers": ("task_arithmetic", {"search": [0.0, 1.5], "layers": "each"}, {}),
+    "filters": (
+        "task_arithmetic",
+        [{"filter": "mlp", "value": {"search": [0.0, 1.5], "curve": 2}}, {"value": {"search": [0.0, 1.5]}}],
+        {},
+    ),
+    "a factor on all": ("task_arithmetic", {"search": [0.0, 1.5]}, {"lambda": {"search": [0.3, 1.5]}}),
+    "linear": ("linear", {"search": [0.1, 1.5]}, {}),
+    "multislerp": ("multislerp", {"search": [0.1, 1.5]}, {}),
+}
+
+
+def wide_job(config: Data, wide_models: Path, form: str, **search: Any) -> Job:
+    method, weight, shared = FORMS[form]
+    entries = [{"model": str(wide_models / name), "parameters": {"weight": weight}} for name in ("one", "two")]
+    recipe: Data = {"merge_method": method, "models": entries, "parameters": shared}
+    if method == "task_arithmetic":
+        recipe["base_model"] = str(wide_models / "base")
+    return open_job(Config.model_validate(config | {"recipe": recipe, "search": {"start": "gradient", **search}}), "c")
+
+
+def parts_of(job: Job) -> tuple[Engine, Chart, Calibration]:
+    engine = open_engine(job)
+    calibration = Calibration(job, LoadedModel(engine.model, engine.tokenizer))
+    method = job.space.methods[0]
+    return engine, Chart(job.space, engine, method, job.space.start(method, {"weight": 0.4})), calibration
+
+
+@pytest.mark.parametrize("loss", ["targets", "entropy"])
+@pytest.mark.parametrize("form", FORMS)
+def test_slopes_are_finite_differences(config: Data, wide_models: Path, form: str, loss: str) -> None:
+    """By five points, at the usual settings and elsewhere; the models' own float32 norms set the limit."""
+    job = wide_job(config, wide_models, form, gradient={"loss": loss, "items": 1.0})
+    engine, chart, calibration = parts_of(job)
+
+    def loss_at(units: np.ndarray) -> float:
+        engine.build(chart.recipe(units))
+        losses = calibration._targets(job.tasks[0]).losses(calibration.kind)
+        return sum(part.item() for part in losses)
+
+    for units in (chart.origin, np.linspace(0.25, 0.8, len(chart.origin))):
+        value, found = engine.slopes(chart.recipe(units), lambda: calibration.backward(0))
+        slopes = chart.jacobian(units).T @ np.array([number for numbers in found.values() for number in numbers])
+        assert value == pytest.approx(loss_at(units), rel=1e-6)
+        expected = [
+            sum(part * loss_at(units + times * row) for times, part in STENCIL) / STEP
+            for row in STEP * np.eye(len(units))
+        ]
+        assert max(map(abs, expected)) > 1e-3
+        assert slopes == pytest.approx(expected, rel=1e-3, abs=1e-4 * max(map(abs, expected)))
+
+
+def test_the_loss_of_texts_is_the_metric(config: Data, wide_models: Path) -> None:
+    job = wide_job(config, wide_models, "curve")
+    engine, chart, calibration = parts_of(job)
+    engine.build(chart.recipe(chart.origin))
+    task, subject = job.tasks[0], LoadedModel(engine.model, engine.tokenizer)
+    losses = [part.item() for part in calibration._targets(task).losses("targets")]
+    assert sum(losses) == pytest.approx(task.value("search", task.evaluator.score(subject, task.search)), rel=1e-6)
+
+
+def test_differences_are_taken_once_where_the_map_is_affine(config: Data, wide_models: Path) -> None:
+    for form, count in (("curve", 1), ("linear", 2)):
+        _, chart, _ = parts_of(wide_job(config, wide_models, form))
+        known = [chart.jacobian(np.full(len(chart.origin), share)) for share in (0.3, 0.7)]
+        assert len({id(each) for each in known}) == count, form
+
+
+def test_each_pass_sees_every_search_item_once(config: Data, wide_models: Path) -> None:
+    job = wide_job(config, wide_models, "one value", gradient={"items": 0.34})
+    *_, calibration = parts_of(job)
+    task = job.tasks[0]
+    count = round(0.34 * len(task.search))
+    steps = len(task.search) // count
+    passes = [[item for step in range(steps) for item in calibration.items(task, steps * n + step)] for n in (0, 1)]
+    for items in passes:
+        assert len(set(items)) == len(items) > len(task.search) - count
+    assert passes[0] != passes[1]
+
+
+@pytest.fixture
+def guided(config: Data) -> Data:
+    config["recipe"]["merge_method"] = {"search": ["ties", "task_arithmetic"]}
+    config["search"] = {"trials": 17, "start": "gradient", "gradient": {"steps": 6, "items": 0.5}}
+    return config
+
+
+def go(data: Data, results: Path) -> None:
+    run(open_job(Config.model_validate(data), "config"), results)
+
+
+def course(results: Path) -> list[tuple[Any, ...]]:
+    trials = t.finished(RunFolder(results / "small").open_study(None))
+    return [(t.kind_of(trial), trial.user_attrs.get(t.NAME), trial.params, trial.value) for trial in trials]
+
+
+def test_points_of_the_way_become_trials(guided: Data, tmp_path: Path) -> None:
+    go(guided, tmp_path)
+    kept = json.loads((tmp_path / "small" / FILE).read_text())
+    found = [row for row in course(tmp_path) if row[0] == t.GRADIENT]
+    assert [row[1] for row in found] == ["step 2", "step 4", "step 6"]
+    assert [row[2] for row in found] == list(kept["points"].values())
+    assert kept["method"] == "task_arithmetic", "the one that is linear, although it is named last"
+    assert kept["exact"]
+    assert kept["loss"] == "targets"
+    assert len(kept["losses"]) == 6
+    kinds = [row[0] for row in course(tmp_path)]
+    assert kinds == [t.BASELINE] * 9 + [t.START] * 2 + [t.GRADIENT] * 3 + [t.SAMPLED] * 3
+
+
+def test_the_descent_goes_down(guided: Data, tmp_path: Path) -> None:
+    guided["search"]["gradient"] = {"steps": 12, "items": 1.0}
+    go(guided, tmp_path)
+    rows = course(tmp_path)
+    start = max(row[3] for row in rows if row[0] == t.START and row[2]["merge_method"] == "task_arithmetic")
+    assert [row[3] for row in rows if row[0] == t.GRADIENT][-1] > start
+
+
+def test_only_search_items_are_looked_at(guided: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, seen = BitsPerByte.targets, set()
+
+    def watched(self: BitsPerByte, subject: LoadedModel, items: Sequence[Item]) -> Any:
+        seen.update(items)
+        return targets(self, subject, items)
+
+    monkeypatch.setattr(BitsPerByte, "targets", watched)
+    job = open_job(Config.model_validate(guided), "config")
+    run(job, tmp_path)
+    assert seen == set(job.tasks[0].search)
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL would."""
+
+
+@pytest.mark.parametrize(("place", "call"), [("targets", 4), ("score", 10), ("score", 12)])
+def test_killed_and_resumed(
+    guided: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, call: int
+) -> None:
+    """In the middle of the descent, and in the trials of its points."""
+    guided["search"]["sampler"] = "cmaes"
+    go(guided, tmp_path / "whole")
+    original, calls = getattr(BitsPerByte, place), 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Killed
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BitsPerByte, place, counted)
+        with pytest.raises(Killed):
+            go(guided, tmp_path / "torn")
+    go(guided, tmp_path / "torn")
+    assert course(tmp_path / "torn") == course(tmp_path / "whole")
+
+
+def test_methods_that_trim_are_followed_by_their_surrogate(guided: Data, tmp_path: Path) -> None:
+    guided["recipe"]["merge_method"] = "ties"
+    guided["search"]["trials"] = 13
+    go(guided, tmp_path)
+    kept = json.loads((tmp_path / "small" / FILE).read_text())
+    assert not kept["exact"]
+    densities = {point["one.density"] for point in kept["points"].values()}
+    assert len(densities) == 1, "what the surrogate overlooks stays where it was"
+
+
+def test_a_descent_that_fails_is_said_and_the_search_goes_on(
+    guided: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> float:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(Calibration, "backward", broken)
+    guided["search"]["trials"] = 13
+    said: list[str] = []
+    run(open_job(Config.model_validate(guided), "config"), tmp_path, Watcher(stage=said.append))
+    assert "the gradient start failed, and the search goes on without it: OutOfMemoryError: no memory" in said
+    assert json.loads((tmp_path / "small" / FILE).read_text())["reason"] == "OutOfMemoryError: no memory"
+    assert [row[0] for row in course(tmp_path)][-2:] == [t.SAMPLED] * 2
+
+
+def test_no_method_that_weighs(config: Data) -> None:
+    config["recipe"]["merge_method"] = "arcee_fusion"
+    config["recipe"]["models"] = [{"model": config["recipe"]["models"][0]["model"], "parameters": {}}]
+    config["search"] = {"start": "gradient"}
+    with pytest.raises(UserError, match="gradient needs a method that weighs its models; arcee_fusion: none of them"):
+        open_job(Config.model_validate(config), "config")
+
+
+def test_a_method_that_weighs_only_some_tensors(guided: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As every tensor shows, of which a few are looked at before the weights are loaded."""
+    job = open_job(Config.model_validate(guided), "config")
+    monkeypatch.setattr(Engine, "coefficients", lambda *_: None)
+    engine = open_engine(job)
+    with pytest.raises(UserError, match="weighs its models; task_arithmetic, ties: none of them"):
+        GradientStart(job, engine, LoadedModel(engine.model, engine.tokenizer))
+
+
+def test_quantized_candidates_have_no_gradients(config: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mergesearch.search.job.check_available", lambda: None)
+    config["search"] = {"start": "gradient"}
+    config["evaluate"]["quantization"] = "4bit"
+    with pytest.raises(UserError, match=r"search\.start: found gradient, .* beside evaluate\.quantization: 4bit"):
+        open_job(Config.model_validate(config), "config")
+
+
+def test_slices_have_no_gradients(config: Data) -> None:
+    model = config["recipe"]["models"][0]["model"]
+    sources = [{"model": model, "layer_range": [0, 2]}]
+    config["recipe"] = {"merge_method": "passthrough", "slices": [{"sources": sources}]}
+    config["search"] = {"start": "gradient"}
+    with pytest.raises(UserError, match=r"search\.start: found gradient, which cannot follow slices"):
+        open_job(Config.model_validate(config), "config")
+
+
+def test_no_task_with_a_loss(config: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mergesearch.search.gradient_checks.has_targets", lambda _: False)
+    config["search"] = {"start": "gradient"}
+    with pytest.raises(UserError, match=r"search\.start: found gradient, but no task has a loss to take it of: text"):
+        open_job(Config.model_validate(config), "config")
+
+
+def test_targets_that_no_task_knows_are_found_before_the_first_trial(
+    guided: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mergesearch.evaluators._targets.Targets.has_gold", False)
+    guided["search"]["gradient"]["loss"] = "targets"
+    with pytest.raises(UserError, match=r"search\.gradient\.loss: found targets, but no task says"):
+        go(guided, tmp_path)
+    assert course(tmp_path) == []
+
+
+def test_what_is_followed_and_what_is_not_is_said(guided: Data, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def whole(model, tokenizer):\n    return 1.0\n")
+    guided["evaluate"]["tasks"].append({"task": "whole", "evaluator": f"{file}:whole"})
+    guided["search"]["trials"] = 9
+    said: list[str] = []
+    run(open_job(Config.model_validate(guided), "config"), tmp_path, Watcher(stage=said.append))
+    assert "gradient start: follows the loss (targets) of text; it does not see whole, without such a loss" in said
