@@ -14,7 +14,7 @@ from mergesearch.search import trials as t
 from mergesearch.search.costs import Cost
 from mergesearch.search.job import Job
 from mergesearch.search.loop import Loop
-from mergesearch.search.overview import print_cost, print_samplers, print_space
+from mergesearch.search.overview import print_cost, print_samplers, print_space, print_start
 from mergesearch.search.runner import Watcher
 from mergesearch.search.schedule import plan
 from mergesearch.search.statistics import Estimate as Interval
@@ -155,6 +155,7 @@ def print_job(screen: Console, job: Job, cost: Cost) -> None:
     search = job.config.search
     screen.print(f"methods: {', '.join(method.name for method in job.space.methods)}")
     screen.print(f"sampler: {plan(job.space, search)}; {search.trials} trials; seed {search.seed}")
+    print_start(screen, job)
     print_space(screen, job.space)
     print_samplers(screen, job.space)
     tasks = Table("task", "metric", "weight", "search items", "test items", title="tasks", title_justify="left")

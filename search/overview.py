@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from mergesearch.errors import listed
+from mergesearch.evaluators import has_targets
 from mergesearch.search.costs import Cost, memory_plan, spoken
 from mergesearch.search.job import Job
 from mergesearch.search.samplers import SAMPLERS, Kind
@@ -71,6 +73,17 @@ def _problems(can: Kind, space: Space) -> Sequence[str]:
 
 def _yes(can: bool) -> str:
     return "yes" if can else "no"
+
+
+def print_start(screen: Console, job: Job) -> None:
+    """What a gradient start would follow, where the config wants one."""
+    search = job.config.search
+    if search.start != "gradient":
+        return
+    tasks = job.tasks_of("search")
+    followed, others = ([task.name for task in tasks if has_targets(task.evaluator) is able] for able in (True, False))
+    unseen = f"; it does not see {listed(others)}, without such a loss" if others else ""
+    screen.print(f"before the sampler: {search.gradient.steps} steps down the gradient of {listed(followed)}{unseen}")
 
 
 def print_cost(screen: Console, job: Job, cost: Cost) -> None:

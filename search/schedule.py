@@ -25,8 +25,8 @@ from mergesearch.search.samplers import (
 GP_DIMENSIONS = SAMPLERS["gp"].dimensions
 GP_TRIALS = 250
 """Trials beyond which a Gaussian process takes longer to ask than is worth it, and has little left to find."""
-KNOTTED = 12
-"""Dimensions that many are tied down to at first."""
+FREED = ((6, 5, 40), (20, 3, 80))
+"""How many dimensions are freed step by step: so many, for one in so many trials, but no more than so many."""
 AUTO = "auto"
 
 
@@ -91,6 +91,8 @@ class Wishes(Protocol):
     @property
     def schedule(self) -> Sequence[Stage] | None: ...
     @property
+    def start(self) -> str: ...
+    @property
     def sigma(self) -> float | None: ...
     @property
     def population(self) -> int | None: ...
@@ -127,9 +129,11 @@ def _suited(branches: Sequence[Branch], wishes: Wishes) -> Plan:
     if _has_choices(branches):
         return Plan((Stage(sampler="tpe"),), "the space has choices")
     why = f"{dimensions} smooth dimensions and {trials} trials"
+    if dimensions > GP_DIMENSIONS and wishes.start == "gradient":
+        return Plan((evolution,), f"{why}, from where the gradient leads")
     if dimensions > GP_DIMENSIONS:
-        first = Stage(sampler="gp", trials=min(max(trials // 3, 1), GP_TRIALS // 2), dimensions=KNOTTED)
-        return Plan((first, evolution), why)
+        few = (Stage(sampler="gp", trials=min(max(trials // n, 1), most), dimensions=d) for d, n, most in FREED)
+        return Plan((*few, evolution), why)
     if trials <= GP_TRIALS:
         return Plan((Stage(sampler="gp"),), why)
     return Plan((Stage(sampler="gp", trials=GP_TRIALS // 2), evolution), why)

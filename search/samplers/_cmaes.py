@@ -19,8 +19,8 @@ from mergesearch.search.samplers._evolution import Evolution, Start, evolve, usu
 from mergesearch.search.samplers._space import Branch, Point
 from mergesearch.seeds import derive
 
-NEAR, FAR = 0.1, 0.3
-"""Sigma around a point that was scored, and around one that nothing speaks for."""
+NEAR, USUAL, FAR = 0.05, 0.1, 0.3
+"""Sigma around a point that a search or a descent led to, around usual settings, and where nothing is known."""
 SPREAD = 3.0
 """How much wider or narrower than the others a dimension may begin."""
 NOWHERE = -1
@@ -88,10 +88,16 @@ class CmaEsSampler(_base.PlacedSampler):
         first = trials[begun] if begun != NOWHERE else None
         branch = (self._branch_of(first) if first else None) or self._branches[0]
         mean = first.params if first else {name: from_unit(found, 0.5) for name, found in branch.free.items()}
-        sigma = self._settings.sigma or (NEAR if first else FAR)
+        sigma = self._settings.sigma or _sigma(first)
         population = self._settings.population or usual_population(len(branch.free))
         start = Start(mean, sigma, _scales(branch, trials), population)
         return _Replay(begun, branch, start, self.seed)
+
+
+def _sigma(first: FrozenTrial | None) -> float:
+    if first is None:
+        return FAR
+    return USUAL if t.kind_of(first) == t.START else NEAR
 
 
 def _scales(branch: Branch, trials: Sequence[FrozenTrial]) -> dict[str, float]:

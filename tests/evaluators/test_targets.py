@@ -30,7 +30,7 @@ def total(evaluator: Evaluator, subject: LoadedModel, kind: Any = "targets") -> 
 
 
 def logprobs(subject: LoadedModel, context: str, answer: str) -> torch.Tensor:
-    """[answer's tokens, vocabulary], what predicts each of them, and which token it is; contexts lose what is too long."""
+    """[answer's tokens, vocabulary], what predicts each of them, and which it is; contexts lose what is too long."""
     start = subject.tokenizer(context).input_ids
     ids = torch.tensor(subject.tokenizer(context + answer).input_ids)
     said = ids[len(start) :]

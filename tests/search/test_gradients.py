@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators import Item, LoadedModel
 from mergesearch.evaluators.bits_per_byte import BitsPerByte
 from mergesearch.merge_ops.engine import Engine
+from mergesearch.merge_ops.recipe import dump_yaml
 from mergesearch.search import trials as t
+from mergesearch.search.cli import main
 from mergesearch.search.config import Config
 from mergesearch.search.gradients import FILE, Calibration, Chart, GradientStart
 from mergesearch.search.job import Job, open_job
@@ -289,3 +292,11 @@ def test_what_is_followed_and_what_is_not_is_said(guided: Data, tmp_path: Path) 
     said: list[str] = []
     run(open_job(Config.model_validate(guided), "config"), tmp_path, Watcher(stage=said.append))
     assert "gradient start: follows the loss (targets) of text; it does not see whole, without such a loss" in said
+
+
+def test_check_says_what_would_be_followed(guided: Data, tmp_path: Path) -> None:
+    file = tmp_path / "config.yml"
+    file.write_text(dump_yaml(guided))
+    shown = CliRunner().invoke(main, ["check", str(file)])
+    assert shown.exit_code == 0, shown.output
+    assert "before the sampler: 6 steps down the gradient of text" in shown.output

@@ -341,6 +341,31 @@ def test_cmaes_is_the_packages() -> None:
         optimizer.tell([(x, float(((x - 0.3) ** 2).sum())) for x in asked])
 
 
+def ended_so(ends: Mapping[int, float | None], pruned: bool = False) -> list[Values]:
+    """The second generation after a first one in which some candidates ended otherwise than by their score."""
+    run = Run("cmaes", Shape(ranges(3)), population=6)
+    for index in range(6):
+        trial, point = run.begin()
+        value = ends.get(index, sphere(point))
+        if value is None:
+            run.study.tell(trial, state=TrialState.FAIL)
+        elif pruned and index in ends:
+            trial.report(value, 0)
+            run.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            run.study.tell(trial, value)
+    return run.go(6)
+
+
+def test_cmaes_ranks_failed_candidates_last() -> None:
+    assert ended_so({0: None, 3: None}) == ended_so({0: -98.0, 3: -99.0})
+    assert ended_so({0: None, 3: None}) != ended_so({})
+
+
+def test_cmaes_counts_stopped_candidates_with_their_value() -> None:
+    assert ended_so({1: 0.5, 4: -2.0}, pruned=True) == ended_so({1: 0.5, 4: -2.0})
+
+
 def test_cmaes_begins_again_with_twice_the_population() -> None:
     """On a plateau the package's criteria end the evolution; the next one starts elsewhere."""
     run = Run("cmaes", Shape(ranges(2)), kept=True, population=4)

@@ -46,7 +46,7 @@ class Shape:
         (Shape(6), 60, ["gp"]),
         (Shape(20), 200, ["gp"]),
         (Shape(20), 1000, ["gp", "cmaes"]),
-        (Shape(160), 200, ["gp", "cmaes"]),
+        (Shape(160), 200, ["gp", "gp", "cmaes"]),
     ],
 )
 def test_auto(shape: Shape, trials: int, expected: list[str]) -> None:
@@ -55,10 +55,14 @@ def test_auto(shape: Shape, trials: int, expected: list[str]) -> None:
     assert f"{trials} trials" in found.why or "choices" in found.why
 
 
-def test_auto_ties_many_dimensions_at_first() -> None:
-    first, second = plan(Shape(160), Search(trials=300)).stages
-    assert (first.dimensions, first.trials) == (12, 100)
-    assert (second.dimensions, second.trials) == ("all", None)
+def test_auto_frees_many_dimensions_step_by_step() -> None:
+    stages = plan(Shape(160), Search(trials=150)).stages
+    assert [(stage.dimensions, stage.trials) for stage in stages] == [(6, 30), (20, 50), ("all", None)]
+
+
+def test_auto_evolves_from_where_the_gradient_leads() -> None:
+    assert [stage.sampler for stage in plan(Shape(160), Search(start="gradient")).stages] == ["cmaes"]
+    assert [stage.sampler for stage in plan(Shape(6), Search(start="gradient")).stages] == ["gp"]
 
 
 SCHEDULE = [{"sampler": "gp", "trials": 3, "dimensions": 2}, {"sampler": "qmc", "trials": 2}, {"sampler": "cmaes"}]
