@@ -7,7 +7,6 @@ of a config, or some keys of its ``evaluate`` or ``search``. A Python block with
 import json
 import re
 import shlex
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,10 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from safetensors.torch import save_file
 
-from mergesearch.evaluators import EVALUATORS
-from mergesearch.merge_ops.documents import read_recipes
+from mergesearch.evaluators import EVALUATORS, LoadedModel, open_evaluator
+from mergesearch.merge_ops import live
+from mergesearch.merge_ops.checkpoint import Checkpoint
+from mergesearch.merge_ops.documents import merge_file
 from mergesearch.merge_ops.merger import Assembly, Merger
 from mergesearch.merge_ops.methods import METHODS, Method, Parameter
 from mergesearch.merge_ops.recipe import Recipe
@@ -97,7 +98,7 @@ def write_model(folder: Path) -> None:
         LlamaForCausalLM(config).save_pretrained(folder)
     vocabulary = {f"token{number}": number for number in range(8)}
     words = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "token0"}
-    tokenizer = {"version": "1.0", "added_tokens": [], "model": words}
+    tokenizer = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": words}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
@@ -110,10 +111,11 @@ def write_adapter(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
-def test_yaml(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_yaml(block: Block, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     if block.kind == "recipe":
-        check_recipes(block.text, place / "recipe.yml")
+        (tmp_path / "recipe.yml").write_text(block.text)
+        merge_file(tmp_path / "recipe.yml", tmp_path / "merged")
         return
     data = yaml.safe_load(block.text)
     if block.kind == "config":
@@ -127,15 +129,6 @@ def test_yaml(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         key = block.kind
         given = {"tasks": [{"task": "arc_easy"}], **data} if key == "evaluate" else data
         parse(SECTIONS[key], given, str(block))
-
-
-def check_recipes(text: str, file: Path) -> None:
-    """Every document can be merged, down to the shapes of the tensors; parts that others use are there by name."""
-    file.write_text(text)
-    recipes = read_recipes(file)
-    parts = {str(recipe.name): Path("models/base") for recipe in recipes if recipe.name}
-    for recipe in recipes:
-        Assembly(Merger(recipe.references, places=parts), recipe)
 
 
 def check_space(data: dict[str, Any]) -> None:
@@ -307,11 +300,19 @@ def text(page: str) -> str:
     return (ROOT / "docs" / page).read_text(encoding="utf-8")
 
 
-def test_examples_of_python() -> None:
-    for block in blocks("python"):
-        compile(textwrap.dedent(block.text), str(block), "exec")
+def test_python_is_used_by_an_example() -> None:
+    examples = "".join(block.text for block in blocks("yaml"))
+    assert blocks("python")
+    assert [str(block) for block in blocks("python") if f"{block.kind}:" not in examples] == []
 
 
-def test_the_method_that_is_shown_is_the_code() -> None:
-    shown_code = next(block.text for block in blocks("python") if block.page.name == "methods.md")
-    assert shown_code in (ROOT / "merge_ops" / "methods" / "task_arithmetic.py").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["judges.py:politeness", "length.py:Length"])
+def test_evaluators_of_the_examples_score(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    tasks = [task for block in blocks("yaml") if block.kind == "tasks" for task in yaml.safe_load(block.text)]
+    evaluate = parse(Evaluate, {"tasks": [task for task in tasks if name in task.values()]}, name)
+    subject = LoadedModel(*live.load(Checkpoint("models/base"), "cpu"))
+    for entry in evaluate.tasks:
+        evaluator = open_evaluator(entry.evaluator, entry.options, evaluate.shared())
+        assert evaluator.score(subject, evaluator.items).isfinite().all()
+        assert len(evaluator.items) > 1
