@@ -232,9 +232,10 @@ CONFIG_MODELS = [*models_of(config_module), *models_of(schedule), *models_of(obj
 def test_config_keys(model: type[BaseModel]) -> None:
     """Each key with its default, in the table of its section."""
     section = section_of(text("config.md"), model.__name__)
-    for name, field in model.model_fields.items():
-        if name not in ("options", *inherited(model)):
-            assert row_start(name, field) in section, f"{model.__name__}: {row_start(name, field)}"
+    own = {name: field for name, field in model.model_fields.items() if name not in ("options", *inherited(model))}
+    assert sorted(keys_in(section)) == sorted(own)
+    for name, field in own.items():
+        assert row_start(name, field) in section, f"{model.__name__}: {row_start(name, field)}"
 
 
 def inherited(model: type[BaseModel]) -> set[str]:
@@ -247,6 +248,10 @@ def section_of(page: str, name: str) -> str:
     mark = f"<!-- {name} -->"
     assert mark in page, f"{mark} marks the table of {name}"
     return re.split(r"<!-- |^#", page.split(mark, 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def keys_in(section: str) -> list[str]:
+    return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
 
 
 def row_start(name: str, field: Any) -> str:
@@ -269,6 +274,7 @@ def test_evaluators() -> None:
     for name, kind in EVALUATORS.items():
         section = section_of(page, name)
         assert f"evaluator: {name}" in section or name == "lm_eval"
+        assert sorted(keys_in(section)) == sorted(kind.Options.model_fields)
         for key, field in kind.Options.model_fields.items():
             assert option_row(key, field) in section, f"{name}: {option_row(key, field)}"
 
