@@ -132,6 +132,10 @@ class Evaluator(Protocol):
         ...
 
 
+LossKind = Literal["targets", "entropy"]
+"""How far the model is from what it should say, or how unsure it is of what it says."""
+
+
 @runtime_checkable
 class Differentiable(Protocol):
     """What an evaluator may offer beside: losses that gradients can be taken of."""

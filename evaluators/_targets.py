@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mergesearch.evaluators._base import LossKind
 from mergesearch.evaluators._logprobs import Scorer
 
-LossKind = Literal["targets", "entropy"]
 SHARE = 4
 """Sequences at once are so many times fewer than for scoring: the layers' activations are kept for the way back."""
 

@@ -7,15 +7,18 @@ from typing import Any
 
 from mergesearch.merge_ops.methods import Scalar
 from mergesearch.merge_ops.recipe import Recipe
+from mergesearch.search import trials as t
 from mergesearch.search.places import model_labels
+from mergesearch.search.soups import Soup, follow, greedy, soup_recipe
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A recipe that a search must beat."""
+    """A recipe from outside the search space, as a rule one that a search must beat; ``kind`` is that of its trial."""
 
     name: str
     recipe: Recipe
+    kind: str = t.BASELINE
 
 
 def usual_settings(models: int) -> dict[str, dict[str, Scalar]]:
@@ -35,8 +38,8 @@ def usual_settings(models: int) -> dict[str, dict[str, Scalar]]:
     }
 
 
-class Baselines:
-    """The baselines of a run over these checkpoints, in the order in which they are scored.
+class Endpoints:
+    """What the user had: the base and each model, in the order in which they are scored.
 
     ``fixed`` are recipe keys that all share, such as dtype; ``beside`` are checkpoints that are scored but not mixed.
     """
@@ -52,17 +55,11 @@ class Baselines:
 
     def following(self, scores: Mapping[str, float]) -> Baseline | None:
         """The next baseline to score, given the scores (higher is better) by name so far; None when all are there."""
-        unscored = (baseline for baseline in self._standard() if baseline.name not in scores)
-        return next(unscored, None) or self._next_soup(scores)
+        return next((baseline for baseline in self._standard() if baseline.name not in scores), None)
 
     def _standard(self) -> Iterator[Baseline]:
         for reference, label in self._labels.items():
             yield Baseline(label, self._soup([reference]))
-        if len(self._models) > 1:
-            yield Baseline("uniform soup", self._soup(self._models))
-        if self._base:
-            for method in ("task_arithmetic", "ties", "dare_ties"):
-                yield Baseline(method, self._usual(method))
 
     @property
     def members(self) -> list[Recipe]:
@@ -70,26 +67,42 @@ class Baselines:
         alone = [self._base] if self._base and len(self._models) == 1 else []
         return [self._soup([reference]) for reference in [*alone, *self._models]]
 
-    def _next_soup(self, scores: Mapping[str, float]) -> Baseline | None:
-        """The greedy soup of Wortsman et al. (arXiv:2203.05482, algorithm 1), one step at a time.
-
-        The models in descending order of their own scores; each stays in if the soup gets strictly better with it.
-        """
-        if len(self._models) < 2:
-            return None
-        ranked = sorted(self._models, key=lambda model: -scores.get(self._labels[model], -inf))
-        soup, best = ranked[:1], scores.get(self._labels[ranked[0]], -inf)
-        for model in ranked[1:]:
-            name = f"soup of {' + '.join(self._labels[member] for member in [*soup, model])}"
-            if name not in scores:
-                return Baseline(name, self._soup([*soup, model]))
-            if scores[name] > best:
-                soup, best = [*soup, model], scores[name]
-        return None if "greedy soup" in scores else Baseline("greedy soup", self._soup(soup))
-
     def _soup(self, references: Sequence[str]) -> Recipe:
-        models = [{"model": reference, "parameters": {"weight": 1.0}} for reference in references]
-        return Recipe.read({**self._fixed, "merge_method": "linear", "models": models}, "baseline")
+        return Recipe.read(soup_recipe(dict.fromkeys(references, 1.0), self._fixed), "baseline")
+
+
+class Baselines(Endpoints):
+    """The endpoints, and what anybody would try first."""
+
+    def following(self, scores: Mapping[str, float]) -> Baseline | None:
+        """See ``Endpoints.following``."""
+        return super().following(scores) or self._next_soup(scores)
+
+    def _standard(self) -> Iterator[Baseline]:
+        yield from super()._standard()
+        if len(self._models) > 1:
+            yield Baseline("uniform soup", self._soup(self._models))
+        if self._base:
+            for method in ("task_arithmetic", "ties", "dare_ties"):
+                yield Baseline(method, self._usual(method))
+
+    def _next_soup(self, scores: Mapping[str, float]) -> Baseline | None:
+        """The greedy soup, one step at a time."""
+        if len(self._models) < 2 or "greedy soup" in scores:
+            return None
+
+        def score(soup: Soup) -> float:
+            return scores.get(self._name(soup), -inf)
+
+        ranked = sorted(self._models, key=lambda model: -score((model,)))
+        soup, ended = follow(
+            greedy(ranked), lambda soup: self._name(soup) in scores, lambda new, old: score(new) > score(old)
+        )
+        return Baseline("greedy soup" if ended else self._name(soup), self._soup(soup))
+
+    def _name(self, soup: Soup) -> str:
+        labels = [self._labels[model] for model in soup]
+        return labels[0] if len(labels) == 1 else f"soup of {' + '.join(labels)}"
 
     def _usual(self, method: str) -> Recipe:
         settings = usual_settings(len(self._models))[method]

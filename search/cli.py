@@ -77,13 +77,31 @@ def run(config: Path, results: Path | None, **overrides: Any) -> None:
     _run(config, overrides, results)
 
 
-def _run(file: Path, overrides: dict[str, Any], results: Path | None) -> None:
+@main.command(**_example("mergesearch soup configs/soup.yml"))
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--name", help="The run's name: its folder under the results.")
+@click.option("--results", type=click.Path(path_type=Path), help="Where runs are kept [results/runs].")
+@click.option("--storage", metavar="URL", help="A database for the study, e.g. sqlite:///study.db.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of every random choice of the run.")
+@_mends
+def soup(config: Path, results: Path | None, **overrides: Any) -> None:
+    """Average the right ones of many checkpoints, or go on where that stopped.
+
+    CONFIG says in `soup` where the checkpoints are and which soups to make: uniform, greedy, pruned, learned. Leaves
+    what `mergesearch run` leaves; the verdict is the best soup's against the best single model.
+    """
+    _run(config, overrides, results, section="soup")
+
+
+def _run(file: Path, overrides: dict[str, Any], results: Path | None, section: str = "recipe") -> None:
     from mergesearch.search import runner
     from mergesearch.search.config import RESULTS, Config
     from mergesearch.search.console import console, print_verdict, shown_progress
     from mergesearch.search.job import open_job
 
     config = Config.read(file, **overrides)
+    if section == "soup" and config.soup is None:
+        raise UserError(f"{file}: soup: is missing; a config with a recipe is for `mergesearch run`")
     screen, folder = console(), (results or RESULTS) / config.output.name
     screen.print(f"[dim]checking {file}[/dim]")
     try:

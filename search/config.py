@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, mod
 from mergesearch.errors import UserError, nearest
 from mergesearch.evaluators import EVALUATORS, EvaluatorOptions, Shared, find_evaluator, is_evaluator
 from mergesearch.parsing import Strict, parse, read_yaml
+from mergesearch.search.ingredients import Kind, Soup
 from mergesearch.search.objective import Aggregation
 from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.schedule import AUTO, Stage, Tuning
@@ -157,10 +158,11 @@ class Search(Tuning):
     """How long and how. ``trials`` counts all of a run, baselines too; ``racing: false`` scores all of them in full.
 
     ``sampler`` is one for the whole run, or ``schedule`` a list of stages; ``start: gradient`` puts before them the
-    points that a descent on the search items leads to.
+    points that a descent on the search items leads to. ``soups`` are scored after the baselines.
     """
 
     trials: int = Field(60, ge=1)
+    soups: list[Kind] = Field(default_factory=list)
     sampler: Annotated[str, AfterValidator(_known_sampler)] = AUTO
     schedule: list[Stage] | None = Field(None, min_length=1)
     start: Literal["gradient", "none"] = "none"
@@ -190,14 +192,37 @@ class Output(Strict):
     model: bool = True
 
 
+WITH_A_SOUP = {"seed", "storage"}
+"""What ``search`` may say beside ``soup``."""
+
+
 class Config(Strict):
-    """A whole config file."""
+    """A whole config file: a ``recipe`` with holes to search, or a ``soup``, whose recipe follows from it."""
 
     recipe: dict[str, Any]
+    soup: Soup | None = None
     evaluate: Evaluate
     search: Search = Search()
     output: Output
     device: Literal["cpu", "cuda", "auto"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _soup_has_a_recipe(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("soup") is None:
+            return data
+        if "recipe" in data:
+            raise ValueError("found both recipe and soup, expected one of them")
+        for key in data.get("search") or {}:
+            if key in Search.model_fields.keys() - WITH_A_SOUP:
+                raise ValueError(
+                    f"search.{key}: found beside soup, which decides by itself what to score and when to end"
+                )
+        try:
+            soup = parse(Soup, data["soup"], "soup")
+        except UserError as error:
+            raise ValueError(str(error).replace("soup: ", "soup.", 1)) from None
+        return {**data, "soup": soup, "recipe": soup.recipe()}
 
     @classmethod
     def read(cls, file: Path, **overrides: Any) -> "Config":
@@ -210,6 +235,9 @@ class Config(Strict):
     def dump(self) -> dict[str, Any]:
         """The config as it would be written, defaults filled in."""
         data = self.model_dump(exclude_none=True)
+        if self.soup:
+            del data["recipe"]
+            data["search"] = {key: value for key, value in data["search"].items() if key in WITH_A_SOUP}
         for key in ("tasks", "test_tasks"):
             data["evaluate"][key] = [_flat(task) for task in data["evaluate"][key]]
         return data

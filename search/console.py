@@ -26,6 +26,7 @@ from mergesearch.search.verdict import (
     optimism_in_words,
     search_estimate,
     shown_baselines,
+    shown_name,
     unproven_in_words,
 )
 
@@ -74,7 +75,7 @@ class _Bar:
 
     def _begun(self, loop: Loop) -> None:
         self._stage(str(loop.engine.memory))
-        done, total = len(t.finished(loop.study)), loop.job.config.search.trials
+        done, total = len(t.finished(loop.study)), loop.job.trials
         if done:
             self._stage(f"going on with {loop.folder.path}: {done} of {total} trials are done")
         self._progress.update(self._task, total=total, completed=min(done, total))
@@ -88,15 +89,15 @@ class _Bar:
         self._progress.update(self._task, completed=done, best=f"{self._text}{_spent(loop)}")
         if not self._screen.is_terminal and monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = monotonic()
-            self._screen.print(f"trials {done}/{loop.job.config.search.trials} {self._text}{_spent(loop)}")
+            self._screen.print(f"trials {done}/{loop.job.trials} {self._text}{_spent(loop)}")
 
     def _note_course(self, loop: Loop, trial: FrozenTrial) -> None:
-        if not self._course_told and t.kind_of(trial) != t.BASELINE and loop.course:
+        if not self._course_told and t.kind_of(trial) not in t.NAMED and loop.course:
             self._course_told = True
             self._stage(loop.course.described)
 
     def _note_best(self, loop: Loop) -> None:
-        trials = t.completed(loop.study)
+        trials = t.contenders(loop.study)
         if trials and (best := t.best(trials)).number != self._best:
             self._best = best.number
             self._text = f"best {_interval(search_estimate(loop, best))} ({t.label_of(best)})"
@@ -107,7 +108,7 @@ def _spent(loop: Loop) -> str:
     stopped = len(t.stopped(loop.study))
     if not stopped:
         return ""
-    raced = [t.items_of(trial) for trial in t.finished(loop.study) if t.kind_of(trial) != t.BASELINE]
+    raced = [t.items_of(trial) for trial in t.finished(loop.study) if t.kind_of(trial) not in t.NAMED]
     in_full = sum(map(bool, raced)) * sum(len(task.search) for task in loop.job.tasks_of("search"))
     return f"  {stopped} stopped early, {sum(raced) / in_full:.0%} of the items"
 
@@ -141,8 +142,7 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
 
 def _cells(row: Row) -> list[str]:
     tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
-    name = row.name if row.name == row.method or not row.name.startswith("trial") else f"{row.name} ({row.method})"
-    return [name, _interval(row.search), _interval(row.test), *tasks]
+    return [shown_name(row), _interval(row.search), _interval(row.test), *tasks]
 
 
 def _interval(estimate: Interval, sign: str = "") -> str:
@@ -152,15 +152,25 @@ def _interval(estimate: Interval, sign: str = "") -> str:
 
 def print_job(screen: Console, job: Job, cost: Cost) -> None:
     """What a run of the job would do, and what it would cost."""
-    search = job.config.search
-    screen.print(f"methods: {', '.join(method.name for method in job.space.methods)}")
-    screen.print(f"sampler: {plan(job.space, search)}; {search.trials} trials; seed {search.seed}")
-    print_start(screen, job)
-    print_space(screen, job.space)
-    print_samplers(screen, job.space)
+    if job.soups:
+        models = len(job.soups.models)
+        screen.print(
+            f"soups: {', '.join(job.soups.kinds)} of {models} models; about {job.soups.expected_trials} trials"
+        )
+    if job.config.soup is None:
+        _print_search(screen, job)
     tasks = Table("task", "metric", "weight", "search items", "test items", title="tasks", title_justify="left")
     for task in job.tasks:
         metric = task.evaluator.metric.name
         tasks.add_row(task.name, metric, f"{task.weight:g}", str(len(task.search)), str(len(task.test)))
     screen.print(tasks)
     print_cost(screen, job, cost)
+
+
+def _print_search(screen: Console, job: Job) -> None:
+    search = job.config.search
+    screen.print(f"methods: {', '.join(method.name for method in job.space.methods)}")
+    screen.print(f"sampler: {plan(job.space, search)}; {search.trials} trials; seed {search.seed}")
+    print_start(screen, job)
+    print_space(screen, job.space)
+    print_samplers(screen, job.space)

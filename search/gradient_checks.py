@@ -1,4 +1,4 @@
-"""Whether a search can start from gradients: what can be known before any model is loaded."""
+"""Whether a search can start from gradients, and soups be learned: what can be known before any model is loaded."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
@@ -30,6 +30,22 @@ def check_gradient(config: Config, evaluators: Mapping[str, Evaluator], starts: 
         raise UserError("search.start: found gradient, which cannot follow slices; leave it out")
     if all(coefficients(assembly, _sample(assembly)) is None for assembly in starts.values()):
         raise no_method(starts)
+
+
+def check_learning(config: Config, evaluators: Mapping[str, Evaluator]) -> None:
+    """Raises UserError where there is nothing to learn a soup from; ``evaluators`` as for ``check_gradient``.
+
+    Whether every item has a right answer is known with the model alone: see ``learned.check_gold``.
+    """
+    key = "soup.kinds" if config.soup else "search.soups"
+    if config.evaluate.quantization:
+        raise UserError(
+            f"{key}: found learned soups, which need the weights as they are, beside evaluate.quantization: "
+            f"{config.evaluate.quantization}; leave one of them out"
+        )
+    without = [name for name, evaluator in evaluators.items() if not has_targets(evaluator)]
+    if without:
+        raise UserError(f"{key}: {listed(without)} has no loss to learn from; leave out the learned soups")
 
 
 def no_method(names: Iterable[str]) -> UserError:

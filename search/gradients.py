@@ -17,7 +17,7 @@ from optuna.distributions import FloatDistribution
 from optuna.study import Study
 
 from mergesearch.errors import UserError, listed
-from mergesearch.evaluators import Differentiable, Item, LoadedModel, has_targets
+from mergesearch.evaluators import Differentiable, Item, LoadedModel, LossKind, has_targets
 from mergesearch.merge_ops.engine import Engine, Say, silent
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.merge_ops.recipe import Recipe
@@ -92,14 +92,16 @@ class Chart:
 
 
 class Calibration:
-    """The loss of the live model on parts of the search items, task by task as the objective weighs them."""
+    """The loss of the live model on parts of the search items, task by task as the objective weighs them.
 
-    def __init__(self, job: Job, subject: LoadedModel) -> None:
-        settings = job.config.search.gradient
-        self._seed, self._part, self._subject = job.config.search.seed, settings.items, subject
+    ``part``: of the items, at each step. ``loss``: None takes ``targets`` where the items have any, else ``entropy``.
+    """
+
+    def __init__(self, job: Job, subject: LoadedModel, part: float, loss: LossKind | None) -> None:
+        self._seed, self._part, self._subject = job.config.search.seed, part, subject
         able = [task for task in job.tasks_of("search") if has_targets(task.evaluator)]
         gold = [task for task in able if self._targets(task).has_gold]
-        self.kind = settings.loss or ("targets" if gold else "entropy")
+        self.kind: LossKind = loss or ("targets" if gold else "entropy")
         self.tasks: Sequence[Task] = gold if self.kind == "targets" else able
         if not self.tasks:
             raise UserError(
@@ -168,7 +170,8 @@ class GradientStart:
 
     def __init__(self, job: Job, engine: Engine, subject: LoadedModel, say: Say = silent) -> None:
         self._job, self._engine, self._say = job, engine, say
-        self._calibration = Calibration(job, subject)
+        settings = job.config.search.gradient
+        self._calibration = Calibration(job, subject, settings.items, settings.loss)
         space = job.space
         recipes = {method.name: space.fill(method, space.start(method, {})) for method in space.methods}
         able = [method for method in space.methods if engine.coefficients(recipes[method.name]) is not None]

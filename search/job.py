@@ -13,12 +13,15 @@ from mergesearch.merge_ops.checkpoint import Checkpoint, common_dtype
 from mergesearch.merge_ops.merger import Assembly, Merger
 from mergesearch.merge_ops.quantized import check_available, quantized
 from mergesearch.merge_ops.recipe import Recipe, layer_of
-from mergesearch.search.baselines import Baselines
+from mergesearch.search.baselines import Baselines, Endpoints
 from mergesearch.search.config import Config, Evaluate, TaskEntry
-from mergesearch.search.gradient_checks import check_gradient
+from mergesearch.search.gradient_checks import check_gradient, check_learning
+from mergesearch.search.ingredients import check_shared_start
 from mergesearch.search.objective import Objective, Share
+from mergesearch.search.soup_stage import LEARNED, SoupStage
 from mergesearch.search.space import Space
 from mergesearch.search.spaces.members import named_references
+from mergesearch.search.statistics import Stratum
 
 SHARED_KEYS = ("dtype", "out_dtype", "on_mismatch")
 """What the baselines take over from the recipe."""
@@ -54,6 +57,11 @@ class Task:
         """[items] float64: what each of one side's items adds to the metric; see ``Evaluator.contributions``."""
         return self.evaluator.contributions(self.items(side), scores)
 
+    def stratum(self, side: str, scores: Tensor) -> Stratum:
+        """One side's scores as comparisons take them."""
+        items, contributions = self.items(side), self.contributions(side, scores).tolist()
+        return Stratum.of([item.fingerprint for item in items], [item.weight for item in items], contributions)
+
     def share(self, side: str) -> Share:
         """The task's part in that side's objective. Raises UserError where it has no chance level to normalise by."""
         chance = self._chance(self.items(side)) if self.normalize else None
@@ -74,14 +82,22 @@ class Task:
 
 @dataclass(frozen=True)
 class Job:
-    """What a run needs beside the weights: the space, the baselines, the tasks."""
+    """What a run needs beside the weights: space, baselines, tasks and the ``soups`` that are asked for."""
 
     config: Config
     space: Space
-    baselines: Baselines
+    baselines: Endpoints
     tasks: Sequence[Task]
     references: Sequence[str]
     template: str
+    soups: SoupStage | None = None
+
+    @property
+    def trials(self) -> int:
+        """How many trials a run has in all; of soups, about how many."""
+        if self.soups and self.config.soup:
+            return len(self.references) + self.soups.expected_trials
+        return self.config.search.trials
 
     def tasks_of(self, side: str) -> list[Task]:
         """The tasks that count in the objective of that side."""
@@ -98,6 +114,10 @@ class Job:
     def values(self, side: str, scores: Mapping[str, Tensor]) -> dict[str, float]:
         """Each task's metric."""
         return {task.name: task.value(side, scores[task.name]) for task in self.tasks if task.name in scores}
+
+    def strata(self, side: str, scores: Mapping[str, Tensor]) -> list[Stratum]:
+        """A candidate's scores on one side, task by task, as comparisons take them."""
+        return [task.stratum(side, scores[task.name]) for task in self.tasks_of(side)]
 
     def objective_of(self, side: str) -> Objective:
         """How the values of ``tasks_of`` that side become one number."""
@@ -130,11 +150,30 @@ def _open(config: Config) -> Job:
     fixed: dict[str, object] = {key: config.recipe[key] for key in SHARED_KEYS if key in config.recipe}
     if not _are_alike(checkpoints):
         fixed["base_model"] = paths[0]  # so that the soups have its tensors' names and shapes
-    baselines = Baselines(space.models, space.base, fixed, beside=space.bases)
-    job = Job(config, space, baselines, open_tasks(config.evaluate), paths, paths[0])
+    tasks, kind = open_tasks(config.evaluate), Endpoints if config.soup else Baselines
+    baselines = kind(space.models, space.base, fixed, beside=space.bases)
+    job = Job(config, space, baselines, tasks, paths, paths[0], _soups(config, space, tasks, fixed))
     if config.search.start == "gradient":
-        check_gradient(config, {task.name: task.evaluator for task in job.tasks_of("search")}, starts)
+        check_gradient(config, _searched(tasks), starts)
     return job
+
+
+def _searched(tasks: Sequence[Task]) -> dict[str, Evaluator]:
+    return {task.name: task.evaluator for task in _counted(tasks, "search")}
+
+
+def _soups(config: Config, space: Space, tasks: Sequence[Task], fixed: Mapping[str, object]) -> SoupStage | None:
+    kinds = config.soup.kinds if config.soup else config.search.soups
+    models = [model for model in space.models if model != space.base]
+    if not kinds or len(models) < 2:
+        return None
+    if set(LEARNED) & set(kinds):
+        check_learning(config, _searched(tasks))
+    if config.soup is None:
+        return SoupStage(models, kinds, fixed=fixed)
+    if config.soup.check_heads:
+        check_shared_start(models)
+    return SoupStage(models, kinds, config.soup.learning, fixed)
 
 
 def _referenced(recipe: Mapping[str, Any]) -> list[str]:

@@ -1,10 +1,10 @@
 """The loop: ask, build, score, tell, until the run has its trials. A run may be killed at any instant and gone on with.
 
-The order of candidates depends on the finished trials alone: the baselines that are not scored yet, then the usual
-settings of each method in the space, then the points of the gradient start, then the sampler, seeded with the run's
-seed and the count of finished trials. So a run that was killed and resumed asks for what it would have asked for
-otherwise. Candidates beside the baselines are raced against the best so far; the trial of one that is stopped is told
-as pruned, with an estimate of its score.
+The order of candidates depends on the finished trials alone: the baselines that are not scored yet, then the soups that
+were asked for, then the usual settings of each method in the space, then the points of the gradient start, then the
+sampler, seeded with the run's seed and the count of finished trials. So a run that was killed and resumed asks for what
+it would have asked for otherwise. Candidates beside baselines and soups are raced against the best so far; the trial of
+one that is stopped is told as pruned, with an estimate of its score.
 """
 
 import time
@@ -24,12 +24,13 @@ from mergesearch.evaluators import Item, LoadedModel
 from mergesearch.merge_ops.engine import Engine, Say, silent
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
-from mergesearch.search.baselines import usual_settings
+from mergesearch.search.baselines import Baseline, usual_settings
 from mergesearch.search.estimates import StudyWithEstimates
 from mergesearch.search.gradients import GradientStart
 from mergesearch.search.job import Job, Task, live_model
 from mergesearch.search.racing import Course, Result, run_race, set_course, whole_result
 from mergesearch.search.schedule import Strategy
+from mergesearch.search.soup_stage import LearnedSoup
 from mergesearch.search.store import RunFolder
 
 
@@ -76,6 +77,8 @@ class Loop:
         """Checks the tasks against the model, before anything is scored, and says what users should know."""
         for note in self.job.prepare(self.subject):
             self._say(note)
+        if self.job.soups:
+            self.job.soups.prepare(self)
         if self._gradient is not None:
             self._say(self._gradient.described)
 
@@ -90,6 +93,8 @@ class Loop:
             raise UserError(f"no candidate could be scored; the first one's reason: {reason}")
 
     def _is_done(self) -> bool:
+        if self.job.config.soup:
+            return self._proposed() is None
         enough = len(t.finished(self.study)) >= self.job.config.search.trials
         return enough or self._strategy.is_exhausted(self.study)
 
@@ -97,7 +102,7 @@ class Loop:
         """One trial from ask to tell; its number."""
         trial, baseline = self._ask()
         try:
-            recipe = baseline or self.job.space.ask(trial)
+            recipe = baseline.recipe if baseline else self.job.space.ask(trial)
             trial.set_user_attr(t.RECIPE, recipe.to_yaml())
             scored = self._score(recipe, in_full=baseline is not None)
         except Exception as error:
@@ -108,8 +113,8 @@ class Loop:
         self._tell(trial, scored)
         return trial.number
 
-    def _ask(self) -> tuple[Trial, Recipe | None]:
-        baseline = self.job.baselines.following(self._baseline_scores())
+    def _ask(self) -> tuple[Trial, Baseline | LearnedSoup | None]:
+        baseline = self._proposed()
         if baseline is None:
             if not self._enqueue_start():
                 self._enqueue_gradient()
@@ -117,9 +122,14 @@ class Loop:
             return StudyWithEstimates(self.study).ask(), None
         self.study.sampler = optuna.samplers.RandomSampler(seed=0)
         trial = self.study.ask()
-        trial.set_user_attr(t.KIND, t.BASELINE)
+        trial.set_user_attr(t.KIND, baseline.kind)
         trial.set_user_attr(t.NAME, baseline.name)
-        return trial, baseline.recipe
+        return trial, baseline
+
+    def _proposed(self) -> Baseline | LearnedSoup | None:
+        """What comes before the sampler's own candidates: the baselines, then the soups."""
+        baseline = self.job.baselines.following(self._baseline_scores())
+        return baseline or (self.job.soups.following(self) if self.job.soups else None)
 
     def _enqueue_start(self) -> bool:
         """Puts the next usual setting that has no trial yet before whatever the sampler would ask, if there is one."""
@@ -167,7 +177,7 @@ class Loop:
         return whole_result(self.job, self.job.score(self.subject, "search", self.job.tasks_of("search")))
 
     def _race(self, course: Course) -> Result:
-        incumbent = self.folder.load_scores(t.scores_name(t.best(t.completed(self.study)).number))
+        incumbent = self.folder.load_scores(t.scores_name(t.best(t.contenders(self.study)).number))
         return run_race(self.job, course, incumbent, self._score_items)
 
     def _score_items(self, task: Task, items: Sequence[Item]) -> Tensor:
@@ -210,7 +220,7 @@ class Loop:
 
     def _tell_stopped(self, trial: Trial, result: Result) -> None:
         """With an estimate, never above the incumbent: it was found to be worse."""
-        incumbent = t.best(t.completed(self.study))
+        incumbent = t.best(t.contenders(self.study))
         values = np.array([result.values[task.name] for task in self.job.tasks_of("search")])
         estimate = float(self.job.objective_of("search").combine(values))
         trial.set_user_attr(t.AGAINST, incumbent.number)

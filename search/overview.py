@@ -88,7 +88,7 @@ def print_start(screen: Console, job: Job) -> None:
 
 def print_cost(screen: Console, job: Job, cost: Cost) -> None:
     """Time and memory, and how the numbers were come by."""
-    trials = job.config.search.trials
+    trials = job.trials
     screen.print(f"memory: {memory_plan(job)}")
     if job.space.stack:
         screen.print(f"beside them a live model of up to {job.space.stack.deepest} layers, made anew at each new depth")

@@ -138,7 +138,7 @@ def entry_labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def model_labels(references: Sequence[str]) -> dict[str, str]:
     """A short name for each checkpoint: the last part of its path where that is its alone, else the whole path."""
-    names = [PurePath(reference).stem or reference for reference in references]
+    names = [PurePath(reference).name.removesuffix(".safetensors") or reference for reference in references]
     return {
         reference: name if names.count(name) == 1 else reference
         for reference, name in zip(references, names, strict=True)

@@ -20,7 +20,14 @@ from mergesearch.search.verdict import (
     unproven_in_words,
 )
 
-COLOURS = {t.BASELINE: "#8a8f98", t.START: "#c98a1b", t.SAMPLED: "#2563a8"}
+COLOURS = {
+    t.BASELINE: "#8a8f98",
+    t.START: "#c98a1b",
+    t.GRADIENT: "#7a4fb5",
+    t.SAMPLED: "#2563a8",
+    t.STEP: "#b8c4d2",
+    t.SOUP: "#2a8f5b",
+}
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c1e21; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
@@ -132,7 +139,7 @@ def _history(loop: Loop) -> Any:
 
     figure = go.Figure()
     _add_trials(figure, [*t.completed(loop.study), *t.stopped(loop.study)], lambda trial: trial.value)
-    trials = t.completed(loop.study)
+    trials = t.contenders(loop.study)
     best = [t.score_of(t.best(trials[: i + 1])) for i in range(len(trials))]
     numbers = [trial.number for trial in trials]
     last = t.finished(loop.study)[-1].number

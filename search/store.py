@@ -24,7 +24,7 @@ from mergesearch.search.config import Config
 
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
-MAY_CHANGE = {"search": ("trials", "storage"), "output": ("model",)}
+MAY_CHANGE = {"search": ("trials", "storage"), "output": ("model",), "soup": ("kinds",)}
 """What another call may say otherwise about the same run."""
 
 

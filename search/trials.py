@@ -25,6 +25,10 @@ SLOT = "slot"
 BASELINE, START, GRADIENT, SAMPLED = "baseline", "start", "gradient", "sampled"
 """Kinds: a recipe that the search must beat, a usual setting within the space, a point that gradients led to, the
 sampler's own."""
+SOUP, STEP = "soup", "step"
+"""Kinds: a soup that was asked for, and one that was scored on the way to it, which wins nothing itself."""
+NAMED = (BASELINE, SOUP, STEP)
+"""The kinds that are known by a name, and scored on all search items."""
 INTERRUPTED = "interrupted"
 """The reason of a trial whose process ended in the middle of it; another one takes its place."""
 
@@ -44,6 +48,11 @@ def is_interrupted(trial: FrozenTrial) -> bool:
 def completed(study: Study) -> list[FrozenTrial]:
     """The trials with a score on all search items."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def contenders(study: Study) -> list[FrozenTrial]:
+    """Those of them that may win the run."""
+    return [trial for trial in completed(study) if kind_of(trial) != STEP]
 
 
 def stopped(study: Study) -> list[FrozenTrial]:
@@ -82,7 +91,7 @@ def wish_of(trial: FrozenTrial) -> dict[str, Any]:
 
 def label_of(trial: FrozenTrial) -> str:
     """What the tables call the trial."""
-    if kind_of(trial) == BASELINE:
+    if kind_of(trial) in NAMED:
         return str(trial.user_attrs[NAME])
     return f"trial {trial.number}"
 

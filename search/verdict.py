@@ -1,7 +1,7 @@
 """The verdict: whether the winner of the search beats the best baseline on items that the search never looked at."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from mergesearch.parsing import parse_yaml
 from mergesearch.search import trials as t
 from mergesearch.search.job import Job, Scores, Task
 from mergesearch.search.loop import Loop
-from mergesearch.search.statistics import Estimate, Stratum, bootstrap, bootstrap_difference, holm, swap_p
+from mergesearch.search.statistics import Estimate, bootstrap, bootstrap_difference, holm, swap_p
 from mergesearch.seeds import derive
 
 SIDES = ("search", "test")
@@ -70,6 +70,7 @@ class Verdict:
     the winner if it is better beyond chance, and else the best baseline. ``test_looks`` counts how often this run
     has looked at the test items, this time included. ``items_spent``, of ``items_in_full`` had no candidate been
     stopped. ``ensemble`` is what averaging the models' outputs gives: a reference, which no verdict is held on.
+    ``soups`` are those that were asked for, whether or not one of them is the winner.
     """
 
     sentence: str
@@ -91,6 +92,7 @@ class Verdict:
     baselines: list[Row]
     metrics: dict[str, str]
     ensemble: Row | None = None
+    soups: list[Row] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -105,6 +107,7 @@ class Verdict:
             "comparisons": [Comparison.from_json(comparison) for comparison in data["comparisons"]],
             "baselines": [Row.from_json(row) for row in data["baselines"]],
             "ensemble": Row.from_json(data["ensemble"]) if data.get("ensemble") else None,
+            "soups": [Row.from_json(row) for row in data.get("soups", ())],
         }
         return cls(**{**data, **parts})
 
@@ -116,19 +119,24 @@ def judge(loop: Loop, looks: int) -> Verdict:
     test items were looked at before.
     """
     winner, baselines = finalists(loop)
+    judged = [*baselines, *_soups(loop), winner]
     known: dict[str, Sides] = {}
-    for trial in [*baselines, winner]:
+    for trial in judged:
         phenotype = trial.user_attrs[t.PHENOTYPE]
         known[phenotype] = known.get(phenotype) or _both_sides(loop, trial)
-    scored = {trial.number: known[trial.user_attrs[t.PHENOTYPE]] for trial in [*baselines, winner]}
+    scored = {trial.number: known[trial.user_attrs[t.PHENOTYPE]] for trial in judged}
     return _verdict(loop, winner, baselines, scored, looks)
+
+
+def _soups(loop: Loop) -> list[FrozenTrial]:
+    return [trial for trial in t.completed(loop.study) if t.kind_of(trial) == t.SOUP]
 
 
 def _verdict(
     loop: Loop, winner: FrozenTrial, baselines: list[FrozenTrial], scored: dict[int, Sides], looks: int
 ) -> Verdict:
-    job, rival = loop.job, t.best(baselines)
-    rows = {trial.number: _row(job, trial, scored[trial.number]) for trial in [*baselines, winner]}
+    job, rival, soups = loop.job, t.best(baselines), _soups(loop)
+    rows = {trial.number: _row(job, trial, scored[trial.number]) for trial in [*baselines, *soups, winner]}
     compared = _compared(job, scored[winner.number], baselines, scored)
     against = compared[rival.number]
     beyond = winner.number != rival.number and against.difference.low > 0 and against.p < LEVEL
@@ -155,11 +163,12 @@ def _verdict(
         comparisons=[compared[trial.number] for trial in baselines],
         baselines=[rows[trial.number] for trial in baselines],
         metrics={task.name: task.evaluator.metric.name for task in job.tasks},
+        soups=[rows[trial.number] for trial in soups],
     )
 
 
 def _difference(job: Job, side: str, one: Sides, two: Sides) -> Estimate:
-    pair = [_strata(job, side, sides[side]) for sides in (one, two)]
+    pair = [job.strata(side, sides[side]) for sides in (one, two)]
     seed = derive(job.config.search.seed, "bootstrap", "difference")
     return bootstrap_difference(pair[0], pair[1], job.objective_of(side).combine, seed)
 
@@ -169,9 +178,9 @@ def _compared(
 ) -> dict[int, Comparison]:
     """The winner against each baseline, by the baseline's trial."""
     combine, seed = job.objective_of("test").combine, derive(job.config.search.seed, "sign flips")
-    mine = _strata(job, "test", winner["test"])
+    mine = job.strata("test", winner["test"])
     others = [scored[trial.number] for trial in baselines]
-    raw = [swap_p(mine, _strata(job, "test", sides["test"]), combine, seed) for sides in others]
+    raw = [swap_p(mine, job.strata("test", sides["test"]), combine, seed) for sides in others]
     return {
         trial.number: Comparison(t.label_of(trial), _difference(job, "test", winner, sides), p, corrected)
         for trial, sides, p, corrected in zip(baselines, others, raw, holm(raw), strict=True)
@@ -179,8 +188,8 @@ def _compared(
 
 
 def finalists(loop: Loop) -> tuple[FrozenTrial, list[FrozenTrial]]:
-    """The winner on the search items, and the baselines without the soups tried on the way to the greedy one."""
-    complete = t.completed(loop.study)
+    """The winner on the search items, and the baselines; what was scored on the way to a soup is neither."""
+    complete = t.contenders(loop.study)
     baselines = [trial for trial in complete if t.kind_of(trial) == t.BASELINE]
     if not baselines:
         raise UserError("no baseline could be scored, so there is nothing to compare the winner with")
@@ -211,7 +220,7 @@ def search_estimate(loop: Loop, trial: FrozenTrial) -> Estimate:
 
 def estimate(job: Job, side: str, scores: Scores, seed: int) -> Estimate:
     """The objective of one side's scores, with its interval."""
-    return bootstrap(_strata(job, side, scores), job.objective_of(side).combine, seed)
+    return bootstrap(job.strata(side, scores), job.objective_of(side).combine, seed)
 
 
 def _seed(job: Job, trial: FrozenTrial) -> int:
@@ -239,23 +248,12 @@ def task_values(task: Task, sides: Sides) -> dict[str, float]:
     return {**values, "all": task.evaluator.value(items, scores)}
 
 
-def _strata(job: Job, side: str, scores: Scores) -> list[Stratum]:
-    return [
-        Stratum.of(
-            [item.fingerprint for item in task.items(side)],
-            [item.weight for item in task.items(side)],
-            task.contributions(side, scores[task.name]).tolist(),
-        )
-        for task in job.tasks_of(side)
-    ]
-
-
 def _sentence(winner: Row, rival: Row, against: Comparison, items: int) -> str:
     if winner.trial == rival.trial:
         return f"The search found nothing better than {winner.name}: use that."
     found, p = against.difference, against.p
     gain = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}] on {items} test items, p = {p:.4f}"
-    name = f"{winner.name} ({winner.method})"
+    name = shown_name(winner)
     if found.low > 0 and p < LEVEL:
         return f"{name} beats the best baseline, {rival.name}, beyond chance: {gain}."
     if found.high < 0 and p < LEVEL:
@@ -295,5 +293,11 @@ def looks_in_words(before: int) -> str:
 
 
 def shown_baselines(verdict: Verdict) -> Sequence[Row]:
-    """The baselines that a table shows: the soups on the way to the greedy one are left out."""
-    return [row for row in verdict.baselines if not row.name.startswith("soup of ")]
+    """What a table shows beside the winner: baselines and soups, without those on the way to the greedy one."""
+    soups = [row for row in verdict.soups if row.trial != verdict.winner.trial]
+    return [*(row for row in verdict.baselines if not row.name.startswith("soup of ")), *soups]
+
+
+def shown_name(row: Row) -> str:
+    """What a table calls the row: with the method, where the name does not say how it was made."""
+    return f"{row.name} ({row.method})" if row.name.startswith("trial ") else row.name

@@ -17,7 +17,7 @@ from mergesearch.search.cli import main
 from mergesearch.search.methods_table import clauses
 from mergesearch.search.samplers import SAMPLERS
 
-COMMANDS = ["demo", "run", "merge", "eval", "check", "methods"]
+COMMANDS = ["demo", "run", "soup", "merge", "eval", "check", "methods"]
 
 
 def invoke(*arguments: object) -> Any:

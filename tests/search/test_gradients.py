@@ -72,7 +72,7 @@ def wide_job(config: Data, wide_models: Path, form: str, **search: Any) -> Job:
 
 def parts_of(job: Job) -> tuple[Engine, Chart, Calibration]:
     engine = open_engine(job)
-    calibration = Calibration(job, LoadedModel(engine.model, engine.tokenizer))
+    calibration = Calibration(job, LoadedModel(engine.model, engine.tokenizer), job.config.search.gradient.items, None)
     method = job.space.methods[0]
     return engine, Chart(job.space, engine, method, job.space.start(method, {"weight": 0.4})), calibration
 
