@@ -1,1 +1,49 @@
-"""mergesearch: search for the best merge of language models, and prove it on items that the search never saw."""
+"""mergesearch: search for the best merge of language models, and prove it on items that the search never saw.
+
+    import mergesearch
+
+    run = mergesearch.run("my.yml")
+    print(run.verdict.sentence)
+    model, tokenizer = run.best.build()
+
+What is here is all that is public. It is imported when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mergesearch.errors import UserError
+    from mergesearch.merge_ops.engine import Engine
+    from mergesearch.merge_ops.recipe import Recipe
+    from mergesearch.search.api import Best, Built, Run, merge, run
+    from mergesearch.search.config import Config
+    from mergesearch.search.verdict import Verdict
+
+__all__ = ["Best", "Built", "Config", "Engine", "Recipe", "Run", "UserError", "Verdict", "merge", "run"]
+
+_HOMES = {
+    "Best": "search.api",
+    "Built": "search.api",
+    "Config": "search.config",
+    "Engine": "merge_ops.engine",
+    "Recipe": "merge_ops.recipe",
+    "Run": "search.api",
+    "UserError": "errors",
+    "Verdict": "search.verdict",
+    "merge": "search.api",
+    "run": "search.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name from its home (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

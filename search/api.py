@@ -1,0 +1,173 @@
+"""The Python API: what the commands do, as functions that return what they found.
+
+run = mergesearch.run("my.yml")
+print(run.verdict.sentence)
+run.trials.sort_values("value")
+model, tokenizer = run.best.build()
+run.best.write("merged")
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mergesearch.errors import UserError
+from mergesearch.merge_ops import live
+from mergesearch.merge_ops.checkpoint import Checkpoint
+from mergesearch.merge_ops.documents import merge_file
+from mergesearch.merge_ops.engine import Engine, find_device
+from mergesearch.merge_ops.engine import merge as merge_recipe
+from mergesearch.merge_ops.recipe import Recipe
+from mergesearch.parsing import parse, read_yaml
+from mergesearch.search import runner
+from mergesearch.search import trials as t
+from mergesearch.search.config import RESULTS, Config
+from mergesearch.search.job import open_job
+from mergesearch.search.store import RunFolder
+from mergesearch.search.verdict import Verdict
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+    from pandas import DataFrame
+    from torch import nn
+
+PathName = str | PathLike[str]
+
+
+class Built(NamedTuple):
+    """A merged model in memory: a transformers model in evaluation mode, and its tokenizer (None: it has none)."""
+
+    model: "nn.Module"
+    tokenizer: Any
+
+
+@dataclass(frozen=True)
+class Best:
+    """A recipe that a run ended with."""
+
+    recipe: Recipe
+    device: str = field(default="auto", repr=False)
+
+    def build(self) -> Built:
+        """The merged model, with the very bits that were scored. Its checkpoints must lie where the recipe says."""
+        device = find_device(self.device)
+        if self.recipe.keeps_shapes:
+            references = self.recipe.references
+            engine = Engine(references, references[0], self.recipe.target_dtype, device)
+            return Built(engine.build(self.recipe), engine.tokenizer)
+        with TemporaryDirectory() as folder:
+            self.write(Path(folder) / "model")
+            return Built(*live.load(Checkpoint(str(Path(folder) / "model")), device))
+
+    def write(self, out: PathName) -> None:
+        """Writes the merged model to the folder ``out``, as ``merge`` does."""
+        merge_recipe(self.recipe, Path(out))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended: where it lies, its config, and whether its winner is proven."""
+
+    folder: Path
+    config: Config
+    verdict: Verdict
+
+    @classmethod
+    def read(cls, folder: PathName) -> "Run":
+        """A run that ended earlier, from its folder. Raises UserError where there is none or it has no verdict yet."""
+        path = Path(folder)
+        config = Config.read(path / "config.yml")
+        verdict = RunFolder(path).read_json("verdict.json")
+        if verdict is None:
+            raise UserError(f"{path}: the run has no verdict yet; run its config again to go on with it")
+        return cls(path, config, Verdict.from_json(verdict))
+
+    @cached_property
+    def best(self) -> Best:
+        """The winner of the search items, which is the best baseline where nothing was better."""
+        return self._written("best.yml")
+
+    @cached_property
+    def recommended(self) -> Best:
+        """The winner where the test items prove it better than the best baseline, else the latter."""
+        return self._written("recommended.yml")
+
+    def _written(self, name: str) -> Best:
+        file = self.folder / name
+        return Best(Recipe.read(read_yaml(file), str(file)), self.config.device)
+
+    @cached_property
+    def trials(self) -> "DataFrame":
+        """The finished trials by number, in the order in which they were scored.
+
+        Columns: name, kind, state, value (the objective on the search items, higher is better; an estimate where the
+        trial was stopped, NaN where it failed), ``values.TASK``, ``params.DIMENSION``, ``seconds.build``,
+        ``seconds.score``, reason (of a failure), phenotype and recipe (YAML). Raises UserError while another process
+        works on the run.
+        """
+        from pandas import DataFrame
+
+        folder = RunFolder(self.folder)
+        with folder.locked():
+            finished = t.finished(folder.open_study(self.config.search.storage))
+        table = DataFrame([_row(trial) for trial in finished], index=[trial.number for trial in finished])
+        return table.rename_axis("trial")
+
+
+def _row(trial: "FrozenTrial") -> dict[str, Any]:
+    said = trial.user_attrs
+    groups = {"values": said.get(t.VALUES, {}), "params": trial.params, "seconds": said.get(t.SECONDS, {})}
+    return {
+        "name": said.get(t.NAME) or t.label_of(trial),
+        "kind": t.kind_of(trial),
+        "state": trial.state.name,
+        "value": trial.value,
+        **{f"{group}.{key}": value for group, found in groups.items() for key, value in found.items()},
+        **{key: said.get(key) for key in (t.REASON, t.PHENOTYPE, t.RECIPE)},
+    }
+
+
+def run(config: Config | Mapping[str, Any] | PathName, results: PathName = RESULTS, *, progress: bool = False) -> Run:
+    """Runs a config, or goes on where a run of its name stopped; with ``soup``, makes soups.
+
+    ``config`` is a file, its content, or a Config; the run's folder is ``results/NAME``. ``progress`` shows what the
+    command line shows. Raises UserError for whatever is wrong with the config, before anything is scored.
+    """
+    where = str(config) if isinstance(config, str | PathLike) else "config"
+    job = open_job(_config(config), where)
+    with _watching(progress) as watcher:
+        verdict = runner.run(job, Path(results), watcher)
+    return Run(Path(results) / job.config.output.name, job.config, verdict)
+
+
+def _config(config: Config | Mapping[str, Any] | PathName) -> Config:
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, Mapping):
+        return parse(Config, dict(config), "config")
+    return Config.read(Path(config))
+
+
+def _watching(progress: bool) -> AbstractContextManager[runner.Watcher]:
+    if not progress:
+        return nullcontext(runner.QUIET)
+    from mergesearch.search.console import console, shown_progress
+
+    return shown_progress(console())
+
+
+def merge(recipe: Recipe | Mapping[str, Any] | PathName, out: PathName) -> None:
+    """Writes a recipe's model to the new folder ``out``, as transformers loads it, or nothing where it fails.
+
+    ``recipe`` is mergekit's YAML: a file (of several documents too), its content, or a Recipe. Paths in it are relative
+    to the current folder. Raises UserError for whatever is wrong with it, or where ``out`` is not empty.
+    """
+    if isinstance(recipe, str | PathLike):
+        merge_file(Path(recipe), Path(out))
+    else:
+        merge_recipe(recipe if isinstance(recipe, Recipe) else Recipe.read(dict(recipe)), Path(out))

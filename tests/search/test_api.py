@@ -1,0 +1,170 @@
+"""The Python API: it does what the commands do, and is typed for those who use it."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mergesearch
+from mergesearch.merge_ops.checkpoint import Checkpoint, tensors_digest
+from mergesearch.merge_ops.live import bind
+from mergesearch.search import trials as t
+from mergesearch.search.config import Config
+from mergesearch.search.store import RunFolder
+
+Data = dict[str, Any]
+
+
+@pytest.fixture
+def run(config: Data, tmp_path: Path) -> mergesearch.Run:
+    config["search"]["trials"] = 13
+    return mergesearch.run(config, tmp_path / "runs")
+
+
+def test_a_run(run: mergesearch.Run, tmp_path: Path) -> None:
+    assert run.folder == tmp_path / "runs" / "small"
+    assert run.verdict.trials == 13
+    assert run.config.output.name == "small"
+    assert run.best.recipe.to_yaml() == (run.folder / "best.yml").read_text()
+    assert run.recommended.recipe.to_yaml() == (run.folder / "recommended.yml").read_text()
+
+
+def test_what_is_built_and_written_is_what_was_scored(run: mergesearch.Run, tmp_path: Path) -> None:
+    scored = Checkpoint(str(run.folder / "model"))
+    model, tokenizer = run.best.build()
+    assert tokenizer("abc")["input_ids"]
+    assert not model.training
+    views = bind(model, scored)
+    assert tensors_digest((name, views[name]) for name in scored.tensors) == scored.digest()
+    run.best.write(tmp_path / "merged")
+    assert Checkpoint(str(tmp_path / "merged")).digest() == scored.digest()
+
+
+def test_recipes_that_change_the_shape_can_be_built(models: Path) -> None:
+    from mergesearch.search.api import Best
+
+    layers = [{"sources": [{"model": str(models / "one"), "layer_range": [0, 2]}]}] * 2
+    recipe = mergesearch.Recipe.read({"merge_method": "passthrough", "slices": layers})
+    model: Any = Best(recipe).build().model
+    assert model.config.num_hidden_layers == 4
+    with torch.no_grad():
+        assert model(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
+
+
+def test_trials_are_a_data_frame(run: mergesearch.Run) -> None:
+    table = run.trials
+    trials = t.finished(RunFolder(run.folder).open_study(None))
+    assert list(table.index) == [trial.number for trial in trials]
+    assert list(table["value"]) == [trial.value for trial in trials]
+    assert list(table["name"][:3]) == ["base", "one", "two"]
+    assert set(table["kind"]) == {t.BASELINE, t.START, t.SAMPLED}
+    assert table["values.text"].notna().all()
+    assert table["params.one.density"].notna().sum() == sum("one.density" in trial.params for trial in trials)
+    assert {"seconds.build", "seconds.score", "recipe", "phenotype", "reason", "state"} <= set(table.columns)
+    winner = table.loc[run.verdict.winner.trial]
+    assert winner["value"] == pytest.approx(run.verdict.winner.search.value)
+    assert winner["recipe"] == run.best.recipe.to_yaml()
+
+
+def test_a_run_is_read_again(run: mergesearch.Run, tmp_path: Path) -> None:
+    again = mergesearch.Run.read(run.folder)
+    assert again == run
+    assert again.best == run.best
+    with pytest.raises(mergesearch.UserError, match="no such file"):
+        mergesearch.Run.read(tmp_path / "nowhere")
+    (run.folder / "verdict.json").unlink()
+    with pytest.raises(mergesearch.UserError, match="no verdict yet"):
+        mergesearch.Run.read(run.folder)
+
+
+def test_a_file_its_content_and_a_config_are_the_same(config: Data, config_file: Path, tmp_path: Path) -> None:
+    config["search"]["trials"] = 10
+    found = [
+        mergesearch.run(given, tmp_path / str(number)).verdict
+        for number, given in enumerate((config, Config.read(config_file, trials=10)))
+    ]
+    assert found[0] == found[1]
+    config_file.write_text(config_file.read_text().replace("base_model: ", "base_model: /nowhere"))
+    with pytest.raises(mergesearch.UserError, match=f"{config_file}: /nowhere.*no such checkpoint"):
+        mergesearch.run(config_file, tmp_path / "file")
+
+
+def test_progress(config: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config["search"]["trials"] = 9
+    mergesearch.run(config, tmp_path)
+    assert capsys.readouterr().out == ""
+    mergesearch.run(config | {"output": {"name": "shown"}}, tmp_path, progress=True)
+    assert "verdict" in capsys.readouterr().out
+
+
+def test_what_is_wrong_with_a_dictionary(config: Data) -> None:
+    config["search"]["trails"] = 3
+    with pytest.raises(mergesearch.UserError, match=r"config: search: unknown key 'trails'; did you mean 'trials'"):
+        mergesearch.run(config)
+
+
+def test_merge(models: Path, tmp_path: Path) -> None:
+    data = {
+        "merge_method": "linear",
+        "models": [{"model": str(models / m), "parameters": {"weight": 1}} for m in ("one", "two")],
+    }
+    file = tmp_path / "recipe.yml"
+    file.write_text(mergesearch.Recipe.read(data).to_yaml())
+    for name, recipe in (
+        ("data", data),
+        ("recipe", mergesearch.Recipe.read(data)),
+        ("file", file),
+        ("text", str(file)),
+    ):
+        mergesearch.merge(recipe, tmp_path / name)
+    assert len({Checkpoint(str(tmp_path / name)).digest() for name in ("data", "recipe", "file", "text")}) == 1
+
+
+def test_every_public_name_is_there_and_typed() -> None:
+    assert sorted(mergesearch.__all__) == mergesearch.__all__
+    for name in mergesearch.__all__:
+        assert getattr(mergesearch, name).__doc__, name
+        assert name in dir(mergesearch)
+    tree = ast.parse(Path(mergesearch.__file__).read_text())
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    typed = {
+        alias.name: str(node.module)
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == {name: f"mergesearch.{home}" for name, home in mergesearch._HOMES.items()}
+    assert set(typed) == set(mergesearch.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'serach'"):
+        mergesearch.serach  # noqa: B018
+
+
+USE = """
+import mergesearch
+
+run = mergesearch.run({"recipe": {}}, progress=True)
+reveal_type(run.verdict.sentence)
+model, tokenizer = run.best.build()
+reveal_type(model)
+mergesearch.merge(run.best.recipe, "out")
+engine = mergesearch.Engine(["a", "b"], "a")
+reveal_type(engine.build(run.best.recipe))
+mergesearch.run(3)
+"""
+
+
+@pytest.mark.slow
+def test_types_as_a_user_sees_them(tmp_path: Path) -> None:
+    (tmp_path / "use.py").write_text(USE)
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "use.py"]
+    environment = {**os.environ, "MYPYPATH": str(Path(mergesearch.__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    notes = [line.split(": ", 1)[1] for line in done.stdout.splitlines() if line.startswith("use.py")]
+    assert 'note: Revealed type is "str"' in notes
+    assert sum("Module" in note for note in notes) == 2, done.stdout
+    assert sum(note.startswith("error") for note in notes) == 1, "only the last line is wrong"
