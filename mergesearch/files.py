@@ -1,5 +1,6 @@
 """Files that are whole or not there: written under a temporary name, then renamed."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import FrameType
+
+FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 
 @contextmanager
@@ -59,6 +62,15 @@ def _replace(temporary: Path, target: Path) -> None:
         remove(old)
     else:
         temporary.replace(target)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a write failed for lack of space, as the system says, or a library or a database in its own words."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(word in str(error) for word in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

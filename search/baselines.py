@@ -1,6 +1,6 @@
 """What every run scores first: what the user had, the soups, and the standard recipes at their usual settings."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -53,9 +53,17 @@ class Endpoints:
         endpoints = [*([base] if base else []), *self._models, *beside]
         self._labels = model_labels(list(dict.fromkeys(endpoints)))
 
-    def following(self, scores: Mapping[str, float]) -> Baseline | None:
-        """The next baseline to score, given the scores (higher is better) by name so far; None when all are there."""
-        return next((baseline for baseline in self._standard() if baseline.name not in scores), None)
+    def following(self, scores: Mapping[str, float], in_work: Collection[str] = ()) -> Baseline | None:
+        """The next baseline to score, given the scores (higher is better) by name so far; None when all are there.
+
+        None too where it depends on one of those ``in_work``, which are being scored elsewhere.
+        """
+        known = {*scores, *in_work}
+        return next((baseline for baseline in self._standard() if baseline.name not in known), None)
+
+    def __len__(self) -> int:
+        """How many there are in all."""
+        return sum(1 for _ in self._standard())
 
     def _standard(self) -> Iterator[Baseline]:
         for reference, label in self._labels.items():
@@ -74,9 +82,13 @@ class Endpoints:
 class Baselines(Endpoints):
     """The endpoints, and what anybody would try first."""
 
-    def following(self, scores: Mapping[str, float]) -> Baseline | None:
+    def following(self, scores: Mapping[str, float], in_work: Collection[str] = ()) -> Baseline | None:
         """See ``Endpoints.following``."""
-        return super().following(scores) or self._next_soup(scores)
+        return super().following(scores, in_work) or (None if in_work else self._next_soup(scores))
+
+    def __len__(self) -> int:
+        """See ``Endpoints.__len__``: a soup has one trial for each model but the first, and one for the end."""
+        return super().__len__() + (len(self._models) if len(self._models) > 1 else 0)
 
     def _standard(self) -> Iterator[Baseline]:
         yield from super()._standard()

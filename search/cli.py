@@ -64,6 +64,7 @@ def demo(trials: int | None) -> None:
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--name", help="The run's name: its folder under the results.")
 @click.option("--trials", type=click.IntRange(min=1), help="How many trials in all, earlier ones counted.")
+@click.option("--timeout", metavar="TIME", help="How long in all, e.g. 2h30m; the last trial is finished.")
 @click.option("--results", type=click.Path(path_type=Path), help="Where runs are kept [results/runs].")
 @click.option("--storage", metavar="URL", help="A database for the study, e.g. sqlite:///study.db.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of every random choice of the run.")
@@ -72,7 +73,8 @@ def run(config: Path, results: Path | None, **overrides: Any) -> None:
     """Run a search, or go on where it stopped.
 
     CONFIG is a recipe with holes, the tasks and the budget. Leaves best.yml, verdict.json, report.html and the merged
-    model in results/runs/NAME. Ctrl-C stops; the same command goes on.
+    model in results/runs/NAME. Ctrl-C stops; the same command goes on. Begun again while it runs, it joins in: once
+    for each GPU or host that shares the results folder.
     """
     _run(config, overrides, results)
 

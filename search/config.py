@@ -1,5 +1,6 @@
 """The config of a run: a recipe with holes, how to score it, how to search, where the results go."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -154,14 +155,39 @@ class Gradient(Strict):
         return self
 
 
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def _read_duration(data: Any) -> Any:
+    """Seconds as a number, or such as ``2h30m``, ``90m`` or ``45s``."""
+    if not isinstance(data, str):
+        return data
+    found = re.fullmatch(r"(?:(?P<h>[\d.]+)h)?\s*(?:(?P<m>[\d.]+)m)?\s*(?:(?P<s>[\d.]+)s?)?", data.strip())
+    try:
+        parts = {unit: float(number) for unit, number in found.groupdict().items() if number} if found else {}
+    except ValueError:
+        parts = {}
+    if not parts:
+        raise ValueError(f"found {data!r}, expected seconds, or a time such as 2h30m, 90m or 45s")
+    return sum(_UNITS[unit] * number for unit, number in parts.items())
+
+
 class Search(Tuning):
     """How long and how. ``trials`` counts all of a run, baselines too; ``racing: false`` scores all of them in full.
+
+    Whichever comes first ends a run, with its verdict: ``trials``; ``timeout``, in seconds or such as ``2h30m``, of
+    the time in which trials were in work, all sessions together (the last trial is finished, and loading and the
+    verdict come on top); and, once the baselines are scored, ``patience``, so many trials without a better one than
+    the best, and a score of at least ``target``.
 
     ``sampler`` is one for the whole run, or ``schedule`` a list of stages; ``start: gradient`` puts before them the
     points that a descent on the search items leads to. ``soups`` are scored after the baselines.
     """
 
     trials: int = Field(60, ge=1)
+    timeout: Annotated[float, Field(gt=0), BeforeValidator(_read_duration)] | None = None
+    patience: int | None = Field(None, ge=1)
+    target: float | None = None
     soups: list[Kind] = Field(default_factory=list)
     sampler: Annotated[str, AfterValidator(_known_sampler)] = AUTO
     schedule: list[Stage] | None = Field(None, min_length=1)
@@ -244,7 +270,7 @@ class Config(Strict):
 
 
 def _overridden(data: dict[str, Any], stem: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    said = {"search": ("trials", "seed", "storage"), "output": ("name",)}
+    said = {"search": ("trials", "timeout", "seed", "storage"), "output": ("name",)}
     data = {"output": {"name": stem}, **data}
     for section, keys in said.items():
         values = {key: overrides[key] for key in keys if overrides.get(key) is not None}

@@ -2,9 +2,12 @@
 
 The order of candidates depends on the finished trials alone: the baselines that are not scored yet, then the soups that
 were asked for, then the usual settings of each method in the space, then the points of the gradient start, then the
-sampler, seeded with the run's seed and the count of finished trials. So a run that was killed and resumed asks for what
-it would have asked for otherwise. Candidates beside baselines and soups are raced against the best so far; the trial of
-one that is stopped is told as pruned, with an estimate of its score.
+sampler, seeded with the run's seed and the count of trials that were begun. So a run that was killed and resumed asks
+for what it would have asked for otherwise. Candidates beside baselines and soups are raced against the best so far; the
+trial of one that is stopped is told as pruned, with an estimate of its score.
+
+Several processes may work on one run: asking and telling happen under the folder's lock, building and scoring do not,
+and a lease on each trial says who is at it.
 """
 
 import time
@@ -21,27 +24,37 @@ from torch import Tensor
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators import Item, LoadedModel
+from mergesearch.files import is_disk_full
 from mergesearch.merge_ops.engine import Engine, Say, silent
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
 from mergesearch.search.baselines import Baseline, usual_settings
+from mergesearch.search.endings import why_ended
 from mergesearch.search.estimates import StudyWithEstimates
 from mergesearch.search.gradients import GradientStart
 from mergesearch.search.job import Job, Task, live_model
+from mergesearch.search.leases import Leases
 from mergesearch.search.racing import Course, Result, run_race, set_course, whole_result
 from mergesearch.search.schedule import Strategy
 from mergesearch.search.soup_stage import LearnedSoup
 from mergesearch.search.store import RunFolder
 
+WAITED = 0.5
+"""Seconds between two looks at what other workers do."""
+
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate's scores, its phenotype, how many items were scored now, and how long building and scoring took."""
+    """A candidate's scores, its phenotype, how many items were scored now, and how long building and scoring took.
+
+    ``rival`` is the incumbent that it was raced against.
+    """
 
     phenotype: str
     result: Result
     spent: int
     seconds: dict[str, float]
+    rival: FrozenTrial | None = None
 
 
 class Loop:
@@ -58,6 +71,9 @@ class Loop:
         self._scored: tuple[Any, Any] = (None, None)
         self._say = say
         self._strategy = Strategy(job.space, job.config.search)
+        self._leases = Leases(study, folder.workers, folder.worker)
+        self._course: Course | None = None
+        self._are_baselines_done = False
 
     @property
     def subject(self) -> LoadedModel:
@@ -83,43 +99,91 @@ class Loop:
             self._say(self._gradient.described)
 
     def run(self, on_trial: Callable[[FrozenTrial], None] = lambda _: None) -> None:
-        """Goes on until the study has the config's trials, all told; ``on_trial`` sees each finished one."""
-        self._recover()
-        while not self._is_done():
+        """Goes on until the search has ended and nobody is at a trial; ``on_trial`` sees each one finished here."""
+        while self.ended is None or t.running(self.study):
             number = self.run_trial()
-            on_trial(self.study.get_trials(deepcopy=False)[number])
+            if number is None:
+                time.sleep(WAITED)
+            else:
+                on_trial(self.study.get_trials(deepcopy=False)[number])
         if not t.completed(self.study):
             reason = t.finished(self.study)[0].user_attrs[t.REASON]
             raise UserError(f"no candidate could be scored; the first one's reason: {reason}")
 
-    def _is_done(self) -> bool:
+    @property
+    def ended(self) -> str | None:
+        """Why no further trial is begun; None while the search goes on."""
         if self.job.config.soup:
-            return self._proposed() is None
-        enough = len(t.finished(self.study)) >= self.job.config.search.trials
-        return enough or self._strategy.is_exhausted(self.study)
+            return None if self._proposed() or self._in_work() else "every soup is made"
+        if self._strategy.is_exhausted(self.study):
+            return "every point of the grid was asked for"
+        return why_ended(self.study, self.job.config.search, self._has_baselines())
 
-    def run_trial(self) -> int:
-        """One trial from ask to tell; its number."""
-        trial, baseline = self._ask()
-        try:
-            recipe = baseline.recipe if baseline else self.job.space.ask(trial)
-            trial.set_user_attr(t.RECIPE, recipe.to_yaml())
-            scored = self._score(recipe, in_full=baseline is not None)
-        except Exception as error:
-            # Whatever goes wrong with one candidate is its own affair: NaN, out of memory, a task's exception.
-            trial.set_user_attr(t.REASON, f"{type(error).__name__}: {error}")
-            self.study.tell(trial, state=TrialState.FAIL)
-            return trial.number
-        self._tell(trial, scored)
+    def run_trial(self) -> int | None:
+        """One trial from ask to tell; its number, or None where all that is left to ask waits for other workers."""
+        with self.folder.locked():
+            self._recover()
+            begun = self._begin() if self.ended is None else None
+        if begun is None:
+            return None
+        trial, recipe, is_baseline = begun
+        if isinstance(recipe, Recipe):
+            self._work_on(trial, recipe, is_baseline)
         return trial.number
 
-    def _ask(self) -> tuple[Trial, Baseline | LearnedSoup | None]:
+    def _begin(self) -> tuple[Trial, Recipe | None, bool] | None:
+        """The next trial, leased, with its recipe; without one where it could not be made, and failed."""
+        asked = self._ask()
+        if asked is None:
+            return None
+        trial, baseline = asked
+        try:
+            recipe = baseline.recipe if baseline else self.job.space.ask(trial)
+            text = recipe.to_yaml()
+        except Exception as error:
+            self._fail(trial, error)
+            return trial, None, False
+        self._leases.take(trial)
+        trial.set_user_attr(t.RECIPE, text)
+        return trial, recipe, baseline is not None
+
+    def _work_on(self, trial: Trial, recipe: Recipe, is_baseline: bool) -> None:
+        with self._leases.renewed(trial):
+            try:
+                scored: Scored | Exception = self._score(recipe, in_full=is_baseline)
+            except Exception as error:
+                scored = error
+            with self.folder.locked():
+                self._end(trial, scored)
+
+    def _end(self, trial: Trial, scored: Scored | Exception) -> None:
+        if not self._leases.is_held(trial):
+            return  # it took so long that another worker was given it
+        if isinstance(scored, Exception):
+            self._fail(trial, scored)
+        else:
+            self._tell(trial, scored)
+
+    def _fail(self, trial: Trial, error: Exception) -> None:
+        """Whatever goes wrong with one candidate is its own affair: NaN, out of memory, a task's exception.
+
+        A full disk is not.
+        """
+        if is_disk_full(error):
+            raise error
+        trial.set_user_attr(t.REASON, f"{type(error).__name__}: {error}")
+        self.study.tell(trial, state=TrialState.FAIL)
+
+    def _ask(self) -> tuple[Trial, Baseline | LearnedSoup | None] | None:
+        if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return self._ask_sampler(), None
         baseline = self._proposed()
         if baseline is None:
+            if self._in_work() and not self._can_start_early():
+                return None
             if not self._enqueue_start():
                 self._enqueue_gradient()
-            self.study.sampler = self._strategy.sampler(self.study)
-            return StudyWithEstimates(self.study).ask(), None
+            return self._ask_sampler(), None
         self.study.sampler = optuna.samplers.RandomSampler(seed=0)
         trial = self.study.ask()
         trial.set_user_attr(t.KIND, baseline.kind)
@@ -127,9 +191,35 @@ class Loop:
         return trial, baseline
 
     def _proposed(self) -> Baseline | LearnedSoup | None:
-        """What comes before the sampler's own candidates: the baselines, then the soups."""
-        baseline = self.job.baselines.following(self._baseline_scores())
-        return baseline or (self.job.soups.following(self) if self.job.soups else None)
+        """What comes before the sampler's own candidates: the baselines, then the soups, which need all of them."""
+        in_work = self._in_work()
+        baseline = self.job.baselines.following(self._baseline_scores(), in_work)
+        if baseline or in_work or not self.job.soups:
+            return baseline
+        return self.job.soups.following(self)
+
+    def _ask_sampler(self) -> Trial:
+        self.study.sampler = self._strategy.sampler(self.study)
+        return StudyWithEstimates(self.study).ask()
+
+    def _in_work(self) -> set[str]:
+        """The names of the baselines and soups that are being scored."""
+        running = [trial for trial in t.running(self.study) if t.kind_of(trial) in (t.BASELINE, t.STEP, t.SOUP)]
+        return {str(trial.user_attrs[t.NAME]) for trial in running if t.NAME in trial.user_attrs}
+
+    def _has_baselines(self) -> bool:
+        if not self._are_baselines_done and not self._in_work():
+            self._are_baselines_done = self._proposed() is None
+        return self._are_baselines_done
+
+    def _can_start_early(self) -> bool:
+        """Whether a usual setting, which depends on no score, is left, and the trials suffice for all baselines."""
+        if self.job.soups:
+            return False
+        begun = t.begun(self.study)
+        missing = len(self.job.baselines) - sum(t.kind_of(trial) == t.BASELINE for trial in begun)
+        is_left = {method.name for method in self.job.space.methods} - self._names(t.START)
+        return bool(is_left) and len(begun) + missing < self.job.config.search.trials
 
     def _enqueue_start(self) -> bool:
         """Puts the next usual setting that has no trial yet before whatever the sampler would ask, if there is one."""
@@ -164,28 +254,40 @@ class Loop:
 
     def _score(self, recipe: Recipe, in_full: bool) -> Scored:
         phenotype = recipe.phenotype(self.engine.names)
+        rival = None if in_full else self._incumbent()
         known = self._scored_before(phenotype, in_full)
         if known is not None:
-            return Scored(phenotype, known, 0, {"build": 0.0, "score": 0.0})
+            return Scored(phenotype, known, 0, {"build": 0.0, "score": 0.0}, rival)
         begin = time.perf_counter()
         self.engine.build(recipe)
         built = time.perf_counter()
-        result = self._score_in_full() if in_full or self.course is None else self._race(self.course)
-        return Scored(phenotype, result, result.count, {"build": built - begin, "score": time.perf_counter() - built})
+        result = self._race(self.course, rival) if rival and self.course else self._score_in_full()
+        seconds = {"build": built - begin, "score": time.perf_counter() - built}
+        return Scored(phenotype, result, result.count, seconds, rival)
+
+    def _incumbent(self) -> FrozenTrial | None:
+        """The best so far; None before there is any."""
+        complete = t.contenders(self.study)
+        return t.best(complete) if complete and len(self.study.directions) == 1 else None
 
     def _score_in_full(self) -> Result:
         return whole_result(self.job, self.job.score(self.subject, "search", self.job.tasks_of("search")))
 
-    def _race(self, course: Course) -> Result:
-        incumbent = self.folder.load_scores(t.scores_name(t.best(t.contenders(self.study)).number))
+    def _race(self, course: Course, rival: FrozenTrial) -> Result:
+        incumbent = self.folder.load_scores(t.scores_name(rival.number))
         return run_race(self.job, course, incumbent, self._score_items)
 
     def _score_items(self, task: Task, items: Sequence[Item]) -> Tensor:
         return task.evaluator.score(self.subject, items)
 
-    @cached_property
+    @property
     def course(self) -> Course | None:
-        """How candidates are raced, settled when the baselines are scored; None where they are not raced."""
+        """How candidates are raced, settled when the baselines are scored; None before, and where none are raced."""
+        if self._course is None and self._has_baselines():
+            self._course = self._settled()
+        return self._course
+
+    def _settled(self) -> Course | None:
         racing = self.job.config.search.racing
         baselines = [trial for trial in t.completed(self.study) if t.kind_of(trial) == t.BASELINE]
         if not racing or not baselines or len(self.study.directions) > 1:
@@ -213,14 +315,13 @@ class Loop:
         trial.set_user_attr(t.VALUES, result.values)
         trial.set_user_attr(t.SECONDS, scored.seconds)
         trial.set_user_attr(t.ITEMS, scored.spent)
-        if result.stopped:
-            self._tell_stopped(trial, result)
+        if result.stopped and scored.rival:
+            self._tell_stopped(trial, result, scored.rival)
         else:
             self.study.tell(trial, self.job.objective("search", result.scores))
 
-    def _tell_stopped(self, trial: Trial, result: Result) -> None:
+    def _tell_stopped(self, trial: Trial, result: Result, incumbent: FrozenTrial) -> None:
         """With an estimate, never above the incumbent: it was found to be worse."""
-        incumbent = t.best(t.contenders(self.study))
         values = np.array([result.values[task.name] for task in self.job.tasks_of("search")])
         estimate = float(self.job.objective_of("search").combine(values))
         trial.set_user_attr(t.AGAINST, incumbent.number)
@@ -229,9 +330,11 @@ class Loop:
 
     def _recover(self) -> None:
         """Ends the trials whose process was killed, and enqueues what they asked for again, once each."""
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        lost = [trial for trial in t.running(self.study) if self._leases.is_lost(trial)]
+        if not lost:
+            return
         retried = {trial.user_attrs.get(t.RETRY_OF) for trial in self.study.get_trials(deepcopy=False)}
-        for trial in running:
+        for trial in lost:
             wish = t.wish_of(trial)
             if wish and trial.number not in retried:
                 kept = {key: trial.user_attrs[key] for key in (t.KIND, t.NAME, t.SLOT) if key in trial.user_attrs}

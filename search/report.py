@@ -71,6 +71,7 @@ def _facts(verdict: Verdict) -> str:
         optimism_in_words(verdict),
         f"{verdict.trials} trials, {verdict.stopped} of them stopped early; {verdict.items_spent:,} items scored, "
         f"{share:.0%} of what all trials in full would have been.",
+        f"The search ended: {verdict.ended}." if verdict.ended else "",
         looks_in_words(verdict.test_looks - 1),
     ]
     return " ".join(filter(None, facts))

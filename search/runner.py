@@ -1,12 +1,14 @@
 """A whole run: check, search, judge, write."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
-from mergesearch.files import write_text
+from mergesearch.errors import UserError
+from mergesearch.files import is_disk_full, write_text
 from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine import Engine, find_device
 from mergesearch.merge_ops.recipe import Recipe
@@ -38,16 +40,42 @@ def run(job: Job, results: Path, watcher: Watcher = QUIET) -> Verdict:
     ``recommended.yml`` (the winner where it is proven to be better, else the best baseline), ``verdict.json``,
     ``report.html`` and, unless the config says otherwise, the winner's ``model``. A run that has all its trials and
     its verdict already is only read: the test items are not looked at again.
+
+    Where another process is at the same run, this one joins it: the two share its trials, and one of them concludes.
+    Raises UserError where the disk is full; the run goes on afterwards.
     """
     folder = RunFolder(results / job.config.output.name)
+    with _full_disk_told(folder), folder.joined() as others:
+        if others:
+            watcher.stage(f"joining {len(others)} other worker{'s' * (len(others) > 1)}: {', '.join(others)}")
+        return _work(job, folder, watcher)
+
+
+def _work(job: Job, folder: RunFolder, watcher: Watcher) -> Verdict:
     with folder.locked():
         folder.keep_config(job.config)
         study = folder.open_study(job.config.search.storage)
-        loop = Loop(job, folder, study, open_engine(job), watcher.stage)
-        watcher.begun(loop)
-        loop.prepare()
-        loop.run(lambda trial: watcher.trial(loop, trial))
+        folder.check_scores(study)
+    loop = Loop(job, folder, study, open_engine(job), watcher.stage)
+    watcher.begun(loop)
+    loop.prepare()
+    loop.run(lambda trial: watcher.trial(loop, trial))
+    watcher.stage(f"the search has ended: {loop.ended}")
+    with folder.locked():
         return _conclude(loop, watcher)
+
+
+@contextmanager
+def _full_disk_told(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise UserError(
+            f"{folder.path}: the disk is full ({error}); every finished trial is kept, and the same command goes on "
+            "from there when there is space"
+        ) from error
 
 
 def open_engine(job: Job) -> Engine:
@@ -65,7 +93,7 @@ def _conclude(loop: Loop, watcher: Watcher) -> Verdict:
     write_text(loop.folder.path / "best.yml", recipe_of(winner).to_yaml())
     watcher.stage("verdict: scoring the winner and the baselines on the test items")
     looks = loop.folder.note_look({"trials": count, "winner": winner.number})
-    verdict = judge(loop, looks)
+    verdict = replace(judge(loop, looks), ended=loop.ended or "")
     recommended = winner if verdict.beyond_chance else t.best(baselines)
     write_text(loop.folder.path / "recommended.yml", recipe_of(recommended).to_yaml())
     if loop.job.config.evaluate.ensemble:

@@ -1,4 +1,4 @@
-"""Which sampler asks for which trial: the stages of a run, decided by the count of finished trials alone."""
+"""Which sampler asks for which trial: the stages of a run, decided by the count of trials that were begun."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -161,7 +161,7 @@ class Strategy:
         if number in self._kept:
             return self._kept[number]
         stage = self.plan.stages[number]
-        sampler = make_sampler(stage.sampler, self._order(number, len(t.finished(study))))
+        sampler = make_sampler(stage.sampler, self._order(number, len(t.begun(study))))
         if is_sequence(stage.sampler):
             self._kept[number] = sampler
         return sampler
@@ -196,4 +196,4 @@ class Strategy:
 
 
 def _sampled(study: Study) -> int:
-    return sum(t.kind_of(trial) == t.SAMPLED for trial in t.finished(study))
+    return sum(t.kind_of(trial) == t.SAMPLED for trial in t.begun(study))

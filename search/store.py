@@ -4,14 +4,15 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import optuna
 import torch
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study import Study
 from torch import Tensor
 
@@ -20,34 +21,62 @@ from mergesearch.evaluators import Item
 from mergesearch.files import atomic_path, remove, write_text
 from mergesearch.merge_ops.recipe import dump_yaml
 from mergesearch.parsing import read_yaml
+from mergesearch.search import trials as t
 from mergesearch.search.config import Config
+from mergesearch.search.workers import Workers
 
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
-MAY_CHANGE = {"search": ("trials", "storage"), "output": ("model",), "soup": ("kinds",)}
+MAY_CHANGE = {
+    "search": ("trials", "timeout", "patience", "target", "storage"),
+    "output": ("model",),
+    "soup": ("kinds",),
+}
 """What another call may say otherwise about the same run."""
 
 
 class RunFolder:
-    """``results/runs/NAME``: resolved config, study, per-item scores, best recipe, verdict, report, model."""
+    """``results/runs/NAME``: resolved config, study, per-item scores, best recipe, verdict, report, model.
+
+    ``worker`` is this process's name among the ``workers`` of the run; none before it has joined.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.workers = Workers(path / "workers")
+        self.worker = ""
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folder for this process; the lock goes with the process, however it ends. Raises UserError."""
+        """Holds the folder, once no other worker does; the lock goes with the process, however it ends.
+
+        For what only one worker at a time may do: asking, telling, recovering, concluding. On several hosts the file
+        system's locks must hold across them, as those of NFS 4, Lustre (with ``flock``) and GPFS do.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{self.path}: another process is working on this run") from None
-            self._remove_leftovers()
+            fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
+    @contextmanager
+    def joined(self) -> Iterator[list[str]]:
+        """Makes this process a worker of the run; gives the names of the others that are at it."""
+        with ExitStack() as stack:
+            with self.locked():
+                others = self._tidied()
+                self.worker = stack.enter_context(self.workers.joined())
+            yield others
+        with self.locked():
+            self._tidied()
+
+    def _tidied(self) -> list[str]:
+        """The other workers; where there is none, what a killed process had half written is removed."""
+        others = self.workers.living()
+        if not others:
+            self._remove_leftovers()
+        return others
+
     def _remove_leftovers(self) -> None:
-        """What a killed process had half written; nobody else is writing here."""
         for suffix in ("tmp", "old"):
             for leftover in list(self.path.rglob(f".*.{suffix}")):
                 remove(leftover)
@@ -70,10 +99,17 @@ class RunFolder:
 
     def _journal(self) -> BaseStorage:
         file = self.path / JOURNAL
-        # The folder's lock is ours: whoever held the journal's is dead.
-        (self.path / f"{JOURNAL}.lock").unlink(missing_ok=True)
-        _cut_torn_tail(file)
-        return JournalStorage(JournalFileBackend(str(file)))
+        file.touch()
+        return JournalStorage(JournalFileBackend(str(file), JournalLock(file)))
+
+    def check_scores(self, study: Study) -> None:
+        """Raises UserError where the study's scores lie in another folder: its workers must share one."""
+        missing = [trial.number for trial in t.completed(study) if not self.has_scores(t.scores_name(trial.number))]
+        if missing:
+            raise UserError(
+                f"{self.path}: the study has trial {missing[0]}, but its per-item scores are not here; workers on "
+                "several hosts must share the results folder (--results), whatever the storage"
+            )
 
     def save_scores(self, name: str, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:
         """Writes one candidate's per-item scores as a Parquet table (task, item, part, score).
@@ -151,14 +187,41 @@ def _database(url: str) -> BaseStorage:
         raise UserError(f"storage: cannot open {url!r}: {reason}") from None
 
 
-def _cut_torn_tail(journal: Path) -> None:
-    """Drops a last line that was not written to its end: an append behind it would spoil the journal for good."""
-    if not journal.exists():
-        return
-    content = journal.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(journal, whole)
+class JournalLock(BaseJournalFileLock):
+    """The lock of the journal itself, which goes with the process that holds it, however that ends.
+
+    Whoever takes it drops a last line that was not written to its end: an append behind it would spoil the journal for
+    good. Optuna's own lock is a file, which a killed process leaves behind.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._handle: IO[bytes] | None = None
+
+    def acquire(self) -> bool:
+        handle = self._journal.open("r+b")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        _cut_torn_tail(handle)
+        self._handle = handle
+        return True
+
+    def release(self) -> None:
+        if self._handle:
+            self._handle.close()
+
+
+def _cut_torn_tail(journal: IO[bytes]) -> None:
+    end = journal.seek(0, os.SEEK_END)
+    whole, block = end, 1 << 16
+    while whole > 0:
+        begin = max(0, whole - block)
+        journal.seek(begin)
+        last = journal.read(whole - begin).rfind(b"\n")
+        whole = begin + last + 1
+        if last >= 0:
+            break
+    if whole < end:
+        journal.truncate(whole)
 
 
 def _check_unchanged(old: Any, new: dict[str, Any], path: Path) -> None:

@@ -21,6 +21,8 @@ ITEMS = "items"
 AGAINST = "against"
 """The incumbent's number when the trial was stopped."""
 SLOT = "slot"
+LEASE = "lease"
+"""Which worker is at the trial, and until when that is to be believed."""
 
 BASELINE, START, GRADIENT, SAMPLED = "baseline", "start", "gradient", "sampled"
 """Kinds: a recipe that the search must beat, a usual setting within the space, a point that gradients led to, the
@@ -38,6 +40,17 @@ def finished(study: Study) -> list[FrozenTrial]:
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     trials = study.get_trials(deepcopy=False, states=states)
     return [trial for trial in trials if not is_interrupted(trial)]
+
+
+def begun(study: Study) -> list[FrozenTrial]:
+    """The trials that count, and those in work, which will."""
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.state != TrialState.WAITING and not is_interrupted(trial)]
+
+
+def running(study: Study) -> list[FrozenTrial]:
+    """The trials in work, here or elsewhere."""
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:

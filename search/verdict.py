@@ -71,6 +71,7 @@ class Verdict:
     has looked at the test items, this time included. ``items_spent``, of ``items_in_full`` had no candidate been
     stopped. ``ensemble`` is what averaging the models' outputs gives: a reference, which no verdict is held on.
     ``soups`` are those that were asked for, whether or not one of them is the winner.
+    ``ended``: why the search did.
     """
 
     sentence: str
@@ -93,6 +94,7 @@ class Verdict:
     metrics: dict[str, str]
     ensemble: Row | None = None
     soups: list[Row] = field(default_factory=list)
+    ended: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -234,11 +234,6 @@ def test_another_config_under_the_same_name_is_refused(config: Data, tmp_path: P
         go(config, tmp_path)
 
 
-def test_two_processes_on_one_run(config: Data, tmp_path: Path) -> None:
-    with RunFolder(tmp_path / "small").locked(), pytest.raises(UserError, match="another process is working on this"):
-        go(config, tmp_path)
-
-
 def test_a_database_as_storage(config: Data, tmp_path: Path) -> None:
     config["search"]["storage"] = f"sqlite:///{tmp_path / 'study.db'}"
     config["search"]["trials"] = 10
