@@ -34,7 +34,7 @@ from mergesearch.search.racing import Course, run_race, set_course
 from mergesearch.search.sequential import Draws
 
 ERROR = 0.05
-PLAIN = cast(Any, SimpleNamespace(evaluate=SimpleNamespace(aggregate="mean", normalize=False)))
+PLAIN = cast(Any, SimpleNamespace(evaluate=SimpleNamespace(aggregate="mean", normalize=False, constraints=[])))
 """As much of a config as a job's objective asks for."""
 Stop = Callable[[int, int], int]
 """(candidate, incumbent) -> the number of items after which the candidate is stopped; all items where it is not."""

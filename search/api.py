@@ -105,10 +105,10 @@ class Run:
     def trials(self) -> "DataFrame":
         """The finished trials by number, in the order in which they were scored.
 
-        Columns: name, kind, state, value (the objective on the search items, higher is better; an estimate where the
-        trial was stopped, NaN where it failed), ``values.TASK``, ``params.DIMENSION``, ``seconds.build``,
-        ``seconds.score``, reason (of a failure), phenotype and recipe (YAML). Raises UserError while another process
-        works on the run.
+        Columns: name, kind, state, value (the objective on the search items, higher is better; of several objectives
+        their mean by weight; an estimate where the trial was stopped, NaN where it failed), ``values.TASK``,
+        ``params.DIMENSION``, ``seconds.build``, ``seconds.score``, reason (of a failure), phenotype and recipe (YAML).
+        Raises UserError while another process works on the run.
         """
         from pandas import DataFrame
 
@@ -126,7 +126,7 @@ def _row(trial: "FrozenTrial") -> dict[str, Any]:
         "name": said.get(t.NAME) or t.label_of(trial),
         "kind": t.kind_of(trial),
         "state": trial.state.name,
-        "value": trial.value,
+        "value": t.score_of(trial) if trial.values else None,
         **{f"{group}.{key}": value for group, found in groups.items() for key, value in found.items()},
         **{key: said.get(key) for key in (t.REASON, t.PHENOTYPE, t.RECIPE)},
     }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from mergesearch.errors import nearest
 from mergesearch.merge_ops.methods import Scalar
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
@@ -68,6 +69,18 @@ class Endpoints:
     def _standard(self) -> Iterator[Baseline]:
         for reference, label in self._labels.items():
             yield Baseline(label, self._soup([reference]))
+
+    def recipe_named(self, name: str) -> Recipe:
+        """The recipe of a model, or of a standard recipe, by its name or path; the base also as ``base``.
+
+        Raises KeyError with the nearest name.
+        """
+        named = {baseline.name: baseline.recipe for baseline in self._standard()}
+        paths = {reference: named[label] for reference, label in self._labels.items()}
+        base = {"base": paths[self._base]} if self._base else {}
+        if name not in (known := {**base, **paths, **named}):
+            raise KeyError(f"there is no baseline {name!r}{nearest(name, {**base, **named})}")
+        return known[name]
 
     @property
     def members(self) -> list[Recipe]:

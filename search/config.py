@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, mod
 from mergesearch.errors import UserError, nearest
 from mergesearch.evaluators import EVALUATORS, EvaluatorOptions, Shared, find_evaluator, is_evaluator
 from mergesearch.parsing import Strict, parse, read_yaml
+from mergesearch.search.constraints import Constraint
 from mergesearch.search.ingredients import Kind, Soup
 from mergesearch.search.objective import Aggregation
 from mergesearch.search.samplers import SAMPLERS
@@ -75,7 +76,8 @@ Task = Annotated[TaskEntry, BeforeValidator(_read_entry)]
 class Evaluate(Strict):
     """The tasks. ``test_tasks``, where given, are what the verdict is held on, and ``tasks`` the search's alone.
 
-    ``aggregate`` and ``normalize`` say how the tasks' values become the objective: see ``Objective``. ``ensemble``:
+    ``aggregate`` and ``normalize`` say how the tasks' values become the objective, or several: see ``Objective``.
+    ``constraints`` are what a winner must keep; their tasks are scored whatever their weight. ``ensemble``:
     show beside the winner what averaging the models' outputs gives. ``quantization``: candidates are scored as
     bitsandbytes quantises them; what is written is not quantised.
     """
@@ -88,6 +90,7 @@ class Evaluate(Strict):
     max_length: int | None = Field(None, gt=1)
     aggregate: Aggregation = "mean"
     normalize: Normalization = "none"
+    constraints: list[Constraint] = Field(default_factory=list)
     ensemble: bool = False
     quantization: Literal["4bit", "8bit"] | None = None
     mode: Literal["auto", "exact", "packed"] = "auto"

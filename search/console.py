@@ -12,21 +12,20 @@ from rich.table import Table
 
 from mergesearch.search import trials as t
 from mergesearch.search.costs import Cost
+from mergesearch.search.front import Front
 from mergesearch.search.job import Job
 from mergesearch.search.loop import Loop
 from mergesearch.search.overview import print_cost, print_samplers, print_space, print_start
 from mergesearch.search.runner import Watcher
 from mergesearch.search.schedule import plan
 from mergesearch.search.statistics import Estimate as Interval
-from mergesearch.search.verdict import (
-    SIDES,
-    Row,
-    Verdict,
+from mergesearch.search.verdict import SIDES, Row, Verdict, search_estimate, shown_name
+from mergesearch.search.verdict_words import (
+    front_in_words,
+    limits_in_words,
     looks_in_words,
     optimism_in_words,
-    search_estimate,
     shown_baselines,
-    shown_name,
     unproven_in_words,
 )
 
@@ -75,6 +74,8 @@ class _Bar:
 
     def _begun(self, loop: Loop) -> None:
         self._stage(str(loop.engine.memory))
+        if loop.job.objectives and loop.job.config.search.racing:
+            self._stage("racing: off, a candidate that is behind in one objective may be ahead in another")
         done, total = len(t.finished(loop.study)), loop.job.trials
         if done:
             self._stage(f"going on with {loop.folder.path}: {done} of {total} trials are done")
@@ -109,7 +110,7 @@ def _spent(loop: Loop) -> str:
     if not stopped:
         return ""
     raced = [t.items_of(trial) for trial in t.finished(loop.study) if t.kind_of(trial) not in t.NAMED]
-    in_full = sum(map(bool, raced)) * sum(len(task.search) for task in loop.job.tasks_of("search"))
+    in_full = sum(map(bool, raced)) * sum(len(task.search) for task in loop.job.searched)
     return f"  {stopped} stopped early, {sum(raced) / in_full:.0%} of the items"
 
 
@@ -134,10 +135,34 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
         f"{_interval(verdict.difference, '+')}, p = {verdict.p:.4f}"
     )
     screen.print(f"[bold]{verdict.sentence}[/bold]")
-    for note in (unproven_in_words(verdict), optimism_in_words(verdict)):
+    if verdict.front:
+        _print_front(screen, verdict.front, verdict.winner.trial)
+    notes = (front_in_words, limits_in_words, unproven_in_words, optimism_in_words)
+    for note in (words(verdict) for words in notes):
         if note:
             screen.print(note)
     screen.print(looks_in_words(verdict.test_looks - 1))
+
+
+def _print_front(screen: Console, front: Front, winner: int) -> None:
+    """Its members with their objectives on the test items, and the differences from the best baseline."""
+    table = Table(title="Pareto front of the search items, as the test items have it", title_justify="left")
+    table.add_column("")
+    tested = [task for task in front.directions if any(member.standings[task].test for member in front.members)]
+    for task in tested:
+        for head in (f"{task}\n{front.directions[task]}", "− best baseline"):
+            table.add_column(head, justify="right", no_wrap=True)
+    for member in front.members:
+        marks = [mark for mark, number in (("winner", winner), ("knee", front.knee)) if number == member.trial]
+        standings = [member.standings[task] for task in tested]
+        cells = [cell for s in standings for cell in (_optional(s.test), _optional(s.difference, "+"))]
+        name = f"{member.name} ({', '.join([member.method, *marks])})"
+        table.add_row(name, *cells, style="bold" if member.trial == winner else "")
+    screen.print(table)
+
+
+def _optional(estimate: Interval | None, sign: str = "") -> str:
+    return "" if estimate is None else _interval(estimate, sign)
 
 
 def _cells(row: Row) -> list[str]:
@@ -164,13 +189,16 @@ def print_job(screen: Console, job: Job, cost: Cost) -> None:
         metric = task.evaluator.metric.name
         tasks.add_row(task.name, metric, f"{task.weight:g}", str(len(task.search)), str(len(task.test)))
     screen.print(tasks)
+    for constraint in job.constraints:
+        screen.print(f"constraint: {constraint}")
     print_cost(screen, job, cost)
 
 
 def _print_search(screen: Console, job: Job) -> None:
     search = job.config.search
     screen.print(f"methods: {', '.join(method.name for method in job.space.methods)}")
-    screen.print(f"sampler: {plan(job.space, search)}; {search.trials} trials; seed {search.seed}")
+    stages = plan(job.space, search, several=job.objectives is not None)
+    screen.print(f"sampler: {stages}; {search.trials} trials; seed {search.seed}")
     print_start(screen, job)
     print_space(screen, job.space)
     print_samplers(screen, job.space)

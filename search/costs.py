@@ -52,7 +52,7 @@ def guess(job: Job) -> Cost:
     moved = sum(info.bytes for tensors in infos.values() for info in tensors)
     weights = sum(prod(info.shape) for info in infos[job.template])
     bandwidth, rate = _copy_rate(device), _product_rate(device)
-    items = sum(len(task.search) for task in job.tasks_of("search"))
+    items = sum(len(task.search) for task in job.searched)
     how = (
         f"a guess: checkpoints once through memory at {bandwidth / 1e9:.3g} GB/s, {items} items of {TOKENS} tokens at "
         f"{rate * USED / 1e9:.3g} GFLOP/s; --measure builds a candidate and scores some items instead"
@@ -69,7 +69,7 @@ def measure(job: Job) -> Cost:
     recipe = space.fill(space.methods[0], space.start(space.methods[0], {}))
     build = min(_seconds(lambda: engine.build(recipe)) for _ in range(3))
     subject = LoadedModel(engine.model, engine.tokenizer)
-    score = sum(_score_seconds(task, subject) for task in job.tasks_of("search"))
+    score = sum(_score_seconds(task, subject) for task in job.searched)
     how = f"measured: one candidate built, up to {PROBE} items of each task scored"
     return Cost(build, score, how)
 

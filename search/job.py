@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mergesearch.errors import UserError, listed
@@ -15,9 +16,11 @@ from mergesearch.merge_ops.quantized import check_available, quantized
 from mergesearch.merge_ops.recipe import Recipe, layer_of
 from mergesearch.search.baselines import Baselines, Endpoints
 from mergesearch.search.config import Config, Evaluate, TaskEntry
+from mergesearch.search.constraints import Constraint, check_baselines, check_tasks
 from mergesearch.search.gradient_checks import check_gradient, check_learning
 from mergesearch.search.ingredients import check_shared_start
-from mergesearch.search.objective import Objective, Share
+from mergesearch.search.objective import Direction, Objective, Share
+from mergesearch.search.schedule import check_follow_several, plan
 from mergesearch.search.soup_stage import LEARNED, SoupStage
 from mergesearch.search.space import Space
 from mergesearch.search.spaces.members import named_references
@@ -103,6 +106,22 @@ class Job:
         """The tasks that count in the objective of that side."""
         return _counted(self.tasks, side)
 
+    @property
+    def searched(self) -> list[Task]:
+        """The tasks that every candidate of the search is scored on: those of the objective, and of the constraints."""
+        guarded = {constraint.task for constraint in self.constraints}
+        return [task for task in self.tasks if task.search and (task.weight or task.name in guarded)]
+
+    @property
+    def constraints(self) -> list[Constraint]:
+        """What a winner must keep."""
+        return self.config.evaluate.constraints
+
+    @property
+    def objectives(self) -> dict[str, Direction] | None:
+        """The direction of each objective of the search by its name; None where there is one alone."""
+        return self.objective_of("search").directions if self.config.evaluate.aggregate == "pareto" else None
+
     def prepare(self, subject: LoadedModel) -> list[str]:
         """Checks the tasks against the model, before anything is scored; what users should know. Raises UserError."""
         return [note for task in self.tasks for note in _prepared(task, subject)]
@@ -124,9 +143,16 @@ class Job:
         return _objective(self.config.evaluate, self.tasks, side)
 
     def objective(self, side: str, scores: Mapping[str, Tensor]) -> float:
-        """What the search maximises, of one candidate."""
-        values = [task.value(side, scores[task.name]) for task in self.tasks_of(side)]
-        return float(self.objective_of(side).combine(np.array(values)))
+        """What the search maximises, of one candidate; of several objectives their sum by weight."""
+        return float(self.objective_of(side).combine(self._values(side, scores)))
+
+    def each_objective(self, side: str, scores: Mapping[str, Tensor]) -> list[float]:
+        """One candidate's several objectives."""
+        each: list[float] = self.objective_of(side).each(self._values(side, scores)).tolist()
+        return each
+
+    def _values(self, side: str, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
+        return np.array([task.value(side, scores[task.name]) for task in self.tasks_of(side)])
 
 
 def open_job(config: Config, where: str) -> Job:
@@ -152,6 +178,9 @@ def _open(config: Config) -> Job:
         fixed["base_model"] = paths[0]  # so that the soups have its tensors' names and shapes
     tasks, kind = open_tasks(config.evaluate), Endpoints if config.soup else Baselines
     baselines = kind(space.models, space.base, fixed, beside=space.bases)
+    check_baselines(config.evaluate.constraints, baselines)
+    if config.evaluate.aggregate == "pareto":
+        check_follow_several(plan(space, config.search, several=True))
     job = Job(config, space, baselines, tasks, paths, paths[0], _soups(config, space, tasks, fixed))
     if config.search.start == "gradient":
         check_gradient(config, _searched(tasks), starts)
@@ -258,6 +287,7 @@ def open_tasks(evaluate: Evaluate) -> list[Task]:
         tasks = _opened(evaluate)
         for side in ("search", "test"):
             _objective(evaluate, tasks, side)
+        check_tasks(evaluate.constraints, {task.name: task.evaluator.metric for task in tasks if task.search})
         if evaluate.ensemble:
             _check_averaged(tasks)
         if evaluate.quantization:

@@ -4,7 +4,8 @@ The order of candidates depends on the finished trials alone: the baselines that
 were asked for, then the usual settings of each method in the space, then the points of the gradient start, then the
 sampler, seeded with the run's seed and the count of trials that were begun. So a run that was killed and resumed asks
 for what it would have asked for otherwise. Candidates beside baselines and soups are raced against the best so far; the
-trial of one that is stopped is told as pruned, with an estimate of its score.
+trial of one that is stopped is told as pruned, with an estimate of its score. With several objectives nothing is raced:
+what is behind in their sum may be ahead in one of them.
 
 Several processes may work on one run: asking and telling happen under the folder's lock, building and scoring do not,
 and a lease on each trial says who is at it.
@@ -32,8 +33,9 @@ from mergesearch.search.baselines import Baseline, usual_settings
 from mergesearch.search.endings import why_ended
 from mergesearch.search.estimates import StudyWithEstimates
 from mergesearch.search.gradients import GradientStart
-from mergesearch.search.job import Job, Task, live_model
+from mergesearch.search.job import Job, Scores, Task, live_model
 from mergesearch.search.leases import Leases
+from mergesearch.search.pareto import is_pareto
 from mergesearch.search.racing import Course, Result, run_race, set_course, whole_result
 from mergesearch.search.schedule import Strategy
 from mergesearch.search.soup_stage import LearnedSoup
@@ -70,10 +72,11 @@ class Loop:
         self.engine = engine
         self._scored: tuple[Any, Any] = (None, None)
         self._say = say
-        self._strategy = Strategy(job.space, job.config.search)
+        self._strategy = Strategy(job.space, job.config.search, several=is_pareto(study))
         self._leases = Leases(study, folder.workers, folder.worker)
         self._course: Course | None = None
         self._are_baselines_done = False
+        self._references: dict[str, Result] = {}
 
     @property
     def subject(self) -> LoadedModel:
@@ -100,6 +103,7 @@ class Loop:
 
     def run(self, on_trial: Callable[[FrozenTrial], None] = lambda _: None) -> None:
         """Goes on until the search has ended and nobody is at a trial; ``on_trial`` sees each one finished here."""
+        self._score_references()
         while self.ended is None or t.running(self.study):
             number = self.run_trial()
             if number is None:
@@ -266,12 +270,33 @@ class Loop:
         return Scored(phenotype, result, result.count, seconds, rival)
 
     def _incumbent(self) -> FrozenTrial | None:
-        """The best so far; None before there is any."""
+        """The best so far; None before there is any, and where it breaks a constraint, which a worse one may keep."""
         complete = t.contenders(self.study)
-        return t.best(complete) if complete and len(self.study.directions) == 1 else None
+        best = t.best(complete) if complete and not is_pareto(self.study) else None
+        return None if best is None or t.violation(best) else best
+
+    def _score_references(self) -> None:
+        """Scores the baselines that constraints name, which every trial is to be held against. Raises UserError."""
+        for name in dict.fromkeys(each.baseline for each in self.job.constraints if each.baseline):
+            recipe = self.job.baselines.recipe_named(name)
+            file = t.reference_name(recipe.phenotype(self.engine.names))
+            if not self.folder.has_scores(file):
+                self.folder.save_scores(file, *self._scored_reference(name, recipe))
+            self._references[name] = whole_result(self.job, self.folder.load_scores(file))
+
+    def _scored_reference(self, name: str, recipe: Recipe) -> tuple[Scores, dict[str, list[Item]]]:
+        try:
+            self.engine.build(recipe)
+            result = self._score_in_full()
+        except Exception as error:
+            raise UserError(
+                f"constraints: {name} could not be scored, so nothing can be held against it: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return result.scores, result.items
 
     def _score_in_full(self) -> Result:
-        return whole_result(self.job, self.job.score(self.subject, "search", self.job.tasks_of("search")))
+        return whole_result(self.job, self.job.score(self.subject, "search", self.job.searched))
 
     def _race(self, course: Course, rival: FrozenTrial) -> Result:
         incumbent = self.folder.load_scores(t.scores_name(rival.number))
@@ -290,7 +315,7 @@ class Loop:
     def _settled(self) -> Course | None:
         racing = self.job.config.search.racing
         baselines = [trial for trial in t.completed(self.study) if t.kind_of(trial) == t.BASELINE]
-        if not racing or not baselines or len(self.study.directions) > 1:
+        if not racing or not baselines or is_pareto(self.study):
             return None
         scores = [self.folder.load_scores(t.scores_name(trial.number)) for trial in baselines]
         return set_course(self.job, scores, racing, self.job.config.search.seed)
@@ -305,7 +330,8 @@ class Loop:
                 return whole_result(self.job, self.folder.load_scores(name))
             if not in_full:
                 return Result({}, {}, trial.user_attrs[t.VALUES], stopped=True)
-        return None
+        reference = t.reference_name(phenotype)
+        return whole_result(self.job, self.folder.load_scores(reference)) if self.folder.has_scores(reference) else None
 
     def _tell(self, trial: Trial, scored: Scored) -> None:
         result = scored.result
@@ -315,10 +341,20 @@ class Loop:
         trial.set_user_attr(t.VALUES, result.values)
         trial.set_user_attr(t.SECONDS, scored.seconds)
         trial.set_user_attr(t.ITEMS, scored.spent)
+        self._set_constraints(trial, result)
         if result.stopped and scored.rival:
             self._tell_stopped(trial, result, scored.rival)
+        elif is_pareto(self.study):
+            trial.set_user_attr(t.SCORE, self.job.objective("search", result.scores))
+            self.study.tell(trial, self.job.each_objective("search", result.scores))
         else:
             self.study.tell(trial, self.job.objective("search", result.scores))
+
+    def _set_constraints(self, trial: Trial, result: Result) -> None:
+        """By how much each constraint is broken (where above 0), for samplers and for ranking."""
+        for constraint in self.job.constraints:
+            against = self._references[constraint.baseline].values[constraint.task] if constraint.baseline else None
+            trial.set_constraint(str(constraint), -constraint.margin(result.values[constraint.task], against))
 
     def _tell_stopped(self, trial: Trial, result: Result, incumbent: FrozenTrial) -> None:
         """With an estimate, never above the incumbent: it was found to be worse."""

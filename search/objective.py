@@ -1,4 +1,4 @@
-"""What a search maximises: one number from the values of its tasks."""
+"""What a search maximises: one number from the values of its tasks, or several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from mergesearch.errors import UserError, listed
 from mergesearch.evaluators import Metric
 
 Array = NDArray[np.float64]
-Aggregation = Literal["mean", "min", "geometric_mean"]
+Aggregation = Literal["mean", "min", "geometric_mean", "pareto"]
+Direction = Literal["maximize", "minimize"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Objective:
 
     ``mean``: by weight, values that are better when lower with their sign turned. ``min``: the worst task's value.
     ``geometric_mean``: by weight, values below 0 counted as 0. For the latter two the tasks must be better in one
-    direction; where that is down, the number is minus the highest value, or minus the geometric mean.
+    direction; where that is down, the number is minus the highest value, or minus the geometric mean. ``pareto``: each
+    task is an objective of its own (``each``); the one number, by which a winner is picked among candidates that no
+    other beats in all, is the same as for ``mean``.
 
     Normalised is max(0, (value − chance) / (1 − chance)), task by task before any aggregation, as the Open LLM
     Leaderboard 2 does (huggingface.co/docs/leaderboards/open_llm_leaderboard/normalization), in [0, 1] and not in %.
@@ -52,7 +55,10 @@ class Objective:
                     f"normalize: task {share.task!r} is scored by {share.metric.name}, of which less is better; "
                     "only scores from chance to 1 can be normalised: say normalize: none for it"
                 )
-        if self.aggregate != "mean":
+        if self.aggregate == "pareto" and len(self.shares) < 2:
+            named = listed(share.task for share in self.shares)
+            raise UserError(f"aggregate: pareto needs two tasks of a weight above 0 at least, found {named}")
+        if self.aggregate in ("min", "geometric_mean"):
             self._check_directions()
         if self.aggregate == "min" and len({share.weight for share in self.shares}) > 1:
             weights = listed(f"{share.task} {share.weight:g}" for share in self.shares)
@@ -68,10 +74,19 @@ class Objective:
 
     def combine(self, values: Array) -> Array:
         """[tasks, ...] float64, the tasks' values of candidates or resamples -> [...], higher is better."""
-        adjusted = np.stack([_normalized(share, row) for share, row in zip(self.shares, values, strict=True)])
+        adjusted = self.each(values)
         signs = np.array([share.sign for share in self.shares])
         weights = np.array([share.weight for share in self.shares])
         return _AGGREGATES[self.aggregate](adjusted, signs, weights / weights.sum())
+
+    def each(self, values: Array) -> Array:
+        """[tasks, ...] -> [tasks, ...]: normalised where asked; higher is better where the metric says so."""
+        return np.stack([_normalized(share, row) for share, row in zip(self.shares, values, strict=True)])
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """Which way each task's value is better, by the task's name."""
+        return {share.task: "maximize" if share.sign > 0 else "minimize" for share in self.shares}
 
 
 def _normalized(share: Share, value: Array) -> Array:
@@ -98,4 +113,4 @@ def _geometric_mean(values: Array, signs: Array, shares: Array) -> Array:
     return result
 
 
-_AGGREGATES = {"mean": _mean, "min": _min, "geometric_mean": _geometric_mean}
+_AGGREGATES = {"mean": _mean, "min": _min, "geometric_mean": _geometric_mean, "pareto": _mean}

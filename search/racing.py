@@ -116,15 +116,18 @@ class Result:
 
 def whole_result(job: Job, scores: Scores) -> Result:
     """Of a candidate that was scored on all search items."""
-    items = {task.name: list(task.search) for task in job.tasks_of("search")}
+    items = {task.name: list(task.search) for task in job.searched}
     return Result(scores, items, job.values("search", scores))
 
 
 def set_course(job: Job, baselines: Sequence[Scores], racing: Racing, seed: int) -> Course:
-    """The course after the baselines were scored; their contributions decide which items are drawn early."""
-    tasks = job.tasks_of("search")
-    distinct = {task.name: _distinct(task, baselines) for task in tasks}
-    raced = [task for task in tasks if _can_be_raced(task, distinct[task.name], baselines[0])]
+    """The course after the baselines were scored; their contributions decide which items are drawn early.
+
+    Tasks that count in constraints alone are no part of the race, and are scored in full.
+    """
+    tasks, counted = job.searched, job.tasks_of("search")
+    distinct = {task.name: _distinct(task, baselines) for task in counted}
+    raced = [task for task in counted if _can_be_raced(task, distinct[task.name], baselines[0])]
     if sum(len(task.search) for task in raced) < FEWEST:
         return Course([], tasks, [], 0, racing.error)
     rounds = min(len(task.search) for task in raced)
@@ -215,10 +218,12 @@ class _Race:
     def __init__(self, job: Job, course: Course, incumbent: Scores) -> None:
         self._job = job
         self._course = course
-        self._incumbent = {task.name: _contributions(task, incumbent[task.name]) for task in job.tasks_of("search")}
-        self._values = {task.name: task.value("search", incumbent[task.name]) for task in job.tasks_of("search")}
-        self._seen: dict[str, dict[int, Tensor]] = {task.name: {} for task in job.tasks_of("search")}
-        self._gradient = gradient(job.objective_of("search").combine, list(self._values.values()))
+        self._incumbent = {task.name: _contributions(task, incumbent[task.name]) for task in job.searched}
+        self._values = {task.name: task.value("search", incumbent[task.name]) for task in job.searched}
+        self._seen: dict[str, dict[int, Tensor]] = {task.name: {} for task in job.searched}
+        counted = [task.name for task in job.tasks_of("search")]
+        slopes = gradient(job.objective_of("search").combine, [self._values[name] for name in counted])
+        self._gradients = dict.fromkeys(self._values, 0.0) | dict(zip(counted, slopes.tolist(), strict=True))
 
     def score_whole(self, score: Score) -> None:
         """The tasks that are not raced."""
@@ -235,14 +240,13 @@ class _Race:
 
     def is_lost(self, rounds: int) -> bool:
         """Whether the evidence against the candidate reaches 1 / error."""
-        gradients = dict(zip(self._values, self._gradient, strict=True))
         lanes = [
-            track.lane(gradients[track.task.name], self._incumbent[track.task.name], self._drawn(track, rounds))
+            track.lane(self._gradients[track.task.name], self._incumbent[track.task.name], self._drawn(track, rounds))
             for track in self._course.tracks
         ]
         if any(lane.broken for lane in lanes):
             return False
-        known = sum(gradients[task.name] * self._gain(task) for task in self._course.whole)
+        known = sum(self._gradients[task.name] * self._gain(task) for task in self._course.whole)
         return log_evidence(lanes, rounds, known) >= -log(self._course.error)
 
     def _gain(self, task: Task) -> float:
@@ -260,7 +264,7 @@ class _Race:
         return torch.stack([self._seen[name][number] for number in sorted(self._seen[name])])
 
     def result(self, stopped_at: int | None) -> Result:
-        tasks = {task.name: task for task in self._job.tasks_of("search")}
+        tasks = {task.name: task for task in self._job.searched}
         items = {name: [tasks[name].search[number] for number in sorted(self._seen[name])] for name in tasks}
         scores = {name: self._scores(name) for name in tasks}
         values = {name: tasks[name].value("search", scores[name]) for name in tasks if stopped_at is None}

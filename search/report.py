@@ -10,12 +10,13 @@ from optuna.trial import FrozenTrial, TrialState
 from mergesearch.files import write_text
 from mergesearch.search import trials as t
 from mergesearch.search.loop import Loop
-from mergesearch.search.verdict import (
-    Row,
-    Verdict,
+from mergesearch.search.report_front import front_figure, front_table
+from mergesearch.search.verdict import Row, Verdict, recipe_of
+from mergesearch.search.verdict_words import (
+    front_in_words,
+    limits_in_words,
     looks_in_words,
     optimism_in_words,
-    recipe_of,
     shown_baselines,
     unproven_in_words,
 )
@@ -51,6 +52,7 @@ def write_report(loop: Loop, verdict: Verdict) -> None:
         "<h2>Candidates</h2>",
         _table(rows, verdict),
         _html(_intervals(rows), first=True),
+        *_front(loop, verdict),
         "<h2>The search</h2>",
         _html(_history(loop)),
         *([_html(_items(loop))] if verdict.stopped else []),
@@ -63,10 +65,24 @@ def write_report(loop: Loop, verdict: Verdict) -> None:
     write_text(loop.folder.path / "report.html", page)
 
 
+def _front(loop: Loop, verdict: Verdict) -> list[str]:
+    """With several objectives: the figure of the front, and the table of its members."""
+    if verdict.front is None:
+        return []
+    figure = front_figure(verdict.front, t.completed(loop.study), verdict.winner.trial)
+    return [
+        "<h2>The Pareto front, on the search items</h2>",
+        f"<p class=note>{escape(front_in_words(verdict))}</p>",
+        _html(_styled(figure, 520)),
+        front_table(verdict.front, verdict.winner.trial),
+    ]
+
+
 def _facts(verdict: Verdict) -> str:
     share = verdict.items_spent / max(1, verdict.items_in_full)
     facts = [
         f"Recommended: {verdict.recommended}.",
+        limits_in_words(verdict),
         unproven_in_words(verdict),
         optimism_in_words(verdict),
         f"{verdict.trials} trials, {verdict.stopped} of them stopped early; {verdict.items_spent:,} items scored, "
@@ -93,7 +109,8 @@ def _comparisons(verdict: Verdict) -> str:
 
 
 def _table(rows: Sequence[Row], verdict: Verdict) -> str:
-    heads = ["", "search", "test", *(f"{task} {metric}" for task, metric in verdict.metrics.items())]
+    objective = "weighted sum, " if verdict.front else ""
+    heads = ["", f"{objective}search", "test", *(f"{task} {metric}" for task, metric in verdict.metrics.items())]
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)
     body = "".join(_table_row(row, row is verdict.winner) for row in rows)
     note = "<p class=note>With 95 % intervals; the tasks' columns are on the test items.</p>"
@@ -139,7 +156,7 @@ def _history(loop: Loop) -> Any:
     from plotly import graph_objects as go
 
     figure = go.Figure()
-    _add_trials(figure, [*t.completed(loop.study), *t.stopped(loop.study)], lambda trial: trial.value)
+    _add_trials(figure, [*t.completed(loop.study), *t.stopped(loop.study)], t.score_of)
     trials = t.contenders(loop.study)
     best = [t.score_of(t.best(trials[: i + 1])) for i in range(len(trials))]
     numbers = [trial.number for trial in trials]

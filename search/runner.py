@@ -1,14 +1,15 @@
 """A whole run: check, search, judge, write."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from mergesearch.errors import UserError
-from mergesearch.files import is_disk_full, write_text
+from mergesearch.files import atomic_path, is_disk_full, write_text
 from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine import Engine, find_device
 from mergesearch.merge_ops.recipe import Recipe
@@ -18,7 +19,7 @@ from mergesearch.search.loop import Loop
 from mergesearch.search.reference import reference_row
 from mergesearch.search.report import write_report
 from mergesearch.search.store import RunFolder
-from mergesearch.search.verdict import Row, Verdict, finalists, judge, recipe_of
+from mergesearch.search.verdict import FRONT, Row, Verdict, finalists, judge, recipe_of
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,10 @@ def run(job: Job, results: Path, watcher: Watcher = QUIET) -> Verdict:
     """Runs the job, or goes on where a run of its name stopped, and leaves everything in ``results/NAME``.
 
     Written there: the resolved config, the study, per-item scores, ``best.yml`` (the search's winner),
-    ``recommended.yml`` (the winner where it is proven to be better, else the best baseline), ``verdict.json``,
-    ``report.html`` and, unless the config says otherwise, the winner's ``model``. A run that has all its trials and
-    its verdict already is only read: the test items are not looked at again.
+    ``recommended.yml`` (the winner where it is proven to be better, else the best baseline), with several objectives
+    ``front/NUMBER.yml`` (every candidate of the front, by its trial), ``verdict.json``, ``report.html`` and, unless the
+    config says otherwise, the winner's ``model``. A run that has all its trials and its verdict already is only read:
+    the test items are not looked at again.
 
     Where another process is at the same run, this one joins it: the two share its trials, and one of them concludes.
     Raises UserError where the disk is full; the run goes on afterwards.
@@ -54,7 +56,7 @@ def run(job: Job, results: Path, watcher: Watcher = QUIET) -> Verdict:
 def _work(job: Job, folder: RunFolder, watcher: Watcher) -> Verdict:
     with folder.locked():
         folder.keep_config(job.config)
-        study = folder.open_study(job.config.search.storage)
+        study = folder.open_study(job.config.search.storage, job.objectives)
         folder.check_scores(study)
     loop = Loop(job, folder, study, open_engine(job), watcher.stage)
     watcher.begun(loop)
@@ -87,14 +89,15 @@ def open_engine(job: Job) -> Engine:
 def _conclude(loop: Loop, watcher: Watcher) -> Verdict:
     earlier = loop.folder.read_json("verdict.json")
     count = len(t.finished(loop.study))
-    if earlier is not None and earlier["trials"] == count and _is_written(loop):
+    if earlier is not None and earlier["trials"] == count and _is_written(loop, earlier):
         return Verdict.from_json(earlier)
     winner, baselines = finalists(loop)
     write_text(loop.folder.path / "best.yml", recipe_of(winner).to_yaml())
     watcher.stage("verdict: scoring the winner and the baselines on the test items")
     looks = loop.folder.note_look({"trials": count, "winner": winner.number})
     verdict = replace(judge(loop, looks), ended=loop.ended or "")
-    recommended = winner if verdict.beyond_chance else t.best(baselines)
+    recommended = winner if verdict.recommended == verdict.winner.name else t.best(baselines)
+    _write_front(loop, verdict)
     write_text(loop.folder.path / "recommended.yml", recipe_of(recommended).to_yaml())
     if loop.job.config.evaluate.ensemble:
         watcher.stage("scoring the ensemble of the models")
@@ -105,6 +108,17 @@ def _conclude(loop: Loop, watcher: Watcher) -> Verdict:
     loop.folder.write_json("verdict.json", verdict.to_json())
     write_report(loop, verdict)
     return verdict
+
+
+def _write_front(loop: Loop, verdict: Verdict) -> None:
+    """A recipe for each candidate of the front, and none of an earlier one."""
+    if verdict.front is None:
+        return
+    trials = loop.study.get_trials(deepcopy=False)
+    with atomic_path(loop.folder.path / FRONT) as folder:
+        folder.mkdir()
+        for member in verdict.front.members:
+            (folder / Path(member.recipe).name).write_text(recipe_of(trials[member.trial]).to_yaml(), encoding="utf-8")
 
 
 def _reference(loop: Loop, watcher: Watcher) -> Row | None:
@@ -125,6 +139,7 @@ def _write_model(loop: Loop, recipe: Recipe) -> None:
         raise RuntimeError(f"{folder}: differs from the model that was scored")
 
 
-def _is_written(loop: Loop) -> bool:
-    names = ["best.yml", "recommended.yml", "report.html", *(["model"] if loop.job.config.output.model else [])]
+def _is_written(loop: Loop, verdict: Mapping[str, Any]) -> bool:
+    asked = {"model": loop.job.config.output.model, FRONT: verdict.get("front")}
+    names = ["best.yml", "recommended.yml", "report.html", *(name for name, wanted in asked.items() if wanted)]
     return all((loop.folder.path / name).exists() for name in names)

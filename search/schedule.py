@@ -8,7 +8,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from pydantic import AfterValidator, Field, model_validator
 
-from mergesearch.errors import nearest
+from mergesearch.errors import UserError, nearest
 from mergesearch.parsing import Strict
 from mergesearch.search import trials as t
 from mergesearch.search.samplers import (
@@ -27,6 +27,10 @@ GP_TRIALS = 250
 """Trials beyond which a Gaussian process takes longer to ask than is worth it, and has little left to find."""
 FREED = ((6, 5, 40), (20, 3, 80))
 """How many dimensions are freed step by step: so many, for one in so many trials, but no more than so many."""
+FRONT_GP_TRIALS = 120
+"""The same with several objectives, where asking takes longer still."""
+GENETIC_TRIALS = 1000
+"""Trials beyond which a genetic algorithm has generations enough for a front."""
 AUTO = "auto"
 
 
@@ -111,13 +115,18 @@ class Plan:
         return f"{', then '.join(stage.described for stage in self.stages)} ({self.why})"
 
 
-def plan(space: SearchSpace, wishes: Wishes) -> Plan:
-    """The stages that the config asks for, or those that suit the space and the budget."""
+def plan(space: SearchSpace, wishes: Wishes, several: bool = False) -> Plan:
+    """The stages that the config asks for, or those that suit the space and the budget.
+
+    ``several``: there are several objectives to follow.
+    """
     if wishes.schedule:
         return Plan(tuple(wishes.schedule), "the config's schedule")
     if wishes.sampler != AUTO:
         given = {key: getattr(wishes, key) for key in Tuning.model_fields}
         return Plan((Stage(sampler=wishes.sampler, **given),), "the config's sampler")
+    if several:
+        return _suited_to_several(branches_of(space), wishes.trials)
     if space.is_stack:
         return Plan((Stage(sampler="stack"),), "the space is a stack of layers")
     return _suited(branches_of(space), wishes)
@@ -139,6 +148,27 @@ def _suited(branches: Sequence[Branch], wishes: Wishes) -> Plan:
     return Plan((Stage(sampler="gp", trials=GP_TRIALS // 2), evolution), why)
 
 
+def check_follow_several(stages: Plan) -> None:
+    """Raises UserError where a stage's sampler can follow one objective alone."""
+    able = [name for name, kind in SAMPLERS.items() if kind.objectives]
+    for stage in stages.stages:
+        if stage.sampler not in able:
+            raise UserError(
+                f"search: with aggregate: pareto there are several objectives, and {stage.sampler} follows one alone; "
+                f"those that follow several: auto, {', '.join(able)}"
+            )
+
+
+def _suited_to_several(branches: Sequence[Branch], trials: int) -> Plan:
+    """A genetic algorithm spends its first generation at random, and needs many more to be ahead of the models."""
+    dimensions = max(len(branch.free) for branch in branches)
+    if trials > GENETIC_TRIALS or dimensions > SAMPLERS["tpe"].dimensions:
+        return Plan((Stage(sampler="nsgaii"),), f"several objectives, {dimensions} dimensions and {trials} trials")
+    if _has_choices(branches) or dimensions > GP_DIMENSIONS or trials > FRONT_GP_TRIALS:
+        return Plan((Stage(sampler="tpe"),), "several objectives, with choices, many dimensions or many trials")
+    return Plan((Stage(sampler="gp"),), f"several objectives, {dimensions} smooth dimensions and {trials} trials")
+
+
 def _has_choices(branches: Sequence[Branch]) -> bool:
     from optuna.distributions import CategoricalDistribution
 
@@ -149,8 +179,8 @@ def _has_choices(branches: Sequence[Branch]) -> bool:
 class Strategy:
     """A plan at work on a study."""
 
-    def __init__(self, space: SearchSpace, wishes: Wishes) -> None:
-        self.plan = plan(space, wishes)
+    def __init__(self, space: SearchSpace, wishes: Wishes, several: bool = False) -> None:
+        self.plan = plan(space, wishes, several)
         self._branches = branches_of(space)
         self._seed = wishes.seed
         self._kept: dict[int, BaseSampler] = {}

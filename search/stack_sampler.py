@@ -134,7 +134,7 @@ def _best(study: Study, space: Mapping[str, BaseDistribution]) -> list[Values]:
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     inside = [trial for trial in complete if space and space.keys() <= trial.params.keys() and trial.value is not None]
-    ranked = sorted(inside, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+    ranked = sorted(inside, key=lambda trial: (t.violation(trial), sign * (trial.value or 0.0), trial.number))
     unique: dict[Any, Values] = {}
     for trial in ranked:
         unique.setdefault(_key(trial.params, space), {name: trial.params[name] for name in space})

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from mergesearch.merge_ops.recipe import dump_yaml
 from mergesearch.parsing import read_yaml
 from mergesearch.search import trials as t
 from mergesearch.search.config import Config
+from mergesearch.search.objective import Direction
 from mergesearch.search.workers import Workers
 
 JOURNAL = "study.log"
@@ -89,13 +91,20 @@ class RunFolder:
             _check_unchanged(read_yaml(file), resolved, self.path)
         write_text(file, dump_yaml(resolved))
 
-    def open_study(self, url: str | None) -> Study:
-        """The run's study, new or as it was left, in the folder's journal or in the database at ``url``."""
+    def open_study(self, url: str | None, objectives: Mapping[str, Direction] | None = None) -> Study:
+        """The run's study, new or as it was left, in the folder's journal or in the database at ``url``.
+
+        ``objectives``: the direction of each by its name, where there are several.
+        """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = _database(url) if url else self._journal()
-        return optuna.create_study(
-            storage=storage, study_name=self.path.name, direction="maximize", load_if_exists=True
+        directions: list[Direction] = list(objectives.values()) if objectives else ["maximize"]
+        study = optuna.create_study(
+            storage=storage, study_name=self.path.name, directions=directions, load_if_exists=True
         )
+        if objectives and study.metric_names is None:
+            _name(study, objectives)
+        return study
 
     def _journal(self) -> BaseStorage:
         file = self.path / JOURNAL
@@ -166,6 +175,12 @@ class RunFolder:
         looks = self.read_json(LOOKS) or []
         self.write_json(LOOKS, [*looks, dict(look)])
         return len(looks)
+
+
+def _name(study: Study, objectives: Iterable[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(objectives))
 
 
 def _parts(found: float | list[float]) -> Iterable[tuple[int | None, float]]:

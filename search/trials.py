@@ -23,6 +23,8 @@ AGAINST = "against"
 SLOT = "slot"
 LEASE = "lease"
 """Which worker is at the trial, and until when that is to be believed."""
+SCORE = "score"
+"""With several objectives: their sum by the user's weights."""
 
 BASELINE, START, GRADIENT, SAMPLED = "baseline", "start", "gradient", "sampled"
 """Kinds: a recipe that the search must beat, a usual setting within the space, a point that gradients led to, the
@@ -74,13 +76,23 @@ def stopped(study: Study) -> list[FrozenTrial]:
 
 
 def score_of(trial: FrozenTrial) -> float:
-    """The objective; minus infinity where the trial failed."""
+    """The objective, or the sum of several by the user's weights; minus infinity where the trial failed."""
+    if SCORE in trial.user_attrs:
+        return float(trial.user_attrs[SCORE])
     return trial.value if trial.value is not None else -inf
 
 
+def violation(trial: FrozenTrial) -> float:
+    """By how much the trial misses the constraints that it misses, summed; 0 where it keeps all."""
+    return sum(max(0.0, value) for value in trial.constraints.values())
+
+
 def best(trials: Sequence[FrozenTrial]) -> FrozenTrial:
-    """The highest score; of equals the first, which is the simpler one where baselines are among them."""
-    return max(trials, key=lambda trial: (score_of(trial), -trial.number))
+    """The highest score among those that keep the constraints; where none does, the one that misses by least.
+
+    Of equals the first, which is the simpler one where baselines are among them.
+    """
+    return max(trials, key=lambda trial: (-violation(trial), score_of(trial), -trial.number))
 
 
 def kind_of(trial: FrozenTrial) -> str:
@@ -112,3 +124,8 @@ def label_of(trial: FrozenTrial) -> str:
 def scores_name(number: int) -> str:
     """What the per-item scores of a trial on the search items are kept under."""
     return f"trial-{number:06d}"
+
+
+def reference_name(phenotype: str) -> str:
+    """What the scores of a baseline are kept under that constraints name, before it has a trial."""
+    return f"reference-{phenotype}"

@@ -1,7 +1,7 @@
 """The verdict: whether the winner of the search beats the best baseline on items that the search never looked at."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,13 +11,17 @@ from mergesearch.errors import UserError
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.parsing import parse_yaml
 from mergesearch.search import trials as t
+from mergesearch.search.front import Check, Front, Member, broken, check, on_test_front, standings
 from mergesearch.search.job import Job, Scores, Task
 from mergesearch.search.loop import Loop
+from mergesearch.search.pareto import front_of, is_pareto, knee, points_of
 from mergesearch.search.statistics import Estimate, bootstrap, bootstrap_difference, holm, swap_p
 from mergesearch.seeds import derive
 
 SIDES = ("search", "test")
 LEVEL = 0.05
+FRONT = "front"
+"""The folder of the front's recipes."""
 Sides = dict[str, Scores]
 
 
@@ -60,6 +64,28 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A finalist's scores on both sides, and how it keeps each constraint."""
+
+    sides: Sides
+    checks: list[Check]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the constraints say of the winner, and which of winner and best baseline keep all on the search items."""
+
+    checks: list[Check]
+    winner_keeps: bool = True
+    rival_keeps: bool = True
+
+    def allow(self, beyond_chance: bool) -> bool:
+        """Whether to recommend the winner: it is proven better, or keeps what no baseline does."""
+        keeps = self.winner_keeps and not broken(self.checks)
+        return keeps and (beyond_chance or not self.rival_keeps)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The comparison that counts is with ``best_baseline``, the best on the search items.
 
@@ -72,6 +98,10 @@ class Verdict:
     stopped. ``ensemble`` is what averaging the models' outputs gives: a reference, which no verdict is held on.
     ``soups`` are those that were asked for, whether or not one of them is the winner.
     ``ended``: why the search did.
+
+    With several objectives the winner is the one that the user's weights pick, and ``front`` has all that no other
+    candidate beats in every objective. ``checks`` are the winner's, one for each constraint; a winner that breaks one
+    on the test items is not recommended.
     """
 
     sentence: str
@@ -95,6 +125,8 @@ class Verdict:
     ensemble: Row | None = None
     soups: list[Row] = field(default_factory=list)
     ended: str = ""
+    checks: list[Check] = field(default_factory=list)
+    front: Front | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -108,6 +140,8 @@ class Verdict:
             "winner": Row.from_json(data["winner"]),
             "comparisons": [Comparison.from_json(comparison) for comparison in data["comparisons"]],
             "baselines": [Row.from_json(row) for row in data["baselines"]],
+            "checks": [Check.from_json(each) for each in data.get("checks", ())],
+            "front": Front.from_json(data["front"]) if data.get("front") else None,
             "ensemble": Row.from_json(data["ensemble"]) if data.get("ensemble") else None,
             "soups": [Row.from_json(row) for row in data.get("soups", ())],
         }
@@ -115,19 +149,65 @@ class Verdict:
 
 
 def judge(loop: Loop, looks: int) -> Verdict:
-    """Scores the winner and the baselines on the test items and compares.
+    """Scores the winner, the front and the baselines on the test items and compares.
 
     The best baseline is the best on the search items, so that the test items choose nothing. ``looks``: how often the
     test items were looked at before.
     """
     winner, baselines = finalists(loop)
-    judged = [*baselines, *_soups(loop), winner]
+    front = front_of(loop.study) if is_pareto(loop.study) else []
+    finals = [*baselines, *_soups(loop), *front, winner]
     known: dict[str, Sides] = {}
-    for trial in judged:
+    for trial in finals:
         phenotype = trial.user_attrs[t.PHENOTYPE]
         known[phenotype] = known.get(phenotype) or _both_sides(loop, trial)
-    scored = {trial.number: known[trial.user_attrs[t.PHENOTYPE]] for trial in judged}
-    return _verdict(loop, winner, baselines, scored, looks)
+    references = _references(loop, known)
+    judged = {trial.number: _judged(loop.job, trial, known, references) for trial in finals}
+    verdict = _verdict(loop, winner, baselines, judged, looks)
+    return replace(verdict, front=_front(loop, front, judged, t.best(baselines).number) if front else None)
+
+
+def _references(loop: Loop, known: dict[str, Sides]) -> dict[str, Scores]:
+    """The test scores of the baselines that constraints name; most are among the finalists."""
+    found: dict[str, Scores] = {}
+    for name in sorted({each.baseline for each in loop.job.constraints if each.baseline}):
+        recipe = loop.job.baselines.recipe_named(name)
+        sides = known.get(recipe.phenotype(loop.engine.names))
+        found[name] = sides["test"] if sides else _test_scores(loop, recipe)
+    return found
+
+
+def _test_scores(loop: Loop, recipe: Recipe) -> Scores:
+    loop.engine.build(recipe)
+    return loop.job.score(loop.subject, "test", loop.job.tasks)
+
+
+def _judged(job: Job, trial: FrozenTrial, known: dict[str, Sides], references: dict[str, Scores]) -> Judged:
+    sides, found = known[trial.user_attrs[t.PHENOTYPE]], []
+    for constraint in job.constraints:
+        baseline = references[constraint.baseline] if constraint.baseline else None
+        found.append(check(job, constraint, -trial.constraints[str(constraint)], sides["test"], baseline))
+    return Judged(sides, found)
+
+
+def _front(loop: Loop, front: list[FrozenTrial], judged: dict[int, Judged], rival: int) -> Front:
+    sides = {trial.number: judged[trial.number].sides for trial in front}
+    found = standings(loop.job, sides, rival, judged[rival].sides)
+    remaining, place = on_test_front(loop.job, found), knee(points_of(loop.study, front))
+    members = [
+        Member(
+            name=t.label_of(trial),
+            trial=trial.number,
+            method=recipe_of(trial).merge_method,
+            recipe=f"{FRONT}/{trial.number:03d}.yml",
+            standings=found[trial.number],
+            checks=judged[trial.number].checks,
+            on_test_front=remaining[trial.number],
+        )
+        for trial in front
+    ]
+    directions = loop.job.objective_of("search").directions | loop.job.objective_of("test").directions
+    return Front(members, None if place is None else front[place].number, directions)
 
 
 def _soups(loop: Loop) -> list[FrozenTrial]:
@@ -135,9 +215,15 @@ def _soups(loop: Loop) -> list[FrozenTrial]:
 
 
 def _verdict(
-    loop: Loop, winner: FrozenTrial, baselines: list[FrozenTrial], scored: dict[int, Sides], looks: int
+    loop: Loop,
+    winner: FrozenTrial,
+    baselines: list[FrozenTrial],
+    judged: dict[int, Judged],
+    looks: int,
 ) -> Verdict:
     job, rival, soups = loop.job, t.best(baselines), _soups(loop)
+    scored = {number: each.sides for number, each in judged.items()}
+    limits = Limits(judged[winner.number].checks, not t.violation(winner), not t.violation(rival))
     rows = {trial.number: _row(job, trial, scored[trial.number]) for trial in [*baselines, *soups, winner]}
     compared = _compared(job, scored[winner.number], baselines, scored)
     against = compared[rival.number]
@@ -147,9 +233,9 @@ def _verdict(
     spent = [t.items_of(trial) for trial in t.finished(loop.study)]
     same_tasks = job.tasks_of("search") == job.tasks_of("test")
     return Verdict(
-        sentence=_sentence(rows[winner.number], rows[rival.number], against, items),
+        sentence=_sentence(rows[winner.number], rows[rival.number], against, items, limits),
         beyond_chance=beyond,
-        recommended=rows[winner.number if beyond else rival.number].name,
+        recommended=rows[winner.number if limits.allow(beyond) else rival.number].name,
         difference=against.difference,
         p=against.p,
         search_difference=before,
@@ -158,7 +244,7 @@ def _verdict(
         trials=len(spent),
         stopped=len(t.stopped(loop.study)),
         items_spent=sum(spent),
-        items_in_full=sum(map(bool, spent)) * sum(len(task.search) for task in job.tasks_of("search")),
+        items_in_full=sum(map(bool, spent)) * sum(len(task.search) for task in job.searched),
         test_looks=looks + 1,
         winner=rows[winner.number],
         best_baseline=rows[rival.number].name,
@@ -166,6 +252,7 @@ def _verdict(
         baselines=[rows[trial.number] for trial in baselines],
         metrics={task.name: task.evaluator.metric.name for task in job.tasks},
         soups=[rows[trial.number] for trial in soups],
+        checks=limits.checks,
     )
 
 
@@ -206,9 +293,9 @@ def recipe_of(trial: FrozenTrial) -> Recipe:
 def _both_sides(loop: Loop, trial: FrozenTrial) -> Sides:
     """The candidate's scores on every item: those of the search as they were recorded, the others now."""
     job, folder = loop.job, loop.folder
-    loop.engine.build(recipe_of(trial))
-    test = job.score(loop.subject, "test", job.tasks)
-    unseen = [task for task in job.tasks if not task.weight]
+    test = _test_scores(loop, recipe_of(trial))
+    searched = {task.name for task in job.searched}
+    unseen = [task for task in job.tasks if task.name not in searched]
     search = {**folder.load_scores(t.scores_name(trial.number)), **job.score(loop.subject, "search", unseen)}
     folder.save_scores(f"test-{trial.number:06d}", test, {task.name: task.test for task in job.tasks})
     return {"search": search, "test": test}
@@ -250,54 +337,29 @@ def task_values(task: Task, sides: Sides) -> dict[str, float]:
     return {**values, "all": task.evaluator.value(items, scores)}
 
 
-def _sentence(winner: Row, rival: Row, against: Comparison, items: int) -> str:
+def _sentence(winner: Row, rival: Row, against: Comparison, items: int, limits: Limits = Limits([])) -> str:
+    name = shown_name(winner)
+    if not limits.winner_keeps:
+        missed = " and ".join(f"{c.constraint} (by {-c.search:.4f})" for c in limits.checks if c.search < 0)
+        return f"No candidate keeps every constraint on the search items: {name}, the nearest, misses {missed}."
+    if failed := broken(limits.checks):
+        missed = " and ".join(f"{check.constraint} (by {-check.margin:.4f})" for check in failed)
+        return f"Do not count on {name}, the best that the search found: on the test items it breaks {missed}."
     if winner.trial == rival.trial:
         return f"The search found nothing better than {winner.name}: use that."
+    return _compared_in_words(name, rival, against, items, limits.rival_keeps)
+
+
+def _compared_in_words(name: str, rival: Row, against: Comparison, items: int, rival_keeps: bool) -> str:
     found, p = against.difference, against.p
     gain = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}] on {items} test items, p = {p:.4f}"
-    name = shown_name(winner)
+    if not rival_keeps:
+        return f"{name} keeps every constraint, which no baseline does; against {rival.name}, the nearest: {gain}."
     if found.low > 0 and p < LEVEL:
         return f"{name} beats the best baseline, {rival.name}, beyond chance: {gain}."
     if found.high < 0 and p < LEVEL:
         return f"Use {rival.name}: the best that the search found, {name}, is worse beyond chance: {gain}."
     return f"Use {rival.name}: the best that the search found, {name}, differs by no more than chance: {gain}."
-
-
-def optimism_in_words(verdict: Verdict) -> str:
-    """How the gain on the search items, where the winner was picked, compares with that on the test items."""
-    if verdict.optimism is None or verdict.winner.name == verdict.best_baseline:
-        return ""
-    before, now = verdict.search_difference.value, verdict.difference.value
-    gains = (
-        f"The gain was {before:+.4f} on the search items, where the winner was picked, and is {now:+.4f} on the test"
-    )
-    return f"{gains} items: picking flattered it by {verdict.optimism:.4f}." if before > now else f"{gains} items."
-
-
-def unproven_in_words(verdict: Verdict) -> str:
-    """The other baselines that a winner is not shown to beat."""
-    shown = {row.name for row in shown_baselines(verdict)} - {verdict.best_baseline}
-    names = [one.baseline for one in verdict.comparisons if one.baseline in shown and not one.is_proven]
-    if not verdict.beyond_chance or not names:
-        return ""
-    return f"Corrected for comparing with every baseline, it is not shown to beat {', '.join(names)}."
-
-
-def looks_in_words(before: int) -> str:
-    """What to make of test items that were looked at that often before."""
-    if not before:
-        return "Nothing had looked at the test items before."
-    times = "once" if before == 1 else f"{before} times"
-    return (
-        f"The test items had been looked at {times} before: whatever was decided in their light makes the interval and "
-        "p too good. Fresh test items would be proof."
-    )
-
-
-def shown_baselines(verdict: Verdict) -> Sequence[Row]:
-    """What a table shows beside the winner: baselines and soups, without those on the way to the greedy one."""
-    soups = [row for row in verdict.soups if row.trial != verdict.winner.trial]
-    return [*(row for row in verdict.baselines if not row.name.startswith("soup of ")), *soups]
 
 
 def shown_name(row: Row) -> str:

@@ -29,7 +29,7 @@ from mergesearch.merge_ops.methods import METHODS, Method, Parameter
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.parsing import Strict, parse
 from mergesearch.search import config as config_module
-from mergesearch.search import ingredients, objective, schedule
+from mergesearch.search import constraints, ingredients, objective, schedule
 from mergesearch.search.cli import main
 from mergesearch.search.config import Config, Evaluate, Search
 from mergesearch.search.samplers import SAMPLERS
@@ -225,7 +225,9 @@ def models_of(module: Any) -> Iterator[type[BaseModel]]:
             yield value
 
 
-CONFIG_MODELS = [*models_of(config_module), *models_of(schedule), *models_of(objective), *models_of(ingredients)]
+CONFIG_MODELS = [
+    model for module in (config_module, schedule, objective, ingredients, constraints) for model in models_of(module)
+]
 
 
 @pytest.mark.parametrize("model", CONFIG_MODELS, ids=lambda model: model.__name__)

@@ -94,14 +94,14 @@ def _make_grid(order: Order) -> BaseSampler:
 
 SAMPLERS: dict[str, Kind] = {
     "gp": Kind(_seeded(_optuna.gp), True, "stays", True, True, 30, "Gaussian process: a few smooth dimensions"),
-    "cmaes": Kind(_make_cmaes, True, "stays", False, False, 1000, "CMA-ES from the best so far; diagonal where large"),
+    "cmaes": Kind(_make_cmaes, True, "stays", False, True, 1000, "CMA-ES from the best so far; diagonal where large"),
     "tpe": Kind(_seeded(_optuna.tpe), True, "learns", True, True, 50, "Parzen estimators: choices and conditions"),
     "nsgaii": Kind(_seeded(_optuna.nsgaii), True, "draws", True, True, 50, "genetic: several objectives"),
     "nsgaiii": Kind(_seeded(_optuna.nsgaiii), True, "draws", True, True, 50, "genetic: more than three objectives"),
     "qmc": Kind(_make_qmc, True, "draws", True, False, 1000, "Sobol points: even coverage, learns nothing"),
     "random": Kind(_seeded(_optuna.random), True, "draws", True, False, 1000, "random points: the yardstick"),
     "grid": Kind(_make_grid, True, "draws", True, False, 6, "every combination, in order"),
-    "stack": Kind(_seeded(StackSampler), True, "draws", False, False, 1000, "mutations of whole stacks of layers"),
+    "stack": Kind(_seeded(StackSampler), True, "draws", False, True, 1000, "mutations of whole stacks of layers"),
 }
 """By the name in the config, beside ``auto``, which is a schedule of them (see ``schedule``)."""
 

@@ -6,6 +6,8 @@ the generations told so far are all that it takes to draw it again.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from math import inf
 from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution
@@ -77,7 +79,8 @@ class CmaEsSampler(_base.PlacedSampler):
             return NOWHERE
         points = [trial for trial in t.completed(study) if self._branch_of(trial)]
         sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
-        best = max(points, key=lambda trial: (sign * t.score_of(trial), -trial.number), default=None)
+        ranked = sorted(points, key=lambda trial: (t.violation(trial), -sign * t.score_of(trial), trial.number))
+        best = ranked[0] if ranked else None
         return best.number if best else NOWHERE
 
     def _branch_of(self, trial: FrozenTrial) -> Branch | None:
@@ -118,6 +121,15 @@ def _given(trial: FrozenTrial) -> Mapping[str, Any]:
     return enqueued or trial.params
 
 
+def _rising(costs: Sequence[float]) -> list[float]:
+    """The costs of ranked candidates as the packages take them, which rank by costs alone.
+
+    Those that miss a constraint, and those that failed, cost at least as much as all before them.
+    """
+    finite = [cost for cost in costs if cost < inf]
+    return list(accumulate((cost if cost < inf else max(finite, default=0.0) for cost in costs), max))
+
+
 class _Replay:
     """The evolution of a study, as far as its generations are whole."""
 
@@ -147,11 +159,11 @@ class _Replay:
         yield from sorted(ended, key=lambda entry: (entry[1].datetime_complete, entry[0]))
 
     def _tell(self, ended: Sequence[tuple[int, FrozenTrial]], sign: float) -> None:
-        values = [(sign * trial.value, index) for index, trial in ended if trial.value is not None]
-        worst = max((value for value, _ in values), default=0.0)
-        failed = [(worst, index) for index, trial in ended if trial.value is None]
-        ranked = [*sorted(values), *sorted(failed)]
-        self._evolution.tell([self._seed_of(index) for _, index in ranked], [value for value, _ in ranked])
+        scored = [(t.violation(each), sign * each.value, index) for index, each in ended if each.value is not None]
+        failed = sorted(index for index, trial in ended if trial.value is None)
+        ranked = [*sorted(scored), *((inf, inf, index) for index in failed)]
+        costs = _rising([cost for _, cost, _ in ranked])
+        self._evolution.tell([self._seed_of(index) for *_, index in ranked], costs)
         self._generation += 1
         if self._evolution.is_over():
             self._begin_again()

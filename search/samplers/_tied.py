@@ -103,16 +103,18 @@ class TiedSampler(BaseSampler):
         return branch.whole(point)
 
     def _branch(self, study: Study) -> Branch:
-        sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
-        ranked = sorted(t.completed(study), key=lambda trial: (-sign * t.score_of(trial), trial.number))
+        sign = -1 if study.directions == [optuna.study.StudyDirection.MINIMIZE] else 1
+        ranked = sorted(
+            t.completed(study), key=lambda trial: (t.violation(trial), -sign * t.score_of(trial), trial.number)
+        )
         inside = (branch for trial in ranked for branch in self._branches if branch.holds(trial))
         return next(inside, self._branches[0])
 
     def _shadow(self, study: Study, branch: Branch, groups: Sequence[_Group]) -> Study:
-        shadow = optuna.create_study(direction=study.direction, sampler=self._sampler)
+        shadow = optuna.create_study(directions=study.directions, sampler=self._sampler)
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         for trial in study.get_trials(deepcopy=False, states=states):
-            if branch.holds(trial) and trial.value is not None:
+            if branch.holds(trial) and trial.values:
                 shadow.add_trial(_shown(trial, groups))
         return shadow
 
@@ -130,4 +132,6 @@ def _shown(trial: FrozenTrial, groups: Sequence[_Group]) -> FrozenTrial:
     for group in groups:
         params |= dict(zip(group.knot_names, group.projected(trial.params), strict=True))
     distributions = {name: group.distribution for group in groups for name in group.knot_names}
-    return optuna.trial.create_trial(params=params, distributions=distributions, value=trial.value)
+    return optuna.trial.create_trial(
+        params=params, distributions=distributions, values=trial.values, constraints=trial.constraints
+    )

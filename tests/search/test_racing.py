@@ -17,7 +17,7 @@ from mergesearch.search.objective import Objective
 from mergesearch.search.racing import Result, gradient, run_race, set_course
 
 RACING = Racing()
-PLAIN = cast(Any, SimpleNamespace(evaluate=SimpleNamespace(aggregate="mean", normalize=False)))
+PLAIN = cast(Any, SimpleNamespace(evaluate=SimpleNamespace(aggregate="mean", normalize=False, constraints=[])))
 """As much of a config as a job's objective asks for."""
 
 

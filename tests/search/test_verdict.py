@@ -12,7 +12,8 @@ from mergesearch.search.job import open_job
 from mergesearch.search.runner import run
 from mergesearch.search.statistics import Estimate, holm
 from mergesearch.search.store import RunFolder
-from mergesearch.search.verdict import Comparison, Row, Verdict, _sentence, looks_in_words
+from mergesearch.search.verdict import Comparison, Row, Verdict, _sentence
+from mergesearch.search.verdict_words import looks_in_words
 
 from .test_run import Killed, killed_at
 

@@ -1,0 +1,54 @@
+"""What a verdict says, in words, beside its headline."""
+
+from collections.abc import Sequence
+
+from mergesearch.search.verdict import Row, Verdict
+
+
+def optimism_in_words(verdict: Verdict) -> str:
+    """How the gain on the search items, where the winner was picked, compares with that on the test items."""
+    if verdict.optimism is None or verdict.winner.name == verdict.best_baseline:
+        return ""
+    before, now = verdict.search_difference.value, verdict.difference.value
+    gains = (
+        f"The gain was {before:+.4f} on the search items, where the winner was picked, and is {now:+.4f} on the test"
+    )
+    return f"{gains} items: picking flattered it by {verdict.optimism:.4f}." if before > now else f"{gains} items."
+
+
+def unproven_in_words(verdict: Verdict) -> str:
+    """The other baselines that a winner is not shown to beat."""
+    shown = {row.name for row in shown_baselines(verdict)} - {verdict.best_baseline}
+    names = [one.baseline for one in verdict.comparisons if one.baseline in shown and not one.is_proven]
+    if not verdict.beyond_chance or not names:
+        return ""
+    return f"Corrected for comparing with every baseline, it is not shown to beat {', '.join(names)}."
+
+
+def front_in_words(verdict: Verdict) -> str:
+    """How large the front is and where its knee lies, and by what the winner was picked."""
+    if verdict.front is None:
+        return ""
+    return f"{verdict.front.in_words} {verdict.winner.name} is the best by the weights of the tasks."
+
+
+def limits_in_words(verdict: Verdict) -> str:
+    """Whether the winner keeps the constraints, on the search items and on the test items."""
+    return " ".join(each.in_words for each in verdict.checks)
+
+
+def looks_in_words(before: int) -> str:
+    """What to make of test items that were looked at that often before."""
+    if not before:
+        return "Nothing had looked at the test items before."
+    times = "once" if before == 1 else f"{before} times"
+    return (
+        f"The test items had been looked at {times} before: whatever was decided in their light makes the interval and "
+        "p too good. Fresh test items would be proof."
+    )
+
+
+def shown_baselines(verdict: Verdict) -> Sequence[Row]:
+    """What a table shows beside the winner: baselines and soups, without those on the way to the greedy one."""
+    soups = [row for row in verdict.soups if row.trial != verdict.winner.trial]
+    return [*(row for row in verdict.baselines if not row.name.startswith("soup of ")), *soups]
