@@ -100,7 +100,6 @@ class Baselines(Endpoints):
         return super().following(scores, in_work) or (None if in_work else self._next_soup(scores))
 
     def __len__(self) -> int:
-        """See ``Endpoints.__len__``: a soup has one trial for each model but the first, and one for the end."""
         return super().__len__() + (len(self._models) if len(self._models) > 1 else 0)
 
     def _standard(self) -> Iterator[Baseline]:

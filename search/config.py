@@ -188,10 +188,10 @@ class Search(Tuning):
     """
 
     trials: int = Field(60, ge=1)
+    soups: list[Kind] = Field(default_factory=list)
     timeout: Annotated[float, Field(gt=0), BeforeValidator(_read_duration)] | None = None
     patience: int | None = Field(None, ge=1)
     target: float | None = None
-    soups: list[Kind] = Field(default_factory=list)
     sampler: Annotated[str, AfterValidator(_known_sampler)] = AUTO
     schedule: list[Stage] | None = Field(None, min_length=1)
     start: Literal["gradient", "none"] = "none"

@@ -118,7 +118,7 @@ class Loop:
     def ended(self) -> str | None:
         """Why no further trial is begun; None while the search goes on."""
         if self.job.config.soup:
-            return None if self._proposed() or self._in_work() else "every soup is made"
+            return None if self._in_work() or self._proposed() else "every soup was made"
         if self._strategy.is_exhausted(self.study):
             return "every point of the grid was asked for"
         return why_ended(self.study, self.job.config.search, self._has_baselines())
@@ -195,25 +195,23 @@ class Loop:
         return trial, baseline
 
     def _proposed(self) -> Baseline | LearnedSoup | None:
-        """What comes before the sampler's own candidates: the baselines, then the soups, which need all of them."""
+        """What comes before the sampler's own candidates: the baselines, then the soups."""
         in_work = self._in_work()
         baseline = self.job.baselines.following(self._baseline_scores(), in_work)
-        if baseline or in_work or not self.job.soups:
-            return baseline
-        return self.job.soups.following(self)
+        return baseline or (self.job.soups.following(self) if self.job.soups and not in_work else None)
 
     def _ask_sampler(self) -> Trial:
         self.study.sampler = self._strategy.sampler(self.study)
         return StudyWithEstimates(self.study).ask()
 
     def _in_work(self) -> set[str]:
-        """The names of the baselines and soups that are being scored."""
-        running = [trial for trial in t.running(self.study) if t.kind_of(trial) in (t.BASELINE, t.STEP, t.SOUP)]
+        """The names of the baselines and soups that are being scored now, elsewhere."""
+        running = [trial for trial in t.running(self.study) if t.kind_of(trial) in t.NAMED]
         return {str(trial.user_attrs[t.NAME]) for trial in running if t.NAME in trial.user_attrs}
 
     def _has_baselines(self) -> bool:
         if not self._are_baselines_done and not self._in_work():
-            self._are_baselines_done = self._proposed() is None
+            self._are_baselines_done = self.job.baselines.following(self._baseline_scores()) is None
         return self._are_baselines_done
 
     def _can_start_early(self) -> bool:

@@ -27,6 +27,7 @@ from mergesearch.search.gradients import Calibration
 from mergesearch.search.job import open_job
 from mergesearch.search.learned import learn
 from mergesearch.search.loop import Loop
+from mergesearch.search.racing import Result
 from mergesearch.search.runner import open_engine, run
 from mergesearch.search.soups import Soup, Steps, follow, greedy, pruned, uniform
 from mergesearch.search.store import RunFolder
@@ -479,6 +480,23 @@ def test_soups_are_a_stage_of_a_search(config: Data, tmp_path: Path) -> None:
     ]
     assert kinds.index(t.SOUP) < kinds.index(t.START)
     assert [row.name for row in verdict.soups] == ["greedy soup (safe)", "pruned soup"]
+
+
+def test_soups_and_the_steps_to_them_are_never_raced(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raced = []
+
+    def race(loop: Loop, *_: object) -> Result:
+        raced.append(loop.study.get_trials(deepcopy=False)[-1].number)
+        return loop._score_in_full()
+
+    monkeypatch.setattr(Loop, "course", object())
+    monkeypatch.setattr(Loop, "_race", race)
+    config["search"] |= {"soups": ["greedy_safe"], "trials": 18}
+    go(config, tmp_path)
+    kinds = [t.kind_of(trial) for trial in RunFolder(tmp_path / "small").open_study(None).trials]
+    assert {kinds[number] for number in raced} == {t.START, t.SAMPLED}
 
 
 def test_adapters_are_applied_to_the_base(soup: Data, tmp_path: Path) -> None:
