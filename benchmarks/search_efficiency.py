@@ -7,8 +7,8 @@ recorded ones predicts them (see ``search_landscape``); the test items decide wh
 them. Writes results/benchmarks/search_efficiency.json and search_efficiency.md.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -127,6 +127,10 @@ class _Memory(RunFolder):
     def __init__(self) -> None:
         super().__init__(Path())
         self._kept: dict[str, Scores] = {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        yield
 
     def save_scores(self, name: str, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:  # noqa: ARG002
         self._kept[name] = dict(scores)
