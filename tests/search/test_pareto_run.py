@@ -142,10 +142,7 @@ def alone(two: Data) -> Data:
 
 
 def values_of(folder: Path, task: str) -> dict[str, float]:
-    return {
-        str(trial.user_attrs.get(t.NAME, trial.number)): trial.user_attrs[t.VALUES][task]
-        for trial in t.completed(study_of(folder))
-    }
+    return {t.label_of(trial): trial.user_attrs[t.VALUES][task] for trial in t.completed(study_of(folder))}
 
 
 def test_a_winner_keeps_the_constraints(two: Data, tmp_path: Path) -> None:
