@@ -18,7 +18,7 @@ import torch
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
 
-from mergesearch.errors import UserError, listed, nearest
+from mergesearch.errors import UserError, in_words, listed, nearest
 
 _TALKERS = ("lm_eval", "transformers", "datasets", "huggingface_hub")
 
@@ -121,7 +121,7 @@ def load_tasks(name: str, include_path: Path | None, settings: Settings) -> Load
 
 def _reason(error: Exception) -> str:
     """What went wrong; and what to do where the Hugging Face hub could not be reached."""
-    text = f"{type(error).__name__}: {error}"
+    text = in_words(error)
     if isinstance(error, ConnectionError):
         return f"its data is not on this machine and the Hugging Face hub cannot be reached ({text})"
     return text

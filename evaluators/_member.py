@@ -9,7 +9,7 @@ from typing import Any
 
 from lm_eval.api.metrics import mean
 
-from mergesearch.errors import UserError, nearest
+from mergesearch.errors import UserError, in_words, nearest
 from mergesearch.evaluators._base import Item, Metric
 from mergesearch.evaluators._harness import Settings, as_command_line, build_instances
 from mergesearch.evaluators._near import plain
@@ -102,8 +102,8 @@ class Member:
         try:
             return dict(self._task.process_results(self.docs[number], answers))
         except Exception as error:  # a task's code may do anything
-            reason = f"{type(error).__name__}: {error}"
-            raise UserError(f"task {self.name!r}, item {number}: its answers cannot be judged: {reason}") from error
+            where = f"task {self.name!r}, item {number}"
+            raise UserError(f"{where}: its answers cannot be judged: {in_words(error)}") from error
 
     def apply_filter(self, instances: Sequence[Any]) -> None:
         """Sets ``filtered_resps`` of the metric's filter."""

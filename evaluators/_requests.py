@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, in_words
 from mergesearch.evaluators._base import LoadedModel
 from mergesearch.evaluators._generation import Generator
 from mergesearch.evaluators._logprobs import Limits, Request, Scorer
@@ -80,7 +80,7 @@ class Requests:
         except FloatingPointError:
             return "the model's output is not a number"
         except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
-            return f"{type(error).__name__}: {error}"
+            return in_words(error)
 
     def ask(self, instances: Sequence[Any]) -> None:
         """Leaves the model's answers on the instances, as ``lm_eval.evaluate`` does.

@@ -296,7 +296,7 @@ def check_group(group: Group) -> None:
     count = len(inputs_of(group))
     if count < method.fewest or (method.most is not None and count > method.most):
         beside = " beside base_model" if method.base == "required" else ""
-        raise UserError(f"{group.where}: found {count}{beside}, {method.name} takes {_range(method)}")
+        raise UserError(f"{group.where}: found {count}{beside}, {method.name} takes {method.count_in_words}")
     for index, entry in enumerate(group.entries):
         check_parameters(entry.parameters, f"{group.where}[{index}].parameters", [method])
     if group.where.endswith(".sources"):
@@ -319,12 +319,6 @@ def _check_base_layers(group: Group) -> None:
     ranges = {entry.layers for entry in group.entries if not entry.implied}
     if implied and len(ranges) > 1 and group.method.base != "input":
         raise UserError(f"{group.where}: the base {implied.model} is not listed, and the layers of the others differ")
-
-
-def _range(method: Method) -> str:
-    if method.most is None:
-        return f"{method.fewest} or more"
-    return str(method.fewest) if method.fewest == method.most else f"{method.fewest} to {method.most}"
 
 
 class _Dumper(yaml.SafeDumper):

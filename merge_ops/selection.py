@@ -14,7 +14,6 @@ from mergesearch.merge_ops.plans import Elementwise
 from mergesearch.merge_ops.rowwise import row_of
 
 SMALLEST_PROBABILITY = 1e-8
-SMALLEST_DIVISOR = 1e-6
 ROWS_AT_ONCE = 1 << 22
 
 

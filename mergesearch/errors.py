@@ -8,6 +8,11 @@ class UserError(Exception):
     """Bad input: the message names the place, what was found, what was expected and the nearest valid name."""
 
 
+def in_words(error: Exception) -> str:
+    """``KeyError: 'x'``, for errors of code that is not ours: their message alone may say nothing."""
+    return f"{type(error).__name__}: {error}"
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A hint such as ``; did you mean 'weight'?``, or the valid names where none is near."""
     names = sorted(valid)

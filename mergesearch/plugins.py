@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from mergesearch.errors import UserError, nearest
+from mergesearch.errors import UserError, in_words, nearest
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ def find(name: str, table: Mapping[str, T], group: str, what: str) -> T | Any:
     try:
         return points[name].load()
     except Exception as error:  # importing runs anything
-        raise UserError(f"{what} {name!r}, an entry point for {points[name].value}: {_reason(error)}") from error
+        raise UserError(f"{what} {name!r}, an entry point for {points[name].value}: {in_words(error)}") from error
 
 
 def load(reference: str) -> Any:
@@ -56,7 +56,7 @@ def _module(name: str) -> ModuleType:
         return import_module(name)
     except Exception as error:  # importing runs anything
         hint = "; a file is named with its path, as in path/to/file.py:name" if _is_missing(error, name) else ""
-        raise UserError(f"{name}: cannot be imported: {_reason(error)}{hint}") from error
+        raise UserError(f"{name}: cannot be imported: {in_words(error)}{hint}") from error
 
 
 def _is_missing(error: Exception, name: str) -> bool:
@@ -78,9 +78,5 @@ def _file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # importing runs anything
         del sys.modules[name]
-        raise UserError(f"{path}: cannot be imported: {_reason(error)}") from error
+        raise UserError(f"{path}: cannot be imported: {in_words(error)}") from error
     return module
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -16,11 +16,7 @@ def check_gradient(config: Config, evaluators: Mapping[str, Evaluator], starts: 
     Raises UserError where there is nothing to take gradients of, or no method that they can follow. A few tensors are
     read to know the latter; ``GradientStart`` asks all of them.
     """
-    if config.evaluate.quantization:
-        raise UserError(
-            "search.start: found gradient, which needs the weights as they are, beside evaluate.quantization: "
-            f"{config.evaluate.quantization}; leave one of them out"
-        )
+    _check_unquantized(config, "search.start: found gradient, which needs")
     if not any(map(has_targets, evaluators.values())):
         raise UserError(
             f"search.start: found gradient, but no task has a loss to take it of: {listed(evaluators)}; texts, and "
@@ -38,14 +34,18 @@ def check_learning(config: Config, evaluators: Mapping[str, Evaluator]) -> None:
     Whether every item has a right answer is known with the model alone: see ``learned.check_gold``.
     """
     key = "soup.kinds" if config.soup else "search.soups"
-    if config.evaluate.quantization:
-        raise UserError(
-            f"{key}: found learned soups, which need the weights as they are, beside evaluate.quantization: "
-            f"{config.evaluate.quantization}; leave one of them out"
-        )
+    _check_unquantized(config, f"{key}: found learned soups, which need")
     without = [name for name, evaluator in evaluators.items() if not has_targets(evaluator)]
     if without:
         raise UserError(f"{key}: {listed(without)} has no loss to learn from; leave out the learned soups")
+
+
+def _check_unquantized(config: Config, found: str) -> None:
+    if config.evaluate.quantization:
+        raise UserError(
+            f"{found} the weights as they are, beside evaluate.quantization: {config.evaluate.quantization}; leave one "
+            "of them out"
+        )
 
 
 def no_method(names: Iterable[str]) -> UserError:

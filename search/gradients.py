@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 from optuna.study import Study
 
-from mergesearch.errors import UserError, listed
+from mergesearch.errors import UserError, in_words, listed
 from mergesearch.evaluators import Differentiable, Item, LoadedModel, LossKind, has_targets
 from mergesearch.merge_ops.engine import Engine, Say, silent
 from mergesearch.merge_ops.methods import Method, Scalar
@@ -199,7 +199,7 @@ class GradientStart:
         try:
             return asdict(self.run(scored))
         except Exception as error:  # the search goes on from what was scored
-            reason = f"{type(error).__name__}: {error}"
+            reason = in_words(error)
             self._say(f"the gradient start failed, and the search goes on without it: {reason}")
             return {"reason": reason, "points": {}}
 

@@ -60,6 +60,11 @@ class Task:
         """[items] float64: what each of one side's items adds to the metric; see ``Evaluator.contributions``."""
         return self.evaluator.contributions(self.items(side), scores)
 
+    @property
+    def is_averaged(self) -> bool:
+        """Whether its scores come from logits, which an ensemble averages."""
+        return bool(getattr(self.evaluator, "averages", False))
+
     def stratum(self, side: str, scores: Tensor) -> Stratum:
         """One side's scores as comparisons take them."""
         items, contributions = self.items(side), self.contributions(side, scores).tolist()
@@ -326,7 +331,7 @@ def _objective(evaluate: Evaluate, tasks: Sequence[Task], side: str) -> Objectiv
 
 
 def _check_averaged(tasks: Sequence[Task]) -> None:
-    others = [repr(task.name) for task in tasks if task.weight and not getattr(task.evaluator, "averages", False)]
+    others = [repr(task.name) for task in tasks if task.weight and not task.is_averaged]
     if others:
         raise UserError(
             f"ensemble: there are no logits to average in {listed(others)}: give weight 0, or say ensemble: false"

@@ -23,7 +23,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from torch import Tensor
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, in_words
 from mergesearch.evaluators import Item, LoadedModel
 from mergesearch.files import is_disk_full
 from mergesearch.merge_ops.engine import Engine, Say, silent
@@ -175,7 +175,7 @@ class Loop:
         """
         if is_disk_full(error):
             raise error
-        trial.set_user_attr(t.REASON, f"{type(error).__name__}: {error}")
+        trial.set_user_attr(t.REASON, in_words(error))
         self.study.tell(trial, state=TrialState.FAIL)
 
     def _ask(self) -> tuple[Trial, Baseline | LearnedSoup | None] | None:
@@ -288,8 +288,7 @@ class Loop:
             result = self._score_in_full()
         except Exception as error:
             raise UserError(
-                f"constraints: {name} could not be scored, so nothing can be held against it: "
-                f"{type(error).__name__}: {error}"
+                f"constraints: {name} could not be scored, so nothing can be held against it: {in_words(error)}"
             ) from error
         return result.scores, result.items
 

@@ -56,16 +56,10 @@ def _has(formula: str, symbol: str) -> bool:
 
 
 def _inputs(method: Method) -> str:
-    models = f"{_count(method)} model{'' if method.most == 1 else 's'}"
+    models = f"{method.count_in_words} model{'' if method.most == 1 else 's'}"
     if method.base == "required":
         return f"base_model and {models} beside it"
     return f"{models}, and base_model where task vectors are wanted" if method.base == "optional" else models
-
-
-def _count(method: Method) -> str:
-    if method.most is None:
-        return f"{method.fewest} or more"
-    return str(method.fewest) if method.fewest == method.most else f"{method.fewest} to {method.most}"
 
 
 def _parameters(parameters: Sequence[Parameter]) -> Iterator[list[str]]:

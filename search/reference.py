@@ -21,12 +21,8 @@ def reference_row(loop: Loop) -> Row:
         method="averaged outputs",
         search=estimate(loop.job, "search", sides["search"], seed),
         test=estimate(loop.job, "test", sides["test"], seed),
-        tasks={task.name: task_values(task, sides) if _is_averaged(task.evaluator) else {} for task in loop.job.tasks},
+        tasks={task.name: task_values(task, sides) if task.is_averaged else {} for task in loop.job.tasks},
     )
-
-
-def _is_averaged(evaluator: object) -> bool:
-    return bool(getattr(evaluator, "averages", False))
 
 
 def _scores(loop: Loop, side: str) -> Scores:
@@ -39,7 +35,7 @@ def _scores(loop: Loop, side: str) -> Scores:
 
 def _scored(loop: Loop, side: str) -> Scores:
     job: Job = loop.job
-    return job.score(_ensemble(loop), side, [task for task in job.tasks if _is_averaged(task.evaluator)])
+    return job.score(_ensemble(loop), side, [task for task in job.tasks if task.is_averaged])
 
 
 def _ensemble(loop: Loop) -> LoadedModel:

@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, in_words
 from mergesearch.files import atomic_path, is_disk_full, write_text
 from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine import Engine, find_device
@@ -126,7 +126,7 @@ def _reference(loop: Loop, watcher: Watcher) -> Row | None:
     try:
         return reference_row(loop)
     except Exception as error:  # the verdict holds without it
-        watcher.stage(f"the ensemble could not be scored: {type(error).__name__}: {error}")
+        watcher.stage(f"the ensemble could not be scored: {in_words(error)}")
         return None
 
 

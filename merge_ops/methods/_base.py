@@ -213,5 +213,12 @@ class Method:
     symmetric: bool = True
     kept: Kept = nothing
 
+    @property
+    def count_in_words(self) -> str:
+        """How many models it takes beside the base."""
+        if self.most is None:
+            return f"{self.fewest} or more"
+        return str(self.fewest) if self.fewest == self.most else f"{self.fewest} to {self.most}"
+
     def parameter(self, name: str) -> Parameter | None:
         return next((p for p in self.parameters if p.name == name), None)

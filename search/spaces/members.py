@@ -20,8 +20,8 @@ MOST_ORDERED = 4
 
 
 @dataclass
-class Reference:
-    """A checkpoint as a choice: the base, or a model of the list."""
+class _OneHole:
+    """What has one dimension, which every method asks unless it says otherwise."""
 
     hole: Hole
 
@@ -29,34 +29,31 @@ class Reference:
     def holes(self) -> Sequence[Hole]:
         return [self.hole]
 
-    @property
-    def choices(self) -> list[str]:
-        return [str(choice) for choice in self.hole.ends]
-
     def asked_by(self, _: Method) -> bool:
         return True
-
-    def fill(self, draft: Draft) -> None:
-        for path in self.hole.paths:
-            put(draft.data, path, draft.values[self.hole.name])
 
     def start(self, _: Mapping[str, Scalar]) -> dict[str, Scalar]:
         return {self.hole.name: self.hole.middle}
 
 
 @dataclass
-class Include:
-    """A model that may be left out. It is asked for its numbers all the same, so that the space stays one."""
-
-    hole: Hole
-    entry: Path
+class Reference(_OneHole):
+    """A checkpoint as a choice: the base, or a model of the list."""
 
     @property
-    def holes(self) -> Sequence[Hole]:
-        return [self.hole]
+    def choices(self) -> list[str]:
+        return [str(choice) for choice in self.hole.ends]
 
-    def asked_by(self, _: Method) -> bool:
-        return True
+    def fill(self, draft: Draft) -> None:
+        for path in self.hole.paths:
+            put(draft.data, path, draft.values[self.hole.name])
+
+
+@dataclass
+class Include(_OneHole):
+    """A model that may be left out. It is asked for its numbers all the same, so that the space stays one."""
+
+    entry: Path
 
     def fill(self, draft: Draft) -> None:
         """Nothing: ``absent`` reads the value, and the entry goes last of all."""
@@ -66,24 +63,16 @@ class Include:
 
 
 @dataclass
-class Order:
+class Order(_OneHole):
     """The order of the models, for methods that tell the first from the second."""
 
-    hole: Hole
     orders: Mapping[str, Sequence[int]]
-
-    @property
-    def holes(self) -> Sequence[Hole]:
-        return [self.hole]
 
     def asked_by(self, method: Method) -> bool:
         return not method.symmetric
 
     def fill(self, draft: Draft) -> None:
         """Nothing: the entries change places when all values stand in them."""
-
-    def start(self, _: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        return {self.hole.name: self.hole.middle}
 
     def applied(self, draft: Draft) -> list[int]:
         return list(self.orders[str(draft.values[self.hole.name])])
