@@ -29,9 +29,10 @@ from torch import Tensor
 from mergesearch.evaluators import Item, Metric
 from mergesearch.evaluators._base import MeanOfItems
 from mergesearch.search.config import Racing
-from mergesearch.search.job import Job, Scores, Task
+from mergesearch.search.job import Job
 from mergesearch.search.racing import Course, run_race, set_course
 from mergesearch.search.sequential import Draws
+from mergesearch.search.tasks import Scores, Task
 
 ERROR = 0.05
 PLAIN = cast(Any, SimpleNamespace(evaluate=SimpleNamespace(aggregate="mean", normalize=False, constraints=[])))

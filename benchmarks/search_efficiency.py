@@ -34,10 +34,11 @@ from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
 from mergesearch.search.baselines import Baselines
 from mergesearch.search.config import Config
-from mergesearch.search.job import Job, Scores, Task, open_job
+from mergesearch.search.job import Job, open_job
 from mergesearch.search.loop import Loop
 from mergesearch.search.space import Space
 from mergesearch.search.store import RunFolder
+from mergesearch.search.tasks import Scores, Task
 
 Array = NDArray[np.float64]
 BUDGET = 200

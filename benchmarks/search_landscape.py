@@ -25,8 +25,9 @@ from mergesearch.merge_ops.engine import Engine
 from mergesearch.merge_ops.methods import Method
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search.config import Config
-from mergesearch.search.job import Job, Task
+from mergesearch.search.job import Job
 from mergesearch.search.runner import open_engine
+from mergesearch.search.tasks import Task
 
 Array = NDArray[np.float64]
 RECORDING = FOLDER / "search_efficiency_demo.npz"

@@ -1,6 +1,7 @@
 """The model card of a merged model: what a hub shows, and the recipe that rebuilds it."""
 
-from mergesearch.merge_ops.recipe import Recipe, dump_yaml
+from mergesearch.merge_ops.recipe import Recipe
+from mergesearch.parsing import dump_yaml
 
 
 def model_card(recipe: Recipe, title: str, text: str) -> str:

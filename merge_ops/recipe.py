@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field
 
 from mergesearch.errors import UserError
 from mergesearch.files import digest
+from mergesearch.merge_ops.group_checks import check_group
 from mergesearch.merge_ops.layout import (
     Entry,
     Group,
@@ -23,14 +23,14 @@ from mergesearch.merge_ops.layout import (
     sliced_places,
     whole_places,
 )
-from mergesearch.merge_ops.methods import Method, Scalar, find_method
+from mergesearch.merge_ops.methods import Method, find_method
 from mergesearch.merge_ops.references import ModelName
-from mergesearch.merge_ops.resolution import Resolver, TensorRecipe, base_of, frozen_place, inputs_of
+from mergesearch.merge_ops.resolution import Resolver, TensorRecipe, frozen_place, inputs_of
 from mergesearch.merge_ops.settings import PlainSettings, Settings, check_parameters, nothing_is
 from mergesearch.merge_ops.vocabulary_config import TokenizerConfig
-from mergesearch.parsing import Strict, parse
+from mergesearch.parsing import Strict, dump_yaml, parse
 
-__all__ = ["Recipe", "TensorRecipe", "check_parameters", "dump_yaml", "layer_of", "relative_depths"]
+__all__ = ["Recipe", "TensorRecipe", "check_parameters", "layer_of", "relative_depths"]
 
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16", "float64"],
@@ -285,55 +285,3 @@ def _with_base(entries: list[Entry], group: Group) -> Group:
         layers = next(iter(ranges)) if len(ranges) == 1 else None
         entries = [*entries, Entry(base, {}, layers, implied=True)]
     return replace(group, entries=tuple(entries))
-
-
-def check_group(group: Group) -> None:
-    """Raises UserError for inputs that the method cannot take, or parameters that are wrong."""
-    method = group.method
-    if method.base == "required" and not group.base:
-        raise UserError(f"base_model: is missing; {method.name} needs it")
-    _check_once(group)
-    count = len(inputs_of(group))
-    if count < method.fewest or (method.most is not None and count > method.most):
-        beside = " beside base_model" if method.base == "required" else ""
-        raise UserError(f"{group.where}: found {count}{beside}, {method.name} takes {method.count_in_words}")
-    for index, entry in enumerate(group.entries):
-        check_parameters(entry.parameters, f"{group.where}[{index}].parameters", [method])
-    if group.where.endswith(".sources"):
-        check_parameters(group.settings[0], f"{group.where.removesuffix('.sources')}.parameters", [method])
-    _check_base_layers(group)
-
-
-def _check_once(group: Group) -> None:
-    once = [(entry.model, entry.layers) for entry in group.entries]
-    for model, layers in once:
-        count = once.count((model, layers))
-        if model == base_of(group):
-            count = sum(model == other for other, _ in once)
-        if count > 1:
-            raise UserError(f"{group.where}: {model} is listed {count} times, expected once")
-
-
-def _check_base_layers(group: Group) -> None:
-    implied = next((entry for entry in group.entries if entry.implied), None)
-    ranges = {entry.layers for entry in group.entries if not entry.implied}
-    if implied and len(ranges) > 1 and group.method.base != "input":
-        raise UserError(f"{group.where}: the base {implied.model} is not listed, and the layers of the others differ")
-
-
-class _Dumper(yaml.SafeDumper):
-    pass
-
-
-def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
-    """Lists of plain values on one line, as people write gradients."""
-    flow = all(isinstance(value, Scalar) for value in data)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
-
-
-_Dumper.add_representer(list, _represent_list)
-_Dumper.add_representer(tuple, _represent_list)  # type: ignore[arg-type]
-
-
-def dump_yaml(data: Any) -> str:
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -14,12 +14,13 @@ from mergesearch.search import trials as t
 from mergesearch.search.costs import Cost
 from mergesearch.search.front import Front
 from mergesearch.search.job import Job
+from mergesearch.search.judging import search_estimate
 from mergesearch.search.loop import Loop
 from mergesearch.search.overview import print_cost, print_samplers, print_space, print_start
 from mergesearch.search.runner import Watcher
 from mergesearch.search.schedule import plan
 from mergesearch.search.statistics import Estimate as Interval
-from mergesearch.search.verdict import SIDES, Row, Verdict, search_estimate, shown_name
+from mergesearch.search.verdict import SIDES, Row, Verdict, shown_name
 from mergesearch.search.verdict_words import (
     front_in_words,
     limits_in_words,

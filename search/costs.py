@@ -12,7 +12,8 @@ from mergesearch.evaluators import Item, LoadedModel
 from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine import find_device
 from mergesearch.merge_ops.memory import MemoryPlan, plan_memory
-from mergesearch.search.job import Job, Task
+from mergesearch.search.job import Job
+from mergesearch.search.tasks import Task
 
 TOKENS = 128
 """Assumed of an item that nobody has tokenised yet."""

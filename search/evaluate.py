@@ -10,7 +10,8 @@ from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine import find_device, merge, torch_dtype
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search.config import Config
-from mergesearch.search.job import Task, live_model, open_tasks
+from mergesearch.search.job import live_model
+from mergesearch.search.tasks import Task, open_tasks
 
 
 def evaluate_model(

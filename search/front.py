@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from mergesearch.search.constraints import Constraint
-from mergesearch.search.job import Job, Scores, Task
+from mergesearch.search.job import Job
 from mergesearch.search.objective import Array, Direction, Objective
 from mergesearch.search.pareto import best_of
 from mergesearch.search.statistics import Combine, Estimate, bootstrap, bootstrap_difference, holm, swap_p
+from mergesearch.search.tasks import Scores, Task
 from mergesearch.seeds import derive
 
 

@@ -23,10 +23,11 @@ from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
 from mergesearch.search.gradient_checks import no_method
-from mergesearch.search.job import Job, Task
+from mergesearch.search.job import Job
 from mergesearch.search.samplers import METHOD, from_unit, to_unit
 from mergesearch.search.space import Space
 from mergesearch.search.store import RunFolder
+from mergesearch.search.tasks import Task
 from mergesearch.seeds import derive
 
 Vector = NDArray[np.float64]

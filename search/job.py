@@ -1,7 +1,7 @@
 """A config made ready to run: everything that can be wrong with it is found here, before anything is scored."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,83 +9,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mergesearch.errors import UserError, listed
-from mergesearch.evaluators import Evaluator, Item, LoadedModel, aggregate, open_evaluator, split_items
+from mergesearch.evaluators import Evaluator, LoadedModel
 from mergesearch.merge_ops.checkpoint import Checkpoint, common_dtype
 from mergesearch.merge_ops.merger import Assembly, Merger
-from mergesearch.merge_ops.quantized import check_available, quantized
+from mergesearch.merge_ops.quantized import quantized
 from mergesearch.merge_ops.recipe import Recipe, layer_of
 from mergesearch.search.baselines import Baselines, Endpoints
-from mergesearch.search.config import Config, Evaluate, TaskEntry
-from mergesearch.search.constraints import Constraint, check_baselines, check_tasks
+from mergesearch.search.config import Config, Evaluate
+from mergesearch.search.constraints import Constraint, check_baselines
 from mergesearch.search.gradient_checks import check_gradient, check_learning
 from mergesearch.search.ingredients import check_shared_start
-from mergesearch.search.objective import Direction, Objective, Share
+from mergesearch.search.objective import Direction, Objective
 from mergesearch.search.schedule import check_follow_several, plan
 from mergesearch.search.soup_stage import LEARNED, SoupStage
 from mergesearch.search.space import Space
 from mergesearch.search.spaces.members import named_references
 from mergesearch.search.statistics import Stratum
+from mergesearch.search.tasks import Scores, Task, counted, objective_of, open_tasks
 
 SHARED_KEYS = ("dtype", "out_dtype", "on_mismatch")
 """What the baselines take over from the recipe."""
-Scores = dict[str, Tensor]
-"""Each task's scores, one float64 per item of one side of the split."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """An evaluator with its items on each side of the split, and its share in the objective.
-
-    ``normalize``: whether the objective takes its values normalised, by ``chance`` where that is said, or by what the
-    items say of themselves.
-    """
-
-    name: str
-    evaluator: Evaluator
-    weight: float
-    search: Sequence[Item]
-    test: Sequence[Item]
-    normalize: bool = False
-    chance: float | None = None
-
-    def items(self, side: str) -> Sequence[Item]:
-        """The items of ``search`` or ``test``."""
-        return self.search if side == "search" else self.test
-
-    def value(self, side: str, scores: Tensor) -> float:
-        """The metric over one side's items."""
-        return self.evaluator.value(self.items(side), scores)
-
-    def contributions(self, side: str, scores: Tensor) -> Tensor:
-        """[items] float64: what each of one side's items adds to the metric; see ``Evaluator.contributions``."""
-        return self.evaluator.contributions(self.items(side), scores)
-
-    @property
-    def is_averaged(self) -> bool:
-        """Whether its scores come from logits, which an ensemble averages."""
-        return bool(getattr(self.evaluator, "averages", False))
-
-    def stratum(self, side: str, scores: Tensor) -> Stratum:
-        """One side's scores as comparisons take them."""
-        items, contributions = self.items(side), self.contributions(side, scores).tolist()
-        return Stratum.of([item.fingerprint for item in items], [item.weight for item in items], contributions)
-
-    def share(self, side: str) -> Share:
-        """The task's part in that side's objective. Raises UserError where it has no chance level to normalise by."""
-        chance = self._chance(self.items(side)) if self.normalize else None
-        return Share(self.name, self.weight, self.evaluator.metric, chance)
-
-    def _chance(self, items: Sequence[Item]) -> float:
-        if self.chance is not None:
-            return self.chance
-        if not self.evaluator.metric.higher_is_better:
-            return 0.0  # Objective refuses it, whatever the chance
-        known = [item.chance for item in items if item.chance is not None]
-        if len(known) < len(items):
-            raise UserError(
-                f"normalize: what guessing scores in task {self.name!r} is not known; say chance: 0.25, for example"
-            )
-        return aggregate(items, known)
 
 
 @dataclass(frozen=True)
@@ -109,7 +52,7 @@ class Job:
 
     def tasks_of(self, side: str) -> list[Task]:
         """The tasks that count in the objective of that side."""
-        return _counted(self.tasks, side)
+        return counted(self.tasks, side)
 
     @property
     def searched(self) -> list[Task]:
@@ -145,7 +88,7 @@ class Job:
 
     def objective_of(self, side: str) -> Objective:
         """How the values of ``tasks_of`` that side become one number."""
-        return _objective(self.config.evaluate, self.tasks, side)
+        return objective_of(self.config.evaluate, self.tasks, side)
 
     def objective(self, side: str, scores: Mapping[str, Tensor]) -> float:
         """What the search maximises, of one candidate; of several objectives their sum by weight."""
@@ -193,7 +136,7 @@ def _open(config: Config) -> Job:
 
 
 def _searched(tasks: Sequence[Task]) -> dict[str, Evaluator]:
-    return {task.name: task.evaluator for task in _counted(tasks, "search")}
+    return {task.name: task.evaluator for task in counted(tasks, "search")}
 
 
 def _soups(config: Config, space: Space, tasks: Sequence[Task], fixed: Mapping[str, object]) -> SoupStage | None:
@@ -284,72 +227,9 @@ def _layers(names: Sequence[str]) -> int:
     return 1 + max((place[1] for place in map(layer_of, names) if place), default=0)
 
 
-def open_tasks(evaluate: Evaluate) -> list[Task]:
-    """The tasks with their items split. Raises UserError for a task that is unknown or cannot be split."""
-    if not evaluate.test_tasks and evaluate.split is None:
-        raise UserError("evaluate: expected split (search and test items) or test_tasks, found neither")
-    try:
-        tasks = _opened(evaluate)
-        for side in ("search", "test"):
-            _objective(evaluate, tasks, side)
-        check_tasks(evaluate.constraints, {task.name: task.evaluator.metric for task in tasks if task.search})
-        if evaluate.ensemble:
-            _check_averaged(tasks)
-        if evaluate.quantization:
-            check_available()
-    except UserError as error:
-        raise UserError(f"evaluate: {error}") from None
-    return tasks
-
-
 def live_model(model: Any, evaluate: Evaluate, built: Callable[[], object]) -> Any:
     """What is scored: the live model, or its quantised double; ``built`` is what is in the live model now."""
     return model if evaluate.quantization is None else quantized(model, int(evaluate.quantization[0]), built)
-
-
-def _opened(evaluate: Evaluate) -> list[Task]:
-    if evaluate.split:
-        fraction, seed = evaluate.split.search, evaluate.split.seed
-        return _distinct([_task(evaluate, entry, fraction, seed) for entry in evaluate.tasks])
-    searched = [_task(evaluate, entry, 1.0, 0) for entry in evaluate.tasks]
-    return _distinct([*searched, *(_task(evaluate, entry, 0.0, 0) for entry in evaluate.test_tasks)])
-
-
-def _counted(tasks: Sequence[Task], side: str) -> list[Task]:
-    return [task for task in tasks if task.items(side) and task.weight]
-
-
-def _objective(evaluate: Evaluate, tasks: Sequence[Task], side: str) -> Objective:
-    counted = _counted(tasks, side)
-    if all(len(task.items(side)) == 1 for task in counted) and side == "test":
-        whole = listed(repr(task.name) for task in tasks if task.weight)
-        raise UserError(
-            f"tasks: {whole}: one number for the whole model, and no items to hold a verdict on; give the scores by "
-            "item, or add a task that has items"
-        )
-    return Objective([task.share(side) for task in counted], evaluate.aggregate)
-
-
-def _check_averaged(tasks: Sequence[Task]) -> None:
-    others = [repr(task.name) for task in tasks if task.weight and not task.is_averaged]
-    if others:
-        raise UserError(
-            f"ensemble: there are no logits to average in {listed(others)}: give weight 0, or say ensemble: false"
-        )
-
-
-def _task(evaluate: Evaluate, entry: TaskEntry, fraction: float, seed: int) -> Task:
-    evaluator = open_evaluator(entry.evaluator, entry.options, evaluate.shared())
-    search, test = _sides(list(evaluator.items), fraction, seed)
-    normalize = (entry.normalize or evaluate.normalize) == "leaderboard"
-    return Task(evaluator.task, evaluator, entry.weight, search, test, normalize, entry.chance)
-
-
-def _sides(items: list[Item], fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """A single item, one number for the whole model, is the search's: no part of it was never looked at."""
-    if fraction in (0.0, 1.0):
-        return (items, []) if fraction else ([], items)
-    return (items, []) if len(items) == 1 else split_items(items, fraction, seed)
 
 
 def _prepared(task: Task, subject: LoadedModel) -> list[str]:
@@ -360,17 +240,3 @@ def _prepared(task: Task, subject: LoadedModel) -> list[str]:
     if len(task.search) == 1 and not task.test and task.weight:
         notes.append("is one number for the whole model: the search counts it, no interval and no verdict does")
     return [f"task {task.name!r}: {note}" for note in notes]
-
-
-def _distinct(tasks: list[Task]) -> list[Task]:
-    """Tasks asked for several metrics are told apart by them."""
-    names = [task.name for task in tasks]
-    named = [
-        replace(task, name=f"{task.name}:{task.evaluator.metric.name}") if names.count(task.name) > 1 else task
-        for task in tasks
-    ]
-    labels = [task.name for task in named]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UserError(f"tasks: {label} is listed {labels.count(label)} times, expected once")
-    return named

@@ -19,7 +19,7 @@ from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search.gradients import Calibration
 
 if TYPE_CHECKING:
-    from mergesearch.search.loop import Loop
+    from mergesearch.search.bench import Bench
     from mergesearch.search.soup_stage import SoupStage
 
 Group = tuple[str, int] | None
@@ -28,25 +28,25 @@ DIGITS = 4
 """Of the weights in the recipe."""
 
 
-def check_gold(loop: "Loop") -> None:
+def check_gold(bench: "Bench") -> None:
     """Raises UserError for a task of which it is not known what the model should say to every item."""
-    for task in loop.job.tasks_of("search"):
+    for task in bench.job.tasks_of("search"):
         assert isinstance(task.evaluator, Differentiable)
-        if not task.evaluator.targets(loop.subject, task.search).has_gold:
+        if not task.evaluator.targets(bench.subject, task.search).has_gold:
             raise UserError(
                 f"the task {task.name} does not say of every item what is right, so that there is no loss to learn "
                 "from; leave out the learned soups"
             )
 
 
-def learn(loop: "Loop", stage: "SoupStage", by_layer: bool) -> Recipe:
+def learn(bench: "Bench", stage: "SoupStage", by_layer: bool) -> Recipe:
     """The learned soup of the stage's models. Depends on the run's seed and the arguments alone.
 
     Needs room for one gradient of the live model's size beside it. Raises FloatingPointError where it diverges.
     """
     models, learning = stage.models, stage.learning
-    calibration = Calibration(loop.job, loop.subject, learning.items, "targets")
-    groups = {name: layer_of(name) if by_layer else None for name in loop.engine.names}
+    calibration = Calibration(bench.job, bench.subject, learning.items, "targets")
+    groups = {name: layer_of(name) if by_layer else None for name in bench.engine.names}
     index = {group: number for number, group in enumerate(dict.fromkeys(groups.values()))}
     places = {name: index[group] for name, group in groups.items()}
     alpha = torch.zeros(len(models), len(index), dtype=torch.float64, requires_grad=True)
@@ -54,7 +54,7 @@ def learn(loop: "Loop", stage: "SoupStage", by_layer: bool) -> Recipe:
     for step in range(learning.steps):
         weights = alpha.softmax(0)
         recipe = stage.recipe(_settings(models, weights.detach(), index), "learned soup")
-        _, slopes = loop.engine.slopes(recipe, lambda step=step: calibration.backward(step))  # type: ignore[misc]
+        _, slopes = bench.engine.slopes(recipe, lambda step=step: calibration.backward(step))  # type: ignore[misc]
         gradient = _shared(slopes, places, weights)
         if not gradient.isfinite().all():
             raise FloatingPointError(f"step {step} of the learned soup: the derivatives are not numbers")

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from mergesearch.evaluators import Item
 from mergesearch.search.config import Racing
-from mergesearch.search.job import Job, Scores, Task
+from mergesearch.search.job import Job
 from mergesearch.search.sequential import Array, Draws, Lane, estimate, log_evidence
+from mergesearch.search.tasks import Scores, Task
 from mergesearch.seeds import derive
 
 FEWEST = 64

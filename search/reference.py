@@ -3,44 +3,46 @@
 from copy import deepcopy
 
 from mergesearch.evaluators import LoadedModel
-from mergesearch.search.job import Job, Scores
-from mergesearch.search.loop import Loop
-from mergesearch.search.verdict import SIDES, Row, estimate, task_values
+from mergesearch.search.bench import Bench
+from mergesearch.search.job import Job
+from mergesearch.search.judging import estimate, task_values
+from mergesearch.search.tasks import Scores
+from mergesearch.search.verdict import SIDES, Row
 from mergesearch.seeds import derive
 
 NAME = "ensemble"
 
 
-def reference_row(loop: Loop) -> Row:
+def reference_row(bench: Bench) -> Row:
     """The ensemble of the models, scored once in a run; tasks that do not come from logits are left out."""
-    sides = {side: _scores(loop, side) for side in SIDES}
-    seed = derive(loop.job.config.search.seed, "bootstrap", NAME)
+    sides = {side: _scores(bench, side) for side in SIDES}
+    seed = derive(bench.job.config.search.seed, "bootstrap", NAME)
     return Row(
-        name=f"ensemble of {len(loop.job.baselines.members)} models",
+        name=f"ensemble of {len(bench.job.baselines.members)} models",
         trial=-1,
         method="averaged outputs",
-        search=estimate(loop.job, "search", sides["search"], seed),
-        test=estimate(loop.job, "test", sides["test"], seed),
-        tasks={task.name: task_values(task, sides) if task.is_averaged else {} for task in loop.job.tasks},
+        search=estimate(bench.job, "search", sides["search"], seed),
+        test=estimate(bench.job, "test", sides["test"], seed),
+        tasks={task.name: task_values(task, sides) if task.is_averaged else {} for task in bench.job.tasks},
     )
 
 
-def _scores(loop: Loop, side: str) -> Scores:
+def _scores(bench: Bench, side: str) -> Scores:
     name = f"{NAME}-{side}"
-    if not loop.folder.has_scores(name):
-        scores = _scored(loop, side)
-        loop.folder.save_scores(name, scores, {task.name: task.items(side) for task in loop.job.tasks})
-    return loop.folder.load_scores(name)
+    if not bench.folder.has_scores(name):
+        scores = _scored(bench, side)
+        bench.folder.save_scores(name, scores, {task.name: task.items(side) for task in bench.job.tasks})
+    return bench.folder.load_scores(name)
 
 
-def _scored(loop: Loop, side: str) -> Scores:
-    job: Job = loop.job
-    return job.score(_ensemble(loop), side, [task for task in job.tasks if task.is_averaged])
+def _scored(bench: Bench, side: str) -> Scores:
+    job: Job = bench.job
+    return job.score(_ensemble(bench), side, [task for task in job.tasks if task.is_averaged])
 
 
-def _ensemble(loop: Loop) -> LoadedModel:
+def _ensemble(bench: Bench) -> LoadedModel:
     """Copies of the live model, each with the weights of one of the models."""
     from mergesearch.evaluators.ensemble import average
 
-    members = [deepcopy(loop.engine.build(recipe)) for recipe in loop.job.baselines.members]
-    return average(members, loop.engine.tokenizer)
+    members = [deepcopy(bench.engine.build(recipe)) for recipe in bench.job.baselines.members]
+    return average(members, bench.engine.tokenizer)

@@ -9,9 +9,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.files import write_text
 from mergesearch.search import trials as t
-from mergesearch.search.loop import Loop
+from mergesearch.search.bench import Bench
+from mergesearch.search.judging import recipe_of
 from mergesearch.search.report_front import front_figure, front_table
-from mergesearch.search.verdict import Row, Verdict, recipe_of
+from mergesearch.search.verdict import Row, Verdict
 from mergesearch.search.verdict_words import (
     front_in_words,
     limits_in_words,
@@ -41,10 +42,10 @@ pre { background: #f6f7f8; padding: .8rem; overflow-x: auto; } .note { color: #5
 """
 
 
-def write_report(loop: Loop, verdict: Verdict) -> None:
+def write_report(bench: Bench, verdict: Verdict) -> None:
     """Writes ``report.html`` to the run's folder."""
-    name = escape(loop.folder.path.name)
-    winner = next(trial for trial in t.completed(loop.study) if trial.number == verdict.winner.trial)
+    name = escape(bench.folder.path.name)
+    winner = next(trial for trial in t.completed(bench.study) if trial.number == verdict.winner.trial)
     rows = [*shown_baselines(verdict), verdict.winner, *([verdict.ensemble] if verdict.ensemble else [])]
     parts = [
         f"<h1>{name}</h1><p class=verdict>{escape(verdict.sentence)}</p>",
@@ -52,24 +53,24 @@ def write_report(loop: Loop, verdict: Verdict) -> None:
         "<h2>Candidates</h2>",
         _table(rows, verdict),
         _html(_intervals(rows), first=True),
-        *_front(loop, verdict),
+        *_front(bench, verdict),
         "<h2>The search</h2>",
-        _html(_history(loop)),
-        *([_html(_items(loop))] if verdict.stopped else []),
+        _html(_history(bench)),
+        *([_html(_items(bench))] if verdict.stopped else []),
         "<h2>The winner against each baseline, on the test items</h2>",
         _comparisons(verdict),
         f"<h2>The search's best recipe, {escape(verdict.winner.name)}</h2>",
         f"<pre>{escape(recipe_of(winner).to_yaml())}</pre>",
     ]
     page = f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>{''.join(parts)}"
-    write_text(loop.folder.path / "report.html", page)
+    write_text(bench.folder.path / "report.html", page)
 
 
-def _front(loop: Loop, verdict: Verdict) -> list[str]:
+def _front(bench: Bench, verdict: Verdict) -> list[str]:
     """With several objectives: the figure of the front, and the table of its members."""
     if verdict.front is None:
         return []
-    figure = front_figure(verdict.front, t.completed(loop.study), verdict.winner.trial)
+    figure = front_figure(verdict.front, t.completed(bench.study), verdict.winner.trial)
     return [
         "<h2>The Pareto front, on the search items</h2>",
         f"<p class=note>{escape(front_in_words(verdict))}</p>",
@@ -152,15 +153,15 @@ def _intervals(rows: Sequence[Row]) -> Any:
     return _styled(figure, 120 + 34 * len(rows))
 
 
-def _history(loop: Loop) -> Any:
+def _history(bench: Bench) -> Any:
     from plotly import graph_objects as go
 
     figure = go.Figure()
-    _add_trials(figure, [*t.completed(loop.study), *t.stopped(loop.study)], t.score_of)
-    trials = t.contenders(loop.study)
+    _add_trials(figure, [*t.completed(bench.study), *t.stopped(bench.study)], t.score_of)
+    trials = t.contenders(bench.study)
     best = [t.score_of(t.best(trials[: i + 1])) for i in range(len(trials))]
     numbers = [trial.number for trial in trials]
-    last = t.finished(loop.study)[-1].number
+    last = t.finished(bench.study)[-1].number
     figure.add_scatter(
         x=[*numbers, last],
         y=[*best, best[-1]],
@@ -172,11 +173,11 @@ def _history(loop: Loop) -> Any:
     return _styled(figure, 420)
 
 
-def _items(loop: Loop) -> Any:
+def _items(bench: Bench) -> Any:
     from plotly import graph_objects as go
 
     figure = go.Figure()
-    _add_trials(figure, [*t.completed(loop.study), *t.stopped(loop.study)], t.items_of)
+    _add_trials(figure, [*t.completed(bench.study), *t.stopped(bench.study)], t.items_of)
     figure.update_layout(xaxis_title="trial", yaxis_title="items scored", yaxis={"rangemode": "tozero"})
     return _styled(figure, 300)
 

@@ -15,11 +15,12 @@ from mergesearch.merge_ops.engine import Engine, find_device
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
 from mergesearch.search.job import Job
+from mergesearch.search.judging import finalists, judge, recipe_of
 from mergesearch.search.loop import Loop
 from mergesearch.search.reference import reference_row
 from mergesearch.search.report import write_report
 from mergesearch.search.store import RunFolder
-from mergesearch.search.verdict import FRONT, Row, Verdict, finalists, judge, recipe_of
+from mergesearch.search.verdict import FRONT, Row, Verdict
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mergesearch.search.statistics import Estimate, bootstrap_difference
 from mergesearch.seeds import derive
 
 if TYPE_CHECKING:
-    from mergesearch.search.loop import Loop
+    from mergesearch.search.bench import Bench
 
 Rule = Callable[["Tasted", Soup, Soup], bool]
 
@@ -48,23 +48,23 @@ class SoupStage:
     gains: dict[tuple[Soup, Soup], Estimate] = field(default_factory=dict, compare=False)
     """Intervals known so far: what they are computed from never changes."""
 
-    def prepare(self, loop: "Loop") -> None:
+    def prepare(self, bench: "Bench") -> None:
         """Checks what is known with the live model alone, before anything is scored. Raises UserError."""
         if set(LEARNED) & set(self.kinds):
             from mergesearch.search.learned import check_gold
 
-            check_gold(loop)
+            check_gold(bench)
 
-    def following(self, loop: "Loop") -> Baseline | LearnedSoup | None:
+    def following(self, bench: "Bench") -> Baseline | LearnedSoup | None:
         """The next soup to score; None when every kind has its own. The models themselves must be scored before.
 
         A soup on the way is of the kind ``STEP``, what a kind ends with of the kind ``SOUP``.
         """
-        tasted = Tasted(loop, self)
+        tasted = Tasted(bench, self)
         kind = next((kind for kind in self.kinds if title(kind) not in tasted.ends), None)
         if kind is None:
             return None
-        return self._learned(kind, loop) if kind in LEARNED else self._next(kind, tasted)
+        return self._learned(kind, bench) if kind in LEARNED else self._next(kind, tasted)
 
     @property
     def expected_trials(self) -> int:
@@ -79,10 +79,10 @@ class SoupStage:
             return self._proposal(title(kind), weights, t.SOUP)
         return self._proposal(self.name_of(soup), weights, t.STEP)
 
-    def _learned(self, kind: Kind, loop: "Loop") -> LearnedSoup:
+    def _learned(self, kind: Kind, bench: "Bench") -> LearnedSoup:
         from mergesearch.search.learned import learn
 
-        return LearnedSoup(title(kind), lambda: learn(loop, self, by_layer=kind == "learned_layers"))
+        return LearnedSoup(title(kind), lambda: learn(bench, self, by_layer=kind == "learned_layers"))
 
     def _proposal(self, name: str, weights: Mapping[str, object], kind: str) -> Baseline:
         return Baseline(name, self.recipe(weights, name), kind)
@@ -104,9 +104,9 @@ class SoupStage:
 class Tasted:
     """What the finished trials say of soups."""
 
-    def __init__(self, loop: "Loop", stage: SoupStage) -> None:
-        self._loop, self._stage = loop, stage
-        named = {str(trial.user_attrs.get(t.NAME)): trial for trial in t.finished(loop.study)}
+    def __init__(self, bench: "Bench", stage: SoupStage) -> None:
+        self._bench, self._stage = bench, stage
+        named = {str(trial.user_attrs.get(t.NAME)): trial for trial in t.finished(bench.study)}
         self.ends = {name for name, trial in named.items() if t.kind_of(trial) == t.SOUP}
         self._trials = {name: trial for name, trial in named.items() if t.kind_of(trial) in (t.BASELINE, t.STEP)}
 
@@ -133,7 +133,7 @@ class Tasted:
         return self._stage.gains[new, old]
 
     def _paired(self, new: Soup, old: Soup) -> Estimate:
-        job, name = self._loop.job, self._stage.name_of
+        job, name = self._bench.job, self._stage.name_of
         one, two = (job.strata("search", self._scores(soup)) for soup in (new, old))
         seed = derive(job.config.search.seed, "soup", name(new), name(old))
         return bootstrap_difference(one, two, job.objective_of("search").combine, seed)
@@ -141,7 +141,7 @@ class Tasted:
     def _scores(self, soup: Soup) -> Mapping[str, Tensor]:
         trial = self._trial(soup)
         assert trial is not None
-        return self._loop.folder.load_scores(t.scores_name(trial.number))
+        return self._bench.folder.load_scores(t.scores_name(trial.number))
 
     def _trial(self, soup: Soup) -> FrozenTrial | None:
         return self._trials.get(self._stage.name_of(soup))

@@ -20,8 +20,7 @@ from torch import Tensor
 from mergesearch.errors import UserError
 from mergesearch.evaluators import Item
 from mergesearch.files import atomic_path, remove, write_text
-from mergesearch.merge_ops.recipe import dump_yaml
-from mergesearch.parsing import read_yaml
+from mergesearch.parsing import dump_yaml, read_yaml
 from mergesearch.search import trials as t
 from mergesearch.search.config import Config
 from mergesearch.search.objective import Direction

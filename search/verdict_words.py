@@ -1,8 +1,37 @@
-"""What a verdict says, in words, beside its headline."""
+"""What a verdict says, in words: its headline, and what stands beside it."""
 
 from collections.abc import Sequence
 
-from mergesearch.search.verdict import Row, Verdict
+from mergesearch.search.front import broken
+from mergesearch.search.verdict import LEVEL, Comparison, Limits, Row, Verdict, shown_name
+
+NO_LIMITS = Limits([])
+
+
+def headline(winner: Row, rival: Row, against: Comparison, items: int, limits: Limits = NO_LIMITS) -> str:
+    """The sentence that counts."""
+    name = shown_name(winner)
+    if not limits.winner_keeps:
+        missed = " and ".join(f"{c.constraint} (by {-c.search:.4f})" for c in limits.checks if c.search < 0)
+        return f"No candidate keeps every constraint on the search items: {name}, the nearest, misses {missed}."
+    if failed := broken(limits.checks):
+        missed = " and ".join(f"{check.constraint} (by {-check.margin:.4f})" for check in failed)
+        return f"Do not count on {name}, the best that the search found: on the test items it breaks {missed}."
+    if winner.trial == rival.trial:
+        return f"The search found nothing better than {winner.name}: use that."
+    return _compared_in_words(name, rival, against, items, limits.rival_keeps)
+
+
+def _compared_in_words(name: str, rival: Row, against: Comparison, items: int, rival_keeps: bool) -> str:
+    found, p = against.difference, against.p
+    gain = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}] on {items} test items, p = {p:.4f}"
+    if not rival_keeps:
+        return f"{name} keeps every constraint, which no baseline does; against {rival.name}, the nearest: {gain}."
+    if found.low > 0 and p < LEVEL:
+        return f"{name} beats the best baseline, {rival.name}, beyond chance: {gain}."
+    if found.high < 0 and p < LEVEL:
+        return f"Use {rival.name}: the best that the search found, {name}, is worse beyond chance: {gain}."
+    return f"Use {rival.name}: the best that the search found, {name}, differs by no more than chance: {gain}."
 
 
 def optimism_in_words(verdict: Verdict) -> str:

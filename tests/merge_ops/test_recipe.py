@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from mergesearch.merge_ops.methods import METHODS
-from mergesearch.merge_ops.recipe import Recipe, dump_yaml, layer_of, relative_depths
+from mergesearch.merge_ops.recipe import Recipe, layer_of, relative_depths
+from mergesearch.parsing import dump_yaml
 
 LAYERS = 5
 NAMES = [

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mergesearch.merge_ops.recipe import dump_yaml
+from mergesearch.parsing import dump_yaml
 
 
 @pytest.fixture(scope="session")

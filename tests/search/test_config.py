@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from mergesearch.merge_ops.recipe import dump_yaml
+from mergesearch.parsing import dump_yaml
 from mergesearch.search.cli import main
 from mergesearch.search.config import Config
 

@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine import merge
-from mergesearch.merge_ops.recipe import Recipe, dump_yaml
+from mergesearch.merge_ops.recipe import Recipe
+from mergesearch.parsing import dump_yaml
 from mergesearch.search import trials as t
 from mergesearch.search.cli import main
 from mergesearch.search.config import Config

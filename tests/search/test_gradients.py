@@ -15,7 +15,7 @@ from mergesearch.errors import UserError
 from mergesearch.evaluators import Item, LoadedModel
 from mergesearch.evaluators.bits_per_byte import BitsPerByte
 from mergesearch.merge_ops.engine import Engine
-from mergesearch.merge_ops.recipe import dump_yaml
+from mergesearch.parsing import dump_yaml
 from mergesearch.search import trials as t
 from mergesearch.search.cli import main
 from mergesearch.search.config import Config
@@ -251,7 +251,7 @@ def test_a_method_that_weighs_only_some_tensors(guided: Data, monkeypatch: pytes
 
 
 def test_quantized_candidates_have_no_gradients(config: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mergesearch.search.job.check_available", lambda: None)
+    monkeypatch.setattr("mergesearch.search.tasks.check_available", lambda: None)
     config["search"] = {"start": "gradient"}
     config["evaluate"]["quantization"] = "4bit"
     with pytest.raises(UserError, match=r"search\.start: found gradient, .* beside evaluate\.quantization: 4bit"):

@@ -19,7 +19,8 @@ from mergesearch.search.pareto import best_of, front_of, knee
 from mergesearch.search.report_front import front_figure, front_table
 from mergesearch.search.samplers import Branch, Order, make_sampler
 from mergesearch.search.statistics import Estimate
-from mergesearch.search.verdict import Comparison, Limits, Row, _sentence
+from mergesearch.search.verdict import Comparison, Limits, Row
+from mergesearch.search.verdict_words import headline
 
 Data = dict[str, Any]
 
@@ -94,7 +95,7 @@ WRONG: dict[str, tuple[Data, str]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_constraints(config: Data, tmp_path: Path, case: str) -> None:
-    from mergesearch.merge_ops.recipe import dump_yaml
+    from mergesearch.parsing import dump_yaml
 
     said, message = WRONG[case]
     config["evaluate"]["constraints"] = [said]
@@ -161,7 +162,7 @@ KEPT, BROKEN = (Check("a at least 0.7", 0.01, Estimate(m, m - 0.1, m + 0.1)) for
 )
 def test_headlines_and_recommendations_under_constraints(limits: Limits, begins: str, allowed: bool) -> None:
     against = Comparison("base", Estimate(0.02, 0.01, 0.03), 0.001, 0.001)
-    assert _sentence(row("trial 9", 9), row("base", 0), against, 100, limits).startswith(begins)
+    assert headline(row("trial 9", 9), row("base", 0), against, 100, limits).startswith(begins)
     assert limits.allow(beyond_chance=True) == allowed
     assert limits.allow(beyond_chance=False) == (allowed and not limits.rival_keeps)
 

@@ -17,10 +17,11 @@ from mergesearch.parsing import read_yaml
 from mergesearch.search import trials as t
 from mergesearch.search.config import Config
 from mergesearch.search.job import open_job
+from mergesearch.search.judging import recipe_of
 from mergesearch.search.runner import run
 from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.store import RunFolder
-from mergesearch.search.verdict import Verdict, recipe_of
+from mergesearch.search.verdict import Verdict
 
 from .test_run import Killed, killed_at, study_of
 

@@ -15,10 +15,11 @@ from mergesearch.search import trials as t
 from mergesearch.search.config import Config
 from mergesearch.search.estimates import StudyWithEstimates
 from mergesearch.search.job import open_job
+from mergesearch.search.judging import recipe_of
 from mergesearch.search.runner import Watcher, open_engine, run
 from mergesearch.search.samplers._base import InSpace
 from mergesearch.search.store import RunFolder
-from mergesearch.search.verdict import Verdict, recipe_of
+from mergesearch.search.verdict import Verdict
 
 from .test_run import Killed, course, killed_at, study_of
 

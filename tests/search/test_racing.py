@@ -12,9 +12,10 @@ from torch import Tensor
 from mergesearch.evaluators import Item, Metric
 from mergesearch.evaluators._base import MeanOfItems
 from mergesearch.search.config import Racing
-from mergesearch.search.job import Job, Scores, Task
+from mergesearch.search.job import Job
 from mergesearch.search.objective import Objective
 from mergesearch.search.racing import Result, gradient, run_race, set_course
+from mergesearch.search.tasks import Scores, Task
 
 RACING = Racing()
 PLAIN = cast(Any, SimpleNamespace(evaluate=SimpleNamespace(aggregate="mean", normalize=False, constraints=[])))

@@ -25,13 +25,15 @@ from mergesearch.search.cli import main
 from mergesearch.search.config import Config
 from mergesearch.search.gradients import Calibration
 from mergesearch.search.job import open_job
+from mergesearch.search.judging import recipe_of
 from mergesearch.search.learned import learn
 from mergesearch.search.loop import Loop
 from mergesearch.search.racing import Result
 from mergesearch.search.runner import open_engine, run
+from mergesearch.search.scoring import Scoring
 from mergesearch.search.soups import Soup, Steps, follow, greedy, pruned, uniform
 from mergesearch.search.store import RunFolder
-from mergesearch.search.verdict import Verdict, recipe_of
+from mergesearch.search.verdict import Verdict
 
 Data = dict[str, Any]
 LETTERS = tuple("abcde")
@@ -448,7 +450,7 @@ def test_learned_soups_need_right_answers(soup: Data, tmp_path: Path, monkeypatc
 
 
 def test_learned_soups_need_the_weights_as_they_are(soup: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mergesearch.search.job.check_available", lambda: None)
+    monkeypatch.setattr("mergesearch.search.tasks.check_available", lambda: None)
     soup["soup"]["kinds"] = ["learned"]
     soup["evaluate"]["quantization"] = "8bit"
     with pytest.raises(UserError, match=r"learned soups, which need the weights as they are.*quantization: 8bit"):
@@ -487,12 +489,12 @@ def test_soups_and_the_steps_to_them_are_never_raced(
 ) -> None:
     raced = []
 
-    def race(loop: Loop, *_: object) -> Result:
-        raced.append(loop.study.get_trials(deepcopy=False)[-1].number)
-        return loop._score_in_full()
+    def race(scoring: Scoring, *_: object) -> Result:
+        raced.append(scoring._bench.study.get_trials(deepcopy=False)[-1].number)
+        return scoring._score_in_full()
 
-    monkeypatch.setattr(Loop, "course", object())
-    monkeypatch.setattr(Loop, "_race", race)
+    monkeypatch.setattr(Scoring, "course", object())
+    monkeypatch.setattr(Scoring, "_race", race)
     config["search"] |= {"soups": ["greedy_safe"], "trials": 18}
     go(config, tmp_path)
     kinds = [t.kind_of(trial) for trial in RunFolder(tmp_path / "small").open_study(None).trials]

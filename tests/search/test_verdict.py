@@ -12,8 +12,8 @@ from mergesearch.search.job import open_job
 from mergesearch.search.runner import run
 from mergesearch.search.statistics import Estimate, holm
 from mergesearch.search.store import RunFolder
-from mergesearch.search.verdict import Comparison, Row, Verdict, _sentence
-from mergesearch.search.verdict_words import looks_in_words
+from mergesearch.search.verdict import Comparison, Row, Verdict
+from mergesearch.search.verdict_words import headline, looks_in_words
 
 from .test_run import Killed, killed_at
 
@@ -73,7 +73,7 @@ def row(name: str, trial: int) -> Row:
 )
 def test_the_headline(low: float, high: float, p: float, begins: str) -> None:
     against = Comparison("base", Estimate((low + high) / 2, low, high), p, p)
-    assert _sentence(row("trial 9", 9), row("base", 0), against, 100).startswith(begins)
+    assert headline(row("trial 9", 9), row("base", 0), against, 100).startswith(begins)
 
 
 def test_the_simpler_recipe_is_recommended_unless_the_winner_is_better(config: Data, tmp_path: Path) -> None:

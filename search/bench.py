@@ -1,0 +1,33 @@
+"""What a run works with: what is known before it, what it remembers, and the live model."""
+
+from typing import Any
+
+from optuna.study import Study
+
+from mergesearch.evaluators import LoadedModel
+from mergesearch.merge_ops.engine import Engine, Say, silent
+from mergesearch.search.job import Job, live_model
+from mergesearch.search.store import RunFolder
+
+
+class Bench:
+    """A job with its live model. ``study`` is all that a run remembers, with the per-item scores in ``folder``.
+
+    ``say`` is given lines for the user.
+    """
+
+    def __init__(self, job: Job, folder: RunFolder, study: Study, engine: Engine, say: Say = silent) -> None:
+        self.job = job
+        self.folder = folder
+        self.study = study
+        self.engine = engine
+        self.say = say
+        self._scored: tuple[Any, Any] = (None, None)
+
+    @property
+    def subject(self) -> LoadedModel:
+        """The live model as evaluators take it; another one where the engine has built one of another depth."""
+        engine = self.engine
+        if self._scored[0] is not engine.model:
+            self._scored = engine.model, live_model(engine.model, self.job.config.evaluate, lambda: engine.built)
+        return LoadedModel(self._scored[1], engine.tokenizer, engine.save)
