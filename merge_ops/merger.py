@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mergesearch.merge_ops.memory import Residents, StreamPlan, plan_memory
 from mergesearch.merge_ops.methods import Method, Values, find_method
 from mergesearch.merge_ops.plans import Pass, Plan
 from mergesearch.merge_ops.prepare import Cache, Source, TensorStatistics, whole_models
-from mergesearch.merge_ops.random import mask_key
+from mergesearch.merge_ops.random import fingerprint, mask_key
 from mergesearch.merge_ops.recipe import Recipe, TensorRecipe
 from mergesearch.merge_ops.tensor_files import TensorInfo
 from mergesearch.merge_ops.vocabulary import Vocabulary, make_vocabulary
@@ -104,8 +104,12 @@ class Decidable:
 
     base: Tensor | None
     models: list[Tensor]
-    identities: list[str]
     statistics: TensorStatistics
+
+    @cached_property
+    def fingerprints(self) -> list[str]:
+        """What the models go by in random masks."""
+        return list(map(fingerprint, self.models))
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ class Assembly:
         found = self._decidable(part) if tensors is None else self._from(part, tensors)
 
         def keys(seed: int) -> tuple[int, ...]:
-            return tuple(mask_key(seed, name, part.name) for name in found.identities)
+            return tuple(mask_key(seed, model, part.name) for model in found.fingerprints)
 
         plan = find_method(part.method).decide(found.statistics, Values(part.shared, part.each, keys))
         return Job(plan, found.base, found.models)
@@ -230,7 +234,7 @@ class Assembly:
         sources = [Source(name, model) for name, model in zip(identities, models, strict=True)]
         cache: Cache = merger.statistics if merger.statistics is not None else {}
         based = Source(part.base, base) if part.base and base is not None else None
-        return Decidable(base, models, identities, TensorStatistics(part.name, based, sources, cache, merger.whole))
+        return Decidable(base, models, TensorStatistics(part.name, based, sources, cache, merger.whole))
 
     def _tensors(
         self, part: TensorRecipe, entries: Sequence[tuple[str, str]] | None = None
@@ -290,7 +294,7 @@ def _shared_pass(group: Sequence[tuple[Job, Tensor]]) -> Pass:
 
 
 def _identities(part: TensorRecipe) -> list[str]:
-    """What each model goes by in statistics and random masks; the same model's layers are told apart."""
+    """What each model goes by in statistics; the same model's layers are told apart."""
     return [
         f"{model}#{source}" if part.models.count(model) > 1 else model
         for model, source in zip(part.models, part.sources, strict=True)

@@ -5,21 +5,31 @@ multiplications and xor-shifts, as in Murmur3's finaliser, with half of the key 
 that streams of different keys are not shifts of each other. Each 32-bit word serves two elements.
 """
 
+import hashlib
+
 import torch
 from torch import Tensor
 
 from mergesearch.merge_ops.plans import GRAIN, grains
 from mergesearch.seeds import derive
 
+SAMPLED = 4096
 _WEYL, _FIRST, _SECOND = 0x9E3779B1 - (1 << 32), 0x7FEB352D, 0x846CA68B - (1 << 32)
 
 
-def mask_key(seed: int, checkpoint: str, tensor: str) -> int:
-    """The 64-bit key of one tensor's mask; ``checkpoint`` as the recipe names it.
+def mask_key(seed: int, model: str, tensor: str) -> int:
+    """The 64-bit key of one tensor's mask; ``model`` is the ``fingerprint`` of its weights.
 
     A hash: keys that differ in few bits would have correlated masks.
     """
-    return derive(seed, "mask", checkpoint, tensor, bits=64)
+    return derive(seed, "mask", model, tensor, bits=64)
+
+
+def fingerprint(weights: Tensor) -> str:
+    """What a model's tensor is known by, wherever its checkpoint lies: a hash of elements from all over it."""
+    flat = weights.reshape(-1)
+    sample = flat[:: max(1, flat.numel() // SAMPLED)].contiguous().cpu()
+    return hashlib.sha256(sample.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def keep_mask(key: int, start: int, count: int, probability: float, device: torch.device) -> Tensor:

@@ -118,7 +118,7 @@ class Values:
         return cast(tuple[float, ...], self.each[name])
 
     def random_keys(self) -> tuple[int, ...]:
-        """A key for each model, from the parameter ``seed``, the model's name in the recipe and the tensor's."""
+        """A key for each model, from the parameter ``seed``, the model's weights and the tensor's name."""
         return self.keys(cast(int, self.shared["seed"]))
 
 

@@ -1,6 +1,7 @@
 """Recipes to models: what is scored is what is saved."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mergesearch.merge_ops.engine import Engine, Merger, merge
 from mergesearch.merge_ops.merger import Assembly
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.prepare import QuantileTable
-from mergesearch.merge_ops.random import mask_key
+from mergesearch.merge_ops.random import fingerprint, mask_key
 from mergesearch.merge_ops.recipe import Recipe
 
 from .helpers import INPUTS, WITHOUT_TEXT, Counter, far_off, read, recipe_data, same_bytes, save, tensor
@@ -75,6 +76,14 @@ def test_the_live_model_answers_as_the_folder_does_when_loaded(name: str, engine
 
 
 @pytest.mark.parametrize("name", WITHOUT_TEXT)
+def test_where_the_checkpoints_lie_changes_nothing(name: str, tmp_path: Path) -> None:
+    moved = [str(shutil.copytree(path, tmp_path / f"moved-{i}")) for i, path in enumerate((BASE, *TUNED))]
+    merge(recipe(name), tmp_path / "here")
+    merge(Recipe.read(recipe_data(METHODS[name], moved[0], moved[1:], 3)), tmp_path / "there")
+    assert_same(read(tmp_path / "here"), read(tmp_path / "there"))
+
+
+@pytest.mark.parametrize("name", WITHOUT_TEXT)
 def test_building_another_candidate_leaves_no_trace(name: str, engine: Engine) -> None:
     first = contents(engine.build(recipe(name)))
     engine.build(recipe("ties", 11))
@@ -90,7 +99,7 @@ def test_a_tensor_is_the_methods_formula(name: str, engine: Engine) -> None:
     spared = 0.02 if name == "arcee_fusion" else 0
     for part in one.resolve(engine.names):
         models = [tensors[model][part.name] for model in part.models]
-        keys = tuple(mask_key(int(part.shared.get("seed", 0)), model, part.name) for model in part.models)
+        keys = tuple(mask_key(int(part.shared.get("seed", 0)), fingerprint(model), part.name) for model in models)
         each: dict[str, Any] = dict(part.each)
         others = tuple((t, tensors[part.models[0]][n]) for n, t in tensors[BASE].items() if n != part.name)
         case = Case(tensors[BASE][part.name], models, dict(part.shared), each, keys, others=others)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.plans import GRAIN, rounded
-from mergesearch.merge_ops.random import keep_mask, mask_key
+from mergesearch.merge_ops.random import fingerprint, keep_mask, mask_key
 
 from .helpers import case_of, ours
 
@@ -135,6 +135,21 @@ def test_block_size_does_not_change_a_merge(name: str, rescale: str, monkeypatch
     # The L1 norm is summed block by block: its last digits may move.
     assert all(torch.allclose(result, results[0], rtol=0, atol=1e-6) for result in results)
     assert rescale == "l1" or all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("shape", [(3,), (4096,), (300, 77), (4097,), (0,)])
+def test_a_fingerprint_is_of_the_values_alone(shape: tuple[int, ...]) -> None:
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    assert fingerprint(weights) == fingerprint(weights.clone()) == fingerprint(weights.t().contiguous().t())
+
+
+def test_a_fingerprint_sees_changes_anywhere() -> None:
+    """Models that share an embedding's first rows, and its last, are told apart."""
+    weights = torch.zeros(1000, 64)
+    changed = [weights.clone() for _ in range(10)]
+    for number, rows in enumerate(changed):
+        rows[100 * number : 100 * (number + 1)] = 1e-3
+    assert len({fingerprint(rows) for rows in (weights, *changed)}) == 11
 
 
 def test_masks_never_change() -> None:
