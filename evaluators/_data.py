@@ -15,6 +15,7 @@ from pydantic import Field
 
 from mergesearch.errors import UserError, listed, nearest
 from mergesearch.evaluators._base import EvaluatorOptions
+from mergesearch.evaluators._near import plain
 
 Row = dict[str, Any]
 
@@ -74,6 +75,11 @@ class Table:
         """For each row a hash of these fields, or of the field that says which rows stay together."""
         columns = [self.column(field, "group" if group else "data") for field in ([group] if group else fields)]
         return [fingerprint(values) for values in zip(*columns, strict=True)]
+
+    def contents(self, fields: Sequence[str], group: str | None) -> list[str]:
+        """For each row what these fields say, by which near-duplicates are found; nothing where ``group`` is said."""
+        columns = [self.column(field, "data") for field in fields]
+        return [plain(values) if group is None else "" for values in zip(*columns, strict=True)]
 
 
 def fingerprint(content: Any) -> str:

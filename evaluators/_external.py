@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mergesearch.errors import UserError, listed
 from mergesearch.evaluators._base import Item
 from mergesearch.evaluators._data import fingerprint
+from mergesearch.evaluators._near import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +29,7 @@ def items_of(task: str, contents: Mapping[str, Any] | Iterable[str] | None) -> l
     if odd or not names:
         raise UserError(f"items: found {odd[0] if odd else names!r}, expected names, each a text and there once")
     by_name = contents if isinstance(contents, Mapping) else {name: name for name in names}
-    return [Item(name, task, fingerprint(by_name[name])) for name in names]
+    return [Item(name, task, fingerprint(by_name[name]), text=plain(by_name[name])) for name in names]
 
 
 def read_items(file: str) -> list[str]:

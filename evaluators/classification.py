@@ -57,7 +57,11 @@ class Classification(FunctionOfMeans):
         self._texts = list(zip(*columns, strict=True))
         self._gold = [_label(self._table, options.label, row) for row in range(len(self._texts))]
         chance, prints = self._chance(), self._table.fingerprints(fields, shared.group)
-        self.items = [Item(str(n), self.task, print_, chance=chance) for n, print_ in enumerate(prints)]
+        contents = self._table.contents(fields, shared.group)
+        self.items = [
+            Item(str(n), self.task, print_, chance=chance, text=text)
+            for n, (print_, text) in enumerate(zip(prints, contents, strict=True))
+        ]
         self._number = {item: number for number, item in enumerate(self.items)}
         self._encoder: Encoder | None = None
 

@@ -56,8 +56,12 @@ class Embedding(Jackknife):
             raise UserError(
                 f"score: {table.place}: all pairs have the score {self._gold[0]:g}: nothing to correlate with"
             )
-        prints = table.fingerprints([options.text, options.text_pair], shared.group)
-        self.items = [Item(str(n), self.task, print_, chance=0.0) for n, print_ in enumerate(prints)]
+        fields = [options.text, options.text_pair]
+        prints, contents = table.fingerprints(fields, shared.group), table.contents(fields, shared.group)
+        self.items = [
+            Item(str(n), self.task, print_, chance=0.0, text=text)
+            for n, (print_, text) in enumerate(zip(prints, contents, strict=True))
+        ]
         self._number = {item: number for number, item in enumerate(self.items)}
         texts = dict.fromkeys(text for pair in self._pairs for text in pair)
         self._text_number = {text: number for number, text in enumerate(texts)}

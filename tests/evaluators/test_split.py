@@ -2,12 +2,20 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators import Item, aggregate, split_items
+from mergesearch.evaluators import Item, Shared, aggregate, split_items
 from mergesearch.evaluators._near import near_groups, plain
+from mergesearch.evaluators.classification import Classification, ClassificationOptions
+from mergesearch.evaluators.command import Command, CommandOptions
+from mergesearch.evaluators.embedding import Embedding, EmbeddingOptions
+from mergesearch.evaluators.function import Function, FunctionOptions
+
+from .conftest import write_rows
 
 
 def made(task: str, sizes: list[int]) -> list[Item]:
@@ -97,6 +105,47 @@ def test_near_duplicates_stay_together() -> None:
         search, test = split_items(items, 0.5, seed)
         assert {int(item.id) % 60 for item in search}.isdisjoint(int(item.id) % 60 for item in test)
         assert abs(len(search) - 60) <= 1
+
+
+def items_of(kind: str, folder: Path, texts: list[str]) -> list[Item]:
+    """What the evaluator makes of these texts; ids are their places."""
+    rows = [
+        {"text": text, "label": n % 2, "sentence1": text[:120], "sentence2": text[120:], "score": n}
+        for n, text in enumerate(texts)
+    ]
+    data = str(write_rows(folder / "rows.jsonl", rows))
+    if kind == "classification":
+        return list(Classification(ClassificationOptions(task="t", data=data), Shared()).items)
+    if kind == "embedding":
+        return list(Embedding(EmbeddingOptions(task="t", data=data), Shared()).items)
+    if kind == "command":
+        (folder / "items.txt").write_text("\n".join(texts))
+        options = CommandOptions(task="t", command="cat {model}", items=str(folder / "items.txt"))
+        return [replace(item, id=str(n)) for n, item in enumerate(Command(options, Shared()).items)]
+    code = f"def judge(model, tokenizer): pass\njudge.items = {dict(enumerate(texts))!r}\n"
+    (folder / "judge.py").write_text(code.replace("= {", "= {str(n): {'text': text} for n, text in {") + "")
+    code = f"texts = {texts!r}\n\ndef judge(model, tokenizer):\n    pass\n\n"
+    code += "judge.items = {str(n): {'text': text, 'answer': n} for n, text in enumerate(texts)}\n"
+    (folder / "judge.py").write_text(code)
+    return list(Function(FunctionOptions(task="t", function=f"{folder}/judge.py:judge"), Shared()).items)
+
+
+@pytest.mark.parametrize("kind", ["classification", "embedding", "function", "command"])
+def test_near_duplicates_stay_together_in_every_evaluator(kind: str, tmp_path: Path) -> None:
+    """One word of forty changed, planted for each of sixty texts: the two have different fingerprints."""
+    texts = documents()
+    items = items_of(kind, tmp_path, texts + [text.replace(text.split()[30], "other", 1) for text in texts])
+    assert len({item.fingerprint for item in items}) == 120
+    for seed in range(3):
+        search, test = split_items(items, 0.5, seed)
+        assert {int(item.id) % 60 for item in search}.isdisjoint(int(item.id) % 60 for item in test)
+
+
+def test_a_group_settles_what_stays_together(tmp_path: Path) -> None:
+    """Near-duplicates are not looked for then."""
+    data = write_rows(tmp_path / "rows.jsonl", [{"text": text, "label": 0, "of": n} for n, text in enumerate("ab")])
+    found = Classification(ClassificationOptions(task="t", data=str(data)), Shared(group="of")).items
+    assert [item.text for item in found] == ["", ""]
 
 
 def test_short_questions_of_one_form_are_no_duplicates() -> None:
