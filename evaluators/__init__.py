@@ -15,6 +15,7 @@ from mergesearch.evaluators._base import (
     Metric,
     Shared,
     aggregate,
+    has_contributions,
     has_targets,
 )
 from mergesearch.evaluators._jackknife import FunctionOfMeans, Jackknife, pseudo_values
@@ -43,6 +44,7 @@ __all__ = [
     "Shared",
     "aggregate",
     "find_evaluator",
+    "has_contributions",
     "has_targets",
     "is_evaluator",
     "open_evaluator",

@@ -26,7 +26,7 @@ class Item:
     items of one group, fall on the same side of a split. ``weight`` is the item's share in the task's score: 1 for
     accuracies, the number of bytes for bits per byte. ``chance`` is what guessing scores on it in the mean, where that
     is known: 1 / number of choices for accuracies. ``text`` is what is compared to keep near-duplicates on one side;
-    none where ``group`` says what belongs together.
+    none where ``group`` says what belongs together. ``part`` is the subtask, of an item of a group.
     """
 
     id: str
@@ -35,6 +35,7 @@ class Item:
     weight: float = 1.0
     chance: float | None = None
     text: str = field(default="", compare=False, repr=False)
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,14 @@ class Differentiable(Protocol):
 def has_targets(evaluator: Evaluator) -> bool:
     """Whether gradients of a loss can be taken; known without a model."""
     return isinstance(evaluator, Differentiable) and evaluator.has_targets
+
+
+def has_contributions(evaluator: Evaluator) -> bool:
+    """Whether ``contributions`` tell how the value varies from sample to sample; of a median, nothing does.
+
+    True unless the evaluator has an attribute of this name that says otherwise.
+    """
+    return bool(getattr(evaluator, "has_contributions", True))
 
 
 class Unprepared:

@@ -33,7 +33,8 @@ def pseudo_values(value: float, left_out: Tensor, weights: Tensor) -> Tensor:
 class Jackknife(Unprepared, ABC):
     """For evaluators whose value is no mean of their items' scores: contributions are ``pseudo_values``.
 
-    They fit values that change smoothly as items come and go; not medians, maxima or single ranks.
+    They fit values that change smoothly as items come and go. Of others (medians, maxima) say so: an attribute
+    ``has_contributions = False`` keeps them out of the objective, where intervals are told.
     """
 
     @abstractmethod

@@ -46,7 +46,8 @@ class Member:
             raise UserError(f"group: document {name} of task {of!r} has no field {group!r}{nearest(group, doc)}")
         text = json.dumps(doc if group is None else doc[group], sort_keys=True, default=str)
         print_, near = hashlib.sha256(text.encode()).hexdigest(), plain(doc) if group is None else ""
-        return Item(name, of, print_, self._weight(doc), self._chance(doc), near)
+        part = "" if of == self.name else self.name
+        return Item(name, of, print_, self._weight(doc), self._chance(doc), near, part)
 
     def _weight(self, doc: dict[str, Any]) -> float:
         return self.values.weight(self._tried(doc)[self.metric]) if isinstance(self.values, Weighted) else 1.0

@@ -23,9 +23,13 @@ Aggregation = Callable[[Sequence[Any]], float]
 
 
 class Values(ABC):
-    """width: numbers of a row. weight of a document: 1, unless its aggregation weights documents."""
+    """width: numbers of a row. weight of a document: 1, unless its aggregation weights documents.
+
+    has_contributions: whether ``contributions`` tell how the value varies from sample to sample.
+    """
 
     width = 1
+    has_contributions = True
 
     @abstractmethod
     def row(self, value: Any) -> list[float]:
@@ -76,6 +80,12 @@ class Numbers(Values):
         """See ``Values.contributions``: of a mean the numbers themselves."""
         is_mean = self._aggregation is get_aggregation("mean")
         return rows[:, 0] if is_mean else super().contributions(rows, weights)
+
+
+class Median(Numbers):
+    """The document in the middle: to leave one out moves it by a gap or not at all, whatever its spread."""
+
+    has_contributions = False
 
 
 class Perplexity(Numbers):
@@ -212,6 +222,7 @@ def _brier(aggregation: Aggregation, samples: Sequence[Any]) -> Values:
 
 _KNOWN: dict[str, Callable[[Any, Sequence[Any]], Values]] = {
     "mean": lambda aggregation, _: Numbers(aggregation),
+    "median": lambda aggregation, _: Median(aggregation),
     "perplexity": lambda aggregation, _: Perplexity(aggregation),
     "weighted_perplexity": lambda aggregation, _: Weighted(aggregation),
     "bits_per_byte": lambda aggregation, _: Weighted(aggregation),

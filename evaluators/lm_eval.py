@@ -112,6 +112,11 @@ class LmEval:
         return table[:, 0] if self._width == 1 else table
 
     @property
+    def has_contributions(self) -> bool:
+        """See ``has_contributions`` in ``_base``: not where a subtask's value is a median."""
+        return all(member.values.has_contributions for member in self._members)
+
+    @property
     def has_targets(self) -> bool:
         """See ``Differentiable.has_targets``: where none of the subtasks generates."""
         return all(member.has_targets for member in self._members)

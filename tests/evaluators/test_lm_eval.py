@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators import EVALUATORS, LoadedModel, Shared
+from mergesearch.evaluators import EVALUATORS, LoadedModel, Shared, has_contributions
 from mergesearch.evaluators.lm_eval import LmEval, LmEvalOptions
 
 from .conftest import GENERATE, MULTIPLE_CHOICE, choice_docs, write_task
@@ -286,6 +286,25 @@ def test_chance_is_one_in_so_many_choices(tasks: Path, task: str, metric: str, c
 def test_chance_of_an_f1_is_not_known(tasks: Path) -> None:
     options = LmEval.Options.model_validate({"task": "toy_odd", "metric": "f1"})
     assert {item.chance for item in LmEval(options, Shared(include_path=tasks)).items} == {None}
+
+
+def test_items_of_a_group_say_their_subtask(tasks: Path) -> None:
+    items = opened(tasks, task="evenly").items
+    assert {item.part for item in items} == {item.id.partition("/")[0] for item in items}
+    assert len({item.part for item in items}) > 1
+    assert {item.part for item in opened(tasks, task="toy_mc").items} == {""}
+
+
+def test_a_median_has_a_value_and_no_contributions(tmp_path: Path) -> None:
+    metric = "  - {metric: acc_norm, aggregation: median, higher_is_better: true}\n"
+    settings = MULTIPLE_CHOICE.partition("  - {metric: acc_norm")[0] + metric + "num_fewshot: 0\n"
+    write_task(tmp_path, "toy_median", choice_docs(random.Random(0), 9), settings)
+    mean, median = (opened(tmp_path, task="toy_median", metric=metric) for metric in ("acc", "acc_norm"))
+    scores = torch.tensor([0.0, 1, 1, 0, 1, 1, 0, 1, 0], dtype=torch.float64)
+    assert median.value(median.items, scores) == 1.0
+    assert mean.value(mean.items, scores) == pytest.approx(5 / 9)
+    assert has_contributions(mean)
+    assert not has_contributions(median)
 
 
 def test_max_length_of_all_tasks_cuts_on_the_left(tasks: Path, subject: LoadedModel) -> None:
