@@ -22,6 +22,7 @@ from mergesearch.search.schedule import plan
 from mergesearch.search.statistics import Estimate as Interval
 from mergesearch.search.verdict import SIDES, Row, Verdict, shown_name
 from mergesearch.search.verdict_words import (
+    difference_in_words,
     front_in_words,
     limits_in_words,
     looks_in_words,
@@ -131,10 +132,7 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
         table.add_section()
         table.add_row(*_cells(verdict.ensemble), style="dim")
     screen.print(table)
-    screen.print(
-        f"winner − best baseline ({verdict.best_baseline}) on {verdict.test_items} test items: "
-        f"{_interval(verdict.difference, '+')}, p = {verdict.p:.4f}"
-    )
+    screen.print(difference_in_words(verdict))
     screen.print(f"[bold]{verdict.sentence}[/bold]")
     if verdict.front:
         _print_front(screen, verdict.front, verdict.winner.trial)

@@ -45,6 +45,16 @@ def optimism_in_words(verdict: Verdict) -> str:
     return f"{gains} items: picking flattered it by {verdict.optimism:.4f}." if before > now else f"{gains} items."
 
 
+def difference_in_words(verdict: Verdict) -> str:
+    """The comparison that counts."""
+    on = f"on {verdict.test_items} test items"
+    if verdict.winner.name == verdict.best_baseline:
+        return f"winner − best baseline {on}: none, the winner is the best baseline, {verdict.best_baseline}"
+    found = verdict.difference
+    interval = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    return f"winner − best baseline ({verdict.best_baseline}) {on}: {interval}, p = {verdict.p:.4f}"
+
+
 def unproven_in_words(verdict: Verdict) -> str:
     """The other baselines that a winner is not shown to beat."""
     shown = {row.name for row in shown_baselines(verdict)} - {verdict.best_baseline}
@@ -79,5 +89,5 @@ def looks_in_words(before: int) -> str:
 
 def shown_baselines(verdict: Verdict) -> Sequence[Row]:
     """What a table shows beside the winner: baselines and soups, without those on the way to the greedy one."""
-    soups = [row for row in verdict.soups if row.trial != verdict.winner.trial]
-    return [*(row for row in verdict.baselines if not row.name.startswith("soup of ")), *soups]
+    baselines = [row for row in verdict.baselines if not row.name.startswith("soup of ")]
+    return [row for row in [*baselines, *verdict.soups] if row.trial != verdict.winner.trial]

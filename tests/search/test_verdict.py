@@ -1,6 +1,7 @@
 """The verdict: looks are on record before they happen, the simpler recipe is recommended, many tests are corrected."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mergesearch.search.runner import run
 from mergesearch.search.statistics import Estimate, holm
 from mergesearch.search.store import RunFolder
 from mergesearch.search.verdict import Comparison, Row, Verdict
-from mergesearch.search.verdict_words import headline, looks_in_words
+from mergesearch.search.verdict_words import difference_in_words, headline, looks_in_words, shown_baselines
 
 from .test_run import Killed, killed_at
 
@@ -83,6 +84,10 @@ def test_the_simpler_recipe_is_recommended_unless_the_winner_is_better(config: D
     assert verdict.recommended == (verdict.winner.name if verdict.beyond_chance else verdict.best_baseline)
     assert (best == recommended) == (verdict.recommended == verdict.winner.name)
     assert Verdict.from_json(json.loads((folder / "verdict.json").read_text())) == verdict
+    base = next(one for one in verdict.baselines if one.name == "base")
+    beaten = replace(verdict, winner=base, best_baseline="base")
+    assert difference_in_words(beaten).endswith("none, the winner is the best baseline, base")
+    assert base not in shown_baselines(beaten), "it is shown once, as the winner"
 
 
 def test_optimism_is_what_the_gain_lost_on_the_test_items(config: Data, tmp_path: Path) -> None:
