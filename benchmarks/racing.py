@@ -20,7 +20,7 @@ import numpy as np
 import optuna
 import torch
 from machine import FOLDER, write_result
-from racing_data import Array, Case, record, recorded, simulated
+from racing_data import Array, Case, Kind, record, recorded, recorded_margins, simulated
 from rich.console import Console
 from rich.markdown import Markdown
 from scipy import stats
@@ -29,8 +29,9 @@ from torch import Tensor
 from mergesearch.evaluators import Item, Metric
 from mergesearch.evaluators._base import MeanOfItems
 from mergesearch.search.config import Racing
+from mergesearch.search.course import Course, set_course
 from mergesearch.search.job import Job
-from mergesearch.search.racing import Course, run_race, set_course
+from mergesearch.search.racing import run_race
 from mergesearch.search.sequential import Draws
 from mergesearch.search.tasks import Scores, Task
 
@@ -73,19 +74,14 @@ class Replay:
         return result.count if result.stopped else len(row)
 
     def order(self) -> tuple[list[int], Array]:
-        """How many items are seen at each look, and all items in the order of their blocks."""
-        seen, looks = [], []
-        for begin, end in zip([0, *self.course.blocks], [*self.course.blocks, self.course.rounds], strict=True):
-            for track in self.course.tracks:
-                seen += [int(track.task.search[n].id) for n in track.draws.drawn(begin, end)]
-            looks.append(len(seen))
-        return looks[:-1], np.array(seen)
+        """How many items are seen at each look, and all items in the order of their draws."""
+        numbers = np.array([int(item.id) for track in self.course.tracks for item in track.task.search])
+        return list(self.course.blocks), numbers[self.course.draws.order]
 
 
 def _uniform(course: Course, seed: int) -> Course:
     """The same course with every item equally early."""
-    draws = [Draws.of(np.ones(len(track.weights)), course.rounds, seed + n) for n, track in enumerate(course.tracks)]
-    return replace(course, tracks=[replace(track, draws=new) for track, new in zip(course.tracks, draws, strict=True)])
+    return replace(course, draws=Draws.of(np.ones(len(course.draws.order)), seed))
 
 
 def betting(case: Case, seed: int) -> Stop:
@@ -263,7 +259,9 @@ def main(orders: int, pairs: int, folder: Path | None) -> None:
         record(folder)
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    cases = [recorded(), simulated(640, 0), simulated(2000, 1), simulated(640, 2, margins=True)]
+    cases = [recorded(), simulated(640, 0), simulated(2000, 1), recorded_margins(), simulated(640, 2, "margins")]
+    hard: list[Kind] = ["heavy-tailed margins", "skewed margins", "margins that nothing foretells"]
+    cases += [simulated(640, 3 + seed, kind) for seed, kind in enumerate(hard)]
     results = {case.name: {name: measure(case, way, orders, pairs) for name, way in WAYS.items()} for case in cases}
     text = report(results)
     Console().print(Markdown(text))

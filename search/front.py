@@ -150,7 +150,7 @@ def _values(job: Job, trial: int, sides: Mapping[str, Scores]) -> dict[str, Stan
         if not task.items(side):
             return None
         seed = derive(job.config.search.seed, "bootstrap", trial, task.name)
-        return bootstrap([task.stratum(side, sides[side][task.name])], _alone(task, side), seed)
+        return bootstrap(task.strata(side, sides[side][task.name]), _alone(task, side), seed)
 
     counted = [task for task in job.tasks if task.weight]
     return {task.name: Standing(value(task, "search"), value(task, "test")) for task in counted}
@@ -168,7 +168,7 @@ def _alone(task: Task, side: str) -> Combine:
 
 
 def _compared(job: Job, task: Task, mine: Scores, other: Scores) -> tuple[Estimate, float]:
-    one, two = ([task.stratum("test", scores[task.name])] for scores in (mine, other))
+    one, two = (task.strata("test", scores[task.name]) for scores in (mine, other))
     seeds = [derive(job.config.search.seed, what, task.name) for what in ("bootstrap", "sign flips")]
     combine = _alone(task, "test")
     return bootstrap_difference(one, two, combine, seeds[0]), swap_p(one, two, combine, seeds[1])

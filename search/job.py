@@ -83,8 +83,8 @@ class Job:
         return {task.name: task.value(side, scores[task.name]) for task in self.tasks if task.name in scores}
 
     def strata(self, side: str, scores: Mapping[str, Tensor]) -> list[Stratum]:
-        """A candidate's scores on one side, task by task, as comparisons take them."""
-        return [task.stratum(side, scores[task.name]) for task in self.tasks_of(side)]
+        """A candidate's scores on one side, task by task, as comparisons of the objective take them."""
+        return [stratum for task in self.tasks_of(side) for stratum in task.strata(side, scores[task.name])]
 
     def objective_of(self, side: str) -> Objective:
         """How the values of ``tasks_of`` that side become one number."""
@@ -100,7 +100,7 @@ class Job:
         return each
 
     def _values(self, side: str, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
-        return np.array([task.value(side, scores[task.name]) for task in self.tasks_of(side)])
+        return np.array([value for task in self.tasks_of(side) for value in task.values(side, scores[task.name])])
 
 
 def open_job(config: Config, where: str) -> Job:

@@ -11,7 +11,6 @@ and a lease on each trial says who is at it.
 import time
 from collections.abc import Callable
 
-import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -22,10 +21,11 @@ from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
 from mergesearch.search.asking import Asking
 from mergesearch.search.bench import Bench
+from mergesearch.search.course import Course
 from mergesearch.search.job import Job
 from mergesearch.search.leases import Leases
 from mergesearch.search.pareto import is_pareto
-from mergesearch.search.racing import Course, Result
+from mergesearch.search.racing import Result
 from mergesearch.search.scoring import Scored, Scoring
 from mergesearch.search.store import RunFolder
 
@@ -155,10 +155,9 @@ class Loop(Bench):
 
     def _tell_stopped(self, trial: Trial, result: Result, incumbent: FrozenTrial) -> None:
         """With an estimate, never above the incumbent: it was found to be worse."""
-        values = np.array([result.values[task.name] for task in self.job.tasks_of("search")])
-        estimate = float(self.job.objective_of("search").combine(values))
+        best = t.score_of(incumbent)
         trial.set_user_attr(t.AGAINST, incumbent.number)
-        trial.report(min(estimate, t.score_of(incumbent)), result.count)
+        trial.report(best if result.estimate is None else min(result.estimate, best), result.count)
         self.study.tell(trial, state=TrialState.PRUNED)
 
     def _recover(self) -> None:

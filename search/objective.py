@@ -17,12 +17,21 @@ Direction = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True)
 class Share:
-    """One task's part in the objective. ``chance``: what guessing scores, where the value is to be normalised by it."""
+    """One task's part in the objective.
+
+    ``chances``: what guessing scores in each part of the task (a group has its subtasks, most tasks are one part),
+    where its values are to be normalised by that; none where its value counts as it is.
+    """
 
     task: str
     weight: float
     metric: Metric
-    chance: float | None = None
+    chances: Sequence[float] = ()
+
+    @property
+    def rows(self) -> int:
+        """How many values the objective takes of the task."""
+        return len(self.chances) or 1
 
     @property
     def sign(self) -> float:
@@ -39,8 +48,9 @@ class Objective:
     task is an objective of its own (``each``); the one number, by which a winner is picked among candidates that no
     other beats in all, is the same as for ``mean``.
 
-    Normalised is max(0, (value − chance) / (1 − chance)), task by task before any aggregation, as the Open LLM
-    Leaderboard 2 does (huggingface.co/docs/leaderboards/open_llm_leaderboard/normalization), in [0, 1] and not in %.
+    Normalised is max(0, (value − chance) / (1 − chance)), task by task before any aggregation, and in a group subtask
+    by subtask before their plain mean, as the Open LLM Leaderboard 2 does
+    (huggingface.co/docs/leaderboards/open_llm_leaderboard/normalization), in [0, 1] and not in %.
 
     Raises UserError, which names the tasks, for what cannot be combined so.
     """
@@ -50,7 +60,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         for share in self.shares:
-            if share.chance is not None and not share.metric.higher_is_better:
+            if share.chances and not share.metric.higher_is_better:
                 raise UserError(
                     f"normalize: task {share.task!r} is scored by {share.metric.name}, of which less is better; "
                     "only scores from chance to 1 can be normalised: say normalize: none for it"
@@ -73,15 +83,19 @@ class Objective:
             )
 
     def combine(self, values: Array) -> Array:
-        """[tasks, ...] float64, the tasks' values of candidates or resamples -> [...], higher is better."""
-        adjusted = self.each(values)
-        signs = np.array([share.sign for share in self.shares])
-        weights = np.array([share.weight for share in self.shares])
-        return _AGGREGATES[self.aggregate](adjusted, signs, weights / weights.sum())
+        """[rows, ...] float64, the values of tasks' parts, of candidates or resamples -> [...], higher is better."""
+        return self.aggregated(self.each(values))
 
     def each(self, values: Array) -> Array:
-        """[tasks, ...] -> [tasks, ...]: normalised where asked; higher is better where the metric says so."""
-        return np.stack([_normalized(share, row) for share, row in zip(self.shares, values, strict=True)])
+        """[rows, ...] -> [tasks, ...]: normalised where asked; higher is better where the metric says so."""
+        parts = np.split(values, np.cumsum([share.rows for share in self.shares])[:-1])
+        return np.stack([_normalized(share, part) for share, part in zip(self.shares, parts, strict=True)])
+
+    def aggregated(self, each: Array) -> Array:
+        """[tasks, ...], as ``each`` gives them -> [...], higher is better."""
+        signs = np.array([share.sign for share in self.shares])
+        weights = np.array([share.weight for share in self.shares])
+        return _AGGREGATES[self.aggregate](each, signs, weights / weights.sum())
 
     @property
     def directions(self) -> dict[str, Direction]:
@@ -89,10 +103,13 @@ class Objective:
         return {share.task: "maximize" if share.sign > 0 else "minimize" for share in self.shares}
 
 
-def _normalized(share: Share, value: Array) -> Array:
-    if share.chance is None:
-        return value
-    adjusted: Array = np.maximum(0.0, (value - share.chance) / (1 - share.chance))
+def _normalized(share: Share, values: Array) -> Array:
+    """[rows, ...] -> [...]."""
+    if not share.chances:
+        alone: Array = values[0]
+        return alone
+    chances = np.reshape(share.chances, (-1, *[1] * (values.ndim - 1)))
+    adjusted: Array = np.maximum(0.0, (values - chances) / (1 - chances)).mean(axis=0)
     return adjusted
 
 

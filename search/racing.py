@@ -1,18 +1,21 @@
 """Racing: candidates are scored block by block, and one that is behind the incumbent beyond doubt is stopped.
 
-The incumbent is the best candidate that was scored in full. After the baselines are scored, the items of each task are
+The incumbent is the best candidate that was scored in full. After the baselines are scored, the items of all tasks are
 put in one order for the rest of the run, at random, with the items on which the baselines differ drawn earlier and more
 often (see ``sequential``). A candidate that is truly better than the incumbent on the search items is dropped with a
 probability of at most ``error``, over the draw of that order and for all blocks together. That is promised for each
-candidate by itself, and for one that was chosen without regard to the order.
+candidate by itself, and for one that was chosen without regard to the order. Of scores without bounds it is promised
+as long as no item that was not drawn yet surprises more than ``SLACK`` times as much as the largest surprise so far
+(see ``forecast``); a candidate that is caught at that is raced no more.
 
 An objective that is no weighted sum is replaced by its tangent at the incumbent. A concave one (a minimum, a geometric
 mean) lies below its tangent, so that a candidate that is better has a tangent above zero, and the promise holds for it.
+A value that is floored at chance is the higher one of two lines; a candidate is stopped where it is lost on both.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import product
 from math import log
 
 import numpy as np
@@ -20,95 +23,31 @@ import torch
 from torch import Tensor
 
 from mergesearch.evaluators import Item
-from mergesearch.search.config import Racing
+from mergesearch.search.course import Course, Track, contributions
+from mergesearch.search.forecast import Forecast
 from mergesearch.search.job import Job
-from mergesearch.search.sequential import Array, Draws, Lane, estimate, log_evidence
+from mergesearch.search.objective import Share
+from mergesearch.search.sequential import Array, Duel, Ints, Stage
 from mergesearch.search.tasks import Scores, Task
-from mergesearch.seeds import derive
 
-FEWEST = 64
-"""Items that a race must have to be worth its blocks."""
-FEWEST_OF_A_TASK = 16
-"""Items below which a task is scored in full in the first block."""
-GROWTH = 0.15
-"""What each block adds to the items scored before it. Looking often costs nothing but smaller batches."""
-SLACK = 1.5
-"""How far beyond the baselines' range on an item an unbounded score is trusted to go."""
 STEP = 1e-6
 
 Score = Callable[[Task, Sequence[Item]], Tensor]
 
 
 @dataclass(frozen=True)
-class Track:
-    """A task whose items are raced: their draws, the baselines' scores, and how far a score can go.
-
-    baselines: [baselines, items], contributions. ``limits``: what scores lie between, where that is known.
-    """
-
-    task: Task
-    draws: Draws
-    baselines: Array
-    weights: Array
-
-    @cached_property
-    def limits(self) -> tuple[float, float] | None:
-        return unit(self.baselines)
-
-    def lane(self, gradient: float, incumbent: Array, seen: Array) -> Lane:
-        """The candidate's course; seen: [drawn], its contributions in the order of the draws."""
-        shares = gradient * self.weights / self.weights.sum()
-        order = self.draws.order
-        ceilings = np.maximum(*(shares * reach for reach in self._reach(incumbent)))
-        return Lane(self.draws, (shares[order[: len(seen)]] * (seen - incumbent[order[: len(seen)]])), ceilings[order])
-
-    def _reach(self, incumbent: Array) -> tuple[Array, Array]:
-        """How far down and up from the incumbent's score a candidate's can be."""
-        if self.limits:
-            return self.limits[0] - incumbent, self.limits[1] - incumbent
-        return -SLACK * breadth(self.baselines), SLACK * breadth(self.baselines)
-
-    def value(self, rounds: int, incumbent: Array, seen: Array) -> float:
-        """The task's value, estimated from the drawn items."""
-        predictions = np.stack([incumbent, self.baselines.mean(0)])
-        value = estimate(self.draws, rounds, seen, predictions, self.weights)
-        return float(np.clip(value, *self.limits)) if self.limits else value
-
-
-@dataclass(frozen=True)
-class Course:
-    """What all candidates of a run have in common: tasks that are raced, tasks that are not, and the blocks.
-
-    blocks: the rounds after which a candidate is looked at, the last one excepted.
-    """
-
-    tracks: Sequence[Track]
-    whole: Sequence[Task]
-    blocks: Sequence[int]
-    rounds: int
-    error: float
-
-    @property
-    def described(self) -> str:
-        """What the run says of it."""
-        if not self.tracks:
-            return "racing: off, every candidate is scored in full: too few items, or no task is a mean over its items"
-        count = sum(len(track.weights) for track in self.tracks)
-        full = f"; in full: {', '.join(task.name for task in self.whole)}" if self.whole else ""
-        return f"racing: up to {len(self.blocks) + 1} blocks over {count} items{full}"
-
-
-@dataclass(frozen=True)
 class Result:
     """What a candidate got: per-item scores of each task with their items, and the tasks' values.
 
-    Where it was stopped the scores are those of some items and the values are estimates.
+    Where it was stopped the scores are those of some items, the values are estimates, and so is the objective,
+    ``estimate``.
     """
 
     scores: Scores
     items: dict[str, list[Item]]
     values: dict[str, float]
     stopped: bool = False
+    estimate: float | None = None
 
     @property
     def count(self) -> int:
@@ -121,97 +60,18 @@ def whole_result(job: Job, scores: Scores) -> Result:
     return Result(scores, items, job.values("search", scores))
 
 
-def set_course(job: Job, baselines: Sequence[Scores], racing: Racing, seed: int) -> Course:
-    """The course after the baselines were scored; their contributions decide which items are drawn early.
-
-    Tasks that count in constraints alone are no part of the race, and are scored in full.
-    """
-    tasks, counted = job.searched, job.tasks_of("search")
-    distinct = {task.name: _distinct(task, baselines) for task in counted}
-    raced = [task for task in counted if _can_be_raced(task, distinct[task.name], baselines[0])]
-    if sum(len(task.search) for task in raced) < FEWEST:
-        return Course([], tasks, [], 0, racing.error)
-    rounds = min(len(task.search) for task in raced)
-    tracks = [_track(task, distinct[task.name], rounds, derive(seed, "race", task.name)) for task in raced]
-    total = sum(len(task.search) for task in raced)
-    blocks = _blocks(rounds, racing.first_block / total)
-    return Course(tracks, [task for task in tasks if task not in raced], blocks, rounds, racing.error)
-
-
-def _distinct(task: Task, baselines: Sequence[Scores]) -> Array:
-    """[baselines, items]: the baselines' contributions to a task, equal ones once."""
-    return np.unique([_contributions(task, scores[task.name]) for scores in baselines], axis=0)
-
-
-def _contributions(task: Task, scores: Tensor) -> Array:
-    return np.asarray(task.contributions("search", scores).numpy(), dtype=np.float64)
-
-
-def _can_be_raced(task: Task, baselines: Array, scores: Scores) -> bool:
-    """Whether the task has enough items, is a mean over them, and says how far a score can go."""
-    bounded = unit(baselines) is not None or np.ptp(baselines, axis=0).max() > 0
-    return len(task.search) >= FEWEST_OF_A_TASK and bounded and _is_mean(task, scores)
-
-
-def _is_mean(task: Task, scores: Scores) -> bool:
-    """Whether an item adds the same to the value whichever others are scored; tried out on half of them."""
-    half = len(task.search) // 2
-    ours = task.evaluator.contributions(task.search[:half], scores[task.name][:half])
-    return torch.allclose(ours, task.contributions("search", scores[task.name])[:half], rtol=1e-9, atol=1e-12)
-
-
-def unit(scores: Array) -> tuple[float, float] | None:
-    """(0, 1) where all scores lie there, as those of accuracies do."""
-    return (0.0, 1.0) if scores.min() >= 0 and scores.max() <= 1 else None
-
-
-def _track(task: Task, baselines: Array, rounds: int, seed: int) -> Track:
-    weights = np.array([item.weight for item in task.search])
-    rates = weights * spread(baselines, task.evaluator.metric.higher_is_better)
-    return Track(task, Draws.of(rates, rounds, seed), baselines, weights)
-
-
-def breadth(baselines: Array) -> Array:
-    """[items]: the baselines' range on each item, or the mean range where that is wider."""
-    ranges = np.ptp(baselines, axis=0)
-    return np.asarray(np.maximum(ranges, ranges.mean()))
-
-
-def spread(baselines: Array, higher_is_better: bool) -> Array:
-    """[items], positive: how early each item is wanted, from the baselines' scores, [baselines, items].
-
-    The standard deviation over candidates is the best rate for an estimate (Neyman 1934); a test wants its ceilings in
-    proportion to the rates. For scores between 0 and 1 it is √(p (1 − p)), with p shrunk to the task's mean by one
-    imagined baseline, times the room 1 − p for a gain: what all get right can only be lost, and what may still be won
-    is what keeps a race open. For others it is the range, with which the ceiling goes.
-    """
-    if not unit(baselines):
-        return breadth(baselines)
-    p = (baselines.sum(0) + np.clip(baselines.mean(), 0.02, 0.98)) / (len(baselines) + 1)
-    return np.asarray(np.sqrt(p * (1 - p)) * (1 - p if higher_is_better else p))
-
-
-def _blocks(rounds: int, first: float) -> list[int]:
-    """Rounds after which to look, from a first share of the items on."""
-    ends: list[int] = []
-    share = first
-    while (end := max(1, round(share * rounds))) < rounds:
-        ends += [end] if not ends or end > ends[-1] else []
-        share *= 1 + GROWTH
-    return ends
-
-
 def run_race(job: Job, course: Course, incumbent: Scores, score: Score) -> Result:
     """Scores a candidate block by block until it is out, or complete."""
     race = _Race(job, course, incumbent)
     race.score_whole(score)
     begin = 0
     for end in course.blocks:
-        race.score_rounds(score, begin, end)
+        race.score_draws(score, begin, end)
+        race.foresee(begin, end)
         if race.is_lost(end):
             return race.result(end)
         begin = end
-    race.score_rounds(score, begin, course.rounds)
+    race.score_draws(score, begin, len(course.draws.order))
     return race.result(None)
 
 
@@ -219,69 +79,143 @@ class _Race:
     def __init__(self, job: Job, course: Course, incumbent: Scores) -> None:
         self._job = job
         self._course = course
-        self._incumbent = {task.name: _contributions(task, incumbent[task.name]) for task in job.searched}
-        self._values = {task.name: task.value("search", incumbent[task.name]) for task in job.searched}
+        self._objective = job.objective_of("search")
+        self._incumbent = {task.name: contributions(task, incumbent[task.name]) for task in job.searched}
         self._seen: dict[str, dict[int, Tensor]] = {task.name: {} for task in job.searched}
-        counted = [task.name for task in job.tasks_of("search")]
-        slopes = gradient(job.objective_of("search").combine, [self._values[name] for name in counted])
-        self._gradients = dict.fromkeys(self._values, 0.0) | dict(zip(counted, slopes.tolist(), strict=True))
+        self._forecasts: list[tuple[int, Forecast]] = []
+        counted = job.tasks_of("search")
+        rows = {task.name: task.values("search", incumbent[task.name]) for task in counted}
+        self._each = self._objective.each(_flat(rows))
+        slopes = gradient(self._objective.aggregated, self._each)
+        self._slopes = dict(zip(rows, slopes.tolist(), strict=True))
+        shares = {share.task: share for share in self._objective.shares}
+        self._lines = [
+            lines(shares[track.task.name], rows[track.task.name][0], self._slopes[track.task.name])
+            for track in course.tracks
+        ]
 
     def score_whole(self, score: Score) -> None:
         """The tasks that are not raced."""
         for task in self._course.whole:
             self._score(score, task, range(len(task.search)))
 
-    def score_rounds(self, score: Score, begin: int, end: int) -> None:
+    def score_draws(self, score: Score, begin: int, end: int) -> None:
         for track in self._course.tracks:
-            self._score(score, track.task, sorted(track.draws.drawn(begin, end).tolist()))
+            numbers = self._numbers(track, begin, end).tolist()
+            if numbers:
+                self._score(score, track.task, numbers)
+
+    def _numbers(self, track: Track, begin: int, end: int) -> Ints:
+        """The track's items among these draws, ascending."""
+        drawn = np.sort(self._course.draws.order[begin:end])
+        return np.asarray(drawn[(drawn >= track.places.start) & (drawn < track.places.stop)] - track.begin)
 
     def _score(self, score: Score, task: Task, numbers: Sequence[int]) -> None:
         found = score(task, [task.search[number] for number in numbers])
         self._seen[task.name].update(zip(numbers, found, strict=True))
 
-    def is_lost(self, rounds: int) -> bool:
-        """Whether the evidence against the candidate reaches 1 / error."""
-        lanes = [
-            track.lane(self._gradients[track.task.name], self._incumbent[track.task.name], self._drawn(track, rounds))
-            for track in self._course.tracks
-        ]
-        if any(lane.broken for lane in lanes):
-            return False
-        known = sum(self._gradients[task.name] * self._gain(task) for task in self._course.whole)
-        return log_evidence(lanes, rounds, known) >= -log(self._course.error)
+    def foresee(self, begin: int, end: int) -> None:
+        """What was expected of these draws: settled anew at some of them, each time by what was drawn before."""
+        for start in self._course.settled:
+            if begin <= start < end:
+                self._forecasts.append((start, self._forecast(start)))
 
-    def _gain(self, task: Task) -> float:
-        return task.value("search", self._scores(task.name)) - self._values[task.name]
+    def _forecast(self, start: int) -> Forecast:
+        tracks = self._course.tracks
+        found = [track.forecast(self._incumbent[track.task.name], *self._drawn(track, start)) for track in tracks]
+        return Forecast.joined(found, [track.shares for track in tracks])
 
-    def _drawn(self, track: Track, rounds: int) -> Array:
-        """[drawn]: contributions in the order of the draws."""
-        name, numbers = track.task.name, track.draws.drawn(0, rounds).tolist()
-        scores = torch.stack([self._seen[name][number] for number in numbers])
+    def is_lost(self, count: int) -> bool:
+        """Whether the evidence against the candidate reaches 1 / error on every line that its value may lie on."""
+        gains = np.concatenate([self._gains(track, count) for track in self._course.tracks])
+        known = self._known()
+        return all(self._is_lost(count, gains, known, chosen) for chosen in product(*self._lines))
+
+    def _is_lost(self, count: int, gains: Array, known: float, chosen: Sequence[tuple[float, float]]) -> bool:
+        """chosen: of each track a line's slope and constant."""
+        order = self._course.draws.order
+        sizes = [len(track.weights) for track in self._course.tracks]
+        slopes = np.repeat([slope for slope, _ in chosen], sizes)[order]
+        stages = [Stage(begin, *forecast.ordered(order, slopes)) for begin, forecast in self._forecasts]
+        beyond = known + sum(constant for _, constant in chosen)
+        duel = Duel(self._course.draws, slopes[:count] * gains[order[:count]], stages, beyond)
+        return not duel.broken and duel.log_evidence >= -log(self._course.error)
+
+    def _gains(self, track: Track, count: int) -> Array:
+        """[items]: what each item that was seen adds to the task's value; 0 for the others."""
+        found = np.zeros(len(track.weights))
+        seen, scores = self._drawn(track, count)
+        found[seen] = track.shares[seen] * (scores - self._incumbent[track.task.name][seen])
+        return found
+
+    def _known(self) -> float:
+        """What the tasks that are not raced add to the difference."""
+        whole = {task.name for task in self._course.whole}
+        rows = {share.task: [0.0] * share.rows for share in self._objective.shares}
+        rows |= {name: values for name, values in self._whole_values().items() if name in rows}
+        gains = dict(zip(rows, self._objective.each(_flat(rows)) - self._each, strict=True))
+        return float(sum(self._slopes[name] * gain for name, gain in gains.items() if name in whole))
+
+    def _whole_values(self) -> dict[str, list[float]]:
+        return {task.name: task.values("search", self._scores(task.name)) for task in self._course.whole}
+
+    def _drawn(self, track: Track, count: int) -> tuple[Ints, Array]:
+        """The numbers of the items among the first ``count`` draws, ascending, and their contributions."""
+        numbers = self._numbers(track, 0, count)
+        if not len(numbers):
+            return numbers, np.zeros(0)
         items = [track.task.search[number] for number in numbers]
-        return np.asarray(track.task.evaluator.contributions(items, scores).numpy(), dtype=np.float64)
+        scores = torch.stack([self._seen[track.task.name][number] for number in numbers.tolist()])
+        contributed = track.task.evaluator.contributions(items, scores)
+        return numbers, np.asarray(contributed.numpy(), dtype=np.float64)
 
     def _scores(self, name: str) -> Tensor:
         """Of the items scored so far, in the split's order."""
         return torch.stack([self._seen[name][number] for number in sorted(self._seen[name])])
 
     def result(self, stopped_at: int | None) -> Result:
-        tasks = {task.name: task for task in self._job.searched}
+        tasks = {task.name: task for task in self._job.searched if self._seen[task.name]}
         items = {name: [tasks[name].search[number] for number in sorted(self._seen[name])] for name in tasks}
         scores = {name: self._scores(name) for name in tasks}
-        values = {name: tasks[name].value("search", scores[name]) for name in tasks if stopped_at is None}
-        return Result(scores, items, values or self._estimates(stopped_at or 0), stopped_at is not None)
+        if stopped_at is None:
+            return Result(scores, items, {name: tasks[name].value("search", scores[name]) for name in tasks})
+        whole = {task.name: task.value("search", scores[task.name]) for task in self._course.whole}
+        raced = self._estimates(stopped_at)
+        values = {task.name: {**whole, **raced}[task.name] for task in self._job.searched}
+        rows = {name: [value] for name, value in raced.items()} | self._whole_values()
+        counted = {share.task: rows[share.task] for share in self._objective.shares}
+        return Result(scores, items, values, True, float(self._objective.combine(_flat(counted))))
 
-    def _estimates(self, rounds: int) -> dict[str, float]:
-        whole = {task.name: task.value("search", self._scores(task.name)) for task in self._course.whole}
-        raced = {
-            track.task.name: track.value(rounds, self._incumbent[track.task.name], self._drawn(track, rounds))
-            for track in self._course.tracks
-        }
-        return {name: {**whole, **raced}[name] for name in self._values}
+    def _estimates(self, count: int) -> dict[str, float]:
+        """The values of the tasks that are raced."""
+        found, inclusion = {}, self._course.draws.inclusion(count)
+        for track in self._course.tracks:
+            seen, scores = self._drawn(track, count)
+            chances, name = inclusion[track.places][seen], track.task.name
+            found[name] = track.value(chances, self._incumbent[name], seen, scores)
+        return found
 
 
-def gradient(combine: Callable[[Array], Array], values: Sequence[float]) -> Array:
-    """[tasks]: how the objective changes with each task's value, by central differences."""
-    steps = STEP * np.eye(len(values))
-    centre = np.array(values)[:, None]
-    return np.asarray((combine(centre + steps) - combine(centre - steps)) / (2 * STEP))
+def _flat(rows: dict[str, list[float]]) -> Array:
+    return np.array([value for values in rows.values() for value in values])
+
+
+def lines(share: Share, value: float, slope: float) -> list[tuple[float, float]]:
+    """(slope, constant) of the lines in v − value, the highest of which is what a value v adds to the objective.
+
+    slope: of the objective in what it takes of the task. What is normalised is floored: max(0, (v − chance) / (1 −
+    chance)) is the higher one of two lines.
+    """
+    if not share.chances:
+        return [(slope, 0.0)]
+    room = 1 - share.chances[0]
+    normal = (value - share.chances[0]) / room
+    floored = max(0.0, normal)
+    return [(slope / room, slope * (normal - floored)), (0.0, -slope * floored)]
+
+
+def gradient(aggregated: Callable[[Array], Array], each: Array) -> Array:
+    """[tasks]: how the objective changes with what it takes of each task, by central differences."""
+    steps = STEP * np.eye(len(each))
+    centre = np.asarray(each)[:, None]
+    return np.asarray((aggregated(centre + steps) - aggregated(centre - steps)) / (2 * STEP))

@@ -12,8 +12,9 @@ from mergesearch.evaluators import Item
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
 from mergesearch.search.bench import Bench
+from mergesearch.search.course import Course, set_course
 from mergesearch.search.pareto import is_pareto
-from mergesearch.search.racing import Course, Result, run_race, set_course, whole_result
+from mergesearch.search.racing import Result, run_race, whole_result
 from mergesearch.search.tasks import Scores, Task
 
 
@@ -120,7 +121,7 @@ class Scoring:
             if trial.state == TrialState.COMPLETE:
                 return self._loaded(name)
             if not in_full:
-                return Result({}, {}, trial.user_attrs[t.VALUES], stopped=True)
+                return Result({}, {}, trial.user_attrs[t.VALUES], stopped=True, estimate=trial.value)
         reference = t.reference_name(phenotype)
         return self._loaded(reference) if folder.has_scores(reference) else None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from mergesearch.errors import UserError, listed
-from mergesearch.evaluators import Evaluator, Item, aggregate, open_evaluator, split_items
+from mergesearch.evaluators import Evaluator, Item, aggregate, has_contributions, open_evaluator, split_items
 from mergesearch.merge_ops.quantized import check_available
 from mergesearch.search.config import Evaluate, TaskEntry
 from mergesearch.search.constraints import check_tasks
@@ -51,14 +51,34 @@ class Task:
         return bool(getattr(self.evaluator, "averages", False))
 
     def stratum(self, side: str, scores: Tensor) -> Stratum:
-        """One side's scores as comparisons take them."""
-        items, contributions = self.items(side), self.contributions(side, scores).tolist()
-        return Stratum.of([item.fingerprint for item in items], [item.weight for item in items], contributions)
+        """One side's scores as comparisons of the metric take them."""
+        return self._stratum(self.items(side), scores)
+
+    def strata(self, side: str, scores: Tensor) -> list[Stratum]:
+        """One side's scores as comparisons of the objective take them: by part."""
+        return [self._stratum(items, scores[places]) for items, places in self._parts(side)]
+
+    def values(self, side: str, scores: Tensor) -> list[float]:
+        """What the objective takes of one side's scores: the metric over each part."""
+        return [self.evaluator.value(items, scores[places]) for items, places in self._parts(side)]
 
     def share(self, side: str) -> Share:
         """The task's part in that side's objective. Raises UserError where it has no chance level to normalise by."""
-        chance = self._chance(self.items(side)) if self.normalize else None
-        return Share(self.name, self.weight, self.evaluator.metric, chance)
+        chances = [self._chance(items) for items, _ in self._parts(side)] if self.normalize else ()
+        return Share(self.name, self.weight, self.evaluator.metric, chances)
+
+    def _stratum(self, items: Sequence[Item], scores: Tensor) -> Stratum:
+        contributions = self.evaluator.contributions(items, scores).tolist()
+        return Stratum.of([item.fingerprint for item in items], [item.weight for item in items], contributions)
+
+    def _parts(self, side: str) -> list[tuple[Sequence[Item], list[int]]]:
+        """One side's items with their places; of a group that is normalised, each subtask's by themselves."""
+        items = self.items(side)
+        names = dict.fromkeys(item.part for item in items) if self.normalize else {}
+        if len(names) < 2:
+            return [(items, list(range(len(items))))]
+        places = [[n for n, item in enumerate(items) if item.part == name] for name in names]
+        return [([items[n] for n in part], part) for part in places]
 
     def _chance(self, items: Sequence[Item]) -> float:
         if self.chance is not None:
@@ -79,6 +99,7 @@ def open_tasks(evaluate: Evaluate) -> list[Task]:
         raise UserError("evaluate: expected split (search and test items) or test_tasks, found neither")
     try:
         tasks = _opened(evaluate)
+        _check_contributions(evaluate, tasks)
         for side in ("search", "test"):
             objective_of(evaluate, tasks, side)
         check_tasks(evaluate.constraints, {task.name: task.evaluator.metric for task in tasks if task.search})
@@ -114,6 +135,17 @@ def objective_of(evaluate: Evaluate, tasks: Sequence[Task], side: str) -> Object
             "item, or add a task that has items"
         )
     return Objective([task.share(side) for task in found], evaluate.aggregate)
+
+
+def _check_contributions(evaluate: Evaluate, tasks: Sequence[Task]) -> None:
+    guarded = {constraint.task for constraint in evaluate.constraints}
+    for task in tasks:
+        if (task.weight or task.name in guarded) and not has_contributions(task.evaluator):
+            raise UserError(
+                f"task {task.name!r}: no item adds a share to its {task.evaluator.metric.name}, as to a median, so "
+                "that no interval of it can be told: say weight: 0 (and no constraint) to see it in the report, or "
+                "take another metric, such as one that is aggregated by a mean"
+            )
 
 
 def _check_averaged(tasks: Sequence[Task]) -> None:

@@ -370,6 +370,21 @@ def test_an_evaluator_of_somebody_else(config: Data, tmp_path: Path) -> None:
         Config.model_validate(config)
 
 
+def test_a_value_to_which_no_item_adds_a_share_is_shown_and_not_searched_for(config: Data, tmp_path: Path) -> None:
+    file = tmp_path / "third.py"
+    file.write_text(f"{THIRD}\n    has_contributions = False\n")
+    entry = {"evaluator": f"{file}:Norms", "task": "norms", "power": 2}
+    tasks = config["evaluate"]["tasks"]
+    guard = {"constraints": [{"task": "norms", "at_least": 0.0}]}
+    for task, more in ((entry, {}), ({**entry, "weight": 0}, guard)):
+        config["evaluate"] |= {"tasks": [*tasks, task], **more}
+        with pytest.raises(UserError, match=r"evaluate: task 'norms': no item adds .*no interval of it .*weight: 0"):
+            open_job(Config.model_validate(config), "config")
+    del config["evaluate"]["constraints"]
+    config["search"]["trials"] = 9
+    assert "norms" in go(config, tmp_path).winner.tasks
+
+
 def test_quantisation_without_bitsandbytes(config: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mergesearch.merge_ops.quantized.find_spec", lambda _: None)
     config["evaluate"]["quantization"] = "4bit"

@@ -42,15 +42,26 @@ def test_the_mean_turns_the_sign_of_what_is_better_when_lower() -> None:
 
 def test_leaderboard_scores_are_those_of_the_open_llm_leaderboard() -> None:
     """Its documentation's own examples: MuSR's three subtasks, each with its own lower bound, and GPQA."""
-    musr = [Share("murder", 1, UP, 0.5), Share("place", 1, UP, 0.2), Share("team", 1, UP, 0.333)]
+    musr = [Share("murder", 1, UP, [0.5]), Share("place", 1, UP, [0.2]), Share("team", 1, UP, [0.333])]
     subtasks = [0.4, 0.25, (0.6 - 0.333) / 0.667]
     assert float(Objective(musr).combine(np.array([0.7, 0.4, 0.6]))) == pytest.approx(sum(subtasks) / 3)
-    assert float(Objective([Share("gpqa", 1, UP, 0.25)]).combine(np.array([0.6]))) == pytest.approx(0.466667, abs=1e-6)
-    assert float(Objective([Share("gpqa", 1, UP, 0.25)]).combine(np.array([0.1]))) == 0.0
+    assert float(Objective([Share("gpqa", 1, UP, [0.25])]).combine(np.array([0.6]))) == pytest.approx(
+        0.466667, abs=1e-6
+    )
+    assert float(Objective([Share("gpqa", 1, UP, [0.25])]).combine(np.array([0.1]))) == 0.0
+
+
+def test_a_group_is_normalised_subtask_by_subtask() -> None:
+    """Each by its own chance, floored, and then averaged; for several resamples at once, beside a task without."""
+    group = [Share("musr", 1, UP, [0.5, 0.2, 0.333]), Share("plain", 3, UP)]
+    rows = np.array([[0.7, 0.4], [0.4, 0.9], [0.6, 0.333], [0.5, 0.1]])
+    first, second = (0.4 + 0.25 + 0.267 / 0.667) / 3, (0.0 + 0.875 + 0.0) / 3
+    expected = [(first + 3 * 0.5) / 4, (second + 3 * 0.1) / 4]
+    assert Objective(group).combine(rows) == pytest.approx(expected)
 
 
 def test_values_are_floored_before_they_are_aggregated() -> None:
-    two = [Share("a", 1, UP, 0.5), Share("b", 1, UP)]
+    two = [Share("a", 1, UP, [0.5]), Share("b", 1, UP)]
     assert float(Objective(two).combine(np.array([0.0, 1.0]))) == 0.5
     assert float(Objective(two, "geometric_mean").combine(np.array([0.4, 1.0]))) == 0.0
 
@@ -72,4 +83,4 @@ def test_a_minimum_by_weight_is_refused() -> None:
 
 def test_what_is_better_when_lower_is_not_normalised() -> None:
     with pytest.raises(UserError, match="task 'b' is scored by bits, of which less is better"):
-        Objective([Share("b", 1, DOWN, 0.0)])
+        Objective([Share("b", 1, DOWN, [0.0])])
