@@ -18,6 +18,7 @@ from mergesearch.evaluators._base import (
     has_contributions,
     has_targets,
 )
+from mergesearch.evaluators._budget import Budget, default_tokens
 from mergesearch.evaluators._jackknife import FunctionOfMeans, Jackknife, pseudo_values
 from mergesearch.evaluators.bits_per_byte import BitsPerByte
 from mergesearch.evaluators.classification import Classification
@@ -31,6 +32,7 @@ from mergesearch.plugins import find
 
 __all__ = [
     "EVALUATORS",
+    "Budget",
     "Differentiable",
     "Evaluator",
     "EvaluatorOptions",
@@ -43,6 +45,7 @@ __all__ = [
     "Metric",
     "Shared",
     "aggregate",
+    "default_tokens",
     "find_evaluator",
     "has_contributions",
     "has_targets",

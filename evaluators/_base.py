@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from mergesearch.evaluators._budget import Budget
     from mergesearch.evaluators._targets import Targets
 
 
@@ -52,12 +53,14 @@ class LoadedModel:
 
     Evaluators keep what depends on the tokenizer and on the model's configuration for as long as they are given the
     same two objects; the weights may change in place between any two calls. ``save`` writes the model as it is now to a
-    folder that is not there yet, for evaluators that run programs of others.
+    folder that is not there yet, for evaluators that run programs of others. ``budget``: how much of it is computed at
+    once; None leaves that to each evaluator.
     """
 
     model: torch.nn.Module
     tokenizer: Any
     save: Callable[[Path], None] | None = field(default=None, compare=False)
+    budget: Budget | None = field(default=None, compare=False)
 
 
 class EvaluatorOptions(Strict):

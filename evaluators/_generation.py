@@ -1,23 +1,25 @@
 """Greedy generation with the texts of lm-eval's ``HFLM.generate_until``, without what that spends around the model.
 
-Prompts are tokenized once, equal ones asked once, a text that is at its end leaves the batch, and texts are looked at
-only where there are stop sequences to find.
+Prompts are tokenized once, equal ones asked once, and what all begin with goes through the model once. A text that is
+at its end leaves, and another one takes its place; texts are looked at only where there are stop sequences to find.
 """
 
 from __future__ import annotations
 
 import inspect
-import logging
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import torch
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
-from torch import Tensor
 
-_logger = logging.getLogger(__name__)
+from mergesearch.evaluators._budget import Budget, kept_tokens
+from mergesearch.evaluators._decoding import Decoder, Rows, Text, joined
+from mergesearch.evaluators._packed import shared_length
+
 _NEUTRAL = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "use_cache"),
     *("do_sample", "temperature", "top_p", "top_k", "max_length", "max_new_tokens"),
@@ -26,15 +28,10 @@ _NEUTRAL = {
 """Of a model's generation config: what changes nothing in greedy generation to a given length."""
 
 
-@dataclass
-class Text:
-    """A prompt's tokens, and what was said to it. sound: whether every logit that chose a token was a number."""
-
-    prompt: list[int]
-    most: int
-    stops: tuple[str, ...]
-    said: list[int] = field(default_factory=list)
-    sound: bool = True
+SHARED = 16
+"""Prompts' common beginning is worth a call of its own from so many tokens on."""
+REFILL = 4
+"""Others join once a part, one in so many, of the rows is free: prompts go through the model better together."""
 
 
 class Generator:
@@ -43,9 +40,12 @@ class Generator:
     def __init__(self, wrapped: Any) -> None:
         self._wrapped = wrapped
         self._model = wrapped.model
+        self._decoder = Decoder(self._model)
         self._ends = _ends(self._model)
         self._prompts: dict[str, list[int]] = {}
         self.usable: bool | None = None if self._possible() else False
+        self.alone = not self._decoder.joins
+        """Whether texts are generated in lm-eval's own batches, and what they begin with in each of them."""
 
     def _possible(self) -> bool:
         """Whether the model itself asks for nothing but the likeliest token."""
@@ -75,46 +75,60 @@ class Generator:
             self._prompts[prompt] = self._wrapped.tok_batch_encode([prompt])[0][0].tolist()
         return self._prompts[prompt]
 
-    def answer(self, texts: Sequence[Text], batch_size: int) -> None:
+    def answer(self, texts: Sequence[Text], batch_size: int, budget: Budget) -> None:
         """Fills in ``said`` of each."""
         ordered = sorted(texts, key=lambda text: (text.most, text.stops, -len(text.prompt), text.prompt))
         for _, alike in groupby(ordered, key=lambda text: (text.most, text.stops)):
-            group = list(alike)
-            for start in range(0, len(group), batch_size):
-                with torch.no_grad():
-                    self._run(group[start : start + batch_size])
+            self._fitted(list(alike), batch_size, budget)
+
+    def _fitted(self, texts: Sequence[Text], batch_size: int, budget: Budget) -> None:
+        rows = partial(self._rows, texts, batch_size, budget)
+        budget.fitting(lambda: rows() == (1, 1), lambda: self._answer(texts, *rows()))
+
+    def _rows(self, texts: Sequence[Text], batch_size: int, budget: Budget) -> tuple[int, int]:
+        """How many begin together, and how many there are in all; texts: the longest prompts first."""
+        begun, longest = budget.part(batch_size), len(texts[0].prompt) + texts[0].most
+        return begun, max(begun, kept_tokens(budget, self._model.device) // longest)
+
+    def _answer(self, texts: Sequence[Text], begun: int, most: int) -> None:
+        for text in texts:
+            text.said, text.sound = [], True
+        with torch.no_grad():
+            if self.alone:
+                for start in range(0, len(texts), begun):
+                    self._run(texts[start : start + begun], begun, begun)
+            else:
+                self._run(texts, begun, most)
 
     def spoken(self, text: Text) -> str:
         """The text before its first stop sequence."""
         spoken: str = self._wrapped.tok_decode([token for token in text.said if token not in self._ends])
         return str(postprocess_generated_text(spoken, list(text.stops), None))
 
-    def _run(self, texts: list[Text]) -> None:
-        from transformers import DynamicCache
+    def _run(self, texts: Sequence[Text], begun: int, most: int) -> None:
+        """Texts, the longest prompts first. begun, most: rows that begin together, and that there are in all."""
+        prefix = None if self.alone else self._prefix(texts)
+        waiting = deque(texts)
+        rows: Rows | None = None
+        while waiting or rows:
+            free = _room(len(rows or ()), len(waiting), most)
+            groups = [[waiting.popleft() for _ in range(count)] for count in _counts(free, begun)]
+            parts = [rows, *(self._going(self._decoder.begin(group, prefix)) for group in groups)]
+            rows = _together([part for part in parts if part])
+            rows = self._going(self._decoder.step(rows)) if rows else None
 
-        cache = DynamicCache(config=self._model.config)
-        ids, mask = _padded([text.prompt for text in texts], self._model.device)
-        positions = (mask.cumsum(1) - 1).clamp_min(0)
-        while texts:
-            logits = self._last_logits(ids, mask, positions, cache)
-            tokens = _said(texts, logits)
-            going = [n for n, text in enumerate(texts) if not self._ended(text)]
-            if len(going) < len(texts):
-                kept = torch.tensor(going, dtype=torch.int64, device=ids.device)
-                texts = [texts[n] for n in going]
-                mask, positions, tokens = mask[kept], positions[kept], tokens[kept]
-                if texts:
-                    cache.batch_select_indices(kept)
-            ids, positions = tokens[:, None], positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+    def _prefix(self, texts: Sequence[Text]) -> Any:
+        """The keys and values of what all prompts begin with; None where that is not worth it."""
+        prompts = [text.prompt for text in texts]
+        shared = min(shared_length(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
+        return self._decoder.prefix(prompts[0][:shared]) if len(texts) > 1 and shared >= SHARED else None
 
-    def _last_logits(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        more = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(self._model.forward).parameters else {}
-        output = self._model(
-            ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **more
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+    def _going(self, rows: Rows) -> Rows:
+        """The rows whose texts are not at their end."""
+        going = [n for n, text in enumerate(rows.texts) if not self._ended(text)]
+        if len(going) < len(rows):
+            rows.keep(going)
+        return rows
 
     def _ended(self, text: Text) -> bool:
         return len(text.said) >= text.most or text.said[-1] in self._ends or not text.sound or self._stopped(text)
@@ -138,19 +152,16 @@ def _ends(model: Any) -> frozenset[int]:
     return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
 
-def _padded(prompts: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids, attention mask), [prompts, length] int64, padded on the left."""
-    length = max(map(len, prompts))
-    ids = [[0] * (length - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+def _room(rows: int, waiting: int, most: int) -> int:
+    """How many texts are to begin now, 0 where they had better wait for company."""
+    free = min(most - rows, waiting)
+    return free if rows == 0 or free == waiting or free >= most / REFILL else 0
 
 
-def _said(texts: Sequence[Text], logits: Tensor) -> Tensor:
-    """Adds each text's likeliest token. [texts] int64."""
-    tokens = logits.float().argmax(-1)
-    sound = (~logits.isnan().any(-1)).tolist()
-    for text, token, fine in zip(texts, tokens.tolist(), sound, strict=True):
-        text.said.append(token)
-        text.sound = text.sound and fine
-    return tokens
+def _counts(all_: int, most: int) -> list[int]:
+    """``all_`` in parts of ``most``."""
+    return [min(most, all_ - begin) for begin in range(0, all_, most)]
+
+
+def _together(parts: Sequence[Rows]) -> Rows | None:
+    return joined(parts) if len(parts) > 1 else parts[0] if parts else None

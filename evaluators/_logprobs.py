@@ -6,25 +6,23 @@ the dtype of the model's logits.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mergesearch.evaluators._base import LoadedModel
+from mergesearch.evaluators._budget import budget_of
 from mergesearch.evaluators._logits import Logits
 from mergesearch.evaluators._packed import Layout, Row, fold, layout, work
 
-_logger = logging.getLogger(__name__)
-MAX_TOKENS = 16_384
-"""The most tokens, padding included, of a batch with more than one row."""
-MAX_SCORED = 4_096
-"""The most scored positions, each with a whole vocabulary of logits, of a batch with more than one row."""
-MAX_MASK = 2**24
-"""The most elements of the attention's mask, of a batch with more than one row."""
+SCORED = 4
+"""A batch has one scored position, with a whole vocabulary of logits, for so many tokens of the budget at most."""
+MASK = 1_024
+"""The most elements of the attention's mask for each token of the budget."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +60,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Limits:
-    """max_length: of a sequence; longer ones lose tokens on the left, as in lm-eval. rows, tokens: of a batch."""
+    """max_length: of a sequence; longer ones lose tokens on the left, as in lm-eval.
+
+    rows: of a batch; tokens: of a batch with more than one row, padding included.
+    """
 
     max_length: int
     rows: int
-    tokens: int = MAX_TOKENS
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,8 @@ def _groups(rows: Sequence[Row], limits: Limits, square: bool) -> Iterator[list[
     for row in rows:
         length, count = len(group[0] if group else row), len(group) + 1
         scored += len(row.needed)
-        full = count > limits.rows or count * length > limits.tokens or scored > MAX_SCORED
-        if group and (full or (square and count * length**2 > MAX_MASK)):
+        full = count > limits.rows or count * length > limits.tokens or scored > max(limits.tokens // SCORED, 1)
+        if group and (full or (square and count * length**2 > limits.tokens * MASK)):
             yield group
             group, scored = [], len(row.needed)
         group.append(row)
@@ -152,14 +153,26 @@ def _batch(
     return Batch(ids, positions, places.to(device), targets_.to(device), owned, shape)
 
 
+def _largest(whole: Plan) -> Plan:
+    """Of its batches, those with the most tokens, the most logits and the largest attention."""
+    sizes = (lambda b: b.ids.numel(), lambda b: b.scored.numel(), lambda b: b.ids.numel() * b.ids.shape[1])
+    return Plan(tuple(max(whole.batches, key=size) for size in sizes if whole.batches), whole.count)
+
+
 class Scorer:
     """Questions of one or more requests each, put to one model whose weights may change between calls."""
 
-    def __init__(self, model: Any, questions: Sequence[Sequence[Request]], limits: Limits) -> None:
+    def __init__(
+        self, subject: LoadedModel, questions: Sequence[Sequence[Request]], max_length: int, rows: int
+    ) -> None:
+        """max_length: of a sequence. rows: of a batch."""
+        model: Any = subject.model
         self._logits = Logits(model)
         self._device = model.device
         self._questions = questions
-        self._limits = limits
+        self._max_length = max_length
+        self._rows = rows
+        self._budget = budget_of(subject)
         self._width: int | None = None
         self._plan = lru_cache(maxsize=64)(self._make_plan)
 
@@ -174,7 +187,7 @@ class Scorer:
     def saved(self, width: int) -> float:
         """The part of the work, over all questions, that shared rows save; see ``_packed.work``."""
         requests = [request for question in self._questions for request in question]
-        sequences = _sequences(requests, self._limits.max_length)
+        sequences = _sequences(requests, self._max_length)
         alone, shared = (sum(work(len(row), width) for row in _rows(sequences, each)) for each in (None, width))
         return 1 - shared / alone if alone else 0.0
 
@@ -183,7 +196,7 @@ class Scorer:
 
         Not a number where the model's output is not one.
         """
-        logprobs, greedy = self._fitted(tuple(numbers))
+        logprobs, greedy = self._fitted(numbers)
         answers, place = [], 0
         for number in numbers:
             end = place + len(self._questions[number])
@@ -199,7 +212,7 @@ class Scorer:
         """
         requests = [request for number in numbers for request in self._questions[number]]
         place = torch.tensor([place for place, number in enumerate(numbers) for _ in self._questions[number]])
-        limits = replace(self._limits, rows=rows, tokens=self._limits.tokens * rows // self._limits.rows)
+        limits = Limits(self._max_length, rows, self._budget.tokens * rows // self._rows)
         for batch in plan(requests, limits, self._device).batches:
             logits = self._logits.at(batch.ids, batch.scored)
             wide = logits if logits.dtype == torch.float64 else logits.float()
@@ -210,22 +223,29 @@ class Scorer:
         """Tokens of a question's continuations."""
         return sum(len(request.continuation) for request in self._questions[number])
 
-    def _fitted(self, numbers: tuple[int, ...]) -> tuple[list[float], list[bool]]:
-        """Runs all batches; where they do not fit into memory, half as many tokens at once from now on."""
-        while True:
-            try:
-                return self._run(self._plan(numbers, self._width))
-            except torch.OutOfMemoryError:
-                if self._limits.tokens <= self._limits.max_length:
-                    raise
-                self._limits = replace(self._limits, tokens=self._limits.tokens // 2)
-                self._plan.cache_clear()
-                _logger.warning("out of memory: %d tokens at once from now on", self._limits.tokens)
-                torch.cuda.empty_cache()
+    def try_budget(self) -> None:
+        """Runs the largest batches that there can be, so that it shows beforehand where they do not fit."""
+        if not self._budget.tried:
+            self._fitted(range(len(self._questions)), _largest)
 
-    def _make_plan(self, numbers: tuple[int, ...], width: int | None) -> Plan:
+    def _fitted(
+        self, numbers: Sequence[int], part: Callable[[Plan], Plan] = lambda whole: whole
+    ) -> tuple[list[float], list[bool]]:
+        """Runs the batches of these questions, or a part of them."""
+        return self._budget.fitting(
+            lambda: self._budget.tokens <= self._longest(numbers), lambda: self._run(part(self._plan_for(numbers)))
+        )
+
+    def _longest(self, numbers: Sequence[int]) -> int:
+        """The tokens of the longest row."""
+        return max((batch.ids.shape[1] for batch in self._plan_for(numbers).batches), default=0)
+
+    def _plan_for(self, numbers: Sequence[int]) -> Plan:
+        return self._plan(tuple(numbers), self._width, self._budget.tokens)
+
+    def _make_plan(self, numbers: tuple[int, ...], width: int | None, tokens: int) -> Plan:
         requests = [request for number in numbers for request in self._questions[number]]
-        return plan(requests, self._limits, self._device, width)
+        return plan(requests, Limits(self._max_length, self._rows, tokens), self._device, width)
 
     def _run(self, plan: Plan) -> tuple[list[float], list[bool]]:
         if not plan.batches:

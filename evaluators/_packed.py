@@ -63,7 +63,7 @@ def fold(sequences: Sequence[tuple[int, ...]], tails: Sequence[int], width: int)
     previous: tuple[int, ...] = ()
     for number in sorted(range(len(sequences)), key=lambda number: sequences[number]):
         tokens = sequences[number]
-        shared = _shared(previous, tokens)
+        shared = shared_length(previous, tokens)
         if not rows or not _joins(len(rows[-1]), len(tokens), shared, width):
             rows.append(Row())
             path, shared = [], 0
@@ -86,7 +86,8 @@ def _joins(row: int, length: int, shared: int, width: int) -> bool:
     return shared > 0 and together <= MAX_ROW and work(together, width) < work(row, width) + work(length, width)
 
 
-def _shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens both begin with."""
     for place, (left, right) in enumerate(zip(a, b, strict=False)):
         if left != right:
             return place

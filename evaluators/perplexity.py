@@ -121,13 +121,14 @@ class Perplexity(FunctionOfMeans):
         return -logprob / self._unit / item.weight
 
     def _prepared(self, subject: LoadedModel) -> Scorer:
-        from mergesearch.evaluators._logprobs import Limits, Scorer
+        from mergesearch.evaluators._logprobs import Scorer
         from mergesearch.evaluators._wrapped import rolling_requests, wrap
 
         if self._scorer is None or self._subject != subject:
             wrapped = wrap(subject, self._batch_size, self._max_length)
             questions = [rolling_requests(wrapped, text) for text in self._texts.values()]
-            self._scorer = Scorer(subject.model, questions, Limits(wrapped.max_length, self._batch_size))
+            self._scorer = Scorer(subject, questions, wrapped.max_length, self._batch_size)
+            self._scorer.try_budget()
             self._subject = subject
         return self._scorer
 

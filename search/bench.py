@@ -1,11 +1,13 @@
 """What a run works with: what is known before it, what it remembers, and the live model."""
 
+from functools import cached_property
 from typing import Any
 
 from optuna.study import Study
 
 from mergesearch.evaluators import LoadedModel
-from mergesearch.merge_ops.engine import Engine, Say, silent
+from mergesearch.merge_ops.engine import Engine, Say, find_device, silent
+from mergesearch.search.batches import Batches
 from mergesearch.search.job import Job, live_model
 from mergesearch.search.store import RunFolder
 
@@ -30,4 +32,10 @@ class Bench:
         engine = self.engine
         if self._scored[0] is not engine.model:
             self._scored = engine.model, live_model(engine.model, self.job.config.evaluate, lambda: engine.built)
-        return LoadedModel(self._scored[1], engine.tokenizer, engine.save)
+        return LoadedModel(self._scored[1], engine.tokenizer, engine.save, self.batches.budget)
+
+    @cached_property
+    def batches(self) -> Batches:
+        """How much is scored at once."""
+        evaluate, device = self.job.config.evaluate, find_device(self.job.config.device)
+        return Batches(self.folder, evaluate, device, self.say)

@@ -87,6 +87,7 @@ class Evaluate(Strict):
     test_tasks: list[Task] = Field(default_factory=list)
     split: Split | None = None
     batch_size: int = Field(32, ge=1)
+    batch_tokens: int | None = Field(None, ge=64)
     max_length: int | None = Field(None, gt=1)
     aggregate: Aggregation = "mean"
     normalize: Normalization = "none"

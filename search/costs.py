@@ -10,9 +10,10 @@ import torch
 
 from mergesearch.evaluators import Item, LoadedModel
 from mergesearch.merge_ops.checkpoint import Checkpoint
-from mergesearch.merge_ops.engine import find_device
-from mergesearch.merge_ops.memory import MemoryPlan, plan_memory
-from mergesearch.search.job import Job
+from mergesearch.merge_ops.engine import Merger, find_device
+from mergesearch.merge_ops.memory import MemoryPlan
+from mergesearch.search.batches import new_budget
+from mergesearch.search.job import Job, live_model
 from mergesearch.search.tasks import Task
 
 TOKENS = 128
@@ -41,9 +42,10 @@ class Cost:
 
 
 def memory_plan(job: Job) -> MemoryPlan:
-    """Where the checkpoints would be kept, by what is free now."""
-    sizes = {r: sum(info.bytes for info in Checkpoint(r).tensors.values()) for r in job.references}
-    return plan_memory(sizes, max(sizes.values()), find_device(job.config.device))
+    """Where the checkpoints would be kept, and the statistics that methods keep, by what is free now."""
+    merger = Merger(job.references, resident=True, device=find_device(job.config.device), methods=job.space.methods)
+    assert merger.residents is not None
+    return merger.residents.plan
 
 
 def guess(job: Job) -> Cost:
@@ -69,7 +71,9 @@ def measure(job: Job) -> Cost:
     engine, space = open_engine(job), job.space
     recipe = space.fill(space.methods[0], space.start(space.methods[0], {}))
     build = min(_seconds(lambda: engine.build(recipe)) for _ in range(3))
-    subject = LoadedModel(engine.model, engine.tokenizer)
+    evaluate = job.config.evaluate
+    model = live_model(engine.model, evaluate, lambda: engine.built)
+    subject = LoadedModel(model, engine.tokenizer, engine.save, new_budget(evaluate, find_device(job.config.device)))
     score = sum(_score_seconds(task, subject) for task in job.searched)
     how = f"measured: one candidate built, up to {PROBE} items of each task scored"
     return Cost(build, score, how)

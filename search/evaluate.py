@@ -9,6 +9,7 @@ from mergesearch.merge_ops import live
 from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine import find_device, merge, torch_dtype
 from mergesearch.merge_ops.recipe import Recipe
+from mergesearch.search.batches import new_budget
 from mergesearch.search.config import Config
 from mergesearch.search.job import live_model
 from mergesearch.search.tasks import Task, open_tasks
@@ -29,7 +30,8 @@ def evaluate_model(
     dtype = config.recipe.get("out_dtype") or config.recipe.get("dtype")
     model, tokenizer = live.load(Checkpoint(reference), find_device(config.device), torch_dtype(dtype))
     model = live_model(model, config.evaluate, lambda: None)
-    subject = LoadedModel(model, tokenizer, lambda out: merge(_alone(reference, dtype), out))
+    budget = new_budget(config.evaluate, model.device.type, lambda b: tell(f"out of memory: {b.tokens} tokens at once"))
+    subject = LoadedModel(model, tokenizer, lambda out: merge(_alone(reference, dtype), out), budget)
     for task in tasks:
         for note in task.evaluator.prepare(subject):
             tell(f"task {task.name!r}: {note}")

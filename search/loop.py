@@ -46,6 +46,7 @@ class Loop(Bench):
         """Checks the tasks against the model, before anything is scored, and says what users should know."""
         for note in self.job.prepare(self.subject):
             self.say(note)
+        self.batches.follow()
         if self.job.soups:
             self.job.soups.prepare(self)
         if self._asking.gradient is not None:

@@ -48,6 +48,7 @@ class Scoring:
         known = self._scored_before(phenotype, in_full)
         if known is not None:
             return Scored(phenotype, known, 0, {"build": 0.0, "score": 0.0}, rival)
+        self._bench.batches.follow()
         begin = time.perf_counter()
         self._bench.engine.build(recipe)
         built = time.perf_counter()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from mergesearch.evaluators import _logprobs
+from mergesearch.evaluators import Budget, LoadedModel
 from mergesearch.evaluators._logits import Logits
 from mergesearch.evaluators._logprobs import Limits, Request, Scorer, plan
 
@@ -80,7 +80,7 @@ def mixing() -> Any:
 )
 def test_scores_are_those_of_each_request_alone(model: Any, gathers: bool) -> None:
     network, asked = model(), requests(30)
-    scorer = Scorer(network, [(one,) for one in asked], Limits(64, 4))
+    scorer = Scorer(LoadedModel(network, None), [(one,) for one in asked], 64, 4)
     found = scorer.score(range(30))
     wanted = [expected(network, one) for one in asked]
     assert [one[0] for one in found] == pytest.approx([one[0] for one in wanted], rel=1e-4)
@@ -104,7 +104,7 @@ def test_weights_that_are_not_finite_decide_nothing() -> None:
 
 def test_a_question_of_several_requests_is_their_sum() -> None:
     model, asked = made("Llama"), requests(6)
-    scorer = Scorer(model, [asked[:4], asked[4:]], Limits(64, 2))
+    scorer = Scorer(LoadedModel(model, None), [asked[:4], asked[4:]], 64, 2)
     alone = [expected(model, one)[0] for one in asked]
     found = [logprob for logprob, _ in scorer.score([1, 0])]
     assert found == pytest.approx([sum(alone[4:]), sum(alone[:4])], rel=1e-5)
@@ -112,22 +112,22 @@ def test_a_question_of_several_requests_is_their_sum() -> None:
 
 def test_long_sequences_lose_tokens_on_the_left() -> None:
     model, request = made("Llama"), Request(tuple(range(3, 43)), (50, 51))
-    (found,) = Scorer(model, [(request,)], Limits(8, 1)).score([0])
+    (found,) = Scorer(LoadedModel(model, None), [(request,)], 8, 1).score([0])
     assert found[0] == pytest.approx(expected(model, Request(request.context[-7:], (50, 51)))[0], rel=1e-5)
 
 
-def test_batches_keep_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_logprobs, "MAX_SCORED", 12)
+def test_batches_keep_their_bounds() -> None:
     made_plan = plan(requests(50), Limits(64, 5, tokens=64), CPU)
     assert sum(len(batch.ids) for batch in made_plan.batches) == 50
     for batch in made_plan.batches:
-        assert len(batch.ids) == 1 or (batch.ids.numel() <= 64 and len(batch.scored) <= 12)
+        assert len(batch.ids) == 1 or (batch.ids.numel() <= 64 and len(batch.scored) <= 16)
         assert len(batch.ids) <= 5
 
 
 def test_batches_are_halved_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, asked = made("Llama"), requests(30)
-    scorer = Scorer(model, [(one,) for one in asked], Limits(32, 30))
+    model, asked, told = made("Llama"), requests(30), list[int]()
+    budget = Budget(2048, changed=lambda changed: told.append(changed.tokens))
+    scorer = Scorer(LoadedModel(model, None, budget=budget), [(one,) for one in asked], 32, 30)
     expected_ = scorer.score(range(30))
     run = Logits.at
 
@@ -139,11 +139,42 @@ def test_batches_are_halved_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Logits, "at", short)
     found = scorer.score(range(30))
     assert [one[0] for one in found] == pytest.approx([one[0] for one in expected_], rel=1e-5)
-    assert scorer._limits.tokens == 64
+    assert told == [64]
+    assert budget.tokens == 64
+    assert budget.part(30) == 1
+
+
+def test_what_never_fits_is_an_error_and_leaves_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    budget = Budget(2048, changed=lambda _: pytest.fail("nothing was found"))
+    subject = LoadedModel(made("Llama"), None, budget=budget)
+    scorer = Scorer(subject, [(one,) for one in requests(30)], 32, 30)
+    monkeypatch.setattr(Logits, "at", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        scorer.score(range(30))
+    assert budget.tokens == 2048
+
+
+@pytest.mark.parametrize("tried", [False, True])
+def test_a_budget_is_tried_on_the_largest_batches(tried: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [Request((3,) * length, (4,) * answer) for length, answer in [(30, 1), (29, 1), (4, 3), (3, 3), (5, 1)]]
+    subject = LoadedModel(made("Llama"), None, budget=Budget(32, tried))
+    scorer = Scorer(subject, [(one,) for one in asked], 32, 4)
+    seen, run = list[tuple[int, int]](), Logits.at
+
+    def noted(self: Logits, ids: torch.Tensor, rows: torch.Tensor, *more: Any) -> torch.Tensor:
+        seen.append((ids.numel(), len(rows)))
+        return run(self, ids, rows, *more)
+
+    monkeypatch.setattr(Logits, "at", noted)
+    scorer.try_budget()
+    assert set(seen) == (set() if tried else {(30, 1), (18, 7)})
 
 
 def test_the_same_tokens_are_run_once() -> None:
     asked = [Request((3, 4, 5), (end,)) for end in (6, 7, 8)] + [Request((3, 4), (5, 9))]
-    (batch,) = plan(asked, Limits(64, 8), CPU).batches
+    (batch,) = plan(asked, Limits(64, 8, 512), CPU).batches
     assert batch.ids.tolist() == [[3, 4, 5]]
     assert batch.scored.tolist() == [1, 2]

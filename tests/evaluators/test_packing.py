@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mergesearch.errors import UserError
+from mergesearch.evaluators import LoadedModel
 from mergesearch.evaluators._logprobs import Limits, Request, Scorer, plan
 from mergesearch.evaluators._packed import fold, layout
 from mergesearch.evaluators._packing import settle
@@ -32,7 +33,7 @@ def _question(draw: random.Random, common: tuple[int, ...]) -> list[Request]:
 def scorer(model: Any, shots: int = 0) -> tuple[Scorer, list[list[int]]]:
     asked = questions(8, shots)
     documents = [list(range(4 * n, 4 * n + 4)) for n in range(8)]
-    return Scorer(model, [(one,) for group in asked for one in group], Limits(128, 8)), documents
+    return Scorer(LoadedModel(model, None), [(one,) for group in asked for one in group], 128, 8), documents
 
 
 def test_a_row_is_the_tree_of_its_sequences() -> None:
@@ -70,7 +71,7 @@ def test_sequences_of_nothing_in_common_keep_to_themselves() -> None:
 
 def test_common_examples_go_through_the_model_once() -> None:
     asked = [one for group in questions(6, shots=40) for one in group]
-    packed, alone = (plan(asked, Limits(128, 8), CPU, width) for width in (WIDTH * 64, None))
+    packed, alone = (plan(asked, Limits(128, 8, 16_384), CPU, width) for width in (WIDTH * 64, None))
     tokens = [sum(batch.ids.numel() for batch in each.batches) for each in (packed, alone)]
     assert 4 * tokens[0] < tokens[1]
 
@@ -129,6 +130,6 @@ def test_the_mode_is_kept(mode: Any, width: int | None) -> None:
 
 def test_nothing_shared_nothing_packed() -> None:
     model = made("Llama")
-    alone = Scorer(model, [(group[0],) for group in questions(8)], Limits(128, 8))
+    alone = Scorer(LoadedModel(model, None), [(group[0],) for group in questions(8)], 128, 8)
     settle(model, "auto", alone, [[n] for n in range(8)])
     assert alone._width is None
