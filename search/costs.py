@@ -10,8 +10,9 @@ import torch
 
 from mergesearch.evaluators import Item, LoadedModel
 from mergesearch.merge_ops.checkpoint import Checkpoint
-from mergesearch.merge_ops.engine import Merger, find_device
+from mergesearch.merge_ops.engine import Engine, Merger, find_device
 from mergesearch.merge_ops.memory import MemoryPlan
+from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search.batches import new_budget
 from mergesearch.search.job import Job, live_model
 from mergesearch.search.tasks import Task
@@ -24,6 +25,8 @@ OVERHEAD = 0.01
 """Seconds that a forward pass takes however small the model is."""
 PROBE = 24
 """Items of each task that are scored to measure, after as many to warm up."""
+BUILT = 3
+"""Candidates that are built to measure, of which the quickest counts."""
 PROBE_BYTES = 1 << 26
 PROBE_WIDTH = 1024
 
@@ -68,15 +71,23 @@ def measure(job: Job) -> Cost:
     """From one candidate that is built and scored on a few items of each task; takes as long as loading the models."""
     from mergesearch.search.runner import open_engine
 
-    engine, space = open_engine(job), job.space
-    recipe = space.fill(space.methods[0], space.start(space.methods[0], {}))
-    build = min(_seconds(lambda: engine.build(recipe)) for _ in range(3))
-    evaluate = job.config.evaluate
+    engine, space, evaluate = open_engine(job), job.space, job.config.evaluate
     model = live_model(engine.model, evaluate, lambda: engine.built)
+    method = space.methods[0]
+    recipes = [space.fill(method, space.start(method, {})) for _ in range(BUILT)]
+    build = min(_seconds(lambda recipe=recipe: _build(engine, recipe, model)) for recipe in recipes)  # type: ignore[misc]
     subject = LoadedModel(model, engine.tokenizer, engine.save, new_budget(evaluate, find_device(job.config.device)))
     score = sum(_score_seconds(task, subject) for task in job.searched)
     how = f"measured: one candidate built, up to {PROBE} items of each task scored"
     return Cost(build, score, how)
+
+
+def _build(engine: Engine, recipe: Recipe, model: Any) -> None:
+    """Builds a candidate; its quantised double, where that is what is scored, is made when it is first called."""
+    engine.build(recipe)
+    if model is not engine.model:
+        with torch.no_grad():
+            model(torch.zeros(1, 1, dtype=torch.int64, device=model.device))
 
 
 def _score_seconds(task: Task, subject: LoadedModel) -> float:
