@@ -85,6 +85,7 @@ class Shared(Strict):
         description="packed: answers of a question, and questions, share the tokens that they begin with; "
         "auto: where the model gives the same numbers then; exact: never",
     )
+    compile: bool = Field(False, description="On a GPU, score with the model as torch compiles it")
 
 
 class Evaluator(Protocol):

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mergesearch.evaluators._packed import Layout
 
+BACKEND: Any = "inductor"
+
 
 class Logits:
     """For one causal language model of transformers, whose weights may change between calls.
@@ -26,6 +28,17 @@ class Logits:
         if "use_cache" in inspect.signature(model.forward).parameters:
             self._arguments["use_cache"] = False
         self._gathers: bool | None = None
+        self._compiled: Any = None
+
+    def compile(self, on: bool) -> None:
+        """Whether the layers run as torch compiles them from now on, where no gradients are wanted.
+
+        Shapes are symbols and weights are inputs of the compiled code: new batches, and new weights in the same place,
+        are not compiled anew. The output layer stays as it is, for the sake of the rows that it is given.
+        """
+        if on and self._model.base_model is self._model:
+            raise ValueError("it has no layers apart from its output layer")
+        self._compiled = torch.compile(self._model.base_model.forward, backend=BACKEND, dynamic=True) if on else None
 
     def at(self, ids: Tensor, rows: Tensor, layout: Layout | None = None) -> Tensor:
         """[rows, vocabulary], in the model's dtype, at the chosen rows of the flattened ``ids`` [batch, length]."""
@@ -38,8 +51,21 @@ class Logits:
         more: dict[str, Any] = {}
         if layout:
             more = {"attention_mask": layout.mask(self._model.dtype), "position_ids": layout.positions}
-        logits: Tensor = self._model(ids, **more, **self._arguments).logits
+        with self._as_compiled():
+            logits: Tensor = self._model(ids, **more, **self._arguments).logits
         return logits.flatten(0, 1)
+
+    @contextmanager
+    def _as_compiled(self) -> Iterator[None]:
+        """While active, the compiled code stands for the layers: for scoring alone, not for who else calls them."""
+        if self._compiled is None or torch.is_grad_enabled():
+            yield
+            return
+        self._model.base_model.forward = self._compiled
+        try:
+            yield
+        finally:
+            del self._model.base_model.forward
 
     def _gathered(self, ids: Tensor, rows: Tensor, layout: Layout | None = None) -> Tensor:
         with _only(self._model.get_output_embeddings(), rows):

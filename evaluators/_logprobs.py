@@ -180,6 +180,10 @@ class Scorer:
         """From now on, sequences that begin alike share rows; or, with None, do not."""
         self._width = width
 
+    def compile(self, on: bool) -> None:
+        """See ``Logits.compile``."""
+        self._logits.compile(on)
+
     def length(self, number: int) -> int:
         """Of a question's longest request, in tokens."""
         return max((len(one.context) + len(one.continuation) for one in self._questions[number]), default=0)

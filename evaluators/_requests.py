@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from mergesearch.errors import UserError, in_words
-from mergesearch.evaluators._base import LoadedModel
+from mergesearch.evaluators._base import LoadedModel, Shared
 from mergesearch.evaluators._budget import budget_of
 from mergesearch.evaluators._generation import Generator
 from mergesearch.evaluators._logprobs import Request, Scorer
-from mergesearch.evaluators._packing import Mode, settle
+from mergesearch.evaluators._packing import settle, settle_compiled
 from mergesearch.evaluators._wrapped import rolling_requests
 
 TRIED = 4
@@ -25,22 +25,20 @@ TRIED = 4
 class Requests:
     """Documents' instances, encoded for one model and tokenizer."""
 
-    def __init__(
-        self, wrapped: Any, subject: LoadedModel, documents: Sequence[Sequence[Any]], batch_size: int, mode: Mode
-    ) -> None:
+    def __init__(self, wrapped: Any, subject: LoadedModel, documents: Sequence[Sequence[Any]], shared: Shared) -> None:
         """wrapped: the model as ``_wrapped.wrap`` gives it. documents: of each the instances, by their ``idx``."""
         self._wrapped = wrapped
         self._subject = subject
-        self._batch_size = batch_size
+        self._batch_size = shared.batch_size
         self._generator = Generator(wrapped)
         self._budget = budget_of(subject)
         scored = [one for group in documents for one in group if one.request_type != "generate_until"]
         self._question = {id(one): number for number, one in enumerate(scored)}
         encoded = [self._encoded(one) for one in scored]
-        self.scorer = Scorer(subject, encoded, wrapped.max_length, batch_size)
+        self.scorer = Scorer(subject, encoded, wrapped.max_length, shared.batch_size)
         self._documents = documents
-        self._mode: Mode = mode
-        self._generator.alone |= mode == "exact"
+        self._shared = shared
+        self._generator.alone |= shared.mode == "exact"
 
     def numbers(self, instances: Sequence[Any]) -> tuple[int, ...]:
         """What the scorer calls the questions of a document, in the order of its instances."""
@@ -53,9 +51,11 @@ class Requests:
         """
         ours = [[self._question[id(one)] for one in group if id(one) in self._question] for group in self._documents]
         scored = [numbers for numbers in ours if numbers]
-        packing = settle(self._subject.model, self._mode, self.scorer, scored)
+        model, shared = self._subject.model, self._shared
+        packing = settle(model, shared.mode, self.scorer, scored)
+        compiling = settle_compiled(model, shared.compile, self.scorer, scored)
         self.scorer.try_budget()
-        return [*self._truncated(scored), *packing, *self._try_generator()]
+        return [*self._truncated(scored), *packing, *compiling, *self._try_generator()]
 
     def _truncated(self, documents: Sequence[Sequence[int]]) -> list[str]:
         context = self._wrapped.max_length

@@ -157,7 +157,7 @@ class LmEval:
         built = {member.name: member.instances(chat) for member in self._members}
         documents = [group for groups in built.values() for group in groups]
         self._built = built
-        self._requests: Requests = Requests(wrapped, subject, documents, size, self._shared.mode)
+        self._requests: Requests = Requests(wrapped, subject, documents, self._shared)
         self._notes = self._requests.settle()
         self._subject = subject
 

@@ -69,12 +69,13 @@ class Perplexity(FunctionOfMeans):
         self.task = options.task
         self.metric = Metric(options.metric, higher_is_better=False)
         self._max_length = options.max_length or shared.max_length
-        self._batch_size = shared.batch_size
+        self._batch_size, self._compile = shared.batch_size, shared.compile
         texts = _from_files(options.files) if options.files else _from_table(options, shared.group)
         self._texts = {self._item(text): text.content for text in texts}
         self.items = list(self._texts)
         self._subject: LoadedModel | None = None
         self._scorer: Scorer | None = None
+        self._notes: list[str] = []
 
     def _item(self, text: _Text) -> Item:
         words = len(re.split(r"\s+", text.content))
@@ -84,7 +85,7 @@ class Perplexity(FunctionOfMeans):
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
         """See ``Evaluator.prepare``."""
         self._prepared(subject)
-        return []
+        return self._notes
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
         """See ``Evaluator.score``."""
@@ -122,12 +123,16 @@ class Perplexity(FunctionOfMeans):
 
     def _prepared(self, subject: LoadedModel) -> Scorer:
         from mergesearch.evaluators._logprobs import Scorer
+        from mergesearch.evaluators._packing import settle_compiled
         from mergesearch.evaluators._wrapped import rolling_requests, wrap
 
         if self._scorer is None or self._subject != subject:
             wrapped = wrap(subject, self._batch_size, self._max_length)
             questions = [rolling_requests(wrapped, text) for text in self._texts.values()]
             self._scorer = Scorer(subject, questions, wrapped.max_length, self._batch_size)
+            self._notes = settle_compiled(
+                subject.model, self._compile, self._scorer, [[n] for n in range(len(questions))]
+            )
             self._scorer.try_budget()
             self._subject = subject
         return self._scorer

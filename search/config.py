@@ -95,6 +95,7 @@ class Evaluate(Strict):
     ensemble: bool = False
     quantization: Literal["4bit", "8bit"] | None = None
     mode: Literal["auto", "exact", "packed"] = "auto"
+    compile: bool = False
 
     @model_validator(mode="after")
     def _something_counts(self) -> "Evaluate":
@@ -103,6 +104,9 @@ class Evaluate(Strict):
         for key, tasks in (("tasks", self.tasks), ("test_tasks", self.test_tasks)):
             if tasks and not any(task.weight for task in tasks):
                 raise ValueError(f"every weight in {key} is 0, expected at least one above")
+        if self.compile and (self.mode == "exact" or self.quantization):
+            other = "quantization" if self.quantization else "mode: exact"
+            raise ValueError(f"compile: found true beside {other}, expected one of them")
         return self
 
     def shared(self) -> Shared:
@@ -115,6 +119,7 @@ class Evaluate(Strict):
             batch_size=self.batch_size,
             max_length=self.max_length,
             mode=self.mode,
+            compile=self.compile,
         )
 
 

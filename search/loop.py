@@ -44,6 +44,8 @@ class Loop(Bench):
 
     def prepare(self) -> None:
         """Checks the tasks against the model, before anything is scored, and says what users should know."""
+        if self.job.config.evaluate.compile and find_device(self.job.config.device) == "cpu":
+            self._say("compile: has no effect on the CPU")
         for note in self.job.prepare(self.subject):
             self.say(note)
         self.batches.follow()
