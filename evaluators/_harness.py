@@ -124,7 +124,7 @@ def _reason(error: Exception) -> str:
     text = in_words(error)
     if isinstance(error, ConnectionError):
         return f"its data is not on this machine and the Hugging Face hub cannot be reached ({text})"
-    return text
+    return "its split has no documents" if isinstance(error, StopIteration) else text
 
 
 def _set(task: Any, settings: Settings) -> None:

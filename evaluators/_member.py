@@ -160,7 +160,7 @@ class Member:
         if self._task.OUTPUT_TYPE != "multiple_choice" or callable(self._task.config.process_results):
             return
         for number, doc in enumerate(self.docs):
-            choices = self._task.doc_to_choice(doc)
+            choices = self._choices(number, doc)
             gold = self._task.doc_to_text(doc) if self._task.multiple_input else self._task.doc_to_target(doc)
             wrong = [one for one in (gold if isinstance(gold, list) else [gold]) if not _among(one, choices)]
             if wrong:
@@ -168,6 +168,16 @@ class Member:
                     f"task {self.name!r}, item {number}: the answer {wrong[0]!r} is none of its "
                     f"{len(choices)} choices, {choices!r}"
                 )
+
+    def _choices(self, number: int, doc: dict[str, Any]) -> Sequence[str]:
+        try:
+            choices = self._task.doc_to_choice(doc)
+        except Exception as error:  # a template may run anything
+            reason = in_words(error)
+            raise UserError(f"task {self.name!r}, item {number}: its choices cannot be read: {reason}") from error
+        if not isinstance(choices, list | tuple):
+            raise UserError(f"task {self.name!r}, item {number}: its choices are {choices!r}, expected a list")
+        return choices
 
 
 def _among(answer: Any, choices: Sequence[str]) -> bool:

@@ -21,7 +21,7 @@ def evaluate_model(
     """``{"model": ..., "items": {TASK: count}, "tasks": {TASK: {METRIC: value}}}``, in the recipe's dtype.
 
     tell: takes what users should know beforehand. Raises UserError for whatever is wrong with the config's tasks or the
-    checkpoint.
+    checkpoint, such as an output that is not a number.
     """
     try:
         tasks = open_tasks(config.evaluate)
@@ -37,7 +37,7 @@ def evaluate_model(
             tell(f"task {task.name!r}: {note}")
     values: dict[str, dict[str, float]] = {}
     for task in tasks:
-        values.setdefault(task.evaluator.task, {})[task.evaluator.metric.name] = _value(task, subject)
+        values.setdefault(task.evaluator.task, {})[task.evaluator.metric.name] = _value(task, subject, reference)
     return {"model": reference, "items": {task.name: len(_items(task)) for task in tasks}, "tasks": values}
 
 
@@ -50,5 +50,8 @@ def _items(task: Task) -> list[Any]:
     return list(task.evaluator.items)
 
 
-def _value(task: Task, subject: LoadedModel) -> float:
-    return task.evaluator.value(_items(task), task.evaluator.score(subject, _items(task)))
+def _value(task: Task, subject: LoadedModel, reference: str) -> float:
+    try:
+        return task.evaluator.value(_items(task), task.evaluator.score(subject, _items(task)))
+    except FloatingPointError as error:
+        raise UserError(f"{reference}: {error}") from error

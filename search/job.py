@@ -236,7 +236,9 @@ def _prepared(task: Task, subject: LoadedModel) -> list[str]:
     try:
         notes = list(task.evaluator.prepare(subject))
     except UserError as error:
-        raise UserError(f"evaluate: task {task.name!r}: {error}") from None
+        said = str(error)
+        where = "" if said.startswith(f"task {task.name!r}") else f"task {task.name!r}: "
+        raise UserError(f"evaluate: {where}{said}") from None
     if len(task.search) == 1 and not task.test and task.weight:
         notes.append("is one number for the whole model: the search counts it, no interval and no verdict does")
     return [f"task {task.name!r}: {note}" for note in notes]

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mergesearch.errors import UserError, in_words
 from mergesearch.files import is_disk_full
-from mergesearch.merge_ops.engine import Engine, Say, silent
+from mergesearch.merge_ops.engine import Engine, Say, find_device, silent
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
 from mergesearch.search.asking import Asking
@@ -45,7 +45,7 @@ class Loop(Bench):
     def prepare(self) -> None:
         """Checks the tasks against the model, before anything is scored, and says what users should know."""
         if self.job.config.evaluate.compile and find_device(self.job.config.device) == "cpu":
-            self._say("compile: has no effect on the CPU")
+            self.say("compile: has no effect on the CPU")
         for note in self.job.prepare(self.subject):
             self.say(note)
         self.batches.follow()

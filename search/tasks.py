@@ -129,7 +129,11 @@ def objective_of(evaluate: Evaluate, tasks: Sequence[Task], side: str) -> Object
     """How the values of the counted tasks become one number. Raises UserError where no verdict can be held on them."""
     found = counted(tasks, side)
     if all(len(task.items(side)) == 1 for task in found) and side == "test":
-        whole = listed(repr(task.name) for task in tasks if task.weight)
+        weighted = [task for task in tasks if task.weight]
+        whole = listed(repr(task.name) for task in weighted)
+        items = sum(len(task.evaluator.items) for task in weighted)
+        if items > len(weighted):
+            raise UserError(f"tasks: {whole}: {items} items are too few for a search and a verdict, expected more")
         raise UserError(
             f"tasks: {whole}: one number for the whole model, and no items to hold a verdict on; give the scores by "
             "item, or add a task that has items"

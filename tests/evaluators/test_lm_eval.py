@@ -197,7 +197,14 @@ def test_missing_data_file(tmp_path: Path) -> None:
 
 def test_no_documents(tmp_path: Path) -> None:
     write_task(tmp_path, "mine", [], MULTIPLE_CHOICE)
-    with pytest.raises(UserError, match="task 'mine' cannot be loaded: "):
+    with pytest.raises(UserError, match="task 'mine' cannot be loaded: its split has no documents"):
+        opened(tmp_path, task="mine")
+
+
+def test_choices_that_are_missing_later(tmp_path: Path) -> None:
+    docs = [{"question": "q", "choices": list("ab"), "gold": 0}, {"question": "q", "gold": 0}]
+    write_task(tmp_path, "mine", docs, MULTIPLE_CHOICE)
+    with pytest.raises(UserError, match="task 'mine', item 1: its choices are None, expected a list"):
         opened(tmp_path, task="mine")
 
 

@@ -385,6 +385,28 @@ def test_a_value_to_which_no_item_adds_a_share_is_shown_and_not_searched_for(con
     assert "norms" in go(config, tmp_path).winner.tasks
 
 
+def test_too_few_items(config: Data, texts: Path) -> None:
+    config["evaluate"]["tasks"][0]["files"] = [str(texts / "0[01].txt")]
+    with pytest.raises(UserError, match="tasks: 'text': 2 items are too few for a search and a verdict"):
+        open_job(Config.model_validate(config), "config")
+
+
+def test_a_model_of_no_numbers_is_an_error_of_eval(config: Data, models: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(models / "one")
+    with torch.no_grad():
+        model.lm_head.weight[3] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    AutoTokenizer.from_pretrained(models / "one").save_pretrained(tmp_path / "broken")
+    file = tmp_path / "eval.yml"
+    file.write_text(dump_yaml(config))
+    found = CliRunner().invoke(main, ["eval", str(tmp_path / "broken"), str(file)])
+    assert found.exit_code == 2
+    assert "broken: task 'text', item " in found.stderr
+    assert "the model's output is not a number" in found.stderr
+
+
 def test_quantisation_without_bitsandbytes(config: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mergesearch.merge_ops.quantized.find_spec", lambda _: None)
     config["evaluate"]["quantization"] = "4bit"
