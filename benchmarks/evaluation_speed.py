@@ -30,12 +30,22 @@ from mergesearch.evaluators import LoadedModel, Shared
 from mergesearch.evaluators.lm_eval import LmEval, LmEvalOptions
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "rk", "st", "l", "m")]
-HEAD = "task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\ntest_split: test\n"
+HEAD = """task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}, dev: {shots}}}}}
+test_split: test
+"""
 CHOICE = """output_type: multiple_choice
 doc_to_text: "{{question}}\\nAnswer:"
 doc_to_choice: "{{choices}}"
 doc_to_target: gold
 metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+GENERATE = """output_type: generate_until
+doc_to_text: question
+doc_to_target: '{{choices[0]}}'
+generation_kwargs: {until: ['\\n\\n'], max_gen_toks: 32, do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
 TASKS = {
     "four choices": CHOICE + "num_fewshot: 0\n",
@@ -44,12 +54,11 @@ TASKS = {
     "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n",
     "whole text": "output_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: question\nnum_fewshot: 0\n"
     "metric_list: [{metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}]\n",
-    "generation": "output_type: generate_until\ndoc_to_text: question\ndoc_to_target: '{{choices[0]}}'\n"
-    "generation_kwargs: {until: ['\\n\\n'], max_gen_toks: 32, do_sample: false}\n"
-    "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n",
+    "generation": GENERATE + "num_fewshot: 0\n",
+    "generation, 5 shots": GENERATE + "num_fewshot: 5\nfewshot_config: {sampler: first_n}\nfewshot_split: dev\n",
 }
 COLUMNS = ["simple_evaluate", "evaluate", "auto", "exact", "simple / auto", "evaluate / auto", "difference"]
-METRICS = {"whole text": "bits_per_byte", "generation": "exact_match"}
+METRICS = {"whole text": "bits_per_byte", "generation": "exact_match", "generation, 5 shots": "exact_match"}
 
 
 def make_model() -> LoadedModel:
@@ -78,11 +87,12 @@ def make_model() -> LoadedModel:
 
 def make_tasks(folder: Path, items: int) -> None:
     """A YAML file and its data for each kind of task."""
-    draw = random.Random(0)
+    draw, shots = random.Random(0), folder / "shots.jsonl"
     for name, settings in TASKS.items():
         data = folder / f"{_key(name)}.jsonl"
         data.write_text("".join(json.dumps(_document(draw)) + "\n" for _ in range(items)))
-        (folder / f"{_key(name)}.yaml").write_text(HEAD.format(name=_key(name), data=data) + settings)
+        (folder / f"{_key(name)}.yaml").write_text(HEAD.format(name=_key(name), data=data, shots=shots) + settings)
+    shots.write_text("".join(json.dumps(_document(draw)) + "\n" for _ in range(5)))
 
 
 def _document(draw: random.Random) -> dict[str, Any]:
