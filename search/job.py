@@ -121,6 +121,7 @@ def _open(config: Config) -> Job:
     starts = {method.name: _assembled(space.fill(method, space.start(method, {})), merger) for method in space.methods}
     _check_same_config([checkpoint for checkpoint in checkpoints if checkpoint.reference in space.bases])
     _check_seams(space, merger.names)
+    _check_bounds(space, merger)
     fixed: dict[str, object] = {key: config.recipe[key] for key in SHARED_KEYS if key in config.recipe}
     if not _are_alike(checkpoints):
         fixed["base_model"] = paths[0]  # so that the soups have its tensors' names and shapes
@@ -221,6 +222,15 @@ def _check_seams(space: Space, names: Sequence[str]) -> None:
             f"recipe: slices.search.scale: the models normalise what a layer writes ({normed[0]}), so that a factor "
             "on its last weights changes nothing; leave scale out"
         )
+
+
+def _check_bounds(space: Space, merger: Merger) -> None:
+    """Whatever layers are asked for must be there, and as many of every source of a slice."""
+    for point in space.corners(space.methods[0]):
+        try:
+            _assembled(space.fill(space.methods[0], point), merger)
+        except UserError as error:
+            raise UserError(f"{error}; some of the layers that are searched for give this") from None
 
 
 def _layers(names: Sequence[str]) -> int:

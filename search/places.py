@@ -9,7 +9,18 @@ from typing import Any
 from mergesearch.errors import UserError
 from mergesearch.search.spaces.holes import Path, is_hole
 
-__all__ = ["Path", "Place", "entry_labels", "model_labels", "places", "put", "spelled", "value_at"]
+__all__ = [
+    "Path",
+    "Place",
+    "entry_labels",
+    "model_labels",
+    "places",
+    "put",
+    "slice_of",
+    "slices_in",
+    "spelled",
+    "value_at",
+]
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,19 @@ def value_at(data: Any, path: Path) -> Any:
 
 def put(data: Any, path: Path, value: Any) -> None:
     value_at(data, path[:-1])[path[-1]] = value
+
+
+def slice_of(path: Path) -> Path | None:
+    """The path of the slice that a path leads into; None where it leads past all slices."""
+    return path[: path.index("slices") + 2] if "slices" in path[:-1] else None
+
+
+def slices_in(recipe: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Every slice of the recipe and of its modules."""
+    owners: list[tuple[Path, Mapping[str, Any]]] = [((), recipe)]
+    owners += [(("modules", name), module) for name, module in _mappings(recipe.get("modules"))]
+    for path, owner in owners:
+        yield from (((*path, "slices", index), piece) for index, piece in _mappings(owner.get("slices")))
 
 
 def places(recipe: Mapping[str, Any]) -> list[Place]:

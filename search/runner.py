@@ -83,8 +83,9 @@ def _full_disk_told(folder: RunFolder) -> Iterator[None]:
 
 def open_engine(job: Job) -> Engine:
     """The engine with the job's checkpoints in memory, on the config's device."""
+    methods = [*job.space.methods, *job.space.slice_methods.values()]
     dtype = job.config.recipe.get("out_dtype") or job.config.recipe.get("dtype")
-    return Engine(job.references, job.template, dtype, find_device(job.config.device), job.space.methods)
+    return Engine(job.references, job.template, dtype, find_device(job.config.device), methods)
 
 
 def _conclude(loop: Loop, watcher: Watcher) -> Verdict:

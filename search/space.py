@@ -6,22 +6,23 @@ values spread evenly over depth of it, joined linearly by mergekit's gradients o
 a monotone cubic; ``layers: each`` or ``layers: N`` one value a layer, or a group of layers. ``{same_as: NAME}`` takes
 over another hole's values, and ``sums_to: 1`` makes the models' values share a sum. ``merge_method``, ``base_model``
 and a ``model`` may be choices, a model may be left out (``include: {search: [true, false]}``), and the models may
-change places (``order: {search: permutations}``). ``slices: {search: ...}`` is a stack of layers (``stacks``).
+change places (``order: {search: permutations}``). In ``slices`` the ends of a ``layer_range`` may be searched for
+(``slices``); ``slices: {search: ...}`` is a stack of layers (``stacks``).
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial
 
-from mergesearch.errors import UserError, nearest
+from mergesearch.errors import UserError
 from mergesearch.merge_ops.methods import PARAMETER_NAMES, Method, Scalar, find_method
 from mergesearch.merge_ops.recipe import Recipe
-from mergesearch.search.places import Path, Place, places, put, spelled, value_at
+from mergesearch.search.places import Path, Place, places, put, slice_of, spelled, value_at
 from mergesearch.search.spaces.holes import TIE_KEYS, Hole, check_keys, read_values
 from mergesearch.search.spaces.members import (
     absent,
@@ -32,18 +33,16 @@ from mergesearch.search.spaces.members import (
     references,
 )
 from mergesearch.search.spaces.simplex import Simplex, simplexes, spread_shorthand
+from mergesearch.search.spaces.slices import bounds, corners, own_methods
 from mergesearch.search.spaces.stacks import StackSpace, is_stack, stack_space
-from mergesearch.search.spaces.values import Draft, Part, Values, methods_with, values_at
+from mergesearch.search.spaces.ties import Tie, source_of, value_is_list
+from mergesearch.search.spaces.values import Draft, Part, Readers, Values, methods_with, values_at
 
 METHOD = "merge_method"
-
-
-@dataclass(frozen=True)
-class Tie:
-    """A place whose setting is another place's."""
-
-    place: Place
-    source: Place
+HOLES_STAND = (
+    "holes are for parameters, merge_method, base_model, model, the include and order of models, and "
+    "the ends of a layer_range"
+)
 
 
 class Space:
@@ -55,6 +54,8 @@ class Space:
         self._template = copy.deepcopy(dict(recipe))
         self.methods = [find_method(name) for name in _method_names(recipe, where)]
         self.stack = self._take_stack()
+        self.slice_methods = own_methods(self._template, where)
+        self._bounds = bounds(self._template, where)
         self._chosen = list(references(self._template, where))
         self._includes = list(includes(self._template, where))
         self._order = order_of(self._template, self.methods, where)
@@ -70,7 +71,7 @@ class Space:
         """What the space is made of, in the order in which it is asked, behind the method."""
         order = [self._order] if self._order else []
         stack = [self.stack] if self.stack else []
-        return [*self._chosen, *self._includes, *order, *self._values, *stack]
+        return [*self._chosen, *self._includes, *order, *self._bounds, *self._values, *stack]
 
     @cached_property
     def holes(self) -> list[Hole]:
@@ -135,9 +136,9 @@ class Space:
         for part in self._parts_of(method):
             part.fill(draft)
         for tie in self._ties:
-            if method.parameter(tie.place.parameter):
+            if self._readers(tie.place.path).read(tie.place.parameter, method):
                 put(draft.data, tie.place.path, copy.deepcopy(value_at(draft.data, tie.source.path)))
-        _drop_foreign(draft.data, method)
+        self._drop_foreign(draft.data, (), method)
         arranged(draft, self._order)
         return Recipe.read(draft.data, self._where)
 
@@ -147,6 +148,11 @@ class Space:
         for part in self._parts_of(method):
             point |= part.start(usual)
         return point
+
+    def corners(self, method: Method) -> Iterator[dict[str, Scalar]]:
+        """Points with the extreme layers, where the ends of layers' ranges are searched for."""
+        point = self.start(method, {})
+        return ({**point, **corner} for corner in corners(self._bounds))
 
     def _take_stack(self) -> StackSpace | None:
         """The search for a stack of layers, in whose place each candidate has slices."""
@@ -166,17 +172,26 @@ class Space:
             if place.path in shared:
                 yield shared[place.path]
             elif "search" in place.spec and "sums_to" not in place.spec:
-                yield from values_at(place, self.methods, self._layers, f"{self._where}: {place.where}")
+                yield from values_at(place, self._readers(place.path), self._layers, f"{self._where}: {place.where}")
 
     def _simplexes(self, found: Sequence[Place]) -> list[Simplex]:
-        return simplexes(self._template, found, self.methods, self._layers, self._where)
+        return simplexes(self._template, found, self._readers, self._layers, self._where)
+
+    def _readers(self, path: Path) -> Readers:
+        """Who reads the parameters at this path: a slice with a method of its own reads by that one alone."""
+        here = slice_of(path)
+        if here in self.slice_methods:
+            return Readers((), (self.slice_methods[here],))
+        module = path[:2] if path[:1] == ("modules",) else ()
+        below = [method for place, method in self.slice_methods.items() if place[: len(module)] == module]
+        return Readers(self.methods, () if here else below)
 
     def _read_ties(self, found: Sequence[Place]) -> Iterator[Tie]:
         by_name = {place.name: place for place in found}
         for place in (place for place in found if "same_as" in place.spec):
             where = f"{self._where}: {place.where}"
             check_keys(place.spec, TIE_KEYS, where)
-            source = _source(place, by_name, where)
+            source = source_of(place, by_name, where)
             self._tie(place, source, where)
             yield Tie(place, source)
 
@@ -184,27 +199,49 @@ class Space:
         """Lets the source be asked wherever the tied parameter is needed. Raises UserError where that cannot be."""
         if place.in_list and value_is_list(source):
             raise UserError(f"{where}.same_as: {source.name!r} has values over depth, expected one value there")
-        methods = methods_with(place.parameter, self.methods, where)
+        readers = self._readers(place.path)
+        known = methods_with(place.parameter, readers.all, where)
         parts = [part for part in self._values if _fills(part, source)]
-        parameters = [found for method in methods if (found := method.parameter(place.parameter))]
+        parameters = [found for method in known if (found := method.parameter(place.parameter))]
         for part in parts:
             ends = [0, part.total] if isinstance(part, Simplex) else part.holes[0].ends
             read_values(parameters, ends, f"{where}.same_as {source.name}")
             if isinstance(part, Values):
-                part.tied.append(place.parameter)
-        for method in methods:
-            if not any(part.asked_by(method) for part in parts):
+                part.tied.append((place.parameter, readers.narrowed(part.readers.all) if len(parts) > 1 else readers))
+        for method in self.methods:
+            asked = sum(part.asked_by(method) for part in parts)
+            if readers.read(place.parameter, method) and asked != 1:
                 raise UserError(f"{where}.same_as: {method.name} does not ask for {source.name!r}")
+
+    def _drop_foreign(self, data: Any, path: Path, method: Method) -> None:
+        """Drops the parameters that only other methods have, on every level."""
+        items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+        for key, value in items:
+            self._drop_foreign(value, (*path, key), method)
+        if isinstance(data, dict) and isinstance(data.get("parameters"), dict):
+            readers = self._readers((*path, "parameters"))
+            data["parameters"] = {
+                name: setting
+                for name, setting in data["parameters"].items()
+                if readers.read(name, method) or name not in PARAMETER_NAMES
+            }
 
     def _check_places(self, found: Sequence[Place]) -> None:
         """Raises UserError for a hole where none can stand."""
-        allowed = {place.path for place in found} | {path for part in self._chosen for path in part.hole.paths}
+        named = [*(part.hole for part in self._chosen), *(part.hole for part in self._bounds)]
+        allowed = {place.path for place in found} | {path for hole in named for path in hole.paths}
         for path in _hole_paths(self._template):
             if path not in allowed and path != (METHOD,):
-                raise UserError(f"{self._where}: {spelled(path)}: a hole cannot stand here")
+                raise UserError(f"{self._where}: {spelled(path)}: a hole cannot stand here; {HOLES_STAND}")
 
     def _check(self) -> None:
-        """Reads a candidate of each method and of each choice, which finds whatever is wrong beside the holes."""
+        """Refuses dimensions of one name, and reads a candidate of each method and of each choice.
+
+        That finds whatever is wrong beside the holes.
+        """
+        for name, count in Counter(hole.name for hole in self.holes).items():
+            if count > 1:
+                raise UserError(f"{self._where}: name: {name!r} is given to {count} holes, expected names of their own")
         for method in self.methods:
             point = self.start(method, {})
             self.fill(method, point)
@@ -212,25 +249,6 @@ class Space:
             for hole in [*(part.hole for part in self._chosen), *ordered]:
                 for choice in hole.ends:
                     self.fill(method, {**point, hole.name: choice})
-
-
-def _source(place: Place, by_name: Mapping[str, Place], where: str) -> Place:
-    """The hole that a tie leads to, through other ties where need be."""
-    seen = [place.name]
-    while "same_as" in place.spec:
-        name = place.spec["same_as"]
-        if name not in by_name:
-            raise UserError(f"{where}.same_as: there is no hole {name!r}{nearest(str(name), by_name)}")
-        if name in seen:
-            raise UserError(f"{where}.same_as: goes round in a circle: {' -> '.join([*seen, str(name)])}")
-        seen.append(str(name))
-        place = by_name[name]
-    return place
-
-
-def value_is_list(place: Place) -> bool:
-    """Whether a hole stands for several values over depth."""
-    return "curve" in place.spec or "layers" in place.spec
 
 
 def _fills(part: Values | Simplex, place: Place) -> bool:
@@ -254,15 +272,3 @@ def _hole_paths(data: Any, path: Path = ()) -> Iterator[Path]:
         items = data.items() if isinstance(data, dict) else enumerate(data)
         for key, value in items:
             yield from _hole_paths(value, (*path, key))
-
-
-def _drop_foreign(data: Any, method: Method) -> None:
-    """Drops the parameters that only other methods have, on every level."""
-    for value in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
-        _drop_foreign(value, method)
-    if isinstance(data, dict) and isinstance(data.get("parameters"), dict):
-        data["parameters"] = {
-            name: setting
-            for name, setting in data["parameters"].items()
-            if method.parameter(name) or name not in PARAMETER_NAMES
-        }

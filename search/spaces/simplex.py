@@ -7,7 +7,7 @@ numbers instead would add a direction in which nothing changes, and which model-
 models are left out, the others in proportion are uniform on their own simplex (a Dirichlet vector's neutrality).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from mergesearch.errors import UserError
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.search.places import Path, Place, put, value_at
 from mergesearch.search.spaces.holes import AUTO, SHAPE_KEYS, Hole, check_keys
-from mergesearch.search.spaces.values import Draft, Shape, methods_with
+from mergesearch.search.spaces.values import Draft, Readers, Shape, methods_with
 
 SIMPLEX_KEYS = ("search", "sums_to", *SHAPE_KEYS)
 
@@ -53,10 +53,10 @@ class Simplex:
     total: float
     shape: Shape
     holes: Sequence[Hole]
-    methods: Sequence[Method]
+    readers: Readers
 
     def asked_by(self, method: Method) -> bool:
-        return method in self.methods
+        return self.readers.read(self.places[0].parameter, method)
 
     def fill(self, draft: Draft) -> None:
         present = [place.owner not in draft.absent for place in self.places]
@@ -103,7 +103,7 @@ def spread_shorthand(recipe: dict[str, Any]) -> None:
 
 
 def simplexes(
-    recipe: Mapping[str, Any], places: Sequence[Place], methods: Sequence[Method], layers: int, where: str
+    recipe: Mapping[str, Any], places: Sequence[Place], readers: Callable[[Path], Readers], layers: int, where: str
 ) -> list[Simplex]:
     """The places with ``sums_to``, those of one parameter in one list of models together."""
     groups: dict[tuple[Any, ...], list[Place]] = {}
@@ -111,16 +111,14 @@ def simplexes(
         if place.owner is None or place.in_list:
             raise UserError(f"{where}: {place.where}.sums_to: goes with a parameter of the models, as its whole value")
         groups.setdefault((place.owner[:-1], place.parameter, place.inner), []).append(place)
-    return [_simplex(recipe, group, methods, layers, where) for group in groups.values()]
+    return [_simplex(recipe, group, readers(group[0].path), layers, where) for group in groups.values()]
 
 
-def _simplex(
-    recipe: Mapping[str, Any], places: Sequence[Place], methods: Sequence[Method], layers: int, where: str
-) -> Simplex:
+def _simplex(recipe: Mapping[str, Any], places: Sequence[Place], readers: Readers, layers: int, where: str) -> Simplex:
     first, here = places[0], f"{where}: {places[0].where}"
     _check_spec(places, where)
     total, shape = float(first.spec["sums_to"]), Shape.read(first.spec, layers, here)
-    known = methods_with(first.parameter, methods, here)
+    methods_with(first.parameter, readers.all, here)
     fixed = _fixed(recipe, places, where)
     if len(places) < 2:
         raise UserError(f"{here}.sums_to: is said of one model alone, expected two or more that share the sum")
@@ -137,7 +135,7 @@ def _simplex(
         for suffix in shape.suffixes
         for place in places[:-1]
     ]
-    return Simplex(places, fixed, total, shape, holes, known)
+    return Simplex(places, fixed, total, shape, holes, readers)
 
 
 def _check_spec(places: Sequence[Place], where: str) -> None:

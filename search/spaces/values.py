@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from mergesearch.errors import UserError, nearest
+from mergesearch.errors import UserError, listed, nearest
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.merge_ops.recipe import check_parameters
 from mergesearch.search.places import Path, Place, put
@@ -22,6 +22,28 @@ class Draft:
     method: Method
     values: Mapping[str, Scalar]
     absent: frozenset[Path] = frozenset()
+
+
+@dataclass(frozen=True)
+class Readers:
+    """The methods that read the parameters of a place: ``chosen`` is what the search chooses among, or has alone;
+    ``fixed`` are slices' own, which every candidate has."""
+
+    chosen: Sequence[Method]
+    fixed: Sequence[Method] = ()
+
+    @property
+    def all(self) -> list[Method]:
+        return [*self.chosen, *self.fixed]
+
+    def read(self, parameter: str, method: Method) -> bool:
+        """Whether a candidate of that method reads the parameter."""
+        own = [method] if method in self.chosen else []
+        return any(reader.parameter(parameter) for reader in [*own, *self.fixed])
+
+    def narrowed(self, users: Sequence[Method]) -> "Readers":
+        """Those of them that are among the users."""
+        return Readers(*([reader for reader in part if reader in users] for part in (self.chosen, self.fixed)))
 
 
 class Part(Protocol):
@@ -114,13 +136,12 @@ class Values:
     place: Place
     shape: Shape
     holes: Sequence[Hole]
-    methods: Sequence[Method]
-    tied: list[str] = field(default_factory=list)
-    """Parameters of other places that take over the numbers."""
+    readers: Readers
+    tied: list[tuple[str, Readers]] = field(default_factory=list)
+    """Parameters of other places that take over the numbers, and who reads them there."""
 
     def asked_by(self, method: Method) -> bool:
-        names = (self.place.parameter, *self.tied)
-        return method in self.methods and any(method.parameter(name) for name in names)
+        return any(readers.read(name, method) for name, readers in [(self.place.parameter, self.readers), *self.tied])
 
     def fill(self, draft: Draft) -> None:
         put(draft.data, self.place.path, self.shape.spread([draft.values[hole.name] for hole in self.holes]))
@@ -130,24 +151,28 @@ class Values:
         return {hole.name: hole.middle if wish is None else hole.nearest(wish) for hole in self.holes}
 
 
-def values_at(place: Place, methods: Sequence[Method], layers: int, where: str) -> Iterator[Values]:
+def values_at(place: Place, readers: Readers, layers: int, where: str) -> Iterator[Values]:
     """The parts of a hole: one, or with ``search: auto`` one for each range that the methods name."""
     check_keys(place.spec, HOLE_KEYS, where)
-    known = methods_with(place.parameter, methods, where)
+    known = methods_with(place.parameter, readers.all, where)
     shape = Shape.read(place.spec, layers, where)
     if place.in_list and shape.form != "one":
         key = next(key for key in SHAPE_KEYS if key in place.spec)
         raise UserError(f"{where}.{key}: stands inside of a gradient, expected one value there")
     _check_monotone(place, shape, known, where)
     asked = distributions(place.spec, place.parameter, known, where)
+    if len(asked) > 1 and readers.fixed:
+        raise UserError(
+            f"{where}: search: auto: {listed(method.name for method in known)} name different ranges, and "
+            "slices with methods of their own need one for all; expected [low, high]"
+        )
     for distribution, users in asked.items():
         name = place.name if len(asked) == 1 else f"{place.name}@{'+'.join(method.name for method in users)}"
         holes = [
             Hole(f"{name}{suffix}", distribution, paths, place.parameter)
             for suffix, paths in zip(shape.suffixes, shape.paths(place.path), strict=True)
         ]
-        # One range serves methods that lack the parameter too, where another place is tied to it.
-        yield Values(place, shape, holes, methods if len(asked) == 1 else users)
+        yield Values(place, shape, holes, readers if len(asked) == 1 else readers.narrowed(users))
 
 
 def methods_with(parameter: str, methods: Sequence[Method], where: str) -> list[Method]:
