@@ -13,6 +13,7 @@ from mergesearch.merge_ops.checkpoint import common_dtype, tensors_digest
 from mergesearch.merge_ops.combine import combine_all
 from mergesearch.merge_ops.deep import DeepModels
 from mergesearch.merge_ops.folder import write_folder
+from mergesearch.merge_ops.inputs import aligned
 from mergesearch.merge_ops.memory import MemoryPlan, Residents
 from mergesearch.merge_ops.merger import Assembly, Merger, passes, torch_dtype
 from mergesearch.merge_ops.methods import Method
@@ -151,12 +152,24 @@ class Engine:
         return self._merger.residents
 
     def digest(self) -> str:
-        """SHA-256 over the live model's tensors, by name; that of a written folder is ``checkpoint.digest``'s."""
-        return tensors_digest((name, self._views[name]) for name in sorted(self._views))
+        """SHA-256 over the tensors that ``save`` writes, by name, as a written folder's ``checkpoint.digest`` is."""
+        beside = set(self.names) - set(self._writer(self._now).names)
+        return tensors_digest((name, self._views[name]) for name in sorted(self._views.keys() - beside))
 
     def write(self, recipe: Recipe, out: Path) -> None:
         """Writes the recipe's model as ``merge`` does."""
-        write_folder(Assembly(self._merger, recipe), self._merger, out)
+        merger = self._writer(recipe)
+        write_folder(Assembly(merger, recipe), merger, out)
+
+    def _writer(self, recipe: Recipe) -> Merger:
+        """The engine's merger, but for recipes whose models have fewer tensors when they are seen by themselves.
+
+        Those with one embedding for both ends show it twice beside one that has two.
+        """
+        references = recipe.references
+        alone = aligned([self._merger.checkpoints[reference] for reference in references])
+        fewer = all(alone[r].own.items() < self._merger.inputs[r].own.items() for r in references)
+        return Merger(references, device=self._merger.device) if fewer else self._merger
 
     @property
     def built(self) -> Recipe | None:
@@ -165,9 +178,13 @@ class Engine:
 
     def save(self, out: Path) -> None:
         """Writes the model that was built last, as ``write`` does."""
+        self.write(self._now, out)
+
+    @property
+    def _now(self) -> Recipe:
         if self._built is None:
             raise RuntimeError("no recipe was built into the live model yet")
-        self.write(self._built, out)
+        return self._built
 
 
 def merge(
