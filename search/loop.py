@@ -11,6 +11,7 @@ and a lease on each trial says who is at it.
 import time
 from collections.abc import Callable
 
+from optuna.exceptions import StorageInternalError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -125,9 +126,9 @@ class Loop(Bench):
     def _fail(self, trial: Trial, error: Exception) -> None:
         """Whatever goes wrong with one candidate is its own affair: NaN, out of memory, a task's exception.
 
-        A full disk is not.
+        A full disk is not, nor is the database.
         """
-        if is_disk_full(error):
+        if is_disk_full(error) or isinstance(error, StorageInternalError):
             raise error
         trial.set_user_attr(t.REASON, in_words(error))
         self.study.tell(trial, state=TrialState.FAIL)

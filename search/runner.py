@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial
 
 from mergesearch.errors import UserError, in_words
@@ -48,7 +49,7 @@ def run(job: Job, results: Path, watcher: Watcher = QUIET) -> Verdict:
     Raises UserError where the disk is full; the run goes on afterwards.
     """
     folder = RunFolder(results / job.config.output.name)
-    with _full_disk_told(folder), folder.joined() as others:
+    with _failures_told(folder), folder.joined() as others:
         if others:
             watcher.stage(f"joining {len(others)} other worker{'s' * (len(others) > 1)}: {', '.join(others)}")
         return _work(job, folder, watcher)
@@ -56,9 +57,7 @@ def run(job: Job, results: Path, watcher: Watcher = QUIET) -> Verdict:
 
 def _work(job: Job, folder: RunFolder, watcher: Watcher) -> Verdict:
     with folder.locked():
-        folder.keep_config(job.config)
-        study = folder.open_study(job.config.search.storage, job.objectives)
-        folder.check_scores(study)
+        study = folder.open_run(job.config, job.objectives)
     loop = Loop(job, folder, study, open_engine(job), watcher.stage)
     watcher.begun(loop)
     loop.prepare()
@@ -69,15 +68,19 @@ def _work(job: Job, folder: RunFolder, watcher: Watcher) -> Verdict:
 
 
 @contextmanager
-def _full_disk_told(folder: RunFolder) -> Iterator[None]:
+def _failures_told(folder: RunFolder) -> Iterator[None]:
+    """Of the disk and the database, after which the run can be gone on with."""
     try:
         yield
     except Exception as error:
-        if not is_disk_full(error):
+        if is_disk_full(error):
+            what, when = f"the disk is full ({error})", "when there is space"
+        elif isinstance(error, StorageInternalError):
+            what, when = f"the database fails ({str(error.__cause__).splitlines()[0]})", "when it answers"
+        else:
             raise
         raise UserError(
-            f"{folder.path}: the disk is full ({error}); every finished trial is kept, and the same command goes on "
-            "from there when there is space"
+            f"{folder.path}: {what}; every finished trial is kept, and the same command goes on from there {when}"
         ) from error
 
 

@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import re
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +28,7 @@ from mergesearch.search.config import Config
 from mergesearch.search.objective import Direction
 from mergesearch.search.workers import Workers
 
+CONFIG = "config.yml"
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
 MAY_CHANGE = {
@@ -34,6 +37,8 @@ MAY_CHANGE = {
     "soup": ("kinds",),
 }
 """What another call may say otherwise about the same run."""
+TABLES_RETRIED = (0.0, 0.2, 0.5, 1.0, 2.0)
+"""Seconds before each try to open a database whose tables another process makes."""
 
 
 class RunFolder:
@@ -82,13 +87,19 @@ class RunFolder:
             for leftover in list(self.path.rglob(f".*.{suffix}")):
                 remove(leftover)
 
-    def keep_config(self, config: Config) -> None:
-        """Writes the resolved config, or checks it against the one that the run was begun with. Raises UserError."""
-        file = self.path / "config.yml"
-        resolved = config.dump()
-        if file.exists():
-            _check_unchanged(read_yaml(file), resolved, self.path)
+    def open_run(self, config: Config, objectives: Mapping[str, Direction] | None = None) -> Study:
+        """The run's study, and its resolved config written down.
+
+        Raises UserError where the run was begun with another config, or its study is not where the config says.
+        """
+        file, resolved = self.path / CONFIG, config.dump()
+        before = read_yaml(file) if file.exists() else None
+        if before is not None:
+            _check_unchanged(before, resolved, self.path)
+        study = self.open_study(config.search.storage, objectives)
+        self._check_scores(study, (before or {}).get("search", {}).get("storage"))
         write_text(file, dump_yaml(resolved))
+        return study
 
     def open_study(self, url: str | None, objectives: Mapping[str, Direction] | None = None) -> Study:
         """The run's study, new or as it was left, in the folder's journal or in the database at ``url``.
@@ -110,13 +121,20 @@ class RunFolder:
         file.touch()
         return JournalStorage(JournalFileBackend(str(file), JournalLock(file)))
 
-    def check_scores(self, study: Study) -> None:
-        """Raises UserError where the study's scores lie in another folder: its workers must share one."""
+    def _check_scores(self, study: Study, storage: str | None) -> None:
+        """Raises UserError where the study's scores lie in another folder, or the folder's study elsewhere."""
         missing = [trial.number for trial in t.completed(study) if not self.has_scores(t.scores_name(trial.number))]
         if missing:
             raise UserError(
                 f"{self.path}: the study has trial {missing[0]}, but its per-item scores are not here; workers on "
-                "several hosts must share the results folder (--results), whatever the storage"
+                "several hosts must share the results folder (--results), whatever the storage, and runs that share "
+                "a database need names of their own (--name)"
+            )
+        if not study.get_trials(deepcopy=False) and any((self.path / "scores").glob(t.scores_name(None))):
+            begun = f"with storage: {_shown(storage)}" if storage else "without a storage, with its journal here"
+            raise UserError(
+                f"{self.path}: has the scores of trials that this storage knows nothing of: the run was begun {begun}; "
+                "give the same, or the new run another --name"
             )
 
     def save_scores(self, name: str, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:
@@ -194,11 +212,30 @@ def _of_parts(values: Sequence[float], last: int | None) -> Tensor:
 
 
 def _database(url: str) -> BaseStorage:
-    try:
-        return RDBStorage(url)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"storage: cannot open {url!r}: {reason}") from None
+    """Connections are tried before each use: those that the server has closed are opened anew.
+
+    Of two processes that make the tables of a new database at the same moment one fails, and tries again.
+    """
+    failed: Exception | None = None
+    for pause in TABLES_RETRIED:
+        time.sleep(pause)
+        try:
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        except Exception as error:
+            failed = error
+        if not any(word in str(failed).lower() for word in ("unique", "already exists")):
+            break
+    raise UserError(f"storage: cannot open {_shown(url)!r}: {_why(failed)}") from None
+
+
+def _why(error: Exception | None) -> str:
+    driver = "; the driver of PostgreSQL is `pip install psycopg[binary]`, with postgresql+psycopg://..."
+    return f"{str(error).splitlines()[0]}{driver if isinstance(error, ImportError) else ''}"
+
+
+def _shown(url: str) -> str:
+    """The address without its password."""
+    return re.sub(r"(://[^/@]*:)[^/@]*@", r"\1***@", url)
 
 
 class JournalLock(BaseJournalFileLock):

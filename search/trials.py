@@ -121,9 +121,9 @@ def label_of(trial: FrozenTrial) -> str:
     return f"trial {trial.number}"
 
 
-def scores_name(number: int) -> str:
-    """What the per-item scores of a trial on the search items are kept under."""
-    return f"trial-{number:06d}"
+def scores_name(number: int | None) -> str:
+    """What the per-item scores of a trial on the search items are kept under; a pattern for those of all."""
+    return "trial-*" if number is None else f"trial-{number:06d}"
 
 
 def reference_name(phenotype: str) -> str:
