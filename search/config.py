@@ -256,7 +256,7 @@ class Config(Strict):
         try:
             soup = parse(Soup, data["soup"], "soup")
         except UserError as error:
-            raise ValueError(str(error).replace("soup: ", "soup.", 1)) from None
+            raise ValueError(re.sub(r"^soup: (?=[\w.\[\]]+: )", "soup.", str(error), flags=re.MULTILINE)) from None
         return {**data, "soup": soup, "recipe": soup.recipe()}
 
     @classmethod

@@ -35,6 +35,8 @@ def _expanded(pattern: str) -> list[str]:
         # pathlib's takes no absolute pattern.
         return _checkpoints(glob(pattern), pattern)  # noqa: PTH207
     path = Path(pattern)
+    if path.is_absolute() and not path.exists():
+        raise ValueError(f"{pattern}: there is no such folder")
     if path.is_dir() and not _holds_weights(path):
         return _checkpoints([str(child) for child in path.iterdir()], pattern)
     return [pattern]

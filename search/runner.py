@@ -73,10 +73,11 @@ def _failures_told(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        reason = str(error.__cause__ if isinstance(error, StorageInternalError) else error).splitlines()[0]
         if is_disk_full(error):
-            what, when = f"the disk is full ({error})", "when there is space"
+            what, when = f"the disk is full ({reason})", "when there is space"
         elif isinstance(error, StorageInternalError):
-            what, when = f"the database fails ({str(error.__cause__).splitlines()[0]})", "when it answers"
+            what, when = f"the database fails ({reason})", "when it answers"
         else:
             raise
         raise UserError(
