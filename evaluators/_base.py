@@ -52,9 +52,9 @@ class LoadedModel:
     """A model of transformers in memory, and the tokenizer that is saved with it (None where there is none).
 
     Evaluators keep what depends on the tokenizer and on the model's configuration for as long as they are given the
-    same two objects; the weights may change in place between any two calls. ``save`` writes the model as it is now to a
-    folder that is not there yet, for evaluators that run programs of others. ``budget``: how much of it is computed at
-    once; None leaves that to each evaluator.
+    same two objects; the weights, and how many layers they are, may change in place between any two calls. ``save``
+    writes the model as it is now to a folder that is not there yet, for evaluators that run programs of others.
+    ``budget``: how much of it is computed at once; None leaves that to each evaluator.
     """
 
     model: torch.nn.Module

@@ -12,9 +12,10 @@ from mergesearch.merge_ops.merger import Assembly, Merger
 
 
 class DeepModels:
-    """One live model at a time, for recipes of ``slices``: candidates of one config are built into the same one.
+    """One live model, for recipes of ``slices``: it is made anew where a candidate's config is another one.
 
-    ``template`` is the live model whose generation settings they take over.
+    It stays the same object nonetheless, of other layers, so that whoever got ready for it need not do so again.
+    ``template`` is the live model whose generation settings it takes over.
     """
 
     def __init__(self, merger: Merger, template: nn.Module, dtype: torch.dtype) -> None:
@@ -26,7 +27,7 @@ class DeepModels:
         self._views: dict[str, Tensor] = {}
 
     def build(self, assembly: Assembly) -> tuple[nn.Module, dict[str, Tensor]]:
-        """The assembly's model, and its tensors by name. The one before it is gone if it had another config."""
+        """The assembly's model, and its tensors by name. What it was before is gone."""
         model, views = self._prepared(assembly)
         for name, view in views.items():
             assembly.write_tensor(name, view)
@@ -39,7 +40,7 @@ class DeepModels:
         key = json.dumps(config, sort_keys=True)
         if self._model is None or key != self._key:
             self._release()
-            self._model = self._made(checkpoint, config, assembly)
+            self._model = _become(self._model, self._made(checkpoint, config, assembly))
             self._key, self._views = key, live.bind_names(self._model, list(assembly.infos), checkpoint.reference)
         return self._model, self._views
 
@@ -53,7 +54,17 @@ class DeepModels:
         return self._dtype if dtype.is_floating_point else dtype
 
     def _release(self) -> None:
-        """Gives the memory back even where an evaluator still holds the old model."""
+        """Gives the memory back before the new model takes its own."""
         for parameter in self._model.parameters() if self._model else ():
             parameter.data = parameter.data.new_empty(0)
-        self._model, self._views = None, {}
+        self._key, self._views = "", {}
+
+
+def _become(model: nn.Module | None, made: nn.Module) -> nn.Module:
+    """The model with all that was made in its place; the new one, where there was none or one of another class."""
+    if type(model) is not type(made):
+        return made
+    assert model is not None
+    vars(model).clear()
+    vars(model).update(vars(made))
+    return model

@@ -28,10 +28,10 @@ class Bench:
 
     @property
     def subject(self) -> LoadedModel:
-        """The live model as evaluators take it; another one where the engine has built one of another depth."""
+        """The live model as evaluators take it; a quantised double is another one at each depth."""
         engine = self.engine
-        if self._scored[0] is not engine.model:
-            self._scored = engine.model, live_model(engine.model, self.job.config.evaluate, lambda: engine.built)
+        if self._scored[0] is not engine.views:
+            self._scored = engine.views, live_model(engine.model, self.job.config.evaluate, lambda: engine.built)
         return LoadedModel(self._scored[1], engine.tokenizer, engine.save, self.batches.budget)
 
     @cached_property

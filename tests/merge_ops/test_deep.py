@@ -85,14 +85,17 @@ def test_layers_are_those_of_the_models_and_count_from_zero(engine: Engine) -> N
     assert torch.allclose(torch.stack(steps), logits(model)[0], atol=1e-5)
 
 
-def test_one_depth_is_one_model_and_depths_take_turns(engine: Engine) -> None:
+def test_all_depths_are_one_model_and_take_turns(engine: Engine) -> None:
     first = engine.build(DEEPER)
-    answers = logits(first)
+    answers, layers = logits(first), list(first.parameters())
     assert engine.build(stack((TWO, 0, 3), (ONE, 1, 3))) is first
+    assert next(first.parameters()) is layers[0], "candidates of one depth are built into the same tensors"
     whole = engine.build(WHOLE)
     assert whole is not first
     expected = logits(whole)
-    assert engine.build(SHALLOWER) is not first
+    assert engine.build(SHALLOWER) is first, "so that evaluators are ready for it"
+    assert len(list(first.parameters())) < len(layers)
+    assert all(parameter.numel() == 0 for parameter in layers), "the memory of the deeper one is free"
     assert torch.equal(logits(engine.build(DEEPER)), answers)
     assert torch.equal(logits(engine.build(WHOLE)), expected)
 

@@ -12,6 +12,8 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.study import Study
 
 from mergesearch.errors import UserError
+from mergesearch.evaluators import LoadedModel, _wrapped
+from mergesearch.evaluators.bits_per_byte import BitsPerByte
 from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine import merge
 from mergesearch.merge_ops.methods import find_method
@@ -361,6 +363,26 @@ def test_a_search_over_stacks_leaves_the_model_that_was_scored(config: Data, mod
     best = Recipe.read(yaml.safe_load((folder / "best.yml").read_text()))
     merge(best, tmp_path / "again")
     assert Checkpoint(str(tmp_path / "again")).digest() == Checkpoint(str(folder / "model")).digest()
+
+
+def test_evaluators_get_ready_for_stacks_once_and_not_for_each_depth(
+    config: Data, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, depths, wrap, score = list[Any](), set[int](), _wrapped.wrap, BitsPerByte.score
+
+    def counted(*given: Any) -> Any:
+        ready.append(given)
+        return wrap(*given)
+
+    def watched(self: BitsPerByte, subject: LoadedModel, *given: Any) -> Any:
+        depths.add(sum("q_proj" in name for name, _ in subject.model.named_parameters()))
+        return score(self, subject, *given)
+
+    monkeypatch.setattr(_wrapped, "wrap", counted)
+    monkeypatch.setattr(BitsPerByte, "score", watched)
+    run(open_job(Config.model_validate(stacked(config, models)), "config"), tmp_path)
+    assert len(depths) >= 3
+    assert len(ready) <= 3, "for whole models, for stacks, and in the verdict for whole models again"
 
 
 def test_what_is_scored_live_is_what_the_written_stack_scores(config: Data, models: Path, tmp_path: Path) -> None:
