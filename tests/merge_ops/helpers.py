@@ -5,15 +5,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mergesearch.merge_ops.combine import combine
+from mergesearch.merge_ops.engine import merge
 from mergesearch.merge_ops.methods import METHODS, Method, Parameter, Scalar, Values
 from mergesearch.merge_ops.prepare import Source, TensorStatistics
 from mergesearch.merge_ops.random import mask_key
+from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.merge_ops.whole import WholeModels
+from mergesearch.parsing import read_yaml
 
 from .references import REFERENCES, Case
 
@@ -186,3 +190,21 @@ class Counter:
 EVERY_METHOD = sorted(METHODS)
 WITHOUT_TEXT = [name for name in EVERY_METHOD if METHODS[name].parameter("calibration") is None]
 """Those whose merges need no model that runs."""
+
+
+def loaded(folder: Path) -> Any:
+    """The model as transformers loads it."""
+    import transformers
+
+    return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def assert_same_as_mergekit(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A golden case of results of other shapes, merged to ``out``."""
+    case = GOLDEN / "shapes" / name
+    monkeypatch.chdir(GOLDEN)
+    merge(Recipe.read(read_yaml(case / "config.yml")), out)
+    ours, theirs = read(out), load_file(case / "out.safetensors")
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, atol=1e-5, rtol=0, msg=key)

@@ -10,7 +10,7 @@ from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine import Engine, merge
 from mergesearch.merge_ops.recipe import Recipe
 
-from .helpers import INPUTS, read, same_bytes
+from .helpers import INPUTS, loaded, read, same_bytes
 
 BASE, ONE, TWO = (str(INPUTS / name) for name in ("L4-base", "L4-ft1", "L4-base"))
 TOKENS = torch.arange(24).view(2, 12) % 64
@@ -45,12 +45,6 @@ def logits(model: Any, **options: Any) -> torch.Tensor:
     with torch.no_grad():
         answer: torch.Tensor = model(TOKENS, **options).logits
         return answer
-
-
-def loaded(folder: Path) -> Any:
-    import transformers
-
-    return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
 @pytest.mark.parametrize("recipe", [SAME_DEPTH, DEEPER, SHALLOWER])

@@ -18,7 +18,7 @@ from mergesearch.merge_ops.prepare import QuantileTable
 from mergesearch.merge_ops.random import fingerprint, mask_key
 from mergesearch.merge_ops.recipe import Recipe
 
-from .helpers import INPUTS, WITHOUT_TEXT, Counter, far_off, read, recipe_data, same_bytes, save, tensor
+from .helpers import INPUTS, WITHOUT_TEXT, Counter, far_off, loaded, read, recipe_data, same_bytes, save, tensor
 from .references import REFERENCES, Case
 
 BASE = str(INPUTS / "base")
@@ -44,12 +44,6 @@ def logits(model: Any) -> Tensor:
     with torch.no_grad():
         answer: Tensor = model(TOKENS).logits
         return answer
-
-
-def loaded(folder: Path) -> Any:
-    import transformers
-
-    return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
 def assert_same(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:

@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-import yaml
-from safetensors.torch import load_file
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine import Engine, merge
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.merge_ops.result_config import SourceLayer, with_layers
 
-from .helpers import GOLDEN, INPUTS, read, same_bytes
+from .helpers import INPUTS, assert_same_as_mergekit, read, same_bytes
 
 ONE, TWO = str(INPUTS / "L4-ft1"), str(INPUTS / "L4-ft2")
 
@@ -27,12 +25,7 @@ def passthrough(*slices: tuple[str, int, int]) -> Recipe:
 
 @pytest.mark.parametrize("name", ["slices-two", "passthrough-slices"])
 def test_same_as_mergekit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
-    merge(Recipe.read(yaml.safe_load((GOLDEN / "shapes" / name / "config.yml").read_text())), tmp_path / "out")
-    ours, theirs = read(tmp_path / "out"), load_file(GOLDEN / "shapes" / name / "out.safetensors")
-    assert ours.keys() == theirs.keys()
-    for key, value in theirs.items():
-        torch.testing.assert_close(ours[key], value, atol=1e-5, rtol=0, msg=key)
+    assert_same_as_mergekit(name, tmp_path / "out", monkeypatch)
 
 
 def test_layers_that_are_repeated_and_interleaved(tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mergesearch.errors import UserError
@@ -19,7 +18,7 @@ from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.merge_ops.vocabulary import Vocabulary
 from mergesearch.merge_ops.vocabulary_config import TokenizerConfig
 
-from .helpers import GOLDEN, INPUTS, read
+from .helpers import INPUTS, assert_same_as_mergekit, read
 
 A, B = str(INPUTS / "vocabA"), str(INPUTS / "vocabB")
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -32,12 +31,7 @@ def recipe(base: str = A, **more: Any) -> Recipe:
 
 @pytest.mark.parametrize("name", ["vocab-union", "vocab-base-task"])
 def test_same_as_mergekit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
-    merge(Recipe.read(yaml.safe_load((GOLDEN / "shapes" / name / "config.yml").read_text())), tmp_path / "out")
-    ours, theirs = read(tmp_path / "out"), load_file(GOLDEN / "shapes" / name / "out.safetensors")
-    assert ours.keys() == theirs.keys()
-    for key, value in theirs.items():
-        torch.testing.assert_close(ours[key], value, atol=1e-5, rtol=0, msg=key)
+    assert_same_as_mergekit(name, tmp_path / "out", monkeypatch)
 
 
 @pytest.mark.parametrize(("source", "rows"), [("union", 62), ("base", 60), (B, 62)])

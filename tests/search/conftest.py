@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from mergesearch.parsing import dump_yaml
+
+from .helpers import save_fine_tunes
 
 
 @pytest.fixture(scope="session")
@@ -29,16 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         max_position_embeddings=64,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
-        start = {name: value.clone() for name, value in model.state_dict().items()}
-        for name in ("base", "one", "two"):
-            model.load_state_dict(
-                {key: value + (name != "base") * 0.02 * torch.randn_like(value) for key, value in start.items()}
-            )
-            model.save_pretrained(folder / name)
-            fast.save_pretrained(folder / name)
+    save_fine_tunes(folder, lambda: LlamaForCausalLM(config), fast, 0.02)
     return folder
 
 

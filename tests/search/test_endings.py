@@ -16,9 +16,8 @@ from mergesearch.search.config import Search
 from mergesearch.search.endings import seconds_spent, why_ended
 from mergesearch.search.report import _facts
 
-from .test_run import course, go, study_of
+from .helpers import Data, course, go, study_of
 
-Data = dict[str, Any]
 NOON = datetime(2030, 1, 1, 12)
 
 

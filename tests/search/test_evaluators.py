@@ -25,6 +25,8 @@ from mergesearch.search.runner import Watcher, run
 from mergesearch.search.store import RunFolder
 from mergesearch.search.verdict import Verdict
 
+from .helpers import save_fine_tunes
+
 Data = dict[str, Any]
 WORDS = ["good", "fine", "great", "bad", "poor", "awful", "film", "book", "the", "a"]
 LABELS = ["worse", "better"]
@@ -58,19 +60,7 @@ def classifiers(tmp_path_factory: pytest.TempPathFactory) -> Path:
         id2label=dict(enumerate(LABELS)),
         label2id={name: n for n, name in enumerate(LABELS)},
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = BertForSequenceClassification(config)
-        start = {name: value.clone() for name, value in model.state_dict().items()}
-        for name in ("base", "one", "two"):
-            model.load_state_dict(
-                {
-                    k: v + 0.2 * (name != "base") * torch.randn_like(v) if v.is_floating_point() else v
-                    for k, v in start.items()
-                }
-            )
-            model.save_pretrained(folder / name)
-            fast.save_pretrained(folder / name)
+    save_fine_tunes(folder, lambda: BertForSequenceClassification(config), fast, 0.2)
     return folder
 
 

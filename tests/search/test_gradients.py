@@ -24,7 +24,7 @@ from mergesearch.search.job import Job, open_job
 from mergesearch.search.runner import Watcher, open_engine, run
 from mergesearch.search.store import RunFolder
 
-Data = dict[str, Any]
+from .helpers import Data, go, killed
 
 
 @pytest.fixture(scope="session")
@@ -136,10 +136,6 @@ def guided(config: Data) -> Data:
     return config
 
 
-def go(data: Data, results: Path) -> None:
-    run(open_job(Config.model_validate(data), "config"), results)
-
-
 def course(results: Path) -> list[tuple[Any, ...]]:
     trials = t.finished(RunFolder(results / "small").open_study(None))
     return [(t.kind_of(trial), trial.user_attrs.get(t.NAME), trial.params, trial.value) for trial in trials]
@@ -180,10 +176,6 @@ def test_only_search_items_are_looked_at(guided: Data, tmp_path: Path, monkeypat
     assert seen == set(job.tasks[0].search)
 
 
-class Killed(BaseException):
-    """Ends a run as SIGKILL would."""
-
-
 @pytest.mark.parametrize(("place", "call"), [("targets", 4), ("score", 10), ("score", 12)])
 def test_killed_and_resumed(
     guided: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, call: int
@@ -191,19 +183,7 @@ def test_killed_and_resumed(
     """In the middle of the descent, and in the trials of its points."""
     guided["search"]["sampler"] = "cmaes"
     go(guided, tmp_path / "whole")
-    original, calls = getattr(BitsPerByte, place), 0
-
-    def counted(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise Killed
-        return original(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(BitsPerByte, place, counted)
-        with pytest.raises(Killed):
-            go(guided, tmp_path / "torn")
+    killed(monkeypatch, place, call, guided, tmp_path / "torn")
     go(guided, tmp_path / "torn")
     assert course(tmp_path / "torn") == course(tmp_path / "whole")
 

@@ -1,7 +1,6 @@
 """Fronts, knees and constraints by hand, and what is wrong with them in a config."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -19,10 +18,10 @@ from mergesearch.search.pareto import best_of, front_of, knee
 from mergesearch.search.report_front import front_figure, front_table
 from mergesearch.search.samplers import Branch, Order, make_sampler
 from mergesearch.search.statistics import Estimate
-from mergesearch.search.verdict import Comparison, Limits, Row
+from mergesearch.search.verdict import Comparison, Limits
 from mergesearch.search.verdict_words import headline
 
-Data = dict[str, Any]
+from .helpers import Data, row
 
 
 @pytest.mark.parametrize("objectives", [2, 3])
@@ -142,10 +141,6 @@ def test_samplers_follow_constraints(name: str) -> None:
     late = [trial.params["x"] for trial in study.get_trials()[-count // 4 :]]
     assert np.mean([x <= 0.4 for x in late]) >= 0.4
     assert np.mean(late) == pytest.approx(0.4, abs=0.12)
-
-
-def row(name: str, trial: int) -> Row:
-    return Row(name, trial, "ties", Estimate(0.5, 0.4, 0.6), Estimate(0.5, 0.4, 0.6), {})
 
 
 KEPT, BROKEN = (Check("a at least 0.7", 0.01, Estimate(m, m - 0.1, m + 0.1)) for m in (0.02, -0.02))

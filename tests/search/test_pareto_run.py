@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from optuna.study import Study, StudyDirection
+from optuna.study import StudyDirection
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators.bits_per_byte import BitsPerByte
@@ -23,13 +23,7 @@ from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.store import RunFolder
 from mergesearch.search.verdict import Verdict
 
-from .test_run import Killed, killed_at, study_of
-
-Data = dict[str, Any]
-
-
-def go(data: Data, results: Path) -> Verdict:
-    return run(open_job(Config.model_validate(data), "config"), results)
+from .helpers import Data, go, killed, study_of
 
 
 @pytest.fixture
@@ -107,11 +101,7 @@ def test_killed_and_resumed(two: Data, tmp_path: Path, monkeypatch: pytest.Monke
     two["search"]["sampler"] = "auto"
     two["evaluate"]["constraints"] = [{"task": "guard", "never_above": "base", "by": 0.01}]
     go(two, tmp_path / "whole")
-    owner: Any = {"score": BitsPerByte, "tell": Study}[place]
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, place, killed_at(call, getattr(owner, place)))
-        with pytest.raises(Killed):
-            go(two, tmp_path / "torn")
+    killed(monkeypatch, place, call, two, tmp_path / "torn")
     go(two, tmp_path / "torn")
     assert course(tmp_path / "torn" / "small") == course(tmp_path / "whole" / "small")
     assert (tmp_path / "torn/small/best.yml").read_bytes() == (tmp_path / "whole/small/best.yml").read_bytes()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from optuna.samplers import RandomSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.evaluators import LoadedModel
 from mergesearch.evaluators.bits_per_byte import BitsPerByte
@@ -18,16 +18,8 @@ from mergesearch.search.job import open_job
 from mergesearch.search.judging import recipe_of
 from mergesearch.search.runner import Watcher, open_engine, run
 from mergesearch.search.samplers._base import InSpace
-from mergesearch.search.store import RunFolder
-from mergesearch.search.verdict import Verdict
 
-from .test_run import Killed, course, killed_at, study_of
-
-Data = dict[str, Any]
-
-
-def go(data: Data, results: Path) -> Verdict:
-    return run(open_job(Config.model_validate(data), "config"), results)
+from .helpers import Data, course, go, killed, study_of
 
 
 @pytest.fixture
@@ -82,11 +74,7 @@ def test_killed_in_a_race_and_resumed(
 ) -> None:
     raced["search"]["trials"] = 16
     go(raced, tmp_path / "whole")
-    owner: Any = {"score": BitsPerByte, "tell": Study, "save_scores": RunFolder, "suggest_float": Trial}[place]
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, place, killed_at(call, getattr(owner, place)))
-        with pytest.raises(Killed):
-            go(raced, tmp_path / "torn")
+    killed(monkeypatch, place, call, raced, tmp_path / "torn")
     go(raced, tmp_path / "torn")
     assert course(tmp_path / "torn" / "small") == course(tmp_path / "whole" / "small")
     for name in ("best.yml", "model/model.safetensors"):

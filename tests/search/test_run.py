@@ -1,15 +1,13 @@
 """Whole runs of a small job: what is left behind, that they repeat, and that they can be stopped anywhere."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators.bits_per_byte import BitsPerByte
@@ -21,25 +19,8 @@ from mergesearch.search.job import open_job
 from mergesearch.search.runner import run
 from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.store import JOURNAL, RunFolder
-from mergesearch.search.verdict import Verdict
 
-Data = dict[str, Any]
-
-
-def go(data: Data, results: Path) -> Verdict:
-    return run(open_job(Config.model_validate(data), "config"), results)
-
-
-def study_of(folder: Path) -> Study:
-    return RunFolder(folder).open_study(None)
-
-
-def course(folder: Path) -> list[tuple[Any, ...]]:
-    """What the finished trials were and scored, in order."""
-    return [
-        (t.kind_of(trial), trial.user_attrs.get(t.NAME), trial.params, trial.user_attrs[t.RECIPE], trial.value)
-        for trial in t.finished(study_of(folder))
-    ]
+from .helpers import Data, course, go, killed, study_of
 
 
 def test_what_a_run_leaves(config: Data, tmp_path: Path) -> None:
@@ -79,23 +60,6 @@ def test_another_seed_another_run(config: Data, tmp_path: Path) -> None:
     assert course(tmp_path / "a" / "small") != course(tmp_path / "b" / "small")
 
 
-class Killed(BaseException):
-    """Ends a run as SIGKILL would: nothing of ours gets to clean up after it."""
-
-
-def killed_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
-    calls = 0
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise Killed
-        return function(*args, **kwargs)
-
-    return counted
-
-
 @pytest.mark.parametrize("call", [1, 5, 10, 14])
 @pytest.mark.parametrize("place", ["score", "tell", "save_scores", "suggest_float"])
 def test_killed_and_resumed_is_as_if_nothing_had_happened(
@@ -103,11 +67,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(
 ) -> None:
     whole = tmp_path / "whole"
     go(config, whole)
-    owner: Any = {"score": BitsPerByte, "tell": Study, "save_scores": RunFolder, "suggest_float": Trial}[place]
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, place, killed_at(call, getattr(owner, place)))
-        with pytest.raises(Killed):
-            go(config, tmp_path / "torn")
+    killed(monkeypatch, place, call, config, tmp_path / "torn")
     go(config, tmp_path / "torn")
     assert course(tmp_path / "torn" / "small") == course(whole / "small")
     trials = study_of(tmp_path / "torn" / "small").get_trials()
@@ -125,22 +85,15 @@ def test_every_sampler_goes_on_where_it_was_killed(
     config["search"] |= {"sampler": sampler, "trials": 18}
     config["recipe"]["merge_method"] = "ties"
     go(config, tmp_path / "whole")
-    owner: Any = {"score": BitsPerByte, "suggest_float": Trial}[place]
     for call in ({"score": (12, 2), "suggest_float": (16, 7)})[place]:
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, place, killed_at(call, getattr(owner, place)))
-            with pytest.raises(Killed):
-                go(config, tmp_path / "torn")
+        killed(monkeypatch, place, call, config, tmp_path / "torn")
     go(config, tmp_path / "torn")
     assert course(tmp_path / "torn" / "small") == course(tmp_path / "whole" / "small")
 
 
 def test_killed_twice_in_the_same_trial(config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for call in (13, 1):
-        with monkeypatch.context() as patch:
-            patch.setattr(BitsPerByte, "score", killed_at(call, BitsPerByte.score))
-            with pytest.raises(Killed):
-                go(config, tmp_path)
+        killed(monkeypatch, "score", call, config, tmp_path)
     go(config, tmp_path)
     states = [trial.state for trial in study_of(tmp_path / "small").get_trials()]
     assert states.count(TrialState.COMPLETE) == config["search"]["trials"]

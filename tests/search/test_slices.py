@@ -14,9 +14,8 @@ from mergesearch.search.config import Config
 from mergesearch.search.job import open_job
 from mergesearch.search.space import Space
 
-from .test_run import go, study_of
+from .helpers import Data, go, study_of
 
-Data = dict[str, Any]
 LAYERS = 5
 HOLE = {"search": [0.0, 1.0]}
 

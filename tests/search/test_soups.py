@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from optuna.study import Study
 from safetensors.torch import load_file, save_file
 
 from mergesearch.errors import UserError
@@ -29,13 +28,14 @@ from mergesearch.search.judging import recipe_of
 from mergesearch.search.learned import learn
 from mergesearch.search.loop import Loop
 from mergesearch.search.racing import Result
-from mergesearch.search.runner import open_engine, run
+from mergesearch.search.runner import open_engine
 from mergesearch.search.scoring import Scoring
 from mergesearch.search.soups import Soup, Steps, follow, greedy, pruned, uniform
 from mergesearch.search.store import RunFolder
 from mergesearch.search.verdict import Verdict
 
-Data = dict[str, Any]
+from .helpers import Data, go, killed
+
 LETTERS = tuple("abcde")
 
 
@@ -125,10 +125,6 @@ def soup(models: Path, fine_tunes: Path, texts: Path) -> Data:
         },
         "output": {"name": "soup"},
     }
-
-
-def go(data: Data, results: Path) -> Verdict:
-    return run(open_job(Config.model_validate(data), "config"), results)
 
 
 def trials_of(results: Path) -> list[Any]:
@@ -234,27 +230,12 @@ def test_the_same_members_always_give_the_same_recipe(whole: tuple[Data, Path, V
     assert all(len(found) == 1 for found in recipes.values())
 
 
-class Killed(BaseException):
-    """Ends a run as SIGKILL would."""
-
-
 @pytest.mark.parametrize(("place", "call"), [("score", 2), ("score", 13), ("tell", 8), ("save_scores", 9)])
 def test_killed_and_resumed_is_as_if_nothing_had_happened(
     whole: tuple[Data, Path, Verdict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, call: int
 ) -> None:
     data, results, verdict = whole
-    owner: Any = {"score": BitsPerByte, "tell": Study, "save_scores": RunFolder}[place]
-    original, calls = getattr(owner, place), itertools.count(1)
-
-    def killed(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) == call:
-            raise Killed
-        return original(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, place, killed)
-        with pytest.raises(Killed):
-            go(data, tmp_path)
+    killed(monkeypatch, place, call, data, tmp_path)
     again = go(data, tmp_path)
     assert again.winner == verdict.winner or again.winner.name == verdict.winner.name
     assert [(trial.user_attrs[t.RECIPE], trial.value) for trial in trials_of(tmp_path)] == [

@@ -17,7 +17,7 @@ from mergesearch.search import store
 from mergesearch.search import trials as t
 from mergesearch.search.store import RunFolder
 
-from .test_run import Data, course, go
+from .helpers import Data, course, go
 
 NAN = float("nan")
 

@@ -7,22 +7,11 @@ from typing import Any
 
 import pytest
 
-from mergesearch.evaluators.bits_per_byte import BitsPerByte
-from mergesearch.search.config import Config
-from mergesearch.search.job import open_job
-from mergesearch.search.runner import run
 from mergesearch.search.statistics import Estimate, holm
-from mergesearch.search.store import RunFolder
-from mergesearch.search.verdict import Comparison, Row, Verdict
+from mergesearch.search.verdict import Comparison, Verdict
 from mergesearch.search.verdict_words import difference_in_words, headline, looks_in_words, shown_baselines
 
-from .test_run import Killed, killed_at
-
-Data = dict[str, Any]
-
-
-def go(data: Data, results: Path) -> Verdict:
-    return run(open_job(Config.model_validate(data), "config"), results)
+from .helpers import Data, go, killed, row
 
 
 def looks(results: Path) -> list[dict[str, Any]]:
@@ -41,12 +30,8 @@ def test_a_look_counts_even_where_its_verdict_was_never_written(
     config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
 ) -> None:
     config["search"]["trials"] = 9
-    owner: Any = {"score": BitsPerByte, "write_json": RunFolder}[killed_in]
     call = {"score": 9, "write_json": 2}[killed_in]  # the second test score; verdict.json, after test_looks.json
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, killed_in, killed_at(call, getattr(owner, killed_in)))
-        with pytest.raises(Killed):
-            go(config, tmp_path)
+    killed(monkeypatch, killed_in, call, config, tmp_path)
     assert not (tmp_path / "small" / "verdict.json").exists()
     assert len(looks(tmp_path)) == 1
     assert go(config, tmp_path).test_looks == 2
@@ -57,10 +42,6 @@ def test_what_a_second_look_is_called() -> None:
     assert "before" in looks_in_words(0)
     assert "once before" in looks_in_words(1)
     assert "3 times before" in looks_in_words(3)
-
-
-def row(name: str, trial: int) -> Row:
-    return Row(name, trial, "ties", Estimate(0.5, 0.4, 0.6), Estimate(0.5, 0.4, 0.6), {})
 
 
 @pytest.mark.parametrize(

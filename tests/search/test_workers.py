@@ -30,7 +30,7 @@ from mergesearch.search.runner import Watcher, open_engine, run
 from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.store import LOOKS, RunFolder
 
-from .test_run import Data, Killed, course, go, study_of
+from .helpers import Data, Killed, course, go, study_of
 
 RESULTS = ("best.yml", "recommended.yml", "model/model.safetensors")
 
