@@ -90,7 +90,8 @@ class _Bar:
         self._note_best(loop)
         done = len(t.finished(loop.study))
         self._progress.update(self._task, completed=done, best=f"{self._text}{_spent(loop)}")
-        if not self._screen.is_terminal and monotonic() - self._last_line > LINE_SECONDS:
+        is_due = done == loop.job.trials or monotonic() - self._last_line > LINE_SECONDS
+        if not self._screen.is_terminal and is_due:
             self._last_line = monotonic()
             self._screen.print(f"trials {done}/{loop.job.trials} {self._text}{_spent(loop)}")
 

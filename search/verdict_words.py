@@ -88,6 +88,9 @@ def looks_in_words(before: int) -> str:
 
 
 def shown_baselines(verdict: Verdict) -> Sequence[Row]:
-    """What a table shows beside the winner: baselines and soups, without those on the way to the greedy one."""
+    """What a table shows beside the winner: baselines and soups, each once, and none on the way to the greedy one."""
     baselines = [row for row in verdict.baselines if not row.name.startswith("soup of ")]
-    return [row for row in [*baselines, *verdict.soups] if row.trial != verdict.winner.trial]
+    shown: dict[str, Row] = {}
+    for row in [*baselines, *verdict.soups]:
+        shown.setdefault(row.name, row)
+    return [row for row in shown.values() if row.trial != verdict.winner.trial]

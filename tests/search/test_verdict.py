@@ -30,7 +30,7 @@ def test_a_look_counts_even_where_its_verdict_was_never_written(
     config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
 ) -> None:
     config["search"]["trials"] = 9
-    call = {"score": 9, "write_json": 2}[killed_in]  # the second test score; verdict.json, after test_looks.json
+    call = {"score": 9, "write_json": 3}[killed_in]  # the second test score; verdict.json, after batches and test_looks
     killed(monkeypatch, killed_in, call, config, tmp_path)
     assert not (tmp_path / "small" / "verdict.json").exists()
     assert len(looks(tmp_path)) == 1
@@ -69,6 +69,10 @@ def test_the_simpler_recipe_is_recommended_unless_the_winner_is_better(config: D
     beaten = replace(verdict, winner=base, best_baseline="base")
     assert difference_in_words(beaten).endswith("none, the winner is the best baseline, base")
     assert base not in shown_baselines(beaten), "it is shown once, as the winner"
+    again = replace(verdict, soups=[row("uniform soup", 90), row("pruned soup", 91)])
+    shown = [one.name for one in shown_baselines(again)]
+    assert len(set(shown)) == len(shown)
+    assert shown[-1] == "pruned soup"
 
 
 def test_optimism_is_what_the_gain_lost_on_the_test_items(config: Data, tmp_path: Path) -> None:
