@@ -15,6 +15,7 @@ from torch import Tensor
 from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.layout import layer_of
+from mergesearch.merge_ops.memory import same_bits
 from mergesearch.merge_ops.resolution import TensorRecipe
 from mergesearch.merge_ops.tensor_files import TensorInfo
 
@@ -56,6 +57,7 @@ def aligned(checkpoints: Sequence[Checkpoint]) -> dict[str, Input]:
     """The checkpoints by reference, all under the names of the first, which is the template."""
     template = list(checkpoints[0].tensors)
     inputs = {c.reference: Input(c, _renamed(list(c.tensors), template)) for c in checkpoints}
+    _drop_copies(inputs)
     _untie(inputs)
     _drop_computed(inputs)
     return inputs
@@ -84,6 +86,19 @@ def _dots(name: str) -> list[int]:
     return [match.end() for match in re.finditer(r"\.", name)]
 
 
+def _drop_copies(inputs: Mapping[str, Input]) -> None:
+    """Leaves out an output embedding that is stored beside the equal input embedding that it is tied to.
+
+    The two are one parameter of the live model, which can have one recipe only. transformers ties none that differ.
+    """
+    for entry in inputs.values():
+        source = _input_embedding(entry) if _is_said_tied(entry.checkpoint, unless_said=False) else None
+        heads = [name for name in entry.own if OUTPUT_EMBEDDING.search(name)]
+        copies = [name for name in heads if source and same_bits(entry.tensor(name), entry.tensor(source))]
+        entry.own = {name: own for name, own in entry.own.items() if name not in copies}
+        entry.__dict__.pop("tensors", None)
+
+
 def _untie(inputs: Mapping[str, Input]) -> None:
     """Where some checkpoint has an output embedding, those with tied ones show it too: their input embedding."""
     heads = {name: i.tensors[name] for i in inputs.values() for name in i.own if OUTPUT_EMBEDDING.search(name)}
@@ -97,18 +112,21 @@ def _untie(inputs: Mapping[str, Input]) -> None:
 
 def tied_source(entry: Input) -> str | None:
     """The input embedding of a checkpoint without an output embedding, if its config says that the two are tied."""
-    if any(OUTPUT_EMBEDDING.search(name) for name in entry.own) or not _says_tied(entry.checkpoint):
-        return None
+    # transformers ties unless the config says otherwise.
+    tied = _is_said_tied(entry.checkpoint, unless_said=True)
+    return None if any(map(OUTPUT_EMBEDDING.search, entry.own)) or not tied else _input_embedding(entry)
+
+
+def _input_embedding(entry: Input) -> str | None:
     return next((name for name in entry.own if INPUT_EMBEDDING.search(name) and not layer_of(name)), None)
 
 
-def _says_tied(checkpoint: Checkpoint) -> bool:
+def _is_said_tied(checkpoint: Checkpoint, unless_said: bool) -> bool:
     if checkpoint.folder is None or not (checkpoint.folder / "config.json").exists():
         return False
     config = checkpoint.config
     parts = [config, *(value for value in config.values() if isinstance(value, dict))]
-    # transformers ties unless the config says otherwise.
-    return next((bool(p["tie_word_embeddings"]) for p in parts if "tie_word_embeddings" in p), True)
+    return next((bool(p["tie_word_embeddings"]) for p in parts if "tie_word_embeddings" in p), unless_said)
 
 
 def _drop_computed(inputs: Mapping[str, Input]) -> None:

@@ -4,7 +4,8 @@ Where ``θ = base·b + Σ_i c_i·x_i``, the chain rule gives ``∂L/∂c_i = ⟨
 task vectors the inner product is that with ``δ_i`` (AdaMerging, arXiv:2310.02575, learns its coefficients so).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -87,13 +88,27 @@ def backward_in_place(model: nn.Module, backward: Callable[[], float]) -> float:
     """
     model.requires_grad_(True)
     try:
-        loss = backward()
+        with _whole_embeddings(model):
+            loss = backward()
     finally:
         model.requires_grad_(False)
         with torch.no_grad():
             for parameter in model.parameters():
                 _take_gradient(parameter)
     return loss
+
+
+@contextmanager
+def _whole_embeddings(model: nn.Module) -> Iterator[None]:
+    """Lets the padding token have a gradient, too: it may be the one that texts begin with."""
+    padded = {module: module.padding_idx for module in model.modules() if isinstance(module, nn.Embedding)}
+    for module in padded:
+        module.padding_idx = None
+    try:
+        yield
+    finally:
+        for module, index in padded.items():
+            module.padding_idx = index
 
 
 def _take_gradient(parameter: nn.Parameter) -> None:

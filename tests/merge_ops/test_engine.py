@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mergesearch.errors import UserError
+from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine import Engine, Merger, merge
 from mergesearch.merge_ops.merger import Assembly
 from mergesearch.merge_ops.methods import METHODS
@@ -106,6 +108,43 @@ def test_engine_and_merge_write_the_same_files(engine: Engine, tmp_path: Path) -
     merge(recipe("dare_ties"), tmp_path / "b" / "out")
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / x / "out").iterdir()} for x in "ab")
     assert one == two
+
+
+def test_an_embedding_that_is_tied_and_stored_twice_is_one_tensor(tmp_path: Path) -> None:
+    """In the live model, in its slopes, and in what is written."""
+    base, tuned = (str(copied_with_head(INPUTS / name, tmp_path)) for name in ("tied-base", "tied-ft1"))
+    engine = Engine([base, tuned], base)
+
+    def weighed(weight: float) -> Recipe:
+        models = [{"model": tuned, "parameters": {"weight": [{"filter": "embed", "value": weight}, {"value": 0.5}]}}]
+        return Recipe.read({"merge_method": "task_arithmetic", "base_model": base, "models": models})
+
+    _, slopes = engine.slopes(weighed(0.5), lambda: loss_of(engine, backward=True))
+    engine.build(weighed(0.52))
+    high = loss_of(engine)
+    engine.build(weighed(0.48))
+    assert slopes["model.embed_tokens.weight"][1] == pytest.approx((high - loss_of(engine)) / 0.04, rel=0.01)
+    assert "lm_head.weight" not in slopes
+    engine.build(weighed(0.5))
+    engine.write(weighed(0.5), tmp_path / "out")
+    assert "lm_head.weight" not in Checkpoint(str(tmp_path / "out")).tensors
+    assert Checkpoint(str(tmp_path / "out")).digest() == engine.digest()
+
+
+def copied_with_head(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target / source.name)
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    (target / source.name / "model.safetensors").unlink()
+    save_file(tensors, target / source.name / "model.safetensors", {"format": "pt"})
+    return target / source.name
+
+
+def loss_of(engine: Engine, backward: bool = False) -> float:
+    loss = engine.model(TOKENS, labels=TOKENS).loss
+    if backward:
+        loss.backward()
+    return float(loss.item())
 
 
 def test_random_masks_depend_on_seed_model_and_tensor(engine: Engine) -> None:
