@@ -51,7 +51,7 @@ class Space:
     def __init__(self, recipe: Mapping[str, Any], layers: int, where: str) -> None:
         self._where = where
         self._layers = layers
-        self._template = copy.deepcopy(dict(recipe))
+        self._template: dict[str, Any] = _without_aliases(dict(recipe))
         self.methods = [find_method(name) for name in _method_names(recipe, where)]
         self.stack = self._take_stack()
         self.slice_methods = own_methods(self._template, where)
@@ -249,6 +249,13 @@ class Space:
             for hole in [*(part.hole for part in self._chosen), *ordered]:
                 for choice in hole.ends:
                     self.fill(method, {**point, hole.name: choice})
+
+
+def _without_aliases(data: Any) -> Any:
+    """A copy in which nothing is in two places, as what YAML's ``*name`` repeats is: each has holes of its own."""
+    if isinstance(data, dict):
+        return {key: _without_aliases(value) for key, value in data.items()}
+    return [_without_aliases(value) for value in data] if isinstance(data, list) else data
 
 
 def _fills(part: Values | Simplex, place: Place) -> bool:

@@ -44,6 +44,14 @@ def test_one_value() -> None:
     assert filled(found, {"one.weight": 0.25}).models[0].parameters == {"weight": 0.25}
 
 
+def test_what_yaml_repeats_has_holes_of_its_own() -> None:
+    weight = [{"filter": "mlp", "value": {"search": [0.0, 1.0]}}, {"value": 0.5}]
+    data = recipe(weight)
+    data["models"][1]["parameters"]["weight"] = weight
+    merged = filled(Space(data, LAYERS, "recipe"), {"one.weight.mlp": 0.25, "two.weight.mlp": 0.75})
+    assert [model.parameters["weight"][0]["value"] for model in merged.models] == [0.25, 0.75]
+
+
 def test_curve_becomes_a_gradient() -> None:
     found = space({"search": [0, 1], "curve": 3})
     assert asked(found, "ties") == ["one.weight[0]", "one.weight[1]", "one.weight[2]"]
