@@ -15,12 +15,11 @@ from mergesearch.merge_ops.deep import DeepModels
 from mergesearch.merge_ops.folder import write_folder
 from mergesearch.merge_ops.inputs import aligned
 from mergesearch.merge_ops.memory import MemoryPlan, Residents
-from mergesearch.merge_ops.merger import Assembly, Merger, passes, torch_dtype
-from mergesearch.merge_ops.methods import Method
+from mergesearch.merge_ops.merger import Assembly, Merger, Uses, passes, torch_dtype
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.merge_ops.slopes import backward_in_place, coefficients, is_exact, slopes
 
-__all__ = ["Engine", "Merger", "check_output", "find_device", "merge", "torch_dtype"]
+__all__ = ["Engine", "Merger", "Uses", "check_output", "find_device", "merge", "torch_dtype"]
 
 
 Say = Callable[[str], object]
@@ -35,8 +34,9 @@ class Engine:
     """Checkpoints kept in memory, and one live model into which candidates are built.
 
     ``template`` gives the live model its architecture, config and tokenizer; its floats are of ``dtype``, or of the
-    checkpoints' one dtype. Recipes name only ``references``; ``methods`` are those that they will use, for the memory
-    plan. ``model`` and ``tokenizer`` are what transformers loads.
+    checkpoints' one dtype. Recipes name only ``references``. The memory plan leaves room for ``uses``: the methods that
+    recipes will be of, and gradients where ``slopes`` will be asked for. ``model`` and ``tokenizer`` are what
+    transformers loads.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Engine:
         template: str,
         dtype: str | None = None,
         device: str = "cpu",
-        methods: Sequence[Method] = (),
+        uses: Uses | None = None,
     ) -> None:
-        self._merger = Merger(references, resident=True, device=device, methods=methods)
+        self._merger = Merger(references, resident=True, device=device, uses=uses)
         self._dtype = torch_dtype(dtype) or common_dtype(list(self._merger.checkpoints.values()))
         checkpoint = self._merger.checkpoints[template]
         self.model: nn.Module

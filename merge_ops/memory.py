@@ -20,18 +20,23 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What is kept where. ``place``: on the ``device``, pinned on the ``host`` and streamed to it, or on ``disk``."""
+    """What is kept where. ``place``: on the ``device``, pinned on the ``host`` and streamed to it, or on ``disk``.
+
+    ``gradients``: bytes beside the live model while slopes are taken.
+    """
 
     device: str
     place: Place
     checkpoints: Mapping[str, int]
     free: int
     statistics: int = 0
+    gradients: int = 0
 
     def __str__(self) -> str:
         each = ", ".join(f"{name} {size(count)}" for name, count in self.checkpoints.items())
         said = f"checkpoints: {each}; {size(sum(self.checkpoints.values()))} in all, {self._kept}"
-        return f"{said}; beside them at most {size(self.statistics)} of statistics" if self.statistics else said
+        said += f"; beside them at most {size(self.statistics)} of statistics" if self.statistics else ""
+        return f"{said}; gradients take {size(self.gradients)} beside the live model" if self.gradients else said
 
     @property
     def _kept(self) -> str:
@@ -55,19 +60,23 @@ class StreamPlan:
         return f"checkpoints: {each}; read from disk tensor by tensor, at most {size(self.largest)} of them at a time"
 
 
-def plan_memory(checkpoints: Mapping[str, int], live_model: int, device: str, statistics: int = 0) -> MemoryPlan:
+def plan_memory(
+    checkpoints: Mapping[str, int], live_model: int, device: str, statistics: int = 0, gradients: int = 0
+) -> MemoryPlan:
     """The fastest place where the checkpoints (bytes by name) fit beside the live model, by what is free now.
 
-    ``statistics`` are the bytes that methods keep of them, which lie where they do.
+    ``statistics`` are the bytes that methods keep of them, which lie where they do; ``gradients`` those that lie where
+    the live model does.
     """
-    needed, host = sum(checkpoints.values()) + statistics, free_on_host()
+    needed, beside, host = sum(checkpoints.values()) + statistics, live_model + gradients, free_on_host()
     if device.startswith("cuda"):
         free: int = torch.cuda.mem_get_info(device)[0]
-        if needed + live_model <= SPARE * free:
-            return MemoryPlan(device, "device", checkpoints, free, statistics)
-        return MemoryPlan(device, "host" if needed <= SPARE * host else "disk", checkpoints, host, statistics)
-    place: Place = "device" if needed + live_model <= SPARE * host else "disk"
-    return MemoryPlan(device, place, checkpoints, host, statistics)
+        if needed + beside <= SPARE * free:
+            return MemoryPlan(device, "device", checkpoints, free, statistics, gradients)
+        place: Place = "host" if needed <= SPARE * host else "disk"
+        return MemoryPlan(device, place, checkpoints, host, statistics, gradients)
+    place = "device" if needed + beside <= SPARE * host else "disk"
+    return MemoryPlan(device, place, checkpoints, host, statistics, gradients)
 
 
 def free_on_host() -> int:

@@ -25,12 +25,20 @@ Read = Callable[[str, str], Tensor]
 Tensors = Mapping[tuple[str, str], Tensor]
 
 
+@dataclass(frozen=True)
+class Uses:
+    """What takes memory beside the checkpoints: statistics of ``methods``, and ``gradients`` by the weights."""
+
+    methods: Sequence[Method] = ()
+    gradients: bool = False
+
+
 class Merger:
     """Open checkpoints, under one set of names: those of the first.
 
     With ``resident``, every tensor is read once and kept, as are the statistics that depend only on the inputs;
     without, each is read when it is needed and forgotten. ``places`` says where checkpoints lie that go by other names
-    than their path; ``methods`` are those to be used, whose statistics the memory plan counts.
+    than their path; the memory plan leaves room for ``uses``.
     """
 
     def __init__(
@@ -39,7 +47,7 @@ class Merger:
         resident: bool = False,
         device: str = "cpu",
         places: Mapping[str, Path] | None = None,
-        methods: Sequence[Method] = (),
+        uses: Uses | None = None,
     ) -> None:
         self.places = places or {}
         self.checkpoints = {reference: Checkpoint(reference, places) for reference in references}
@@ -51,8 +59,16 @@ class Merger:
             reference: sum(info.bytes for info in entry.tensors.values()) for reference, entry in self.inputs.items()
         }
         read = partial(_read, self.inputs)
-        plan = plan_memory(sizes, max(sizes.values()), device, self._statistics(methods)) if resident else None
-        self.residents = Residents(plan, read) if plan else None
+        live = max(sizes.values())
+        plan = partial(
+            plan_memory,
+            sizes,
+            live,
+            device,
+            self._statistics(uses.methods if uses else ()),
+            live if uses and uses.gradients else 0,
+        )
+        self.residents = Residents(plan(), read) if resident else None
         self.tensor: Read = self.residents.tensor if self.residents else lambda *key: read(*key).to(device)
         """A checkpoint's tensor on the device, from the checkpoint's name and the tensor's."""
         # From here on nothing refers to the merger itself: it and its tensors go as soon as nobody needs them.

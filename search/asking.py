@@ -10,6 +10,7 @@ from functools import cached_property
 import optuna
 from optuna.trial import Trial, TrialState
 
+from mergesearch.errors import UserError
 from mergesearch.search import trials as t
 from mergesearch.search.baselines import Baseline, usual_settings
 from mergesearch.search.bench import Bench
@@ -28,15 +29,26 @@ class Asking:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._strategy = Strategy(bench.job.space, bench.job.config.search, several=is_pareto(bench.study))
         self._are_baselines_done = False
 
     @cached_property
     def gradient(self) -> GradientStart | None:
-        """What finds the points of the gradient start, where the config wants one."""
+        """What finds the points of the gradient start, where there is one."""
         bench = self._bench
-        wanted = bench.job.config.search.start == "gradient"
-        return GradientStart(bench.job, bench.engine, bench.subject, bench.say) if wanted else None
+        if not bench.job.start.gradient:
+            return None
+        try:
+            return GradientStart(bench.job, bench.engine, bench.subject, bench.say)
+        except UserError as error:
+            if bench.job.config.search.start == "gradient":
+                raise
+            bench.say(f"no gradient start: {error}")
+            return None
+
+    @cached_property
+    def _strategy(self) -> Strategy:
+        job, several = self._bench.job, is_pareto(self._bench.study)
+        return Strategy(job.space, job.config.search, several, gradient=self.gradient is not None)
 
     @property
     def ended(self) -> str | None:

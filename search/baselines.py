@@ -12,6 +12,8 @@ from mergesearch.search import trials as t
 from mergesearch.search.places import model_labels
 from mergesearch.search.soups import Soup, follow, greedy, soup_recipe
 
+UNIFORM = "uniform soup"
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -105,7 +107,7 @@ class Baselines(Endpoints):
     def _standard(self) -> Iterator[Baseline]:
         yield from super()._standard()
         if len(self._models) > 1:
-            yield Baseline("uniform soup", self._soup(self._models))
+            yield Baseline(UNIFORM, self._soup(self._models))
         if self._base:
             for method in ("task_arithmetic", "ties", "dare_ties"):
                 yield Baseline(method, self._usual(method))
@@ -122,7 +124,9 @@ class Baselines(Endpoints):
         soup, ended = follow(
             greedy(ranked), lambda soup: self._name(soup) in scores, lambda new, old: score(new) > score(old)
         )
-        return Baseline("greedy soup" if ended else self._name(soup), self._soup(soup))
+        # In the order given, so that the soup of all is the uniform one, which is scored already.
+        members = [model for model in self._models if model in soup]
+        return Baseline("greedy soup" if ended else self._name(soup), self._soup(members))
 
     def _name(self, soup: Soup) -> str:
         labels = [self._labels[model] for model in soup]

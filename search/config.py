@@ -145,16 +145,17 @@ def _read_racing(data: Any) -> Any:
 
 
 class Gradient(Strict):
-    """How ``start: gradient`` descends: so many steps of Adam, each on a part of the search items.
+    """How the gradient start descends: up to so many steps of Adam, each on a part of the search items.
 
+    ``points`` is the number of legs; what each ends in becomes a trial, and the next one follows where that is the best
+    so far. ``learning_rate`` is a part of each range: the first step of the first leg, half of it in the next one.
     ``loss``: of the items' ``targets`` (the default where they have any), or the ``entropy`` of what is predicted.
-    ``learning_rate`` is a part of each range. So many ``points`` of the way become trials.
     """
 
-    steps: int = Field(30, ge=1)
-    items: float = Field(0.25, gt=0, le=1)
-    learning_rate: float = Field(0.03, gt=0, le=1)
-    points: int = Field(3, ge=1)
+    steps: int = Field(32, ge=1)
+    items: float = Field(0.0625, gt=0, le=1)
+    learning_rate: float = Field(0.1, gt=0, le=1)
+    points: int = Field(4, ge=1)
     loss: Literal["targets", "entropy"] | None = None
 
     @model_validator(mode="after")
@@ -190,7 +191,8 @@ class Search(Tuning):
     the best, and a score of at least ``target``.
 
     ``sampler`` is one for the whole run, or ``schedule`` a list of stages; ``start: gradient`` puts before them the
-    points that a descent on the search items leads to. ``soups`` are scored after the baselines.
+    points that a descent on the search items leads to, ``auto`` does so where that pays. ``soups`` are scored after the
+    baselines.
     """
 
     trials: int = Field(60, ge=1)
@@ -200,7 +202,7 @@ class Search(Tuning):
     target: float | None = None
     sampler: Annotated[str, AfterValidator(_known_sampler)] = AUTO
     schedule: list[Stage] | None = Field(None, min_length=1)
-    start: Literal["gradient", "none"] = "none"
+    start: Literal["auto", "gradient", "none"] = "auto"
     gradient: Gradient = Gradient()
     seed: int = Field(0, ge=0)
     storage: str | None = None

@@ -197,7 +197,7 @@ def print_job(screen: Console, job: Job, cost: Cost) -> None:
 def _print_search(screen: Console, job: Job) -> None:
     search = job.config.search
     screen.print(f"methods: {', '.join(method.name for method in job.space.methods)}")
-    stages = plan(job.space, search, several=job.objectives is not None)
+    stages = plan(job.space, search, several=job.objectives is not None, gradient=job.start.gradient)
     screen.print(f"sampler: {stages}; {search.trials} trials; seed {search.seed}")
     print_start(screen, job)
     print_space(screen, job.space)

@@ -10,7 +10,7 @@ import torch
 
 from mergesearch.evaluators import Item, LoadedModel
 from mergesearch.merge_ops.checkpoint import Checkpoint
-from mergesearch.merge_ops.engine import Engine, Merger, find_device
+from mergesearch.merge_ops.engine import Engine, Merger, Uses, find_device
 from mergesearch.merge_ops.memory import MemoryPlan
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search.batches import new_budget
@@ -45,8 +45,9 @@ class Cost:
 
 
 def memory_plan(job: Job) -> MemoryPlan:
-    """Where the checkpoints would be kept, and the statistics that methods keep, by what is free now."""
-    merger = Merger(job.references, resident=True, device=find_device(job.config.device), methods=job.space.methods)
+    """Where the checkpoints would be kept, with statistics that methods keep and gradients, by what is free now."""
+    uses = Uses(job.space.methods, job.takes_gradients)
+    merger = Merger(job.references, resident=True, device=find_device(job.config.device), uses=uses)
     assert merger.residents is not None
     return merger.residents.plan
 

@@ -1,13 +1,65 @@
 """Whether a search can start from gradients, and soups be learned: what can be known before any model is loaded."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 from mergesearch.errors import UserError, listed
 from mergesearch.evaluators import Evaluator, has_targets
 from mergesearch.merge_ops.merger import Assembly
-from mergesearch.merge_ops.slopes import coefficients
+from mergesearch.merge_ops.slopes import coefficients, is_exact
 from mergesearch.search.config import Config
+
+FEWEST_DIMENSIONS = 6
+"""From which on ``start: auto`` descends: fewer are learned as fast from a few candidates."""
+
+
+@dataclass(frozen=True)
+class StartChoice:
+    """Whether a search starts from gradients, and why, where ``auto`` decided."""
+
+    gradient: bool = False
+    why: str = ""
+
+
+def choose_start(
+    config: Config,
+    evaluators: Mapping[str, Evaluator],
+    starts: Mapping[str, Assembly],
+    dimensions: Mapping[str, int],
+) -> StartChoice:
+    """What ``search.start`` comes to; arguments as for ``check_gradient``, which raises what was asked for in vain.
+
+    ``dimensions`` by the methods' names.
+    """
+    if config.search.start != "auto":
+        if config.search.start == "gradient":
+            check_gradient(config, evaluators, starts)
+        return StartChoice(config.search.start == "gradient")
+    try:
+        check_gradient(config, evaluators, starts)
+    except UserError as error:
+        return StartChoice(why=str(error).removeprefix("search.start: ").removeprefix("found gradient, "))
+    exact = [name for name, assembly in starts.items() if is_exact(assembly, _sample(assembly))]
+    followed = max((dimensions[name] for name in exact), default=0)
+    against = _against(config, evaluators, starts, followed)
+    return StartChoice(not against, against or f"{followed} dimensions, and every task has a loss")
+
+
+def _against(
+    config: Config, evaluators: Mapping[str, Evaluator], starts: Mapping[str, Assembly], followed: int
+) -> str | None:
+    """Why a descent that could be had is not what to begin with; ``followed``: the dimensions that it would see."""
+    without = [name for name, evaluator in evaluators.items() if not has_targets(evaluator)]
+    if without:
+        return f"there is no loss to take gradients of in {listed(without)}"
+    if config.evaluate.aggregate == "pareto":
+        return "there are several objectives"
+    if not followed:
+        return f"gradients would overlook what {listed(starts)} trims, drops or elects"
+    if followed < FEWEST_DIMENSIONS:
+        return f"gradients are worth their cost from {FEWEST_DIMENSIONS} dimensions on, found {followed}"
+    return None
 
 
 def check_gradient(config: Config, evaluators: Mapping[str, Evaluator], starts: Mapping[str, Assembly]) -> None:

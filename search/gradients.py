@@ -3,12 +3,15 @@
 One backward pass through the live model gives the derivative of a calibration loss by every coefficient of every tensor
 (``Engine.slopes``). The space's own map from holes to coefficients, whose Jacobian is taken by differences, carries it
 to the holes: curve knots, filters, layers or ranges alike. A few steps of Adam, each on a part of the search items,
-find good values in hundreds of dimensions; points of the way become trials.
+find good values in hundreds of dimensions.
+
+The descent goes in legs. Each begins at the best point scored so far, with steps half as long as the last leg's, and
+ends in a point that becomes a trial, raced like any other: where that is not the best so far, no further leg follows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from mergesearch.merge_ops.engine import Engine, Say, silent
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
+from mergesearch.search.baselines import UNIFORM, usual_settings
 from mergesearch.search.gradient_checks import no_method
 from mergesearch.search.job import Job
 from mergesearch.search.samplers import METHOD, from_unit, to_unit
@@ -36,8 +40,10 @@ FILE = "gradient.json"
 PROBES = 3
 WIDTH = 1e-3
 """Of a difference, as a part of the range: the map is smooth, and its numbers are float64."""
-BETAS, EPSILON = (0.9, 0.999), 1e-8
-"""Adam's (arXiv:1412.6980)."""
+BETAS, EPSILON = (0.5, 0.999), 1e-8
+"""Adam's (arXiv:1412.6980), with a short memory of the slopes: a leg has few steps."""
+SHARING = ("linear", "task_arithmetic")
+"""Methods that make a soup of weights that sum to one."""
 
 
 class Chart:
@@ -124,6 +130,10 @@ class Calibration:
                 total += part.item()
         return total
 
+    def count(self, step: int) -> int:
+        """How many items one step looks at."""
+        return sum(len(self.items(task, step)) for task in self.tasks)
+
     def items(self, task: Task, step: int) -> list[Item]:
         """A step's items: the task's in an order of its own for every pass over them, a part at a time."""
         count = max(round(self._part * len(task.search)), 1)
@@ -135,39 +145,46 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Descent:
-    """What a descent came to: the loss before each step, and points of the way by name.
+    """What a descent came to: the loss before each step, the items that it looked at, and the legs' ends by name.
 
-    ``exact``: nothing was overlooked; else the slopes are those of a linear surrogate.
+    ``exact``: nothing was overlooked; else the slopes are those of a linear surrogate. ``reason``: why it broke off.
     """
 
     method: str
     exact: bool
     loss: str
     losses: list[float]
+    items: int
     points: dict[str, dict[str, Scalar]]
+    reason: str | None = None
 
 
 def descend(
-    chart: Chart, engine: Engine, calibration: Calibration, steps: int, rate: float
-) -> Iterator[tuple[Vector, float]]:
-    """Adam within the unit cube: after each step the coordinates, and the loss before it."""
-    units = chart.origin
+    chart: Chart, engine: Engine, backward: Callable[[int], float], steps: range, rate: float
+) -> tuple[Vector, list[float]]:
+    """A leg of Adam within the unit cube, whose steps shrink to nothing: where it ends, and the loss before each step.
+
+    So the noise of small parts averages out (``rate`` is that of the first step), and no later leg has to wait for it.
+    """
+    units, losses = chart.origin, []
     first, second = np.zeros_like(units), np.zeros_like(units)
-    for step in range(steps):
-        loss, found = engine.slopes(chart.recipe(units), lambda step=step: calibration.backward(step))  # type: ignore[misc]
+    for count, step in enumerate(steps, 1):
+        loss, found = engine.slopes(chart.recipe(units), partial(backward, step))
         slopes = np.array([number for numbers in found.values() for number in numbers])
         gradient = chart.jacobian(units).T @ slopes
         if not np.isfinite(gradient).all():
             raise FloatingPointError(f"step {step} of the gradient start: the derivatives are not numbers")
         first = BETAS[0] * first + (1 - BETAS[0]) * gradient
         second = BETAS[1] * second + (1 - BETAS[1]) * gradient**2
-        moment, spread = first / (1 - BETAS[0] ** (step + 1)), second / (1 - BETAS[1] ** (step + 1))
-        units = np.clip(units - rate * moment / (np.sqrt(spread) + EPSILON), 0, 1)
-        yield units, loss
+        moment, spread = first / (1 - BETAS[0] ** count), second / (1 - BETAS[1] ** count)
+        left = 1 - (count - 1) / len(steps)
+        units = np.clip(units - rate * left * moment / (np.sqrt(spread) + EPSILON), 0, 1)
+        losses.append(loss)
+    return units, losses
 
 
 class GradientStart:
-    """The descent of a run, which begins at the best point that was scored of a method that gradients can follow."""
+    """The descent of a run, along the methods that gradients can follow. Raises UserError where there is none."""
 
     def __init__(self, job: Job, engine: Engine, subject: LoadedModel, say: Say = silent) -> None:
         self._job, self._engine, self._say = job, engine, say
@@ -183,26 +200,48 @@ class GradientStart:
         self.methods: list[Method] = exact or able
 
     def points(self, study: Study, folder: RunFolder) -> dict[str, dict[str, Scalar]]:
-        """Points of the way by name, as the folder has them; found and written there first where it has none.
+        """The legs' ends by name, as the folder has them; a leg that is due is gone first, and its end written there.
 
-        A descent that fails leaves no points; its reason is said, and in the folder.
+        A leg that fails ends the descent; its reason is said, and in the folder.
         """
         known = folder.read_json(FILE)
-        if known is None:
-            scored = [(trial.params, t.score_of(trial)) for trial in t.completed(study) if trial.params]
-            known = self._found(scored)
-            folder.write_json(FILE, known)
-        points: dict[str, dict[str, Scalar]] = known["points"]
-        return points
+        so_far = Descent(**known) if known else Descent("", self.exact, self._calibration.kind, [], 0, {})
+        if known is None or self._is_due(so_far, study):
+            so_far = self._further(so_far, study)
+            folder.write_json(FILE, asdict(so_far))
+        return so_far.points
 
-    def _found(self, scored: Sequence[tuple[Point, float]]) -> dict[str, Any]:
-        self._say(f"gradient start: {self._job.config.search.gradient.steps} steps downhill")
+    def _is_due(self, so_far: Descent, study: Study) -> bool:
+        """Whether there are legs left, and the last one ended in the best point of all."""
+        if so_far.reason or len(so_far.points) == self._job.config.search.gradient.points:
+            return False
+        contenders = t.contenders(study)
+        best = t.best(contenders) if contenders else None
+        return best is not None and t.kind_of(best) == t.GRADIENT and best.user_attrs[t.NAME] == [*so_far.points][-1]
+
+    def _further(self, so_far: Descent, study: Study) -> Descent:
+        settings = self._job.config.search.gradient
+        number = len(so_far.points)
+        begin, end = (round(legs * settings.steps / settings.points) for legs in (number, number + 1))
+        self._say(f"gradient start: steps {begin + 1} to {end} downhill")
         try:
-            return asdict(self.run(scored))
+            return self._gone(so_far, study, range(begin, end), settings.learning_rate / 2**number)
         except Exception as error:  # the search goes on from what was scored
             reason = in_words(error)
             self._say(f"the gradient start failed, and the search goes on without it: {reason}")
-            return {"reason": reason, "points": {}}
+            return replace(so_far, reason=reason)
+
+    def _gone(self, so_far: Descent, study: Study, steps: range, rate: float) -> Descent:
+        method, point = self._beginning(study)
+        chart = Chart(self._job.space, self._engine, method, point)
+        units, losses = descend(chart, self._engine, self._calibration.backward, steps, rate)
+        return replace(
+            so_far,
+            method=method.name,
+            losses=so_far.losses + losses,
+            items=so_far.items + sum(map(self._calibration.count, steps)),
+            points={**so_far.points, f"step {steps.stop}": chart.point(units)},
+        )
 
     @property
     def described(self) -> str:
@@ -216,20 +255,30 @@ class GradientStart:
             notes.append(f"it does not see {listed(others)}, without such a loss")
         return "; ".join(notes)
 
-    def run(self, scored: Sequence[tuple[Point, float]]) -> Descent:
-        """``scored``: points of the space and their scores, higher is better, of which the best is the beginning."""
-        settings = self._job.config.search.gradient
-        method, point = self._beginning(scored)
-        chart = Chart(self._job.space, self._engine, method, point)
-        way = list(descend(chart, self._engine, self._calibration, settings.steps, settings.learning_rate))
-        marks = [round((number + 1) * settings.steps / settings.points) for number in range(settings.points)]
-        points = {f"step {mark}": chart.point(way[mark - 1][0]) for mark in marks}
-        return Descent(method.name, self.exact, self._calibration.kind, [loss for _, loss in way], points)
+    def _beginning(self, study: Study) -> tuple[Method, Point]:
+        """The best point that is known, of a method that gradients can follow."""
+        found = [*self._scored(study), *self._standing_for_soups(study)]
+        _, method, point = max(found, key=lambda entry: entry[0], default=(0.0, *self._nearest(self.methods[0], {})))
+        return method, point
 
-    def _beginning(self, scored: Sequence[tuple[Point, float]]) -> tuple[Method, Point]:
+    def _scored(self, study: Study) -> Iterator[tuple[float, Method, Point]]:
         space = self._job.space
-        for point, _ in sorted(scored, key=lambda entry: -entry[1]):
+        for trial in t.completed(study):
             for method in self.methods:
+                point = trial.params
                 if point.get(METHOD, method.name) == method.name and space.start(method, {}).keys() <= point.keys():
-                    return method, point
-        return self.methods[0], space.start(self.methods[0], {})
+                    yield t.score_of(trial), method, point
+
+    def _standing_for_soups(self, study: Study) -> Iterator[tuple[float, Method, Point]]:
+        """The uniform soup, as the nearest point of a method that gives it where its weights are shares.
+
+        Of many models the usual settings are far too much, and the soup is where to begin.
+        """
+        usual = usual_settings(len(self._job.space.models))["linear"]
+        for trial in t.completed(study):
+            for method in self.methods:
+                if trial.user_attrs.get(t.NAME) == UNIFORM and method.name in SHARING:
+                    yield t.score_of(trial), *self._nearest(method, usual)
+
+    def _nearest(self, method: Method, usual: Mapping[str, Scalar]) -> tuple[Method, Point]:
+        return method, self._job.space.start(method, usual)

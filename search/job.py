@@ -1,7 +1,7 @@
 """A config made ready to run: everything that can be wrong with it is found here, before anything is scored."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from mergesearch.merge_ops.recipe import Recipe, layer_of
 from mergesearch.search.baselines import Baselines, Endpoints
 from mergesearch.search.config import Config, Evaluate
 from mergesearch.search.constraints import Constraint, check_baselines
-from mergesearch.search.gradient_checks import check_gradient, check_learning
+from mergesearch.search.gradient_checks import StartChoice, check_learning, choose_start
 from mergesearch.search.ingredients import check_shared_start
 from mergesearch.search.objective import Direction, Objective
 from mergesearch.search.schedule import check_follow_several, plan
@@ -33,7 +33,7 @@ SHARED_KEYS = ("dtype", "out_dtype", "on_mismatch")
 
 @dataclass(frozen=True)
 class Job:
-    """What a run needs beside the weights: space, baselines, tasks and the ``soups`` that are asked for."""
+    """What a run needs beside the weights: space, baselines, tasks, the ``soups`` that are asked for, how it starts."""
 
     config: Config
     space: Space
@@ -42,6 +42,7 @@ class Job:
     references: Sequence[str]
     template: str
     soups: SoupStage | None = None
+    start: StartChoice = field(default_factory=StartChoice)
 
     @property
     def trials(self) -> int:
@@ -53,6 +54,11 @@ class Job:
     def tasks_of(self, side: str) -> list[Task]:
         """The tasks that count in the objective of that side."""
         return counted(self.tasks, side)
+
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether there must be room for gradients by the weights beside the live model."""
+        return self.start.gradient or bool(self.soups and set(LEARNED) & set(self.soups.kinds))
 
     @property
     def searched(self) -> list[Task]:
@@ -130,10 +136,15 @@ def _open(config: Config) -> Job:
     check_baselines(config.evaluate.constraints, baselines)
     if config.evaluate.aggregate == "pareto":
         check_follow_several(plan(space, config.search, several=True))
-    job = Job(config, space, baselines, tasks, paths, paths[0], _soups(config, space, tasks, fixed))
-    if config.search.start == "gradient":
-        check_gradient(config, _searched(tasks), starts)
-    return job
+    start = _start(config, space, tasks, starts)
+    return Job(config, space, baselines, tasks, paths, paths[0], _soups(config, space, tasks, fixed), start)
+
+
+def _start(config: Config, space: Space, tasks: Sequence[Task], starts: Mapping[str, Assembly]) -> StartChoice:
+    if config.soup:
+        return StartChoice()
+    dimensions = {method.name: len(space.holes_of(method)) for method in space.methods}
+    return choose_start(config, _searched(tasks), starts, dimensions)
 
 
 def _searched(tasks: Sequence[Task]) -> dict[str, Evaluator]:

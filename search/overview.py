@@ -19,6 +19,8 @@ CONDITIONAL = {
     "draws": "drawn at random",
 }
 """What a sampler does with dimensions that not every candidate has."""
+STEP_COST = 3
+"""A step forward and back, in scorings of the same items: 2.6 were measured."""
 SHOWN = 60
 """Rows of the table of dimensions; what is more is counted."""
 
@@ -76,14 +78,20 @@ def _yes(can: bool) -> str:
 
 
 def print_start(screen: Console, job: Job) -> None:
-    """What a gradient start would follow, where the config wants one."""
-    search = job.config.search
-    if search.start != "gradient":
+    """What a gradient start would follow and cost, or why there is none."""
+    settings = job.config.search.gradient
+    if not job.start.gradient:
+        if job.start.why:
+            screen.print(f"before the sampler: no descent: {job.start.why}")
         return
     tasks = job.tasks_of("search")
     followed, others = ([task.name for task in tasks if has_targets(task.evaluator) is able] for able in (True, False))
     unseen = f"; it does not see {listed(others)}, without such a loss" if others else ""
-    screen.print(f"before the sampler: {search.gradient.steps} steps down the gradient of {listed(followed)}{unseen}")
+    why = f" ({job.start.why})" if job.start.why else ""
+    screen.print(
+        f"before the sampler: up to {settings.steps} steps down the gradient of {listed(followed)}{unseen}{why}; "
+        f"each costs about as much as scoring {STEP_COST * settings.items:.2g} candidates"
+    )
 
 
 def print_cost(screen: Console, job: Job, cost: Cost) -> None:

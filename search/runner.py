@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from mergesearch.errors import UserError, in_words
 from mergesearch.files import atomic_path, is_disk_full, write_text
 from mergesearch.merge_ops.checkpoint import Checkpoint
-from mergesearch.merge_ops.engine import Engine, find_device
+from mergesearch.merge_ops.engine import Engine, Uses, find_device
 from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
 from mergesearch.search.job import Job
@@ -89,7 +89,8 @@ def open_engine(job: Job) -> Engine:
     """The engine with the job's checkpoints in memory, on the config's device."""
     methods = [*job.space.methods, *job.space.slice_methods.values()]
     dtype = job.config.recipe.get("out_dtype") or job.config.recipe.get("dtype")
-    return Engine(job.references, job.template, dtype, find_device(job.config.device), methods)
+    uses = Uses(methods, job.takes_gradients)
+    return Engine(job.references, job.template, dtype, find_device(job.config.device), uses)
 
 
 def _conclude(loop: Loop, watcher: Watcher) -> Verdict:

@@ -12,6 +12,7 @@ from mergesearch.errors import UserError, nearest
 from mergesearch.parsing import Strict
 from mergesearch.search import trials as t
 from mergesearch.search.samplers import (
+    METHOD,
     SAMPLERS,
     Branch,
     Order,
@@ -95,8 +96,6 @@ class Wishes(Protocol):
     @property
     def schedule(self) -> Sequence[Stage] | None: ...
     @property
-    def start(self) -> str: ...
-    @property
     def sigma(self) -> float | None: ...
     @property
     def population(self) -> int | None: ...
@@ -115,10 +114,10 @@ class Plan:
         return f"{', then '.join(stage.described for stage in self.stages)} ({self.why})"
 
 
-def plan(space: SearchSpace, wishes: Wishes, several: bool = False) -> Plan:
+def plan(space: SearchSpace, wishes: Wishes, several: bool = False, gradient: bool = False) -> Plan:
     """The stages that the config asks for, or those that suit the space and the budget.
 
-    ``several``: there are several objectives to follow.
+    ``several``: there are several objectives to follow. ``gradient``: a descent goes before.
     """
     if wishes.schedule:
         return Plan(tuple(wishes.schedule), "the config's schedule")
@@ -129,16 +128,16 @@ def plan(space: SearchSpace, wishes: Wishes, several: bool = False) -> Plan:
         return _suited_to_several(branches_of(space), wishes.trials)
     if space.is_stack:
         return Plan((Stage(sampler="stack"),), "the space is a stack of layers")
-    return _suited(branches_of(space), wishes)
+    return _suited(branches_of(space), wishes, gradient)
 
 
-def _suited(branches: Sequence[Branch], wishes: Wishes) -> Plan:
+def _suited(branches: Sequence[Branch], wishes: Wishes, gradient: bool) -> Plan:
     dimensions, trials = max(len(branch.free) for branch in branches), wishes.trials
     evolution = Stage(sampler="cmaes", sigma=wishes.sigma, population=wishes.population)
-    if _has_choices(branches):
+    if _has_choices(branches, beside=METHOD):
         return Plan((Stage(sampler="tpe"),), "the space has choices")
-    why = f"{dimensions} smooth dimensions and {trials} trials"
-    if dimensions > GP_DIMENSIONS and wishes.start == "gradient":
+    why = f"{dimensions} smooth dimensions and {trials} trials{_staying(branches)}"
+    if dimensions > GP_DIMENSIONS and gradient:
         return Plan((evolution,), f"{why}, from where the gradient leads")
     if dimensions > GP_DIMENSIONS:
         few = (Stage(sampler="gp", trials=min(max(trials // n, 1), most), dimensions=d) for d, n, most in FREED)
@@ -169,18 +168,24 @@ def _suited_to_several(branches: Sequence[Branch], trials: int) -> Plan:
     return Plan((Stage(sampler="gp"),), f"several objectives, {dimensions} smooth dimensions and {trials} trials")
 
 
-def _has_choices(branches: Sequence[Branch]) -> bool:
+def _has_choices(branches: Sequence[Branch], beside: str | None = None) -> bool:
+    """Whether something other than a number is to be found; ``beside``: the name of a choice that does not count."""
     from optuna.distributions import CategoricalDistribution
 
-    found = [distribution for branch in branches for distribution in branch.free.values()]
-    return len(branches) > 1 or any(isinstance(distribution, CategoricalDistribution) for distribution in found)
+    found = [(name, distribution) for branch in branches for name, distribution in branch.free.items()]
+    chosen = [name for name, distribution in found if isinstance(distribution, CategoricalDistribution)]
+    return (len(branches) > 1 and beside is None) or any(name != beside for name in chosen)
+
+
+def _staying(branches: Sequence[Branch]) -> str:
+    return f", staying with the best of {len(branches)} methods" if len(branches) > 1 else ""
 
 
 class Strategy:
     """A plan at work on a study."""
 
-    def __init__(self, space: SearchSpace, wishes: Wishes, several: bool = False) -> None:
-        self.plan = plan(space, wishes, several)
+    def __init__(self, space: SearchSpace, wishes: Wishes, several: bool = False, gradient: bool = False) -> None:
+        self.plan = plan(space, wishes, several, gradient)
         self._branches = branches_of(space)
         self._seed = wishes.seed
         self._kept: dict[int, BaseSampler] = {}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mergesearch.merge_ops import memory, native
-from mergesearch.merge_ops.engine import Engine, merge
+from mergesearch.merge_ops.engine import Engine, Uses, merge
 from mergesearch.merge_ops.memory import MemoryPlan, Residents, plan_memory, same_bits
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.plans import Pass
@@ -162,7 +162,7 @@ def nbytes(value: Any) -> int:
 
 @pytest.mark.parametrize("name", WITHOUT_TEXT)
 def test_the_plan_counts_what_a_method_keeps(name: str) -> None:
-    engine = Engine([BASE, *TUNED], BASE, methods=[METHODS[name]])
+    engine = Engine([BASE, *TUNED], BASE, uses=Uses([METHODS[name]]))
     engine.build(Recipe.read(recipe_data(METHODS[name], BASE, TUNED, 1, scope="tensor")))
     kept, known = nbytes(engine._merger.statistics), nbytes(engine._merger.residents._kept)
     # A few numbers for each row need not be counted.
@@ -175,6 +175,15 @@ def test_what_methods_keep_needs_its_room(monkeypatch: pytest.MonkeyPatch) -> No
     plan = plan_memory(SIZES, 2 * GB, "cpu", 3 * GB)
     assert plan.place == "disk"
     assert str(plan).endswith("; beside them at most 3 GB of statistics")
+
+
+def test_gradients_need_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_on_host", lambda: 8 * GB)
+    plan = plan_memory(SIZES, 2 * GB, "cpu", gradients=2 * GB)
+    assert plan.place == "disk"
+    assert str(plan).endswith("; gradients take 2 GB beside the live model")
+    engine = Engine([BASE, *TUNED], BASE, uses=Uses(gradients=True))
+    assert engine.memory.gradients == sum(parameter.nbytes for parameter in engine.model.parameters())
 
 
 def test_a_merge_says_what_it_holds_in_memory(tmp_path: Path) -> None:

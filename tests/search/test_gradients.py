@@ -19,6 +19,7 @@ from mergesearch.parsing import dump_yaml
 from mergesearch.search import trials as t
 from mergesearch.search.cli import main
 from mergesearch.search.config import Config
+from mergesearch.search.gradient_checks import StartChoice
 from mergesearch.search.gradients import FILE, Calibration, Chart, GradientStart
 from mergesearch.search.job import Job, open_job
 from mergesearch.search.runner import Watcher, open_engine, run
@@ -132,7 +133,7 @@ def test_each_pass_sees_every_search_item_once(config: Data, wide_models: Path) 
 @pytest.fixture
 def guided(config: Data) -> Data:
     config["recipe"]["merge_method"] = {"search": ["ties", "task_arithmetic"]}
-    config["search"] = {"trials": 17, "start": "gradient", "gradient": {"steps": 6, "items": 0.5}}
+    config["search"] = {"trials": 17, "start": "gradient", "gradient": {"steps": 6, "items": 0.5, "points": 3}}
     return config
 
 
@@ -141,26 +142,56 @@ def course(results: Path) -> list[tuple[Any, ...]]:
     return [(t.kind_of(trial), trial.user_attrs.get(t.NAME), trial.params, trial.value) for trial in trials]
 
 
-def test_points_of_the_way_become_trials(guided: Data, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rate", "legs"), [(0.1, None), (1.0, 2)])
+def test_legs_follow_while_they_lead_to_the_best_point(
+    guided: Data, tmp_path: Path, rate: float, legs: int | None
+) -> None:
+    guided["search"]["gradient"]["learning_rate"] = rate
     go(guided, tmp_path)
-    kept = json.loads((tmp_path / "small" / FILE).read_text())
-    found = [row for row in course(tmp_path) if row[0] == t.GRADIENT]
-    assert [row[1] for row in found] == ["step 2", "step 4", "step 6"]
-    assert [row[2] for row in found] == list(kept["points"].values())
+    kept, rows = json.loads((tmp_path / "small" / FILE).read_text()), course(tmp_path)
+    places = [place for place, row in enumerate(rows) if row[0] == t.GRADIENT]
+    assert len(places) in ([legs] if legs else [2, 3])
+    assert [rows[place][1] for place in places] == ["step 2", "step 4", "step 6"][: len(places)]
+    assert [rows[place][2] for place in places] == list(kept["points"].values())
+    led = [rows[place][3] > max(row[3] for row in rows[:place]) for place in places]
+    assert all(led[:-1])
+    assert len(places) == 3 or not led[-1]
     assert kept["method"] == "task_arithmetic", "the one that is linear, although it is named last"
     assert kept["exact"]
     assert kept["loss"] == "targets"
-    assert len(kept["losses"]) == 6
-    kinds = [row[0] for row in course(tmp_path)]
-    assert kinds == [t.BASELINE] * 9 + [t.START] * 2 + [t.GRADIENT] * 3 + [t.SAMPLED] * 3
+    assert len(kept["losses"]) == 2 * len(places)
+    assert kept["items"] == sum(round(0.5 * count) for count in [searched(guided)] * 2 * len(places))
+    begun = [t.BASELINE] * 9 + [t.START] * 2 + [t.GRADIENT] * len(places)
+    assert [row[0] for row in rows] == begun + [t.SAMPLED] * (17 - len(begun))
+
+
+def searched(data: Data) -> int:
+    return len(open_job(Config.model_validate(data), "config").tasks[0].search)
 
 
 def test_the_descent_goes_down(guided: Data, tmp_path: Path) -> None:
-    guided["search"]["gradient"] = {"steps": 12, "items": 1.0}
+    guided["search"]["gradient"] = {"steps": 12, "items": 1.0, "points": 1}
     go(guided, tmp_path)
     rows = course(tmp_path)
     start = max(row[3] for row in rows if row[0] == t.START and row[2]["merge_method"] == "task_arithmetic")
     assert [row[3] for row in rows if row[0] == t.GRADIENT][-1] > start
+
+
+def test_of_many_models_the_descent_begins_at_their_soup(config: Data, models: Path, tmp_path: Path) -> None:
+    """Six times the usual 0.4 is far beyond all of them."""
+    weight = {"search": [0.0, 0.5]}
+    for number in range(6):
+        copy = tmp_path / f"two-{number}"
+        copy.mkdir()
+        for file in (models / "two").iterdir():
+            (copy / file.name).write_bytes(file.read_bytes())
+    entries = [{"model": str(tmp_path / f"two-{n}"), "parameters": {"weight": weight}} for n in range(6)]
+    config["recipe"] = {"merge_method": "task_arithmetic", "base_model": str(models / "base"), "models": entries}
+    gradient = {"steps": 1, "points": 1, "learning_rate": 1e-6}
+    config["search"] = {"trials": 22, "start": "gradient", "gradient": gradient}
+    go(config, tmp_path)
+    point = next(row[2] for row in course(tmp_path) if row[0] == t.GRADIENT)
+    assert list(point.values()) == pytest.approx([1 / 6] * 6, abs=1e-5)
 
 
 def test_only_search_items_are_looked_at(guided: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,4 +310,78 @@ def test_check_says_what_would_be_followed(guided: Data, tmp_path: Path) -> None
     file.write_text(dump_yaml(guided))
     shown = CliRunner().invoke(main, ["check", str(file)])
     assert shown.exit_code == 0, shown.output
-    assert "before the sampler: 6 steps down the gradient of text" in shown.output
+    assert "before the sampler: up to 6 steps down the gradient of text" in shown.output
+
+
+@pytest.fixture
+def automatic(config: Data) -> Data:
+    """What ``start: auto`` takes the gradients for."""
+    config["recipe"]["merge_method"] = "task_arithmetic"
+    for entry in config["recipe"]["models"]:
+        entry["parameters"] = {"weight": {"search": [0.0, 1.5], "curve": 3}}
+    config["search"] = {"trials": 12, "gradient": {"steps": 2, "points": 1}}
+    return config
+
+
+def test_auto_descends_where_there_are_many_dimensions(automatic: Data, tmp_path: Path) -> None:
+    job = open_job(Config.model_validate(automatic), "config")
+    assert job.start == StartChoice(True, "6 dimensions, and every task has a loss")
+    assert job.takes_gradients
+    run(job, tmp_path)
+    assert [row[0] for row in course(tmp_path)][9:] == [t.START, t.GRADIENT, t.SAMPLED]
+    file = tmp_path / "config.yml"
+    file.write_text(dump_yaml(automatic))
+    shown = " ".join(CliRunner().invoke(main, ["check", str(file)]).output.split())
+    assert "before the sampler: up to 2 steps down the gradient of text (6 dimensions, and every task has a" in shown
+    assert "gradients take" in shown
+
+
+def few(data: Data) -> None:
+    data["recipe"]["models"][0]["parameters"] = {"weight": 0.4}
+
+
+def trimmed(data: Data) -> None:
+    data["recipe"]["merge_method"] = "ties"
+
+
+def without_a_loss(data: Data, folder: Path) -> None:
+    (folder / "mine.py").write_text("def whole(model, tokenizer):\n    return 1.0\n")
+    data["evaluate"]["tasks"].append({"task": "whole", "evaluator": f"{folder / 'mine.py'}:whole"})
+
+
+def unweighed(data: Data) -> None:
+    data["recipe"]["merge_method"] = "arcee_fusion"
+    data["recipe"]["models"] = [{"model": data["recipe"]["models"][0]["model"], "parameters": {}}]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (few, "gradients are worth their cost from 6 dimensions on, found 3"),
+        (trimmed, "gradients would overlook what ties trims, drops or elects"),
+        (without_a_loss, "there is no loss to take gradients of in whole"),
+        (unweighed, "gradient needs a method that weighs its models; arcee_fusion: none of them does"),
+    ],
+)
+def test_auto_says_why_it_does_not_descend(automatic: Data, tmp_path: Path, change: Any, why: str) -> None:
+    change(automatic, tmp_path) if change is without_a_loss else change(automatic)
+    assert open_job(Config.model_validate(automatic), "config").start == StartChoice(False, why)
+    file = tmp_path / "config.yml"
+    file.write_text(dump_yaml(automatic))
+    shown = CliRunner().invoke(main, ["check", str(file)])
+    assert f"before the sampler: no descent: {why}" in " ".join(shown.output.split())
+
+
+def test_auto_leaves_what_was_asked_for(automatic: Data) -> None:
+    automatic["search"]["start"] = "none"
+    assert open_job(Config.model_validate(automatic), "config").start == StartChoice()
+
+
+def test_auto_goes_without_what_only_the_whole_model_shows_to_be_missing(
+    automatic: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "coefficients", lambda *_: None)
+    said: list[str] = []
+    run(open_job(Config.model_validate(automatic), "config"), tmp_path, Watcher(stage=said.append))
+    assert any(line.startswith("no gradient start: ") for line in said)
+    assert [row[0] for row in course(tmp_path)][9:] == [t.START, t.SAMPLED, t.SAMPLED]

@@ -55,14 +55,35 @@ def test_auto(shape: Shape, trials: int, expected: list[str]) -> None:
     assert f"{trials} trials" in found.why or "choices" in found.why
 
 
+class Own:
+    """A method with one dimension of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Several(Shape):
+    methods = (Own("ties"), Own("dare_ties"))  # type: ignore[assignment]
+
+    def holes_of(self, method: Any) -> list[Hole]:
+        return [*super().holes_of(method), Hole(method.name, FloatDistribution(0, 1))]
+
+
+def test_auto_stays_with_the_best_method_and_learns_its_numbers() -> None:
+    found = plan(Several(5), Search(trials=60))
+    assert [stage.sampler for stage in found.stages] == ["gp"]
+    assert found.why == "6 smooth dimensions and 60 trials, staying with the best of 2 methods"
+    assert [stage.sampler for stage in plan(Several(5, choices=True), Search()).stages] == ["tpe"]
+
+
 def test_auto_frees_many_dimensions_step_by_step() -> None:
     stages = plan(Shape(160), Search(trials=150)).stages
     assert [(stage.dimensions, stage.trials) for stage in stages] == [(6, 30), (20, 50), ("all", None)]
 
 
 def test_auto_evolves_from_where_the_gradient_leads() -> None:
-    assert [stage.sampler for stage in plan(Shape(160), Search(start="gradient")).stages] == ["cmaes"]
-    assert [stage.sampler for stage in plan(Shape(6), Search(start="gradient")).stages] == ["gp"]
+    assert [stage.sampler for stage in plan(Shape(160), Search(), gradient=True).stages] == ["cmaes"]
+    assert [stage.sampler for stage in plan(Shape(6), Search(), gradient=True).stages] == ["gp"]
 
 
 SCHEDULE = [{"sampler": "gp", "trials": 3, "dimensions": 2}, {"sampler": "qmc", "trials": 2}, {"sampler": "cmaes"}]
@@ -115,7 +136,7 @@ def test_a_grid_that_is_exhausted_ends_the_run(config: Data, tmp_path: Path) -> 
         ({"sampler": "cmaes", "points": 4}, "search: points: is a setting of grid, found with cmaes"),
         ({"population": 3}, "search.population: found 3, expected"),
         ({"start": "gradients"}, "search.start: found 'gradients', expected"),
-        ({"gradient": {"steps": 2}}, "points: found 3, expected no more than the 2 steps"),
+        ({"gradient": {"steps": 2}}, "points: found 4, expected no more than the 2 steps"),
     ],
 )
 def test_bad_plans(config: Data, search: Data, message: str) -> None:
