@@ -147,8 +147,9 @@ def _read_racing(data: Any) -> Any:
 class Gradient(Strict):
     """How the gradient start descends: up to so many steps of Adam, each on a part of the search items.
 
-    ``points`` is the number of legs; what each ends in becomes a trial, and the next one follows where that is the best
-    so far. ``learning_rate`` is a part of each range: the first step of the first leg, half of it in the next one.
+    ``points`` is the number of legs; what each ends in becomes a trial, and the next one follows where that is better
+    than what it began at. ``learning_rate`` is a part of each range: the first step of the first leg, half of it in the
+    next one.
     ``loss``: of the items' ``targets`` (the default where they have any), or the ``entropy`` of what is predicted.
     """
 

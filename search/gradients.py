@@ -6,18 +6,21 @@ to the holes: curve knots, filters, layers or ranges alike. A few steps of Adam,
 find good values in hundreds of dimensions.
 
 The descent goes in legs. Each begins at the best point scored so far, with steps half as long as the last leg's, and
-ends in a point that becomes a trial, raced like any other: where that is not the best so far, no further leg follows.
+ends in a point that becomes a trial, raced like any other: where that is no better than the leg's beginning, no further
+leg follows.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from math import inf
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from mergesearch.errors import UserError, in_words, listed
 from mergesearch.evaluators import Differentiable, Item, LoadedModel, LossKind, has_targets
@@ -147,7 +150,8 @@ class Calibration:
 class Descent:
     """What a descent came to: the loss before each step, the items that it looked at, and the legs' ends by name.
 
-    ``exact``: nothing was overlooked; else the slopes are those of a linear surrogate. ``reason``: why it broke off.
+    ``exact``: nothing was overlooked; else the slopes are those of a linear surrogate. ``began``: the score of the
+    point that the last leg began at. ``reason``: why it broke off.
     """
 
     method: str
@@ -156,6 +160,7 @@ class Descent:
     losses: list[float]
     items: int
     points: dict[str, dict[str, Scalar]]
+    began: float = -inf
     reason: str | None = None
 
 
@@ -212,12 +217,12 @@ class GradientStart:
         return so_far.points
 
     def _is_due(self, so_far: Descent, study: Study) -> bool:
-        """Whether there are legs left, and the last one ended in the best point of all."""
+        """Whether there are legs left, and the last one led upwards; of a trial that was stopped, by its estimate."""
         if so_far.reason or len(so_far.points) == self._job.config.search.gradient.points:
             return False
-        contenders = t.contenders(study)
-        best = t.best(contenders) if contenders else None
-        return best is not None and t.kind_of(best) == t.GRADIENT and best.user_attrs[t.NAME] == [*so_far.points][-1]
+        ends = [trial for trial in _scored(study) if t.kind_of(trial) == t.GRADIENT]
+        last = [trial for trial in ends if trial.user_attrs[t.NAME] == [*so_far.points][-1]]
+        return any(t.score_of(trial) > so_far.began for trial in last)
 
     def _further(self, so_far: Descent, study: Study) -> Descent:
         settings = self._job.config.search.gradient
@@ -232,7 +237,7 @@ class GradientStart:
             return replace(so_far, reason=reason)
 
     def _gone(self, so_far: Descent, study: Study, steps: range, rate: float) -> Descent:
-        method, point = self._beginning(study)
+        began, method, point = self._beginning(study)
         chart = Chart(self._job.space, self._engine, method, point)
         units, losses = descend(chart, self._engine, self._calibration.backward, steps, rate)
         return replace(
@@ -241,6 +246,7 @@ class GradientStart:
             losses=so_far.losses + losses,
             items=so_far.items + sum(map(self._calibration.count, steps)),
             points={**so_far.points, f"step {steps.stop}": chart.point(units)},
+            began=began,
         )
 
     @property
@@ -255,15 +261,14 @@ class GradientStart:
             notes.append(f"it does not see {listed(others)}, without such a loss")
         return "; ".join(notes)
 
-    def _beginning(self, study: Study) -> tuple[Method, Point]:
-        """The best point that is known, of a method that gradients can follow."""
-        found = [*self._scored(study), *self._standing_for_soups(study)]
-        _, method, point = max(found, key=lambda entry: entry[0], default=(0.0, *self._nearest(self.methods[0], {})))
-        return method, point
+    def _beginning(self, study: Study) -> tuple[float, Method, Point]:
+        """The best point that is known, of a method that gradients can follow, and its score."""
+        found = [*self._in_space(study), *self._standing_for_soups(study)]
+        return max(found, key=lambda entry: entry[0], default=(-inf, *self._nearest(self.methods[0], {})))
 
-    def _scored(self, study: Study) -> Iterator[tuple[float, Method, Point]]:
+    def _in_space(self, study: Study) -> Iterator[tuple[float, Method, Point]]:
         space = self._job.space
-        for trial in t.completed(study):
+        for trial in _scored(study):
             for method in self.methods:
                 point = trial.params
                 if point.get(METHOD, method.name) == method.name and space.start(method, {}).keys() <= point.keys():
@@ -282,3 +287,7 @@ class GradientStart:
 
     def _nearest(self, method: Method, usual: Mapping[str, Scalar]) -> tuple[Method, Point]:
         return method, self._job.space.start(method, usual)
+
+
+def _scored(study: Study) -> list[FrozenTrial]:
+    return [*t.completed(study), *t.stopped(study)]
