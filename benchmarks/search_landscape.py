@@ -31,7 +31,7 @@ from mergesearch.search.tasks import Task
 
 Array = NDArray[np.float64]
 RECORDING = FOLDER / "search_efficiency_demo.npz"
-CONFIG = Path(__file__).with_name("search_efficiency.yml")
+CONFIG = Path(__file__).with_name("search_efficiency_replayed.yml")
 Score = Literal["accuracy", "probability"]
 NARROW = (0.1, 0.65)
 """The part of each range in which every other recorded point lies: merges that are any good are here."""
