@@ -256,7 +256,7 @@ EVOLVE = "mergekit-evolve"
 ARMS: dict[str, Arm] = {
     EVOLVE: theirs(rivals.mergekit_evolve("task_arithmetic")),
     "ours": ours(),
-    "ours, without gradients": ours(start="none"),
+    "ours without gradients": ours(start="none"),
     "random": theirs(rivals.random),
     "Optuna's TPE": theirs(rivals.tpe),
     "mergenetic's GA": theirs(rivals.mergenetic("task_arithmetic")),
