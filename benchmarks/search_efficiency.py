@@ -117,8 +117,6 @@ def report(found: Sequence[Table]) -> str:
         "merge of that gain costs two to five. Merges of this kind have much headroom for a descent: the loss is the",
         "score. How searches go on accuracies, with few dimensions and without gradients is another matter: see",
         "[replayed scores](search_efficiency_replayed.md).",
-        "",
-        "Arms that are not listed, and seeds that are missing, were not run: the same command goes on with them.",
     ]
     return "\n".join(lines) + "\n"
 
