@@ -26,9 +26,12 @@ from mergesearch.search.config import Config
 from mergesearch.search.job import Job, open_job
 from mergesearch.search.loop import Loop
 from mergesearch.search.runner import open_engine
+from mergesearch.search.scoring import Scoring
 from mergesearch.search.space import Space
 from mergesearch.search.store import RunFolder
 
+WARM = 10
+"""Trials of the sampler that are not timed: with its first model it loads what it needs."""
 PARTS = ("forward", "harness", "build", "sampler", "storage", "loop")
 
 
@@ -73,6 +76,7 @@ def watch_everything(clock: Clock, loop: Loop) -> None:
     clock.watch("sampler", Space, "ask")
     clock.watch("build", Engine, "build")
     clock.watch("harness", Job, "score")
+    clock.watch("harness", Scoring, "_score_items")
     clock.watch("forward", loop.engine.model, "forward")
 
 
@@ -83,7 +87,7 @@ def measure(config: Path, trials: int) -> dict[str, float]:
         run = RunFolder(Path(folder) / "run")
         run.path.mkdir()
         loop = Loop(job, run, run.open_study(None), open_engine(job))
-        while not any(t.kind_of(trial) == t.SAMPLED for trial in t.finished(loop.study)):
+        while sum(t.kind_of(trial) == t.SAMPLED for trial in t.finished(loop.study)) < WARM:
             loop.run_trial()
         clock = Clock()
         watch_everything(clock, loop)

@@ -27,8 +27,7 @@ _TALKERS = ("lm_eval", "transformers", "datasets", "huggingface_hub")
 def as_command_line() -> Iterator[None]:
     """Runs lm-eval's code under the seeds of its command line, without its logs and progress bars; puts all back."""
     with ExitStack() as stack:
-        for name in _TALKERS:
-            stack.enter_context(_level(logging.getLogger(name), logging.ERROR))
+        stack.enter_context(_quiet())
         stack.enter_context(_no_request_bars())
         stack.enter_context(_no_dataset_bars())
         stack.enter_context(_seeded())
@@ -36,13 +35,23 @@ def as_command_line() -> Iterator[None]:
 
 
 @contextmanager
-def _level(logger: logging.Logger, level: int) -> Iterator[None]:
-    before = logger.level
-    logger.setLevel(level)
+def _quiet() -> Iterator[None]:
+    before = [logging.getLogger(name).level for name in _TALKERS]
+    _set_levels([logging.ERROR] * len(_TALKERS))
     try:
         yield
     finally:
-        logger.setLevel(before)
+        _set_levels(before)
+
+
+def _set_levels(levels: Sequence[int]) -> None:
+    """``setLevel`` goes through every logger that there is, hundreds of times a trial: so once for all, if at all."""
+    loggers = [logging.getLogger(name) for name in _TALKERS]
+    if [logger.level for logger in loggers] == [*levels]:
+        return
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.level = level
+    loggers[-1].setLevel(levels[-1])
 
 
 @contextmanager

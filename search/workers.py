@@ -42,11 +42,11 @@ class Workers:
         return name.rsplit(".", 2)[0] in ("", socket.gethostname()) and not self._is_locked(name)
 
     def _is_locked(self, name: str) -> bool:
-        file = self._folder / name
-        if not file.is_file():
+        try:
+            with (self._folder / name).open("r+") as handle:
+                return not _lock_at_once(handle)
+        except FileNotFoundError:  # it may go between two looks
             return False
-        with file.open("r+") as handle:
-            return not _lock_at_once(handle)
 
 
 def _lock_at_once(handle: IO[str]) -> bool:

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from mergesearch.search.loop import Loop
 from mergesearch.search.runner import Watcher, open_engine, run
 from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.store import LOOKS, RunFolder
+from mergesearch.search.workers import Workers
 
 from .helpers import Data, Killed, course, go, study_of
 
@@ -217,6 +219,21 @@ def test_a_living_workers_trial_is_left_alone_until_its_lease_runs_out(
         before = len(t.finished(owner.study))
         owner._work_on(trial, recipe, False)
         assert len(t.finished(owner.study)) == before, "what came too late is not counted twice"
+
+
+def test_workers_come_and_go_while_others_look(tmp_path: Path) -> None:
+    workers = Workers(tmp_path)
+
+    def come_and_go() -> None:
+        for _ in range(2000):
+            with workers.joined():
+                pass
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(come_and_go)
+        while not coming.done():
+            workers.is_dead(next((file.name for file in tmp_path.iterdir()), "none.1.1"))
+        coming.result()
 
 
 def test_the_lease_is_renewed_while_scoring(begun: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
