@@ -289,5 +289,10 @@ class GradientStart:
         return method, self._job.space.start(method, usual)
 
 
+def items_looked_at(folder: RunFolder) -> int:
+    """How many items the steps of a run's descent were taken on, all together."""
+    return int((folder.read_json(FILE) or {}).get("items", 0))
+
+
 def _scored(study: Study) -> list[FrozenTrial]:
     return [*t.completed(study), *t.stopped(study)]

@@ -12,6 +12,7 @@ from mergesearch.parsing import parse_yaml
 from mergesearch.search import trials as t
 from mergesearch.search.bench import Bench
 from mergesearch.search.front import Check, Front, Member, check, on_test_front, standings
+from mergesearch.search.gradients import items_looked_at
 from mergesearch.search.job import Job
 from mergesearch.search.pareto import front_of, is_pareto, knee, points_of
 from mergesearch.search.statistics import Estimate, bootstrap, bootstrap_difference, holm, swap_p
@@ -128,6 +129,7 @@ def _verdict(
         stopped=len(t.stopped(bench.study)),
         items_spent=sum(spent),
         items_in_full=sum(map(bool, spent)) * sum(len(task.search) for task in job.searched),
+        items_descended=items_looked_at(bench.folder),
         test_looks=looks + 1,
         winner=rows[winner.number],
         best_baseline=rows[rival.number].name,

@@ -87,11 +87,16 @@ def _facts(verdict: Verdict) -> str:
         unproven_in_words(verdict),
         optimism_in_words(verdict),
         f"{verdict.trials} trials, {verdict.stopped} of them stopped early; {verdict.items_spent:,} items scored, "
-        f"{share:.0%} of what all trials in full would have been.",
+        f"{share:.0%} of what all trials in full would have been{_descended(verdict)}.",
         f"The search ended: {verdict.ended}." if verdict.ended else "",
         looks_in_words(verdict.test_looks - 1),
     ]
     return " ".join(filter(None, facts))
+
+
+def _descended(verdict: Verdict) -> str:
+    count = verdict.items_descended
+    return f"; gradients were taken on {count:,} more, forward and back" if count else ""
 
 
 def _comparisons(verdict: Verdict) -> str:

@@ -74,9 +74,9 @@ class Verdict:
     ``optimism`` is how much larger it was there (None where the verdict is held on other tasks). ``recommended`` is
     the winner if it is better beyond chance, and else the best baseline. ``test_looks`` counts how often this run
     has looked at the test items, this time included. ``items_spent``, of ``items_in_full`` had no candidate been
-    stopped. ``ensemble`` is what averaging the models' outputs gives: a reference, which no verdict is held on.
-    ``soups`` are those that were asked for, whether or not one of them is the winner.
-    ``ended``: why the search did.
+    stopped; ``items_descended`` are those that gradients were taken on. ``ensemble`` is what averaging the models'
+    outputs gives: a reference, which no verdict is held on. ``soups`` are those that were asked for, whether or not one
+    of them is the winner. ``ended``: why the search did.
 
     With several objectives the winner is the one that the user's weights pick, and ``front`` has all that no other
     candidate beats in every objective. ``checks`` are the winner's, one for each constraint; a winner that breaks one
@@ -104,6 +104,7 @@ class Verdict:
     ensemble: Row | None = None
     soups: list[Row] = field(default_factory=list)
     ended: str = ""
+    items_descended: int = 0
     checks: list[Check] = field(default_factory=list)
     front: Front | None = None
 

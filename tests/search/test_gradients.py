@@ -223,8 +223,10 @@ def test_killed_and_resumed(
 def test_methods_that_trim_are_followed_by_their_surrogate(guided: Data, tmp_path: Path) -> None:
     guided["recipe"]["merge_method"] = "ties"
     guided["search"]["trials"] = 13
-    go(guided, tmp_path)
+    verdict = go(guided, tmp_path)
     kept = json.loads((tmp_path / "small" / FILE).read_text())
+    assert verdict.items_descended == kept["items"] > 0
+    assert f"gradients were taken on {kept['items']} more" in (tmp_path / "small" / "report.html").read_text()
     assert not kept["exact"]
     densities = {point["one.density"] for point in kept["points"].values()}
     assert len(densities) == 1, "what the surrogate overlooks stays where it was"
