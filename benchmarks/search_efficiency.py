@@ -17,7 +17,8 @@ import numpy as np
 import optuna
 import torch
 from machine import FOLDER, write_result
-from search_live import ARMS, BUDGET, EVOLVE, OUR_TRIALS, SPACES, Live, run_arm
+from search_common import BUDGET, OUR_TRIALS, quartiles
+from search_live import ARMS, EVOLVE, SPACES, Live, run_arm
 
 from mergesearch.search.overview import STEP_COST
 
@@ -74,11 +75,6 @@ def gain_after(course: Course, spent: float) -> float:
 
 def arrival(course: Course, target: float) -> float:
     return next((items for items, _, gain in course if gain >= target), np.inf)
-
-
-def quartiles(numbers: Sequence[float]) -> list[float]:
-    """The three, of values some of which are infinite."""
-    return [float(value) for value in np.quantile(numbers, [0.25, 0.5, 0.75], method="inverted_cdf")]
 
 
 def tables(lines: Sequence[Mapping[str, Any]]) -> list[Table]:

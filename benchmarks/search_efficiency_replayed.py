@@ -7,10 +7,9 @@ recorded ones predicts them (see ``search_landscape``); the test items decide wh
 them. Writes results/benchmarks/search_efficiency_replayed.json and search_efficiency_replayed.md.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import click
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.markdown import Markdown
+from search_common import BUDGET, OUR_TRIALS, Memory, OverError, quartiles
 from search_landscape import Landscape, Score, baselines, read_config, record
 from torch import Tensor
 
@@ -37,14 +37,9 @@ from mergesearch.search.config import Config
 from mergesearch.search.job import Job, open_job
 from mergesearch.search.loop import Loop
 from mergesearch.search.space import Space
-from mergesearch.search.store import RunFolder
-from mergesearch.search.tasks import Scores, Task
+from mergesearch.search.tasks import Task
 
 Array = NDArray[np.float64]
-BUDGET = 200
-"""Full evaluations that a search may spend: twice mergekit-evolve's default."""
-OUR_TRIALS = 60
-"""The config's default."""
 EVALUATIONS = (15, 30)
 """Full evaluations after whose items all arms are compared."""
 PART = 0.9
@@ -57,10 +52,6 @@ NAMES = [
     "lm_head.weight",
 ]
 """Stand for the tensors of the demo's models: each has its layer's numbers."""
-
-
-class _OverError(Exception):
-    """The search has found what it was to find, or has spent its budget."""
 
 
 @dataclass
@@ -81,7 +72,7 @@ class Course:
             self.best, self.test = value, test
         self.trace.append((self.items, self.best, self.test))
         if self.items >= self.budget or np.isfinite([self.arrival("search"), self.arrival("test")]).all():
-            raise _OverError
+            raise OverError
 
     def arrival(self, side: str) -> float:
         """The items after which the best one's score on that side was first what it is to be; infinity where never."""
@@ -118,29 +109,10 @@ class _Engine:
     def model(self) -> "_Engine":
         return self
 
+    views = model
+
     def build(self, recipe: Recipe) -> None:
         self.scores = self._land.scores(self._land.margins(recipe))
-
-
-class _Memory(RunFolder):
-    """A run's folder that leaves nothing on the disk."""
-
-    def __init__(self) -> None:
-        super().__init__(Path())
-        self._kept: dict[str, Scores] = {}
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        yield
-
-    def save_scores(self, name: str, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:  # noqa: ARG002
-        self._kept[name] = dict(scores)
-
-    def load_scores(self, name: str) -> Scores:
-        return self._kept[name]
-
-    def has_scores(self, name: str) -> bool:
-        return name in self._kept
 
 
 @dataclass(frozen=True)
@@ -239,7 +211,7 @@ def ours(**wishes: Any) -> Arm:
             test = replay.land.value(margins, "test")
             course.see(t.items_of(trial), value, test)
 
-        loop = Loop(job, _Memory(), optuna.create_study(direction="maximize"), cast(Any, _Engine(replay.land)))
+        loop = Loop(job, Memory(), optuna.create_study(direction="maximize"), cast(Any, _Engine(replay.land)))
         loop.run(on_trial)
 
     return search
@@ -312,14 +284,9 @@ def measure(replay: Replay, arm: Arm, target: Target, seeds: Sequence[int]) -> F
     return Found([c.arrival("search") for c in courses], [c.arrival("test") for c in courses], after)
 
 
-def quartiles(items: Sequence[float]) -> list[float]:
-    """The three, of values some of which are infinite."""
-    return [float(value) for value in np.quantile(items, [0.25, 0.5, 0.75], method="inverted_cdf")]
-
-
 def _run(replay: Replay, arm: Arm, target: Target, seed: int) -> Course:
     course = Course(target, BUDGET * replay.items)
-    with suppress(_OverError):
+    with suppress(OverError):
         arm(replay, seed, course)
     return course
 

@@ -8,8 +8,8 @@ the test items, in bits per byte below the uniform soup on the same ones.
 
 import gc
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,9 @@ import search_rivals as rivals
 import yaml
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
+from search_common import BUDGET, OUR_TRIALS, Memory, OverError
 
-from mergesearch.evaluators import Item, LoadedModel
+from mergesearch.evaluators import LoadedModel
 from mergesearch.files import write_text
 from mergesearch.merge_ops.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine import Engine
@@ -30,12 +31,11 @@ from mergesearch.merge_ops.recipe import Recipe
 from mergesearch.search import trials as t
 from mergesearch.search.baselines import UNIFORM
 from mergesearch.search.config import Config
-from mergesearch.search.gradients import FILE
+from mergesearch.search.gradients import items_looked_at
 from mergesearch.search.job import Job, open_job
 from mergesearch.search.loop import Loop
 from mergesearch.search.overview import STEP_COST
 from mergesearch.search.runner import open_engine
-from mergesearch.search.store import RunFolder
 from mergesearch.search.tasks import Scores
 
 Array = NDArray[np.float64]
@@ -44,14 +44,6 @@ LANGUAGES = ("python", "cpp")
 SEARCHED = 1 / 3
 """The part of the files that a search sees: some 87 pieces of code."""
 RANGE = {"search": [0.0, 1.5]}
-BUDGET = 200
-"""Full evaluations that a search may spend: twice mergekit-evolve's default."""
-OUR_TRIALS = 60
-"""The config's default."""
-
-
-class OverError(Exception):
-    """The search has found what it was to find, or has spent its budget."""
 
 
 @dataclass
@@ -200,37 +192,17 @@ def theirs(rival: rivals.Rival) -> Arm:
     return lambda live, seed, course: rival(_Full(live, seed, course), seed)
 
 
-class _Memory(RunFolder):
-    """A run's folder that leaves nothing on the disk."""
+class _Charged(Memory):
+    """Takes the items of a descent for as many as it costs to go forward and back."""
 
     def __init__(self, spend: Callable[[float], None]) -> None:
-        super().__init__(Path())
-        self._scores: dict[str, Scores] = {}
-        self._files: dict[str, Any] = {}
+        super().__init__()
         self._spend = spend
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        yield
-
-    def save_scores(self, name: str, scores: Mapping[str, Any], items: Mapping[str, Sequence[Item]]) -> None:  # noqa: ARG002
-        self._scores[name] = dict(scores)
-
-    def load_scores(self, name: str) -> Scores:
-        return self._scores[name]
-
-    def has_scores(self, name: str) -> bool:
-        return name in self._scores
-
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        return cast("dict[str, Any] | None", self._files.get(name))
-
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """A descent's items count as often as it costs to go forward and back."""
-        if name == FILE:
-            before = (self.read_json(name) or {"items": 0})["items"]
-            self._spend(STEP_COST * (content["items"] - before))
-        self._files[name] = dict(content)
+        before = items_looked_at(self)
+        super().write_json(name, content)
+        self._spend(STEP_COST * (items_looked_at(self) - before))
 
 
 def ours(**wishes: Any) -> Arm:
@@ -245,7 +217,7 @@ def ours(**wishes: Any) -> Arm:
             value = trial.value if trial.state == TrialState.COMPLETE and trial.value is not None else -np.inf
             course.see(value, lambda: live.gain(seed, recipe))
 
-        loop = Loop(job, _Memory(course.spend), optuna.create_study(direction="maximize"), live.engine)
+        loop = Loop(job, _Charged(course.spend), optuna.create_study(direction="maximize"), live.engine)
         loop.prepare()
         loop.run(on_trial)
 

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from mergesearch.errors import UserError
+from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.search import trials as t
 from mergesearch.search.baselines import Baseline, usual_settings
 from mergesearch.search.bench import Bench
@@ -107,28 +108,31 @@ class Asking:
             return False
         begun = t.begun(self._bench.study)
         missing = len(job.baselines) - sum(t.kind_of(trial) == t.BASELINE for trial in begun)
-        is_left = {method.name for method in job.space.methods} - self._names(t.START)
-        return bool(is_left) and len(begun) + missing < job.config.search.trials
+        return self._next_start() is not None and len(begun) + missing < job.config.search.trials
+
+    def _next_start(self) -> Method | None:
+        """The next method whose usual setting has no trial yet."""
+        known = self._names(t.START)
+        return next((method for method in self._bench.job.space.methods if method.name not in known), None)
 
     def _enqueue_start(self) -> bool:
-        """Puts the next usual setting that has no trial yet before whatever the sampler would ask, if there is one."""
-        space, known = self._bench.job.space, self._names(t.START)
-        for method in space.methods:
-            if method.name not in known:
-                point = space.start(method, usual_settings(len(space.models)).get(method.name, {}))
-                self._bench.study.enqueue_trial(point, user_attrs={t.KIND: t.START, t.NAME: method.name})
-                return True
-        return False
+        """Puts the next usual setting before whatever the sampler would ask, if there is one."""
+        space, method = self._bench.job.space, self._next_start()
+        if method is None:
+            return False
+        self._enqueue(t.START, method.name, space.start(method, usual_settings(len(space.models)).get(method.name, {})))
+        return True
 
     def _enqueue_gradient(self) -> None:
         """The same with the points that gradients led to, which are found once and kept in the folder."""
         if self.gradient is None:
             return
-        known = self._names(t.GRADIENT)
-        for name, point in self.gradient.points(self._bench.study, self._bench.folder).items():
-            if name not in known:
-                self._bench.study.enqueue_trial(point, user_attrs={t.KIND: t.GRADIENT, t.NAME: name})
-                return
+        points, known = self.gradient.points(self._bench.study, self._bench.folder), self._names(t.GRADIENT)
+        if name := next((name for name in points if name not in known), None):
+            self._enqueue(t.GRADIENT, name, points[name])
+
+    def _enqueue(self, kind: str, name: str, point: dict[str, Scalar]) -> None:
+        self._bench.study.enqueue_trial(point, user_attrs={t.KIND: kind, t.NAME: name})
 
     def _baseline_scores(self) -> dict[str, float]:
         return {

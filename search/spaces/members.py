@@ -9,10 +9,10 @@ from optuna.distributions import CategoricalDistribution
 
 from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.methods import Method, Scalar
-from mergesearch.search.places import Path, entry_labels, put, spelled, value_at
+from mergesearch.search.places import Path, entry_labels, spelled, value_at
 from mergesearch.search.spaces.holes import Hole, check_keys
 from mergesearch.search.spaces.stacks import stack_models
-from mergesearch.search.spaces.values import Draft
+from mergesearch.search.spaces.values import Draft, OneHole
 
 BASE, ORDER, INCLUDE = "base_model", "order", "include"
 MOST_ORDERED = 4
@@ -20,37 +20,16 @@ MOST_ORDERED = 4
 
 
 @dataclass
-class _OneHole:
-    """What has one dimension, which every method asks unless it says otherwise."""
-
-    hole: Hole
-
-    @property
-    def holes(self) -> Sequence[Hole]:
-        return [self.hole]
-
-    def asked_by(self, _: Method) -> bool:
-        return True
-
-    def start(self, _: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        return {self.hole.name: self.hole.middle}
-
-
-@dataclass
-class Reference(_OneHole):
+class Reference(OneHole):
     """A checkpoint as a choice: the base, or a model of the list."""
 
     @property
     def choices(self) -> list[str]:
         return [str(choice) for choice in self.hole.ends]
 
-    def fill(self, draft: Draft) -> None:
-        for path in self.hole.paths:
-            put(draft.data, path, draft.values[self.hole.name])
-
 
 @dataclass
-class Include(_OneHole):
+class Include(OneHole):
     """A model that may be left out. It is asked for its numbers all the same, so that the space stays one."""
 
     entry: Path
@@ -63,7 +42,7 @@ class Include(_OneHole):
 
 
 @dataclass
-class Order(_OneHole):
+class Order(OneHole):
     """The order of the models, for methods that tell the first from the second."""
 
     orders: Mapping[str, Sequence[int]]

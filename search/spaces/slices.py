@@ -1,39 +1,21 @@
 """What slices have of their own: methods, and ranges of layers whose ends are searched for."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.methods import Method, Scalar, find_method
-from mergesearch.search.places import Path, put, slices_in, spelled
+from mergesearch.search.places import Path, slices_in, spelled
 from mergesearch.search.spaces.holes import TIE_KEYS, Hole, check_keys, is_hole, number_range
-from mergesearch.search.spaces.values import Draft
+from mergesearch.search.spaces.values import OneHole
 
 METHOD, RANGE = "merge_method", "layer_range"
 BOUND_KEYS = ("search", "name", "step")
 
 
-@dataclass
-class Bound:
+class Bound(OneHole):
     """Where the layers of a source begin or end; the same number may stand in several sources and slices."""
-
-    hole: Hole
-
-    @property
-    def holes(self) -> Sequence[Hole]:
-        return [self.hole]
-
-    def asked_by(self, _: Method) -> bool:
-        return True
-
-    def fill(self, draft: Draft) -> None:
-        for path in self.hole.paths:
-            put(draft.data, path, draft.values[self.hole.name])
-
-    def start(self, _: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        return {self.hole.name: self.hole.middle}
 
 
 def own_methods(recipe: Mapping[str, Any], where: str) -> dict[Path, Method]:

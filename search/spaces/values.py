@@ -65,6 +65,27 @@ class Part(Protocol):
         ...
 
 
+@dataclass
+class OneHole:
+    """A part of one dimension, whose value stands where its hole was; every method asks it unless it says otherwise."""
+
+    hole: Hole
+
+    @property
+    def holes(self) -> Sequence[Hole]:
+        return [self.hole]
+
+    def asked_by(self, _: Method) -> bool:
+        return True
+
+    def fill(self, draft: Draft) -> None:
+        for path in self.hole.paths:
+            put(draft.data, path, draft.values[self.hole.name])
+
+    def start(self, _: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        return {self.hole.name: self.hole.middle}
+
+
 @dataclass(frozen=True)
 class Shape:
     """How the numbers of a hole lie over depth: one for all, knots of a curve, or one a group of layers."""

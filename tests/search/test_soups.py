@@ -111,12 +111,12 @@ def fine_tunes(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def soup(models: Path, fine_tunes: Path, texts: Path) -> Data:
+def soup_config(found: Path, base: Path, texts: Path) -> Data:
+    """Of the models that are found there."""
     return {
         "soup": {
-            "models": str(fine_tunes),
-            "base": str(models / "base"),
+            "models": str(found),
+            "base": str(base),
             "kinds": ["uniform", "greedy", "greedy_gain", "greedy_safe", "pruned"],
         },
         "evaluate": {
@@ -125,6 +125,11 @@ def soup(models: Path, fine_tunes: Path, texts: Path) -> Data:
         },
         "output": {"name": "soup"},
     }
+
+
+@pytest.fixture
+def soup(models: Path, fine_tunes: Path, texts: Path) -> Data:
+    return soup_config(fine_tunes, models / "base", texts)
 
 
 def trials_of(results: Path) -> list[Any]:
@@ -147,18 +152,7 @@ def whole(models: Path, fine_tunes: Path, tmp_path_factory: pytest.TempPathFacto
     for number in range(12):
         words = ("".join(rng.choices("abcdefghij", k=4)) for _ in range(12))
         (place / f"{number:02}.txt").write_text(" ".join(words) + ".\n")
-    data: Data = {
-        "soup": {
-            "models": str(fine_tunes / "checkpoint-*"),
-            "base": str(models / "base"),
-            "kinds": ["uniform", "greedy", "greedy_gain", "greedy_safe", "pruned"],
-        },
-        "evaluate": {
-            "tasks": [{"evaluator": "bits_per_byte", "task": "text", "files": [str(place / "*.txt")]}],
-            "split": {"search": 0.5, "test": 0.5, "seed": 0},
-        },
-        "output": {"name": "soup"},
-    }
+    data = soup_config(fine_tunes / "checkpoint-*", models / "base", place)
     return data, place, go(data, place)
 
 
