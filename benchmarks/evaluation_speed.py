@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mergesearch.evaluators import LoadedModel, Shared
-from mergesearch.evaluators.lm_eval import LmEval, LmEvalOptions
+from mergesearch.evaluators.lm_eval.lm_eval import LmEval, LmEvalOptions
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "rk", "st", "l", "m")]
 HEAD = """task: {name}

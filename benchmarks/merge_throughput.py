@@ -31,12 +31,12 @@ from machine import FOLDER, write_result
 from rich.console import Console
 from rich.table import Table
 
-from mergesearch.merge_ops.combine import combine_all
-from mergesearch.merge_ops.engine import Engine
+from mergesearch.merge_ops.engine.engine import Engine
+from mergesearch.merge_ops.kernels.combine import combine_all
+from mergesearch.merge_ops.kernels.plans import LinearCombination, Pass
+from mergesearch.merge_ops.kernels.threads import spread
 from mergesearch.merge_ops.methods import METHODS
-from mergesearch.merge_ops.plans import LinearCombination, Pass
-from mergesearch.merge_ops.recipe import Recipe
-from mergesearch.merge_ops.threads import spread
+from mergesearch.merge_ops.recipe.recipe import Recipe
 
 MERGEKIT = "0.1.5"
 SETTINGS: dict[str, dict[str, Any]] = {

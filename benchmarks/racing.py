@@ -27,13 +27,13 @@ from scipy import stats
 from torch import Tensor
 
 from mergesearch.evaluators import Item, Metric
-from mergesearch.evaluators._base import MeanOfItems
+from mergesearch.evaluators.contract.evaluator import MeanOfItems
 from mergesearch.search.config import Racing
-from mergesearch.search.course import Course, set_course
-from mergesearch.search.job import Job
-from mergesearch.search.racing import run_race
-from mergesearch.search.sequential import Draws
-from mergesearch.search.tasks import Scores, Task
+from mergesearch.search.problem.problem import Job
+from mergesearch.search.problem.tasks import Scores, Task
+from mergesearch.search.scoring.racing.betting_test import Draws
+from mergesearch.search.scoring.racing.plan import Course, set_course
+from mergesearch.search.scoring.racing.race import run_race
 
 ERROR = 0.05
 PLAIN = cast(Any, SimpleNamespace(evaluate=SimpleNamespace(aggregate="mean", normalize=False, constraints=[])))

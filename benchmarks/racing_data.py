@@ -8,8 +8,8 @@ import numpy as np
 from machine import FOLDER
 from numpy.typing import NDArray
 
-from mergesearch.search import trials as t
-from mergesearch.search.store import RunFolder
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_folder import RunFolder
 
 Array = NDArray[np.float64]
 RECORDING = FOLDER / "racing_demo.npz"

@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from mergesearch.evaluators import Item
-from mergesearch.search.store import RunFolder
-from mergesearch.search.tasks import Scores
+from mergesearch.search.problem.tasks import Scores
+from mergesearch.search.study.run_folder import RunFolder
 
 BUDGET = 200
 """Full evaluations that a search may spend: twice mergekit-evolve's default."""

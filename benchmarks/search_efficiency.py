@@ -20,7 +20,7 @@ from machine import FOLDER, write_result
 from search_common import BUDGET, OUR_TRIALS, quartiles
 from search_live import ARMS, EVOLVE, SPACES, Live, run_arm
 
-from mergesearch.search.overview import STEP_COST
+from mergesearch.search.report.check_page import STEP_COST
 
 NAME = "search_efficiency"
 OURS = "ours"

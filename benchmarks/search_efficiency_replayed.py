@@ -29,15 +29,15 @@ from search_landscape import Landscape, Score, baselines, read_config, record
 from torch import Tensor
 
 from mergesearch.evaluators import Item, LoadedModel, Metric
-from mergesearch.evaluators._base import MeanOfItems
-from mergesearch.merge_ops.recipe import Recipe
-from mergesearch.search import trials as t
-from mergesearch.search.baselines import Baselines
+from mergesearch.evaluators.contract.evaluator import MeanOfItems
+from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.candidates.baselines import Baselines
 from mergesearch.search.config import Config
-from mergesearch.search.job import Job, open_job
-from mergesearch.search.loop import Loop
-from mergesearch.search.space import Space
-from mergesearch.search.tasks import Task
+from mergesearch.search.optimize.loop import Loop
+from mergesearch.search.problem.problem import Job, open_job
+from mergesearch.search.problem.tasks import Task
+from mergesearch.search.space.space import Space
+from mergesearch.search.study import trials as t
 
 Array = NDArray[np.float64]
 EVALUATIONS = (15, 30)

@@ -21,13 +21,13 @@ from scipy.spatial.distance import cdist
 from scipy.stats import qmc
 
 from mergesearch.evaluators import LoadedModel
-from mergesearch.merge_ops.engine import Engine
+from mergesearch.merge_ops.engine.engine import Engine
 from mergesearch.merge_ops.methods import Method
-from mergesearch.merge_ops.recipe import Recipe
+from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.config import Config
-from mergesearch.search.job import Job
-from mergesearch.search.runner import open_engine
-from mergesearch.search.tasks import Task
+from mergesearch.search.problem.problem import Job
+from mergesearch.search.problem.tasks import Task
+from mergesearch.search.run import open_engine
 
 Array = NDArray[np.float64]
 RECORDING = FOLDER / "search_efficiency_demo.npz"

@@ -25,18 +25,18 @@ from search_common import BUDGET, OUR_TRIALS, Memory, OverError
 
 from mergesearch.evaluators import LoadedModel
 from mergesearch.files import write_text
-from mergesearch.merge_ops.checkpoint import Checkpoint
-from mergesearch.merge_ops.engine import Engine
-from mergesearch.merge_ops.recipe import Recipe
-from mergesearch.search import trials as t
-from mergesearch.search.baselines import UNIFORM
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.engine.engine import Engine
+from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.candidates.baselines import UNIFORM
+from mergesearch.search.candidates.gradient.start import items_looked_at
 from mergesearch.search.config import Config
-from mergesearch.search.gradients import items_looked_at
-from mergesearch.search.job import Job, open_job
-from mergesearch.search.loop import Loop
-from mergesearch.search.overview import STEP_COST
-from mergesearch.search.runner import open_engine
-from mergesearch.search.tasks import Scores
+from mergesearch.search.optimize.loop import Loop
+from mergesearch.search.problem.problem import Job, open_job
+from mergesearch.search.problem.tasks import Scores
+from mergesearch.search.report.check_page import STEP_COST
+from mergesearch.search.run import open_engine
+from mergesearch.search.study import trials as t
 
 Array = NDArray[np.float64]
 DEMO = Path("results/demo")

@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from mergesearch.search.space import Space
+from mergesearch.search.space.space import Space
 from mergesearch.seeds import derive
 
 Array = NDArray[np.float64]

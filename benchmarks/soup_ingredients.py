@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from mergesearch.demo import FULL, tokenizer, training
+from mergesearch.demo.corpus import read
 from mergesearch.files import atomic_path
-from mergesearch.merge_ops.checkpoint import Checkpoint
-from mergesearch.search.demo import FULL, tokenizer, training
-from mergesearch.search.demo.corpus import read
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.seeds import derive
 
 COUNT = 8

@@ -20,11 +20,11 @@ from rich.console import Console
 from soup_ingredients import COUNT, make
 
 import mergesearch
+from mergesearch.demo import FULL, tasks
+from mergesearch.demo.corpus import read
 from mergesearch.files import write_text
-from mergesearch.search.demo import FULL, tasks
-from mergesearch.search.demo.corpus import read
-from mergesearch.search.soup_stage import title
-from mergesearch.search.verdict import Row, Verdict
+from mergesearch.search.candidates.soup_source import title
+from mergesearch.search.verdict.result import Row, Verdict
 
 DEMO = Path("results/demo")
 TEXTS = 48

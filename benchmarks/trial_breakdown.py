@@ -20,15 +20,15 @@ from machine import write_result
 from rich.console import Console
 from rich.table import Table
 
-from mergesearch.merge_ops.engine import Engine
-from mergesearch.search import trials as t
+from mergesearch.merge_ops.engine.engine import Engine
 from mergesearch.search.config import Config
-from mergesearch.search.job import Job, open_job
-from mergesearch.search.loop import Loop
-from mergesearch.search.runner import open_engine
-from mergesearch.search.scoring import Scoring
-from mergesearch.search.space import Space
-from mergesearch.search.store import RunFolder
+from mergesearch.search.optimize.loop import Loop
+from mergesearch.search.problem.problem import Job, open_job
+from mergesearch.search.run import open_engine
+from mergesearch.search.scoring.scorer import Scoring
+from mergesearch.search.space.space import Space
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_folder import RunFolder
 
 WARM = 10
 """Trials of the sampler that are not timed: with its first model it loads what it needs."""

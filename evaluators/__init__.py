@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeGuard
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators._base import (
+from mergesearch.evaluators.contract.evaluator import (
     Differentiable,
     Evaluator,
     EvaluatorOptions,
@@ -18,16 +18,16 @@ from mergesearch.evaluators._base import (
     has_contributions,
     has_targets,
 )
-from mergesearch.evaluators._budget import Budget, default_tokens
-from mergesearch.evaluators._jackknife import FunctionOfMeans, Jackknife, pseudo_values
-from mergesearch.evaluators.bits_per_byte import BitsPerByte
-from mergesearch.evaluators.classification import Classification
-from mergesearch.evaluators.command import Command
-from mergesearch.evaluators.embedding import Embedding
-from mergesearch.evaluators.function import Function
-from mergesearch.evaluators.lm_eval import LmEval
-from mergesearch.evaluators.perplexity import Perplexity
-from mergesearch.evaluators.split import split_items
+from mergesearch.evaluators.contract.jackknife import FunctionOfMeans, Jackknife, pseudo_values
+from mergesearch.evaluators.contract.token_budget import Budget, default_tokens
+from mergesearch.evaluators.data.split import split_items
+from mergesearch.evaluators.lm_eval.lm_eval import LmEval
+from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
+from mergesearch.evaluators.tasks.classification import Classification
+from mergesearch.evaluators.tasks.command import Command
+from mergesearch.evaluators.tasks.embedding import Embedding
+from mergesearch.evaluators.tasks.function import Function
+from mergesearch.evaluators.tasks.perplexity import Perplexity
 from mergesearch.plugins import find
 
 __all__ = [

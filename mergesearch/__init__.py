@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mergesearch.errors import UserError
-    from mergesearch.merge_ops.engine import Engine
-    from mergesearch.merge_ops.recipe import Recipe
+    from mergesearch.merge_ops.engine.engine import Engine
+    from mergesearch.merge_ops.recipe.recipe import Recipe
     from mergesearch.search.api import Best, Built, Run, merge, run
     from mergesearch.search.config import Config
-    from mergesearch.search.verdict import Verdict
+    from mergesearch.search.verdict.result import Verdict
 
 __all__ = ["Best", "Built", "Config", "Engine", "Recipe", "Run", "UserError", "Verdict", "merge", "run"]
 
@@ -26,11 +26,11 @@ _HOMES = {
     "Best": "search.api",
     "Built": "search.api",
     "Config": "search.config",
-    "Engine": "merge_ops.engine",
-    "Recipe": "merge_ops.recipe",
+    "Engine": "merge_ops.engine.engine",
+    "Recipe": "merge_ops.recipe.recipe",
     "Run": "search.api",
     "UserError": "errors",
-    "Verdict": "search.verdict",
+    "Verdict": "search.verdict.result",
     "merge": "search.api",
     "run": "search.api",
 }

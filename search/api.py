@@ -17,19 +17,19 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops import live
-from mergesearch.merge_ops.checkpoint import Checkpoint
-from mergesearch.merge_ops.documents import merge_file
-from mergesearch.merge_ops.engine import Engine, find_device
-from mergesearch.merge_ops.engine import merge as merge_recipe
-from mergesearch.merge_ops.recipe import Recipe
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.engine.documents import merge_file
+from mergesearch.merge_ops.engine.engine import Engine, find_device
+from mergesearch.merge_ops.engine.engine import merge as merge_recipe
+from mergesearch.merge_ops.live import live
+from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import parse, read_yaml
-from mergesearch.search import runner
-from mergesearch.search import trials as t
+from mergesearch.search import run as runner
 from mergesearch.search.config import RESULTS, Config
-from mergesearch.search.job import open_job
-from mergesearch.search.store import RunFolder
-from mergesearch.search.verdict import Verdict
+from mergesearch.search.problem.problem import open_job
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_folder import RunFolder
+from mergesearch.search.verdict.result import Verdict
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -156,7 +156,7 @@ def _config(config: Config | Mapping[str, Any] | PathName) -> Config:
 def _watching(progress: bool) -> AbstractContextManager[runner.Watcher]:
     if not progress:
         return nullcontext(runner.QUIET)
-    from mergesearch.search.console import console, shown_progress
+    from mergesearch.search.report.console import console, shown_progress
 
     return shown_progress(console())
 

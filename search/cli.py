@@ -52,8 +52,8 @@ def demo(trials: int | None) -> None:
     Trains a base, a Python expert and a C++ expert in about two minutes (kept under results/demo and used again),
     then runs configs/demo.yml.
     """
-    from mergesearch.search.console import console
-    from mergesearch.search.demo.command import demo_config, make_with_progress
+    from mergesearch.demo.command import demo_config, make_with_progress
+    from mergesearch.search.report.console import console
 
     make_with_progress(console())
     with demo_config() as config:
@@ -96,10 +96,10 @@ def soup(config: Path, results: Path | None, **overrides: Any) -> None:
 
 
 def _run(file: Path, overrides: dict[str, Any], results: Path | None, section: str = "recipe") -> None:
-    from mergesearch.search import runner
+    from mergesearch.search import run as runner
     from mergesearch.search.config import RESULTS, Config
-    from mergesearch.search.console import console, print_verdict, shown_progress
-    from mergesearch.search.job import open_job
+    from mergesearch.search.problem.problem import open_job
+    from mergesearch.search.report.console import console, print_verdict, shown_progress
 
     config = Config.read(file, **overrides)
     if section == "soup" and config.soup is None:
@@ -129,7 +129,7 @@ def merge(recipe: Path, out: Path) -> None:
 
     RECIPE is mergekit's YAML, OUT must not exist or be empty. Paths in the recipe are relative to the current folder.
     """
-    from mergesearch.merge_ops.documents import merge_file
+    from mergesearch.merge_ops.engine.documents import merge_file
 
     merge_file(recipe, out, click.echo)
     click.echo(f"wrote {out}")
@@ -167,10 +167,10 @@ def check(config: Path, measure: bool) -> None:
     Checks CONFIG's keys, paths, tensors, method parameters and tasks, and shows what a run would do: the dimensions,
     what each sampler can do with them, and about how much time and memory it takes.
     """
-    from mergesearch.search import costs
     from mergesearch.search.config import Config
-    from mergesearch.search.console import console, print_job
-    from mergesearch.search.job import open_job
+    from mergesearch.search.problem.problem import open_job
+    from mergesearch.search.report.console import console, print_job
+    from mergesearch.search.scoring import cost as costs
 
     job = open_job(Config.read(config), str(config))
     print_job(console(), job, costs.measure(job) if measure else costs.guess(job))
@@ -186,6 +186,6 @@ def methods(name: str | None) -> None:
     With NAME: its formula, paper and parameters, with defaults and the ranges worth searching.
     """
     from mergesearch.merge_ops.methods import METHODS, find_method
-    from mergesearch.search.methods_table import method_page, methods_table
+    from mergesearch.search.report.methods_page import method_page, methods_table
 
     click.echo(method_page(find_method(name)) if name else methods_table(METHODS))

@@ -5,14 +5,14 @@ from typing import Any
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators import LoadedModel
-from mergesearch.merge_ops import live
-from mergesearch.merge_ops.checkpoint import Checkpoint
-from mergesearch.merge_ops.engine import find_device, merge, torch_dtype
-from mergesearch.merge_ops.recipe import Recipe
-from mergesearch.search.batches import new_budget
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.engine.engine import find_device, merge, torch_dtype
+from mergesearch.merge_ops.live import live
+from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.config import Config
-from mergesearch.search.job import live_model
-from mergesearch.search.tasks import Task, open_tasks
+from mergesearch.search.problem.problem import live_model
+from mergesearch.search.problem.tasks import Task, open_tasks
+from mergesearch.search.scoring.token_budget import new_budget
 
 
 def evaluate_model(

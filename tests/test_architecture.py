@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ALLOWED = {"merge_ops": {"merge_ops"}, "evaluators": {"evaluators"}, "search": {"search", "merge_ops", "evaluators"}}
+ALLOWED = {
+    "merge_ops": {"merge_ops"},
+    "evaluators": {"evaluators"},
+    "search": {"search", "merge_ops", "evaluators", "demo"},
+    "demo": {"demo"},
+}
 
 
 def imports(file: Path) -> set[str]:
@@ -68,7 +73,7 @@ def test_imports_are_light(statement: str) -> None:
 
 
 def test_methods_command_needs_no_torch() -> None:
-    code = "import sys, mergesearch.search.methods_table; print('torch' in sys.modules)"
+    code = "import sys, mergesearch.search.report.methods_page; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -21,19 +21,20 @@ from pydantic_core import PydanticUndefined
 from safetensors.torch import save_file
 
 from mergesearch.evaluators import EVALUATORS, LoadedModel, open_evaluator
-from mergesearch.merge_ops import live
-from mergesearch.merge_ops.checkpoint import Checkpoint
-from mergesearch.merge_ops.documents import merge_file
-from mergesearch.merge_ops.merger import Assembly, Merger
+from mergesearch.merge_ops.assembly.merger import Assembly, Merger
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.engine.documents import merge_file
+from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.methods import METHODS, Method, Parameter
-from mergesearch.merge_ops.recipe import Recipe
+from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import Strict, parse
 from mergesearch.search import config as config_module
-from mergesearch.search import constraints, ingredients, objective, schedule
 from mergesearch.search.cli import main
-from mergesearch.search.config import Config, Evaluate, Search
-from mergesearch.search.samplers import SAMPLERS
-from mergesearch.search.space import Space
+from mergesearch.search.config import Config, Evaluate, Search, constraints
+from mergesearch.search.config import soup as ingredients
+from mergesearch.search.problem import objective
+from mergesearch.search.samplers import SAMPLERS, schedule
+from mergesearch.search.space.space import Space
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))

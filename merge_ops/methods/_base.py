@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
 
-from mergesearch.merge_ops.plans import Plan
+from mergesearch.merge_ops.kernels.plans import Plan
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mergesearch.merge_ops.kernels.plans import LinearCombination, Plan
 from mergesearch.merge_ops.methods._base import Statistics
-from mergesearch.merge_ops.plans import LinearCombination, Plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,6 @@ class Vectors:
         based = self._statistics.has_base
         if self._axis is None:
             return LinearCombination(tuple(map(float, coefficients)), base=float(based), task_vectors=based)
-        from mergesearch.merge_ops.rowwise import combination
+        from mergesearch.merge_ops.kernels.rowwise import combination
 
         return combination(list(coefficients), self._statistics.shape, self._axis, task_vectors=based)

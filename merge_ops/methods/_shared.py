@@ -2,8 +2,8 @@
 
 from math import prod
 
+from mergesearch.merge_ops.kernels.plans import SMALLEST_NORM, SMALLEST_SUM, Sparsity, Vote, rounded
 from mergesearch.merge_ops.methods._base import TABLE_SIZE, Parameter, Quantiles, Scalar, Statistics, Values
-from mergesearch.merge_ops.plans import SMALLEST_NORM, SMALLEST_SUM, Sparsity, Vote, rounded
 
 WEIGHT = Parameter("weight", "the model's share", per_model=True, search=(0.0, 1.5))
 DENSITY = Parameter(

@@ -5,8 +5,8 @@ with A in the base's place: ``θ = θ_A + α (θ_B − θ_C)``. A and B are the 
 base_model.
 """
 
+from mergesearch.merge_ops.kernels.plans import LinearCombination
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
-from mergesearch.merge_ops.plans import LinearCombination
 
 
 def decide(_: Statistics, values: Values) -> LinearCombination:

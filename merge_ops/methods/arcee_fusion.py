@@ -10,12 +10,12 @@ with 1e-8 added to both distributions. The quartiles are those of all elements o
 of larger ones, without a seed.
 """
 
+from mergesearch.merge_ops.kernels.plans import Elementwise
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
-from mergesearch.merge_ops.plans import Elementwise
 
 
 def decide(statistics: Statistics, _: Values) -> Elementwise:
-    from mergesearch.merge_ops.selection import Importance, take_important
+    from mergesearch.merge_ops.methods._selection import Importance, take_important
 
     return take_important(statistics.derived("importance", Importance.of), statistics.shape)
 

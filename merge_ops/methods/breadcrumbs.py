@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from math import inf, nextafter
 
+from mergesearch.merge_ops.kernels.plans import SignConsensus, Sparsity
 from mergesearch.merge_ops.methods._base import Method, Parameter, Quantiles, Scalar, Statistics, Values
 from mergesearch.merge_ops.methods._shared import (
     DENSITY,
@@ -24,7 +25,6 @@ from mergesearch.merge_ops.methods._shared import (
     quantiles,
     rescale,
 )
-from mergesearch.merge_ops.plans import SignConsensus, Sparsity
 
 GAMMA = Parameter(
     "gamma",

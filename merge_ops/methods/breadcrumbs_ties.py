@@ -4,10 +4,10 @@ Davari and Belilovsky, "Model Breadcrumbs", arXiv:2312.06795, followed by the el
 al., arXiv:2306.01708.
 """
 
+from mergesearch.merge_ops.kernels.plans import SignConsensus
 from mergesearch.merge_ops.methods import breadcrumbs
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
 from mergesearch.merge_ops.methods._shared import SIGN, vote
-from mergesearch.merge_ops.plans import SignConsensus
 
 
 def decide(statistics: Statistics, values: Values) -> SignConsensus:

@@ -17,8 +17,8 @@ or in another shape, do not count for the extremes.
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mergesearch.merge_ops.kernels.plans import LinearCombination, Plan
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
-from mergesearch.merge_ops.plans import LinearCombination, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +33,8 @@ SMALLEST_SPREAD = 1e-12
 def decide(statistics: Statistics, values: Values) -> Plan:
     import numpy as np
 
-    from mergesearch.merge_ops.rowwise import combination
-    from mergesearch.merge_ops.similarity import similarity_range
+    from mergesearch.merge_ops.kernels.rowwise import combination
+    from mergesearch.merge_ops.methods._similarity import similarity_range
 
     mode, alpha = values.text("mode"), values.number("alpha")
     if statistics.size == 0:
@@ -47,7 +47,7 @@ def decide(statistics: Statistics, values: Values) -> Plan:
 
 
 def _similarities(mode: str, base: "Tensor | None", models: "Sequence[Tensor]") -> "NDArray[np.float64]":
-    from mergesearch.merge_ops.similarity import column_similarities
+    from mergesearch.merge_ops.methods._similarity import column_similarities
 
     assert base is not None
     return column_similarities(mode, base, models[0])

@@ -4,6 +4,7 @@ Yu et al., "Language models are super mario", arXiv:2311.03099: ``δ'_i = m_i δ
 ``θ = θ_b + λ Σ_i w_i δ'_i``. ``rescale: l1`` is mergekit's form, which keeps the L1 norm instead.
 """
 
+from mergesearch.merge_ops.kernels.plans import SignConsensus
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
 from mergesearch.merge_ops.methods._shared import (
     DENSITY,
@@ -16,7 +17,6 @@ from mergesearch.merge_ops.methods._shared import (
     normalize,
     rescale,
 )
-from mergesearch.merge_ops.plans import SignConsensus
 
 
 def decide(_: Statistics, values: Values) -> SignConsensus:

@@ -4,10 +4,10 @@ Yu et al., "Language models are super mario", arXiv:2311.03099, followed by the 
 et al., arXiv:2306.01708.
 """
 
+from mergesearch.merge_ops.kernels.plans import SignConsensus
 from mergesearch.merge_ops.methods import dare_linear
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
 from mergesearch.merge_ops.methods._shared import SIGN, drops, vote
-from mergesearch.merge_ops.plans import SignConsensus
 
 
 def decide(_: Statistics, values: Values) -> SignConsensus:

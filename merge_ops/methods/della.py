@@ -14,6 +14,7 @@ Unlike mergekit: in a row of one element, p is the density (there it is not a nu
 
 from math import prod
 
+from mergesearch.merge_ops.kernels.plans import SignConsensus, Sparsity
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
 from mergesearch.merge_ops.methods._shared import (
     DENSITY,
@@ -26,7 +27,6 @@ from mergesearch.merge_ops.methods._shared import (
     rescale,
     vote,
 )
-from mergesearch.merge_ops.plans import SignConsensus, Sparsity
 
 EPSILON = Parameter(
     "epsilon",
@@ -52,7 +52,7 @@ def decide(statistics: Statistics, values: Values) -> SignConsensus:
 
 def drops(statistics: Statistics, values: Values) -> tuple[Sparsity, ...]:
     """What remains of each task vector."""
-    from mergesearch.merge_ops.ranked import ranked_drop
+    from mergesearch.merge_ops.methods._ranked import ranked_drop
 
     rescaled = values.shared["rescale"]
     numbers = zip(values.numbers("density"), values.numbers("epsilon"), values.random_keys(), strict=True)

@@ -3,10 +3,10 @@
 Deep et al., "DELLA-Merging", arXiv:2406.11617: ``θ = θ_b + λ Σ w_i m_i δ_i / p_i``, with the m_i and p_i of ``della``.
 """
 
+from mergesearch.merge_ops.kernels.plans import SignConsensus
 from mergesearch.merge_ops.methods import della
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
 from mergesearch.merge_ops.methods._shared import DENSITY, INT8_MASK, LAMBDA, SEED, WEIGHT, divided, normalize, rescale
-from mergesearch.merge_ops.plans import SignConsensus
 
 
 def decide(statistics: Statistics, values: Values) -> SignConsensus:

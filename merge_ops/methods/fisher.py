@@ -15,9 +15,9 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
+from mergesearch.merge_ops.kernels.plans import SMALLEST_SUM, Elementwise, LinearCombination, Plan
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
 from mergesearch.merge_ops.methods._shared import CALIBRATION, CALIBRATION_TOKENS, WEIGHT, divided
-from mergesearch.merge_ops.plans import SMALLEST_SUM, Elementwise, LinearCombination, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

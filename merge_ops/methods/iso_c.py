@@ -12,9 +12,9 @@ model's size), so that a candidate costs one pass.
 
 from math import prod
 
+from mergesearch.merge_ops.kernels.plans import LinearCombination, Plan
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
 from mergesearch.merge_ops.methods._shared import LAMBDA
-from mergesearch.merge_ops.plans import LinearCombination, Plan
 
 
 def decide(statistics: Statistics, values: Values) -> Plan:
@@ -22,7 +22,7 @@ def decide(statistics: Statistics, values: Values) -> Plan:
     if len(statistics.shape) != 2:
         share = factor / statistics.count
         return LinearCombination((share,) * statistics.count, base=1.0, task_vectors=True)
-    from mergesearch.merge_ops.spectral import added, isotropic
+    from mergesearch.merge_ops.methods._spectral import added, isotropic
 
     return added([isotropic(statistics)], [factor])
 

@@ -15,9 +15,9 @@ than the first model's direction; a model opposite to μ, towards which no direc
 
 from typing import TYPE_CHECKING
 
+from mergesearch.merge_ops.kernels.plans import Plan
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
 from mergesearch.merge_ops.methods._gram import Vectors
-from mergesearch.merge_ops.plans import Plan
 
 if TYPE_CHECKING:
     import numpy as np

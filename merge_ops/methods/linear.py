@@ -6,9 +6,9 @@ inference time", arXiv:2203.05482: ``θ = Σ_i w_i θ_i / Σ_i w_i``.
 
 from dataclasses import replace
 
+from mergesearch.merge_ops.kernels.plans import LinearCombination
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
 from mergesearch.merge_ops.methods._shared import WEIGHT, divided, normalize
-from mergesearch.merge_ops.plans import LinearCombination
 
 
 def decide(_: Statistics, values: Values) -> LinearCombination:

@@ -12,9 +12,9 @@ task vector has the cosine 0; other cosines are exact (mergekit shrinks them whe
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from mergesearch.merge_ops.kernels.plans import SMALLEST_NORM, Plan
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
 from mergesearch.merge_ops.methods._gram import Vectors
-from mergesearch.merge_ops.plans import SMALLEST_NORM, Plan
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,10 +16,10 @@ weighted sum for any number of models, not an error for more than two.
 
 from dataclasses import replace
 
+from mergesearch.merge_ops.kernels.plans import Plan
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
 from mergesearch.merge_ops.methods._gram import Vectors
 from mergesearch.merge_ops.methods._shared import WEIGHT, divided, normalize
-from mergesearch.merge_ops.plans import Plan
 
 
 def decide(statistics: Statistics, values: Values) -> Plan:

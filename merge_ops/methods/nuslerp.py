@@ -12,10 +12,10 @@ As in mergekit, a zero vector is at a right angle to all others. Unlike there, v
 opposite are interpolated along a straight line, for sin Ω would magnify rounding.
 """
 
+from mergesearch.merge_ops.kernels.plans import SMALLEST_NORM, Plan
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
 from mergesearch.merge_ops.methods._gram import Vectors
 from mergesearch.merge_ops.methods._shared import WEIGHT
-from mergesearch.merge_ops.plans import SMALLEST_NORM, Plan
 
 SMALLEST_TOTAL = 1e-6
 SMALLEST_SINE = 1e-4

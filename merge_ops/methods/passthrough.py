@@ -4,8 +4,8 @@ Mostly for recipes whose slices repeat or reorder layers; with a filter, a scale
 makes it the identity.
 """
 
+from mergesearch.merge_ops.kernels.plans import LinearCombination
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
-from mergesearch.merge_ops.plans import LinearCombination
 
 
 def decide(_: Statistics, values: Values) -> LinearCombination:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mergesearch.merge_ops.kernels.plans import Elementwise
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
-from mergesearch.merge_ops.plans import Elementwise
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mergesearch.merge_ops.kernels.plans import Elementwise
 from mergesearch.merge_ops.methods import ram
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
-from mergesearch.merge_ops.plans import Elementwise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ def decide(statistics: Statistics, values: Values) -> Elementwise:
 
 def _changes(epsilon: float, base: "Tensor | None", models: "Sequence[Tensor]") -> list[tuple[int, int]]:
     """How many changes each model shares, and how many are its own."""
-    from mergesearch.merge_ops.blocks import blocks
+    from mergesearch.merge_ops.kernels.blocks import blocks
 
     shared, alone = [0] * len(models), [0] * len(models)
     for _, (origin, *pieces) in blocks([base, *models] if base is not None else models):

@@ -16,9 +16,9 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
+from mergesearch.merge_ops.kernels.plans import Elementwise, LinearCombination, Plan
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
 from mergesearch.merge_ops.methods._shared import CALIBRATION, CALIBRATION_TOKENS
-from mergesearch.merge_ops.plans import Elementwise, LinearCombination, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +38,8 @@ def decide(statistics: Statistics, values: Values) -> Plan:
 
 
 def _solve(grams: "Sequence[Tensor]", alpha: float, _: "Tensor | None", models: "Sequence[Tensor]") -> "Tensor":
-    from mergesearch.merge_ops.blocks import wide_dtype
-    from mergesearch.merge_ops.regression import softened, solve
+    from mergesearch.merge_ops.kernels.blocks import wide_dtype
+    from mergesearch.merge_ops.methods._regression import softened, solve
 
     by_output = grams[0].dim() == 2
     soft = [softened(gram if by_output else gram[0], alpha, RIDGE) for gram in grams]

@@ -12,13 +12,13 @@ learning rates, and not in the paper. ``smallest_energy: 0`` is the paper's form
 
 from math import prod
 
+from mergesearch.merge_ops.kernels.plans import SignConsensus, Sparsity
 from mergesearch.merge_ops.methods._base import TABLE_SIZE, Method, Parameter, Statistics, Values
 from mergesearch.merge_ops.methods._shared import INT8_MASK
-from mergesearch.merge_ops.plans import SignConsensus, Sparsity
 
 
 def decide(statistics: Statistics, values: Values) -> SignConsensus:
-    from mergesearch.merge_ops.selection import SpreadTable
+    from mergesearch.merge_ops.methods._selection import SpreadTable
 
     table, count = statistics.derived("spreads", SpreadTable.of), statistics.count
     threshold, energies = table.largest(values.number("select_topk"))

@@ -8,8 +8,8 @@ that between the tensors as flat vectors, the interpolation that of the tensors 
 
 from math import acos, sin, sqrt
 
+from mergesearch.merge_ops.kernels.plans import LinearCombination
 from mergesearch.merge_ops.methods._base import BASE, Method, Parameter, Statistics, Values
-from mergesearch.merge_ops.plans import LinearCombination
 
 COLLINEAR = 0.9995
 SMALLEST_NORM = 1e-8

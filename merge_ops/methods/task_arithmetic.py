@@ -4,9 +4,9 @@ Ilharco et al., "Editing models with task arithmetic", arXiv:2212.04089, section
 A negative weight negates a task (forgetting), and a sum of them makes an analogy.
 """
 
+from mergesearch.merge_ops.kernels.plans import LinearCombination
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
 from mergesearch.merge_ops.methods._shared import INT8_MASK, LAMBDA, WEIGHT, divided, normalize
-from mergesearch.merge_ops.plans import LinearCombination
 
 
 def decide(_: Statistics, values: Values) -> LinearCombination:

@@ -9,6 +9,7 @@ that agree:
 As in mergekit, trimming is per tensor unless ``scope`` is global, and a sum of zero elects +.
 """
 
+from mergesearch.merge_ops.kernels.plans import SignConsensus
 from mergesearch.merge_ops.methods._base import Method, Statistics, Values
 from mergesearch.merge_ops.methods._shared import (
     DENSITY,
@@ -23,7 +24,6 @@ from mergesearch.merge_ops.methods._shared import (
     trim,
     vote,
 )
-from mergesearch.merge_ops.plans import SignConsensus
 
 
 def decide(statistics: Statistics, values: Values) -> SignConsensus:

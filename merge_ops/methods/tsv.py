@@ -14,16 +14,16 @@ that Û does not span are left out: those of two equal task matrices are one, no
 from dataclasses import replace
 from math import prod
 
+from mergesearch.merge_ops.kernels.plans import LinearCombination, Plan
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
 from mergesearch.merge_ops.methods._shared import LAMBDA, WEIGHT
-from mergesearch.merge_ops.plans import LinearCombination, Plan
 
 
 def decide(statistics: Statistics, values: Values) -> Plan:
     weights = [w * values.number("lambda") for w in values.numbers("weight")]
     if len(statistics.shape) != 2:
         return LinearCombination(tuple(w / statistics.count for w in weights), base=1.0, task_vectors=True)
-    from mergesearch.merge_ops.spectral import added, decorrelated
+    from mergesearch.merge_ops.methods._spectral import added, decorrelated
 
     return added(decorrelated(statistics, values.number("rank_share")), weights)
 

@@ -3,8 +3,8 @@
 Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv:2109.01903: ``θ = (1 − α) θ_b + α θ_1``.
 """
 
+from mergesearch.merge_ops.kernels.plans import LinearCombination
 from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
-from mergesearch.merge_ops.plans import LinearCombination
 
 
 def decide(_: Statistics, values: Values) -> LinearCombination:

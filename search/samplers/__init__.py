@@ -14,14 +14,14 @@ from optuna.samplers import BaseSampler
 
 from mergesearch.errors import nearest
 from mergesearch.search.samplers import _optuna
-from mergesearch.search.samplers._axes import from_unit, to_unit
-from mergesearch.search.samplers._base import InSpace, PlacedSampler
 from mergesearch.search.samplers._cmaes import CmaEsSampler, Settings
 from mergesearch.search.samplers._grid import POINTS, GridSampler, grid_size
 from mergesearch.search.samplers._qmc import QmcSampler
+from mergesearch.search.samplers._reduced import TiedSampler
+from mergesearch.search.samplers._replayable import InSpace, PlacedSampler
 from mergesearch.search.samplers._space import METHOD, Branch, SearchSpace, branches_of
-from mergesearch.search.samplers._tied import TiedSampler
-from mergesearch.search.stack_sampler import StackSampler
+from mergesearch.search.samplers._unit_cube import from_unit, to_unit
+from mergesearch.search.samplers.stack import StackSampler
 from mergesearch.seeds import derive
 
 __all__ = [

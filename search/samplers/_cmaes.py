@@ -14,11 +14,11 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
-from mergesearch.search import trials as t
-from mergesearch.search.samplers import _base
-from mergesearch.search.samplers._axes import from_unit, to_unit
-from mergesearch.search.samplers._evolution import Evolution, Start, evolve, usual_population
+from mergesearch.search.samplers import _replayable as _base
+from mergesearch.search.samplers._cmaes_backend import Evolution, Start, evolve, usual_population
 from mergesearch.search.samplers._space import Branch, Point
+from mergesearch.search.samplers._unit_cube import from_unit, to_unit
+from mergesearch.search.study import trials as t
 from mergesearch.seeds import derive
 
 NEAR, USUAL, FAR = 0.05, 0.1, 0.3

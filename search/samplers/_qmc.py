@@ -6,9 +6,9 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from mergesearch.search.samplers import _base
-from mergesearch.search.samplers._axes import from_unit, is_choice, levels
+from mergesearch.search.samplers import _replayable as _base
 from mergesearch.search.samplers._space import Branch, Point, all_dimensions
+from mergesearch.search.samplers._unit_cube import from_unit, is_choice, levels
 from mergesearch.seeds import derive
 
 

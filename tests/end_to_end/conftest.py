@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mergesearch.search.demo import TINY, make
+from mergesearch.demo import TINY, make
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yml"
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from mergesearch.search import trials as t
-from mergesearch.search.store import RunFolder
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_folder import RunFolder
 
 from .conftest import CONFIG, Place
 

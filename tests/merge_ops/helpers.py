@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mergesearch.merge_ops.combine import combine
-from mergesearch.merge_ops.engine import merge
+from mergesearch.merge_ops.engine.engine import merge
+from mergesearch.merge_ops.kernels.combine import combine
+from mergesearch.merge_ops.kernels.masks import mask_key
 from mergesearch.merge_ops.methods import METHODS, Method, Parameter, Scalar, Values
-from mergesearch.merge_ops.prepare import Source, TensorStatistics
-from mergesearch.merge_ops.random import mask_key
-from mergesearch.merge_ops.recipe import Recipe
-from mergesearch.merge_ops.whole import WholeModels
+from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.merge_ops.statistics.model_statistics import WholeModels
+from mergesearch.merge_ops.statistics.tensor_statistics import Source, TensorStatistics
 from mergesearch.parsing import read_yaml
 
 from .references import REFERENCES, Case

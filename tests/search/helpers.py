@@ -10,14 +10,14 @@ from optuna.study import Study
 from optuna.trial import Trial
 from torch import Tensor
 
-from mergesearch.evaluators.bits_per_byte import BitsPerByte
-from mergesearch.search import trials as t
+from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.search.config import Config
-from mergesearch.search.job import open_job
-from mergesearch.search.runner import run
+from mergesearch.search.problem.problem import open_job
+from mergesearch.search.run import run
 from mergesearch.search.statistics import Estimate
-from mergesearch.search.store import RunFolder
-from mergesearch.search.verdict import Row, Verdict
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_folder import RunFolder
+from mergesearch.search.verdict.result import Row, Verdict
 
 Data = dict[str, Any]
 OWNERS: dict[str, Any] = {

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import mergesearch
-from mergesearch.merge_ops.checkpoint import Checkpoint, tensors_digest
-from mergesearch.merge_ops.live import bind
-from mergesearch.search import trials as t
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, tensors_digest
+from mergesearch.merge_ops.live.live import bind
 from mergesearch.search.config import Config
-from mergesearch.search.store import RunFolder
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_folder import RunFolder
 
 Data = dict[str, Any]
 

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from mergesearch.evaluators.bits_per_byte import BitsPerByte
+from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.merge_ops.methods import METHODS
-from mergesearch.merge_ops.recipe import Recipe
+from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.cli import main
-from mergesearch.search.methods_table import clauses
+from mergesearch.search.report.methods_page import clauses
 from mergesearch.search.samplers import SAMPLERS
 
 COMMANDS = ["demo", "run", "soup", "merge", "eval", "check", "methods"]
@@ -44,9 +44,7 @@ def test_python_m() -> None:
 
 
 def test_the_demos_config_is_found_from_anywhere(tmp_path: Path) -> None:
-    code = (
-        "from mergesearch.search.demo.command import demo_config\nwith demo_config() as file: print(file.read_text())"
-    )
+    code = "from mergesearch.demo.command import demo_config\nwith demo_config() as file: print(file.read_text())"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "demo_python" in done.stdout
 
@@ -139,7 +137,7 @@ def test_merge_does_not_overwrite(models: Path, tmp_path: Path) -> None:
 
 
 def test_interrupt_says_how_to_resume(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mergesearch.evaluators.bits_per_byte import BitsPerByte
+    from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -10,15 +10,15 @@ import yaml
 from optuna.trial import TrialState
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators.bits_per_byte import BitsPerByte
-from mergesearch.merge_ops.engine import merge
-from mergesearch.merge_ops.recipe import Recipe
-from mergesearch.search import trials as t
+from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
+from mergesearch.merge_ops.engine.engine import merge
+from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.config import Config
-from mergesearch.search.job import open_job
-from mergesearch.search.runner import run
+from mergesearch.search.problem.problem import open_job
+from mergesearch.search.run import run
 from mergesearch.search.samplers import SAMPLERS
-from mergesearch.search.store import JOURNAL, RunFolder
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_folder import JOURNAL, RunFolder
 
 from .helpers import Data, course, go, killed, study_of
 
@@ -213,7 +213,7 @@ def test_identical_candidates_are_scored_once(config: Data, tmp_path: Path, monk
     monkeypatch.setattr(BitsPerByte, "score", counted)
     job = open_job(Config.model_validate(config), "config")
     searched: list[int] = []
-    from mergesearch.search.runner import Watcher
+    from mergesearch.search.run import Watcher
 
     run(job, tmp_path, Watcher(trial=lambda *_: searched.append(len(calls))))
     assert searched == [1, 2, 3, 4, 5, 6, 7, 7, 7], "the soups of two were scored as the uniform soup or an endpoint"

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergesearch.merge_ops.plans import rounded
-from mergesearch.merge_ops.random import draws, keep_mask
+from mergesearch.merge_ops.kernels.masks import draws, keep_mask
+from mergesearch.merge_ops.kernels.plans import rounded
 
 from .case import Case, divisor, weighted_sum
 

@@ -1,0 +1,65 @@
+"""Training of the base model and of its fine-tunes, without a look at global random state."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mergesearch.demo import Size
+from mergesearch.demo.optimizer import Optimizer
+from mergesearch.demo.tokenizer import BEGIN, END, PAD
+from mergesearch.seeds import derive
+
+
+def new_model(tokenizer: Tokenizer, size: Size) -> Any:
+    """A Llama with seeded weights."""
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=size.hidden,
+        intermediate_size=2 * size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=size.context,
+        bos_token_id=tokenizer.token_to_id(BEGIN),
+        eos_token_id=tokenizer.token_to_id(END),
+        pad_token_id=tokenizer.token_to_id(PAD),
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(size.seed, "weights"))
+        return LlamaForCausalLM(config).float()
+
+
+def encoded(tokenizer: Tokenizer, texts: Iterable[str]) -> Tensor:
+    """All texts as one row of tokens, each between a begin and an end."""
+    begin, end = tokenizer.token_to_id(BEGIN), tokenizer.token_to_id(END)
+    encodings = tokenizer.encode_batch(list(texts))
+    return torch.tensor([token for one in encodings for token in (begin, *one.ids, end)])
+
+
+def batches(rows: Sequence[Tensor], steps: int, size: Size, stage: str) -> Iterator[Tensor]:
+    """Batches of random windows, an equal share from each row of tokens."""
+    generator = torch.Generator().manual_seed(derive(size.seed, "windows", stage))
+    share = size.batch // len(rows)
+    for _ in range(steps):
+        yield torch.cat([_windows(row, share, size.context, generator) for row in rows])
+
+
+def train(model: Any, data: Iterable[Tensor], steps: int, rate: float, tick: Callable[[int], None]) -> None:
+    """Trains in place; ``tick`` is told the number of steps done after each."""
+    optimizer = Optimizer(model, rate, steps)
+    model.train()
+    for done, batch in enumerate(data, start=1):
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+        tick(done)
+    model.eval()
+
+
+def _windows(row: Tensor, count: int, length: int, generator: torch.Generator) -> Tensor:
+    starts = torch.randint(len(row) - length, (count, 1), generator=generator)
+    return row[starts + torch.arange(length)]

@@ -1,0 +1,1 @@
+"""What an evaluator is: items, scores, values, the live model that it is given."""

@@ -1,0 +1,1 @@
+"""Tables, near-duplicates, and the split into search and test items."""

@@ -1,0 +1,1 @@
+"""lm-eval tasks and groups on a live model, with the numbers of its command line."""

@@ -1,0 +1,1 @@
+"""The other evaluators: texts, classification, embeddings, functions, programs, ensembles."""

@@ -1,0 +1,1 @@
+"""Checkpoints made alike: one set of names, one vocabulary, and where their tensors are kept."""

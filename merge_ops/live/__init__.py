@@ -1,0 +1,1 @@
+"""Live models whose parameters are seen under their checkpoint names."""

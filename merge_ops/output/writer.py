@@ -1,0 +1,142 @@
+"""Checkpoints to disk: whole or not at all, never more of them in memory than one tensor, and read back once."""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from mergesearch.errors import UserError, listed
+from mergesearch.files import atomic_path, ended_by_exception, write_text
+from mergesearch.merge_ops.checkpoint.checkpoint import INDEX, SIDE_FILES, SINGLE
+from mergesearch.merge_ops.checkpoint.tensor_files import DTYPE_NAMES, TensorFile, TensorInfo, as_bytes
+
+SHARD_BYTES = 5 * 10**9
+
+
+@contextmanager
+def written_checkpoint(out: Path, tensors: Mapping[str, TensorInfo]) -> Iterator["Writer"]:
+    """A folder under a temporary name; renamed to ``out`` when the block ends well and the files are proved, else
+    removed: also where the process is asked to end (SIGTERM)."""
+    with ended_by_exception(), new_parents_removed(out), atomic_path(out) as temporary:
+        temporary.mkdir()
+        writer = Writer(temporary, tensors)
+        yield writer
+        writer.prove()
+
+
+class Writer:
+    """Safetensors files laid out ahead, so that each tensor is written to its place and none is held in memory."""
+
+    def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder = folder
+        self._shards = _plan_shards(tensors, shard_bytes)
+        self._sums: dict[Path, dict[str, int]] = {}
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor's name and memory to fill, which is written, and used again, when the next is asked for."""
+        names = _shard_names(len(self._shards))
+        largest = max((info.bytes for shard in self._shards for info in shard.values()), default=0)
+        memory = torch.empty(largest, dtype=torch.uint8)
+        for file, tensors in zip(names, self._shards, strict=True):
+            yield from self._shard(self.folder / file, tensors, memory)
+        if len(names) > 1:
+            self._write_index(names)
+
+    def prove(self) -> None:
+        """Reads every tensor back. Raises UserError unless it is what was written."""
+        for path, sums in self._sums.items():
+            file = TensorFile(path)
+            wrong = [name for name, written in sums.items() if zlib.crc32(as_bytes(file.read(name))) != written]
+            if wrong or file.tensors.keys() != sums.keys():
+                raise UserError(f"{path}: what was read back is not what was written: {listed(wrong)}")
+
+    def copy_side_files(self, source: Path) -> None:
+        """Copies config and tokenizer."""
+        for file in (f for pattern in SIDE_FILES for f in sorted(source.glob(pattern)) if f.is_file()):
+            shutil.copyfile(file, self.folder / file.name)
+
+    def _shard(self, path: Path, tensors: Mapping[str, TensorInfo], memory: Tensor) -> Iterator[tuple[str, Tensor]]:
+        # Widest elements first: every tensor then starts at a multiple of its element's size, as the format asks.
+        ordered = dict(sorted(tensors.items(), key=lambda entry: (-entry[1].dtype.itemsize, entry[0])))
+        sums = self._sums.setdefault(path, {})
+        with path.open("wb") as file:
+            header = _header(ordered)
+            _reserve(file, len(header) + sum(info.bytes for info in ordered.values()))
+            file.write(header)
+            for name, info in ordered.items():
+                yield name, memory[: info.bytes].view(info.dtype).view(info.shape)
+                data = as_bytes(memory[: info.bytes])
+                sums[name] = zlib.crc32(data)
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            _forget(file)
+
+    def _write_index(self, names: Sequence[str]) -> None:
+        places = {name: file for file, shard in zip(names, self._shards, strict=True) for name in shard}
+        total = sum(info.bytes for shard in self._shards for info in shard.values())
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+        write_text(self.folder / INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def _plan_shards(tensors: Mapping[str, TensorInfo], limit: int) -> list[dict[str, TensorInfo]]:
+    shards: list[dict[str, TensorInfo]] = [{}]
+    room = limit
+    for name, info in tensors.items():
+        if info.bytes > room and shards[-1]:
+            shards.append({})
+            room = limit
+        shards[-1][name] = info
+        room -= info.bytes
+    return shards
+
+
+def _shard_names(count: int) -> list[str]:
+    if count == 1:
+        return [SINGLE]
+    return [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Takes the space, so that a full disk is an error now."""
+    if hasattr(os, "posix_fallocate") and size:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+def _forget(file: BinaryIO) -> None:
+    """Drops the file from the system's cache, so that reading it back reads the disk."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _header(tensors: Mapping[str, TensorInfo]) -> bytes:
+    entries, end = {}, 0
+    for name, info in tensors.items():
+        start, end = end, end + info.bytes
+        entries[name] = {
+            "dtype": DTYPE_NAMES[info.dtype],
+            "shape": list(info.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+@contextmanager
+def new_parents_removed(out: Path) -> Iterator[None]:
+    """Removes the folders that were made for ``out`` where it did not come to be."""
+    new = [parent for parent in out.absolute().parents if not parent.exists()]
+    try:
+        yield
+    finally:
+        for parent in new:
+            if not out.exists() and parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()

@@ -1,0 +1,1 @@
+"""Where candidates come from: baselines, soups, usual settings, gradients, the sampler."""

@@ -1,0 +1,1 @@
+"""Gradients of the merge coefficients: a start for the search, and learned soups."""

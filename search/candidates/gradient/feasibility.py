@@ -1,0 +1,116 @@
+"""Whether a search can start from gradients, and soups be learned: what can be known before any model is loaded."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from mergesearch.errors import UserError, listed
+from mergesearch.evaluators import Evaluator, has_targets
+from mergesearch.merge_ops.assembly.coefficient_gradients import coefficients, is_exact
+from mergesearch.merge_ops.assembly.merger import Assembly
+from mergesearch.search.config import Config
+
+FEWEST_DIMENSIONS = 6
+"""From which on ``start: auto`` descends: fewer are learned as fast from a few candidates."""
+
+
+@dataclass(frozen=True)
+class StartChoice:
+    """Whether a search starts from gradients, and why, where ``auto`` decided."""
+
+    gradient: bool = False
+    why: str = ""
+
+
+def choose_start(
+    config: Config,
+    evaluators: Mapping[str, Evaluator],
+    starts: Mapping[str, Assembly],
+    dimensions: Mapping[str, int],
+) -> StartChoice:
+    """What ``search.start`` comes to; arguments as for ``check_gradient``, which raises what was asked for in vain.
+
+    ``dimensions`` by the methods' names.
+    """
+    if config.search.start != "auto":
+        if config.search.start == "gradient":
+            check_gradient(config, evaluators, starts)
+        return StartChoice(config.search.start == "gradient")
+    try:
+        check_gradient(config, evaluators, starts)
+    except UserError as error:
+        return StartChoice(why=str(error).removeprefix("search.start: ").removeprefix("found gradient, "))
+    exact = [name for name, assembly in starts.items() if is_exact(assembly, _sample(assembly))]
+    followed = max((dimensions[name] for name in exact), default=0)
+    against = _against(config, evaluators, starts, followed)
+    return StartChoice(not against, against or f"{followed} dimensions, and every task has a loss")
+
+
+def _against(
+    config: Config, evaluators: Mapping[str, Evaluator], starts: Mapping[str, Assembly], followed: int
+) -> str | None:
+    """Why a descent that could be had is not what to begin with; ``followed``: the dimensions that it would see."""
+    without = [name for name, evaluator in evaluators.items() if not has_targets(evaluator)]
+    if without:
+        return f"there is no loss to take gradients of in {listed(without)}"
+    if config.evaluate.aggregate == "pareto":
+        return "there are several objectives"
+    if not followed:
+        return f"gradients would overlook what {listed(starts)} trims, drops or elects"
+    if followed < FEWEST_DIMENSIONS:
+        return f"gradients are worth their cost from {FEWEST_DIMENSIONS} dimensions on, found {followed}"
+    return None
+
+
+def check_gradient(config: Config, evaluators: Mapping[str, Evaluator], starts: Mapping[str, Assembly]) -> None:
+    """``evaluators`` by the names of the tasks that count in the search, ``starts`` by the methods' names.
+
+    Raises UserError where there is nothing to take gradients of, or no method that they can follow. A few tensors are
+    read to know the latter; ``GradientStart`` asks all of them.
+    """
+    _check_unquantized(config, "search.start: found gradient, which needs")
+    if not any(map(has_targets, evaluators.values())):
+        raise UserError(
+            f"search.start: found gradient, but no task has a loss to take it of: {listed(evaluators)}; texts, and "
+            "tasks of lm-eval that score given answers, have"
+        )
+    if not all(assembly.recipe.keeps_shapes for assembly in starts.values()):
+        raise UserError("search.start: found gradient, which cannot follow slices; leave it out")
+    if all(coefficients(assembly, _sample(assembly)) is None for assembly in starts.values()):
+        raise no_method(starts)
+
+
+def check_learning(config: Config, evaluators: Mapping[str, Evaluator]) -> None:
+    """Raises UserError where there is nothing to learn a soup from; ``evaluators`` as for ``check_gradient``.
+
+    Whether every item has a right answer is known with the model alone: see ``learned.check_gold``.
+    """
+    key = "soup.kinds" if config.soup else "search.soups"
+    _check_unquantized(config, f"{key}: found learned soups, which need")
+    without = [name for name, evaluator in evaluators.items() if not has_targets(evaluator)]
+    if without:
+        raise UserError(f"{key}: {listed(without)} has no loss to learn from; leave out the learned soups")
+
+
+def _check_unquantized(config: Config, found: str) -> None:
+    if config.evaluate.quantization:
+        raise UserError(
+            f"{found} the weights as they are, beside evaluate.quantization: {config.evaluate.quantization}; leave one "
+            "of them out"
+        )
+
+
+def no_method(names: Iterable[str]) -> UserError:
+    """None of the methods is one that gradients can follow."""
+    return UserError(
+        f"search.start: gradient needs a method that weighs its models; {listed(names)}: none of them does"
+    )
+
+
+def _sample(assembly: Assembly) -> Sequence[str]:
+    """The smallest merged tensor of each number of dimensions: it says which form a method takes there."""
+    smallest: dict[int, str] = {}
+    infos = {name: info for name, info in assembly.infos.items() if info.dtype.is_floating_point}
+    for name, info in sorted(infos.items(), key=lambda entry: -prod(entry[1].shape)):
+        smallest[len(info.shape)] = name
+    return list(smallest.values())

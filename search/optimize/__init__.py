@@ -1,0 +1,1 @@
+"""The loop: ask, score, tell; recovery after kills; callbacks."""

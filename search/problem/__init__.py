@@ -1,0 +1,1 @@
+"""A config made ready to run: tasks, objective, checks."""

@@ -1,0 +1,204 @@
+"""What a run looks like in a terminal: progress while it goes, tables when it ends."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from optuna.trial import FrozenTrial
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mergesearch.search.optimize.loop import Loop
+from mergesearch.search.problem.problem import Job
+from mergesearch.search.report.check_page import print_cost, print_samplers, print_space, print_start
+from mergesearch.search.run import Watcher
+from mergesearch.search.samplers.schedule import plan
+from mergesearch.search.scoring.cost import Cost
+from mergesearch.search.statistics import Estimate as Interval
+from mergesearch.search.study import trials as t
+from mergesearch.search.verdict.front import Front
+from mergesearch.search.verdict.judge import search_estimate
+from mergesearch.search.verdict.result import SIDES, Row, Verdict, shown_name
+from mergesearch.search.verdict.wording import (
+    difference_in_words,
+    front_in_words,
+    limits_in_words,
+    looks_in_words,
+    optimism_in_words,
+    shown_baselines,
+    unproven_in_words,
+)
+
+WIDTH = 140
+"""Columns where output is not a terminal."""
+LINE_SECONDS = 10.0
+"""How often a run without a terminal prints where it is."""
+
+
+def console() -> Console:
+    """Standard output; wide enough for the tables where it is not a terminal."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+
+@contextmanager
+def shown_progress(screen: Console) -> Iterator[Watcher]:
+    """A watcher that shows a bar with trials, best score with its interval, and time left."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[best]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=screen,
+        disable=not screen.is_terminal,
+    ) as progress:
+        yield _Bar(screen, progress).watcher()
+
+
+class _Bar:
+    def __init__(self, screen: Console, progress: Progress) -> None:
+        self._screen = screen
+        self._progress = progress
+        self._task = progress.add_task("trials", total=None, best="")
+        self._best = -1
+        self._text = ""
+        self._last_line = monotonic()
+        self._course_told = False
+
+    def watcher(self) -> Watcher:
+        return Watcher(stage=self._stage, begun=self._begun, trial=self._trial)
+
+    def _stage(self, text: str) -> None:
+        self._screen.print(f"[dim]{text}[/dim]")
+
+    def _begun(self, loop: Loop) -> None:
+        self._stage(str(loop.engine.memory))
+        if loop.job.objectives and loop.job.config.search.racing:
+            self._stage("racing: off, a candidate that is behind in one objective may be ahead in another")
+        done, total = len(t.finished(loop.study)), loop.job.trials
+        if done:
+            self._stage(f"going on with {loop.folder.path}: {done} of {total} trials are done")
+        self._progress.update(self._task, total=total, completed=min(done, total))
+
+    def _trial(self, loop: Loop, trial: FrozenTrial) -> None:
+        if t.REASON in trial.user_attrs:
+            self._screen.print(f"[red]{t.label_of(trial)} failed:[/red] {trial.user_attrs[t.REASON]}")
+        self._note_course(loop, trial)
+        self._note_best(loop)
+        done = len(t.finished(loop.study))
+        self._progress.update(self._task, completed=done, best=f"{self._text}{_spent(loop)}")
+        is_due = done == loop.job.trials or monotonic() - self._last_line > LINE_SECONDS
+        if not self._screen.is_terminal and is_due:
+            self._last_line = monotonic()
+            self._screen.print(f"trials {done}/{loop.job.trials} {self._text}{_spent(loop)}")
+
+    def _note_course(self, loop: Loop, trial: FrozenTrial) -> None:
+        if not self._course_told and t.kind_of(trial) not in t.NAMED and loop.course:
+            self._course_told = True
+            self._stage(loop.course.described)
+
+    def _note_best(self, loop: Loop) -> None:
+        trials = t.contenders(loop.study)
+        if trials and (best := t.best(trials)).number != self._best:
+            self._best = best.number
+            self._text = f"best {_interval(search_estimate(loop, best))} ({t.label_of(best)})"
+
+
+def _spent(loop: Loop) -> str:
+    """How many trials were stopped early, and what the raced trials' items come to."""
+    stopped = len(t.stopped(loop.study))
+    if not stopped:
+        return ""
+    raced = [t.items_of(trial) for trial in t.finished(loop.study) if t.kind_of(trial) not in t.NAMED]
+    in_full = sum(map(bool, raced)) * sum(len(task.search) for task in loop.job.searched)
+    return f"  {stopped} stopped early, {sum(raced) / in_full:.0%} of the items"
+
+
+def print_verdict(screen: Console, verdict: Verdict) -> None:
+    """The table of candidates, the paired difference and the sentence."""
+    table = Table(title="Candidates, with 95 % intervals; tasks on the test items", title_justify="left")
+    table.add_column("")
+    for side in SIDES:
+        table.add_column(side, justify="right", no_wrap=True)
+    for task, metric in verdict.metrics.items():
+        table.add_column(f"{task}\n{metric}", justify="right", no_wrap=True)
+    for row in shown_baselines(verdict):
+        table.add_row(*_cells(row))
+    table.add_section()
+    table.add_row(*_cells(verdict.winner), style="bold")
+    if verdict.ensemble:
+        table.add_section()
+        table.add_row(*_cells(verdict.ensemble), style="dim")
+    screen.print(table)
+    screen.print(difference_in_words(verdict))
+    screen.print(f"[bold]{verdict.sentence}[/bold]")
+    if verdict.front:
+        _print_front(screen, verdict.front, verdict.winner.trial)
+    notes = (front_in_words, limits_in_words, unproven_in_words, optimism_in_words)
+    for note in (words(verdict) for words in notes):
+        if note:
+            screen.print(note)
+    screen.print(looks_in_words(verdict.test_looks - 1))
+
+
+def _print_front(screen: Console, front: Front, winner: int) -> None:
+    """Its members with their objectives on the test items, and the differences from the best baseline."""
+    table = Table(title="Pareto front of the search items, as the test items have it", title_justify="left")
+    table.add_column("")
+    tested = [task for task in front.directions if any(member.standings[task].test for member in front.members)]
+    for task in tested:
+        for head in (f"{task}\n{front.directions[task]}", "− best baseline"):
+            table.add_column(head, justify="right", no_wrap=True)
+    for member in front.members:
+        marks = [mark for mark, number in (("winner", winner), ("knee", front.knee)) if number == member.trial]
+        standings = [member.standings[task] for task in tested]
+        cells = [cell for s in standings for cell in (_optional(s.test), _optional(s.difference, "+"))]
+        name = f"{member.name} ({', '.join([member.method, *marks])})"
+        table.add_row(name, *cells, style="bold" if member.trial == winner else "")
+    screen.print(table)
+
+
+def _optional(estimate: Interval | None, sign: str = "") -> str:
+    return "" if estimate is None else _interval(estimate, sign)
+
+
+def _cells(row: Row) -> list[str]:
+    tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
+    return [shown_name(row), _interval(row.search), _interval(row.test), *tasks]
+
+
+def _interval(estimate: Interval, sign: str = "") -> str:
+    low, high = f"{estimate.low:{sign}.3f}", f"{estimate.high:{sign}.3f}"
+    return f"{estimate.value:{sign}.3f} \\[{low}, {high}]"
+
+
+def print_job(screen: Console, job: Job, cost: Cost) -> None:
+    """What a run of the job would do, and what it would cost."""
+    if job.soups:
+        models = len(job.soups.models)
+        screen.print(
+            f"soups: {', '.join(job.soups.kinds)} of {models} models; about {job.soups.expected_trials} trials"
+        )
+    if job.config.soup is None:
+        _print_search(screen, job)
+    tasks = Table("task", "metric", "weight", "search items", "test items", title="tasks", title_justify="left")
+    for task in job.tasks:
+        metric = task.evaluator.metric.name
+        tasks.add_row(task.name, metric, f"{task.weight:g}", str(len(task.search)), str(len(task.test)))
+    screen.print(tasks)
+    for constraint in job.constraints:
+        screen.print(f"constraint: {constraint}")
+    print_cost(screen, job, cost)
+
+
+def _print_search(screen: Console, job: Job) -> None:
+    search = job.config.search
+    screen.print(f"methods: {', '.join(method.name for method in job.space.methods)}")
+    stages = plan(job.space, search, several=job.objectives is not None, gradient=job.start.gradient)
+    screen.print(f"sampler: {stages}; {search.trials} trials; seed {search.seed}")
+    print_start(screen, job)
+    print_space(screen, job.space)
+    print_samplers(screen, job.space)

@@ -1,0 +1,210 @@
+"""The report: one page that needs no network, with the verdict, the candidates and the course of the search."""
+
+from collections.abc import Callable, Sequence
+from html import escape
+from itertools import product
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from mergesearch.files import write_text
+from mergesearch.search.report.front_figure import front_figure, front_table
+from mergesearch.search.scoring.live_model import Bench
+from mergesearch.search.study import trials as t
+from mergesearch.search.verdict.judge import recipe_of
+from mergesearch.search.verdict.result import Row, Verdict
+from mergesearch.search.verdict.wording import (
+    front_in_words,
+    limits_in_words,
+    looks_in_words,
+    optimism_in_words,
+    shown_baselines,
+    unproven_in_words,
+)
+
+COLOURS = {
+    t.BASELINE: "#8a8f98",
+    t.START: "#c98a1b",
+    t.GRADIENT: "#7a4fb5",
+    t.SAMPLED: "#2563a8",
+    t.STEP: "#b8c4d2",
+    t.SOUP: "#2a8f5b",
+}
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c1e21; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+.verdict { padding: .8rem 1rem; border-left: 4px solid #2563a8; background: #f3f6fa; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e3e5e8; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } tr.winner { font-weight: 600; background: #f3f6fa; }
+pre { background: #f6f7f8; padding: .8rem; overflow-x: auto; } .note { color: #5b6068; }
+.wide { overflow-x: auto; }
+"""
+
+
+def write_report(bench: Bench, verdict: Verdict) -> None:
+    """Writes ``report.html`` to the run's folder."""
+    name = escape(bench.folder.path.name)
+    winner = next(trial for trial in t.completed(bench.study) if trial.number == verdict.winner.trial)
+    rows = [*shown_baselines(verdict), verdict.winner, *([verdict.ensemble] if verdict.ensemble else [])]
+    parts = [
+        f"<h1>{name}</h1><p class=verdict>{escape(verdict.sentence)}</p>",
+        f"<p class=note>{escape(_facts(verdict))}</p>",
+        "<h2>Candidates</h2>",
+        _table(rows, verdict),
+        _html(_intervals(rows), first=True),
+        *_front(bench, verdict),
+        "<h2>The search</h2>",
+        _html(_history(bench)),
+        *([_html(_items(bench))] if verdict.stopped else []),
+        "<h2>The winner against each baseline, on the test items</h2>",
+        _comparisons(verdict),
+        f"<h2>The search's best recipe, {escape(verdict.winner.name)}</h2>",
+        f"<pre>{escape(recipe_of(winner).to_yaml())}</pre>",
+    ]
+    page = f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>{''.join(parts)}"
+    write_text(bench.folder.path / "report.html", page)
+
+
+def _front(bench: Bench, verdict: Verdict) -> list[str]:
+    """With several objectives: the figure of the front, and the table of its members."""
+    if verdict.front is None:
+        return []
+    figure = front_figure(verdict.front, t.completed(bench.study), verdict.winner.trial)
+    return [
+        "<h2>The Pareto front, on the search items</h2>",
+        f"<p class=note>{escape(front_in_words(verdict))}</p>",
+        _html(_styled(figure, 520)),
+        front_table(verdict.front, verdict.winner.trial),
+    ]
+
+
+def _facts(verdict: Verdict) -> str:
+    share = verdict.items_spent / max(1, verdict.items_in_full)
+    facts = [
+        f"Recommended: {verdict.recommended}.",
+        limits_in_words(verdict),
+        unproven_in_words(verdict),
+        optimism_in_words(verdict),
+        f"{verdict.trials} trials, {verdict.stopped} of them stopped early; {verdict.items_spent:,} items scored, "
+        f"{share:.0%} of what all trials in full would have been{_descended(verdict)}.",
+        f"The search ended: {verdict.ended}." if verdict.ended else "",
+        looks_in_words(verdict.test_looks - 1),
+    ]
+    return " ".join(filter(None, facts))
+
+
+def _descended(verdict: Verdict) -> str:
+    count = verdict.items_descended
+    return f"; gradients were taken on {count:,} more, forward and back" if count else ""
+
+
+def _comparisons(verdict: Verdict) -> str:
+    shown = {row.name for row in shown_baselines(verdict)}
+    body = "".join(
+        f"<tr><td>{escape(one.baseline)}</td><td>{one.difference.value:+.4f} [{one.difference.low:+.4f}, "
+        f"{one.difference.high:+.4f}]</td><td>{one.p:.4f}</td><td>{one.p_holm:.4f}</td></tr>"
+        for one in verdict.comparisons
+        if one.baseline in shown
+    )
+    note = (
+        f"<p class=note>The verdict rests on {escape(verdict.best_baseline)}, the best on the search items; the last "
+        "column is corrected for comparing with all.</p>"
+    )
+    return f"<table><tr><th></th><th>difference</th><th>p</th><th>p (Holm)</th></tr>{body}</table>{note}"
+
+
+def _table(rows: Sequence[Row], verdict: Verdict) -> str:
+    objective = "weighted sum, " if verdict.front else ""
+    heads = ["", f"{objective}search", "test", *(f"{task} {metric}" for task, metric in verdict.metrics.items())]
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join(_table_row(row, row is verdict.winner) for row in rows)
+    note = "<p class=note>With 95 % intervals; the tasks' columns are on the test items.</p>"
+    return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>{note}"
+
+
+def _table_row(row: Row, wins: bool) -> str:
+    both = (f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in (row.search, row.test))
+    tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
+    cells = "".join(f"<td>{escape(text)}</td>" for text in (row.name, *both, *tasks))
+    return f"<tr{' class=winner' if wins else ''}>{cells}</tr>"
+
+
+def _html(figure: Any, first: bool = False) -> str:
+    return str(figure.to_html(full_html=False, include_plotlyjs=first, config={"displaylogo": False}))
+
+
+def _intervals(rows: Sequence[Row]) -> Any:
+    from plotly import graph_objects as go
+
+    figure = go.Figure()
+    for side, colour in (("search", "#b8c4d2"), ("test", "#2563a8")):
+        estimates = [getattr(row, side) for row in rows]
+        errors = {
+            "type": "data",
+            "symmetric": False,
+            "array": [e.high - e.value for e in estimates],
+            "arrayminus": [e.value - e.low for e in estimates],
+        }
+        figure.add_scatter(
+            x=[e.value for e in estimates],
+            y=[row.name for row in rows],
+            error_x=errors,
+            mode="markers",
+            name=f"{side} items",
+            marker={"color": colour, "size": 9},
+        )
+    figure.update_layout(xaxis_title="objective, 95 % interval", yaxis={"autorange": "reversed"})
+    return _styled(figure, 120 + 34 * len(rows))
+
+
+def _history(bench: Bench) -> Any:
+    from plotly import graph_objects as go
+
+    figure = go.Figure()
+    _add_trials(figure, [*t.completed(bench.study), *t.stopped(bench.study)], t.score_of)
+    trials = t.contenders(bench.study)
+    best = [t.score_of(t.best(trials[: i + 1])) for i in range(len(trials))]
+    numbers = [trial.number for trial in trials]
+    last = t.finished(bench.study)[-1].number
+    figure.add_scatter(
+        x=[*numbers, last],
+        y=[*best, best[-1]],
+        mode="lines",
+        name="best so far",
+        line={"shape": "hv", "color": "#1c1e21"},
+    )
+    figure.update_layout(xaxis_title="trial", yaxis_title="objective on the search items")
+    return _styled(figure, 420)
+
+
+def _items(bench: Bench) -> Any:
+    from plotly import graph_objects as go
+
+    figure = go.Figure()
+    _add_trials(figure, [*t.completed(bench.study), *t.stopped(bench.study)], t.items_of)
+    figure.update_layout(xaxis_title="trial", yaxis_title="items scored", yaxis={"rangemode": "tozero"})
+    return _styled(figure, 300)
+
+
+def _add_trials(figure: Any, trials: Sequence[FrozenTrial], height: Callable[[FrozenTrial], float | None]) -> None:
+    """A dot for each trial, hollow where it was stopped early."""
+    for (kind, colour), stopped in product(COLOURS.items(), (False, True)):
+        chosen = [
+            trial for trial in trials if t.kind_of(trial) == kind and (trial.state == TrialState.PRUNED) is stopped
+        ]
+        if chosen:
+            figure.add_scatter(
+                x=[trial.number for trial in chosen],
+                y=[height(trial) for trial in chosen],
+                text=[f"{t.label_of(trial)}, {t.items_of(trial)} items" for trial in chosen],
+                mode="markers",
+                name=f"{kind}, stopped early (estimate)" if stopped else kind,
+                marker={"color": colour, "size": 8, "symbol": "circle-open" if stopped else "circle"},
+            )
+
+
+def _styled(figure: Any, height: int) -> Any:
+    figure.update_layout(template="plotly_white", height=height, margin={"t": 30, "r": 20, "b": 50, "l": 60})
+    figure.update_yaxes(automargin=True)
+    return figure

@@ -1,0 +1,1 @@
+"""A candidate to per-item scores: built, scored in full or raced, within a token budget."""

@@ -1,0 +1,1 @@
+"""Search spaces: a recipe with holes becomes dimensions, and a point of them a recipe again."""

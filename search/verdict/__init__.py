@@ -1,0 +1,1 @@
+"""The sealed test items: judge, result, wording."""

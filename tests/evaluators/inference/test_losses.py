@@ -1,0 +1,141 @@
+"""Losses of the items' targets against plain transformers, one sequence at a time."""
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mergesearch.evaluators import Differentiable, Evaluator, LoadedModel, Shared, has_targets, open_evaluator
+from mergesearch.evaluators.lm_eval.lm_eval import LmEval
+from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
+from mergesearch.evaluators.tasks.perplexity import PerplexityOptions
+
+from ..conftest import MULTIPLE_CHOICE, choice_docs, write_task
+
+
+def evaluator_of(tasks: Path, task: str, metric: str = "acc", batch_size: int = 6) -> Any:
+    options = LmEval.Options.model_validate({"task": task, "metric": metric})
+    return open_evaluator("lm_eval", options, Shared(include_path=tasks, batch_size=batch_size))
+
+
+def total(evaluator: Evaluator, subject: LoadedModel, kind: Any = "targets") -> float:
+    assert isinstance(evaluator, Differentiable)
+    assert has_targets(evaluator)
+    targets = evaluator.targets(subject, evaluator.items)
+    assert targets.has_gold
+    return sum(loss.item() for loss in targets.losses(kind))
+
+
+def logprobs(subject: LoadedModel, context: str, answer: str) -> torch.Tensor:
+    """[answer's tokens, vocabulary], what predicts each of them, and which it is; contexts lose what is too long."""
+    start = subject.tokenizer(context).input_ids
+    ids = torch.tensor(subject.tokenizer(context + answer).input_ids)
+    said = ids[len(start) :]
+    fed = ids[-1 - int(subject.model.config.max_position_embeddings) : -1]
+    with torch.no_grad():
+        predicted = subject.model(fed[None]).logits[0].double().log_softmax(-1)
+    return predicted[-len(said) :], said  # type: ignore[return-value]
+
+
+def answers(evaluator: Any, subject: LoadedModel) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+    groups = evaluator._members[0].instances(None)
+    return [[logprobs(subject, *one.args) for one in group] for group in groups]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("metric", ["acc", "acc_norm"])
+@pytest.mark.parametrize("kind", ["targets", "entropy"])
+def test_choices(tasks: Path, subject: LoadedModel, metric: str, kind: str) -> None:
+    evaluator = evaluator_of(tasks, "toy_mc", metric)
+    expected, member = [], evaluator._members[0]
+    for doc, group in zip(member.docs, answers(evaluator, subject), strict=True):
+        sums = torch.stack([rows.gather(1, ids[:, None]).sum() for rows, ids in group])
+        choices = member._task.doc_to_choice(doc)
+        lengths = torch.tensor([float(len(choice)) for choice in choices])
+        logits = sums * lengths.mean() / lengths if metric == "acc_norm" else sums
+        chosen = logits.log_softmax(0)
+        gold = member._task.doc_to_target(doc)
+        expected.append(-chosen[gold] if kind == "targets" else -(chosen.exp() * chosen).sum())
+    assert total(evaluator, subject, kind) == pytest.approx(float(torch.stack(expected).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["targets", "entropy"])
+def test_one_answer(tasks: Path, subject: LoadedModel, kind: str) -> None:
+    evaluator = evaluator_of(tasks, "toy_word")
+    expected = [
+        (-rows.gather(1, ids[:, None]).mean() if kind == "targets" else -(rows.exp() * rows).sum(-1).mean())
+        for ((rows, ids),) in answers(evaluator, subject)
+    ]
+    assert total(evaluator, subject, kind) == pytest.approx(float(torch.stack(expected).mean()), rel=1e-5)
+
+
+def test_texts_cost_their_bits_per_byte(tasks: Path, subject: LoadedModel, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("sun moon cat " * (5 + 40 * number))
+    options = BitsPerByte.Options.model_validate({"task": "texts", "files": [f"{tmp_path}/*.txt"]})
+    for evaluator in (
+        open_evaluator("bits_per_byte", options, Shared()),
+        evaluator_of(tasks, "toy_text", "bits_per_byte"),
+    ):
+        value = evaluator.value(evaluator.items, evaluator.score(subject, evaluator.items))
+        assert total(evaluator, subject) == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["word_perplexity", "byte_perplexity"])
+def test_texts_cost_the_logarithm_of_their_perplexity(
+    tasks: Path, subject: LoadedModel, tmp_path: Path, metric: Any
+) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("sun moon cat " * (5 + 40 * number))
+    options = PerplexityOptions(task="texts", files=[f"{tmp_path}/*.txt"], metric=metric)
+    for evaluator in (open_evaluator("perplexity", options, Shared()), evaluator_of(tasks, "toy_text", metric)):
+        value = evaluator.value(evaluator.items, evaluator.score(subject, evaluator.items))
+        assert total(evaluator, subject) == pytest.approx(math.log(value), rel=1e-5)
+
+
+GROUP = "group: both\ntask: [one, two]\naggregate_metric_list:\n  - {metric: acc, weight_by_size: %s}\n"
+
+
+@pytest.mark.parametrize("by_size", [True, False])
+def test_subtasks_cost_as_they_count_in_the_value(tmp_path: Path, subject: LoadedModel, by_size: bool) -> None:
+    draw = random.Random(4)
+    for name, count in (("one", 5), ("two", 9)):
+        write_task(tmp_path, name, choice_docs(draw, count), MULTIPLE_CHOICE)
+    (tmp_path / "both.yaml").write_text(GROUP % str(by_size).lower())
+    one, two = (total(evaluator_of(tmp_path, name), subject) for name in ("one", "two"))
+    assert one != two
+    expected = (5 * one + 9 * two) / 14 if by_size else (one + two) / 2
+    assert total(evaluator_of(tmp_path, "both"), subject) == pytest.approx(expected, rel=1e-5)
+
+
+def test_packed_questions_have_the_same_targets(tasks: Path, subject: LoadedModel) -> None:
+    losses = []
+    for mode in ("exact", "packed"):
+        options = LmEval.Options.model_validate({"task": "toy_mc", "metric": "acc"})
+        evaluator: Any = open_evaluator("lm_eval", options, Shared(include_path=tasks, mode=mode))
+        evaluator.prepare(subject)
+        losses.append(total(evaluator, subject))
+    assert losses[0] == losses[1]
+
+
+def test_batches_do_not_matter(tasks: Path, subject: LoadedModel) -> None:
+    one, many = (total(evaluator_of(tasks, "toy_mc", batch_size=size), subject) for size in (1, 64))
+    assert one == pytest.approx(many, rel=1e-5)
+
+
+def test_gradients_are_those_of_the_whole(tasks: Path, subject: LoadedModel) -> None:
+    """Loss by loss, backward gives what it gives of their sum."""
+    evaluator = evaluator_of(tasks, "toy_mc")
+    subject.model.requires_grad_(True)
+    weight = subject.model.lm_head.weight
+    for loss in evaluator.targets(subject, evaluator.items).losses("targets"):
+        loss.backward()
+    found, weight.grad = weight.grad.clone(), None
+    sum(evaluator_of(tasks, "toy_mc", batch_size=400).targets(subject, evaluator.items).losses("targets")).backward()
+    assert found == pytest.approx(weight.grad, rel=1e-4, abs=1e-7)
+
+
+def test_generated_answers_have_no_targets(tasks: Path) -> None:
+    assert not has_targets(evaluator_of(tasks, "toy_gen", "exact_match,whole"))

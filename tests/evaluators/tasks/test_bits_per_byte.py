@@ -1,0 +1,58 @@
+"""Bits per byte of files: lm-eval's number for the same texts, and messages for files that cannot be read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mergesearch.errors import UserError
+from mergesearch.evaluators import LoadedModel, Shared, aggregate
+from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte, BitsPerByteOptions
+
+
+def opened(*files: object, **options: Any) -> BitsPerByte:
+    return BitsPerByte(BitsPerByteOptions(task="texts", files=[str(file) for file in files], **options), Shared())
+
+
+def test_equals_lm_eval(tasks: Path, printed: dict[str, Any], subject: LoadedModel, tmp_path: Path) -> None:
+    pages = [json.loads(line)["page"] for line in (tasks / "toy_text.jsonl").read_text().splitlines()]
+    for number, page in enumerate(pages):
+        (tmp_path / f"{number}.txt").write_text(page, encoding="utf-8")
+    evaluator = opened(tmp_path / "*.txt")
+    value = aggregate(evaluator.items, evaluator.score(subject, evaluator.items))
+    assert value == pytest.approx(printed["toy_text"]["bits_per_byte,none"], rel=1e-6)
+
+
+def test_shorter_windows_know_less(subject: LoadedModel, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the cat sat on the mat and the dog ran " * 10)
+    long, short = opened(tmp_path / "a.txt"), opened(tmp_path / "a.txt", max_length=4)
+    assert long.score(subject, long.items)[0] != short.score(subject, short.items)[0]
+
+
+def test_windows_longer_than_the_models_context(subject: LoadedModel, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the cat")
+    evaluator = opened(tmp_path / "a.txt", max_length=4096)
+    with pytest.raises(UserError, match="max_length: 4096 is more than the model's context of 128 tokens"):
+        evaluator.score(subject, evaluator.items)
+
+
+def test_one_item_per_file_however_often_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("ä")
+    (tmp_path / "b.txt").write_text("b")
+    evaluator = opened(tmp_path / "b.txt", tmp_path / "*.txt")
+    assert [(Path(item.id).name, item.weight) for item in evaluator.items] == [("a.txt", 2.0), ("b.txt", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("other.txt", b"x", r"files: nothing matches '.*a\.txt'"),
+        ("a.txt", b"", r"files: .*a\.txt is empty"),
+        ("a.txt", b"\xff\xfe", r"files: .*a\.txt is not UTF-8 text"),
+    ],
+)
+def test_files_that_cannot_be_read(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        opened(tmp_path / "a.txt")

@@ -1,0 +1,209 @@
+"""Models with other vocabularies: the tokenizer of the result, and its embeddings."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mergesearch.errors import UserError
+from mergesearch.merge_ops.assembly.merger import Assembly, Merger
+from mergesearch.merge_ops.engine.engine import Engine, merge
+from mergesearch.merge_ops.inputs.vocabulary import Vocabulary
+from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
+
+from ..helpers import INPUTS, assert_same_as_mergekit, read
+
+A, B = str(INPUTS / "vocabA"), str(INPUTS / "vocabB")
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def recipe(base: str = A, **more: Any) -> Recipe:
+    models = [{"model": model, "parameters": {"weight": 0.5}} for model in (A, B)]
+    return Recipe.read({"merge_method": "linear", "base_model": base, "models": models, **more})
+
+
+@pytest.mark.parametrize("name", ["vocab-union", "vocab-base-task"])
+def test_same_as_mergekit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_same_as_mergekit(name, tmp_path / "out", monkeypatch)
+
+
+@pytest.mark.parametrize(("source", "rows"), [("union", 62), ("base", 60), (B, 62)])
+def test_what_is_written_is_loaded(source: str, rows: int, tmp_path: Path) -> None:
+    merge(recipe(tokenizer_source=source), tmp_path / "out")
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert len(tokenizer) == model.config.vocab_size == model.get_input_embeddings().weight.shape[0] == rows
+    with torch.no_grad():
+        assert model(tokenizer("the dog", return_tensors="pt").input_ids).logits.shape[-1] == rows
+
+
+def test_rows_are_padded_with_the_mean(tmp_path: Path) -> None:
+    merge(recipe(tokenizer={"source": "union", "pad_to_multiple_of": 16}), tmp_path / "out")
+    written = read(tmp_path / "out")
+    for name in (EMBED, HEAD):
+        assert written[name].shape[0] == 64
+        torch.testing.assert_close(written[name][62:], written[name][:62].mean(0).expand(2, -1), atol=1e-6, rtol=0)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 64
+
+
+def test_special_tokens_keep_their_meaning_where_they_move(tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(INPUTS / "vocabA", moved)
+    content = json.loads((moved / "tokenizer.json").read_text())
+    swap = {"</s>": 4, "b": 2}
+    content["model"]["vocab"] |= swap
+    content["added_tokens"] = [{**t, "id": swap.get(t["content"], t["id"])} for t in content["added_tokens"]]
+    content.pop("post_processor", None)
+    (moved / "tokenizer.json").write_text(json.dumps(content))
+    merge(recipe(tokenizer_source=str(moved)), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"]) == (1, 4)
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == 4
+    first, second = read(Path(A))[EMBED], read(Path(B))[EMBED]
+    torch.testing.assert_close(read(tmp_path / "out")[EMBED][4], (first[2] + second[2]) / 2, atol=1e-6, rtol=0)
+
+
+def test_tokens_of_the_base_without_an_embedding_are_dropped(tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    shutil.copytree(INPUTS / "vocabB", short)
+    tensors = {n: t[:61] if n in (EMBED, HEAD) else t for n, t in read(short).items()}
+    save_file(tensors, short / "model.safetensors", metadata={"format": "pt"})
+    (short / "config.json").write_text(
+        json.dumps({**json.loads((short / "config.json").read_text()), "vocab_size": 61})
+    )
+    models = [{"model": model, "parameters": {"weight": 0.5}} for model in (str(short), A)]
+    data = {"merge_method": "linear", "base_model": str(short), "models": models, "tokenizer_source": "union"}
+    merge(Recipe.read(data), tmp_path / "out")
+    assert read(tmp_path / "out")[EMBED].shape[0] == 61
+    assert "<|y|>" not in transformers.AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
+
+
+def test_the_live_model_refuses_a_vocabulary() -> None:
+    with pytest.raises(UserError, match="a vocabulary of its own: it cannot be built into the live model"):
+        Engine([A], A).build(recipe(tokenizer_source="union"))
+
+
+def test_without_a_tokenizer_part_the_difference_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.embed_tokens\.weight \(\[60, 32\] in .*vocabA; \[62, 32\] in"):
+        merge(recipe(), tmp_path / "out")
+
+
+# Rows, one by one
+
+
+def vocabulary(tokens: dict[str, Any], out: str, **own: str) -> Vocabulary:
+    """Tokens are letters; each model's rows are in the order of its letters."""
+    config = TokenizerConfig.model_validate({"tokens": tokens})
+    rows = {model: {letter: i for i, letter in enumerate(letters)} for model, letters in own.items()}
+    return Vocabulary(config, None, {letter: i for i, letter in enumerate(out)}, rows, rows, frozenset())
+
+
+def aligned(tokens: dict[str, Any], out: str, base: str | None = None, **own: str) -> dict[str, list[float]]:
+    """The rows of each model: those of m are 1, 2, ..., those of n 10, 20, ..."""
+    tensors: dict[str, Tensor] = {
+        model: torch.arange(1.0, len(letters) + 1)[:, None] * 10**i for i, (model, letters) in enumerate(own.items())
+    }
+    made = vocabulary(tokens, out, **own).aligned(tensors, base)
+    return {model: tensor[:, 0].tolist() for model, tensor in made.items()}
+
+
+def test_a_token_keeps_its_own_row_wherever_it_moves() -> None:
+    assert aligned({}, "cab", m="abc", n="bca") == {"m": [3, 1, 2], "n": [20, 30, 10]}
+
+
+def test_the_only_model_that_has_a_token_gives_it_to_the_others() -> None:
+    assert aligned({}, "ax", m="a", n="ax") == {"m": [1, 20], "n": [10, 20]}
+
+
+def test_else_the_base_does_else_it_is_the_mean() -> None:
+    three = {"m": "a", "n": "ax", "o": "xa"}
+    assert aligned({}, "ax", "n", **three) == {"m": [1, 20], "n": [10, 20], "o": [200, 100]}
+    assert aligned({}, "ax", None, **three) == {"m": [1, 60], "n": [10, 20], "o": [200, 100]}
+
+
+def test_what_no_model_has_is_zero() -> None:
+    assert aligned({}, "ax", m="a", n="a") == {"m": [1, 0], "n": [10, 0]}
+
+
+@pytest.mark.parametrize(
+    ("source", "row"),
+    [
+        ("n", 20),
+        ({"kind": "zero"}, 0),
+        ({"kind": "model_token", "model": "n", "token": "a"}, 10),
+        ({"kind": "model_token", "model": "n", "token_id": 1}, 20),
+    ],
+    ids=str,
+)
+def test_a_source_fills_what_is_missing_or_with_force_everything(source: Any, row: float) -> None:
+    own = {"m": "a", "n": "ax"}
+    assert aligned({"x": {"source": source}}, "ax", **own) == {"m": [1, row], "n": [10, 20]}
+    assert aligned({"x": {"source": source, "force": True}}, "ax", **own) == {"m": [1, row], "n": [10, row]}
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("o", "tokenizer.tokens.x: o is not among the models: m, n"),
+        ("m", "tokenizer.tokens.x: m has no embedding of 'x'"),
+        ({"kind": "model_token", "model": "m", "token": "z"}, "m has no embedding of the token 'z'"),
+        ({"kind": "model_token", "model": "m", "token_id": 7}, "m has no embedding of the number 7"),
+    ],
+    ids=str,
+)
+def test_sources_that_are_not_there(source: Any, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        aligned({"x": {"source": source}}, "ax", m="a", n="ax")
+    assert said in str(caught.value)
+
+
+def test_a_source_that_is_not_there_is_found_before_anything_is_written() -> None:
+    tokens = {"<|new|>": {"source": {"kind": "model_token", "model": A, "token_id": 60}}}
+    one = recipe(tokenizer={"source": "union", "tokens": tokens})
+    with pytest.raises(UserError, match=r"tokenizer\.tokens\.<\|new\|>: .*vocabA has no embedding of the number 60"):
+        Assembly(Merger(one.references), one)
+
+
+def test_the_wider_dtype_is_taken() -> None:
+    tensors = {"m": torch.ones(1, 2, dtype=torch.bfloat16), "n": torch.ones(1, 2)}
+    made = vocabulary({}, "a", m="a", n="a").aligned(tensors, None)
+    assert {tensor.dtype for tensor in made.values()} == {torch.float32}
+
+
+# Chat templates
+
+CHAT = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize("name", ["alpaca", "chatml", "exaone", "llama3", "mistral", "{{ messages[0]['content'] }}!"])
+def test_a_chat_template_by_name_or_as_it_is(name: str, tmp_path: Path) -> None:
+    merge(recipe(A, chat_template=name, tokenizer_source="base"), tmp_path / "out")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = tokenizer.apply_chat_template(CHAT, tokenize=False)
+    assert "hi" in text
+    assert (text == "hi!") == (name[0] == "{")
+
+
+def test_the_commonest_template_of_the_models(tmp_path: Path) -> None:
+    paths = []
+    for i, template in enumerate(["one", "two", "two"]):
+        shutil.copytree(INPUTS / "base", tmp_path / str(i))
+        (tmp_path / str(i) / "chat_template.jinja").write_text(f"{{# {template} #}}")
+        paths.append(str(tmp_path / str(i)))
+    models = [{"model": path, "parameters": {"weight": 1}} for path in paths]
+    merge(Recipe.read({"merge_method": "linear", "models": models, "chat_template": "auto"}), tmp_path / "out")
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{# two #}"
+
+
+def test_no_such_template(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"chat_template: 'chatlm' is no template.*did you mean 'chatml'"):
+        merge(recipe(A, chat_template="chatlm", tokenizer_source="base"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

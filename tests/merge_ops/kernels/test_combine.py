@@ -1,0 +1,267 @@
+"""The kernels: compiled ones and plain torch give the same bits, on any number of threads, for one plan or several."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mergesearch.merge_ops.kernels import native_backend as native
+from mergesearch.merge_ops.kernels import threads
+from mergesearch.merge_ops.kernels import torch_backend as kernels_torch
+from mergesearch.merge_ops.kernels.combine import combine, combine_all
+from mergesearch.merge_ops.kernels.plans import (
+    PADDING,
+    Elementwise,
+    LinearCombination,
+    Pass,
+    Plan,
+    RankedDrop,
+    SignConsensus,
+    Sparsity,
+)
+from mergesearch.merge_ops.statistics.gram import gram
+
+from ..helpers import Counter, inputs, same_bytes
+
+SIZE = 3 * threads.SPAN + 77
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+THIN = (
+    Sparsity(threshold=0.2, scale=1.3),
+    Sparsity(keep=0.3, key=0x9E3779B97F4A7C15, scale=1 / 0.3),
+    Sparsity(threshold=0.05, ceiling=0.4, keep=0.6, key=7),
+)
+WEIGHTS = (0.7, -0.4, 0.9)
+RANKED = tuple(
+    Sparsity(
+        key=key,
+        ranked=RankedDrop(
+            torch.randint(-100, 100, (SIZE + PADDING,), generator=torch.Generator().manual_seed(key)).short() & 0x7F,
+            torch.arange(-20000, 20000, 300, dtype=torch.int32),
+            torch.linspace(1, 3, 134),
+        ),
+    )
+    for key in range(3)
+)
+PLANS: dict[str, Plan] = {
+    "linear": LinearCombination((0.3, 0.0, 0.6)),
+    "slerp": LinearCombination((0.31, 0.2, -0.4), base=0.73),
+    "task vectors": LinearCombination((0.3, -0.5, 0.0), base=1.0, task_vectors=True),
+    "nothing": LinearCombination((0.0, 0.0, 0.0)),
+    "sum": SignConsensus(WEIGHTS, THIN, lambda_=0.7),
+    "elected": SignConsensus(WEIGHTS, THIN, elect=True, lambda_=1.1),
+    "mean": SignConsensus(WEIGHTS, THIN, elect=True, normalize=True, lambda_=0.9),
+    "no sparsity": SignConsensus((1.0, 1.0, 1.0), (Sparsity(),) * 3, elect=True, normalize=True),
+    "weights of no sum": SignConsensus((0.1, 0.6, -0.7), THIN, elect=True, normalize=True),
+    "by count": SignConsensus(WEIGHTS, THIN, elect=True, normalize=True, vote="count"),
+    "spread": SignConsensus(
+        (0.2, 0.3, 0.5), (Sparsity(),) * 3, elect=True, normalize=True, vote="change", least_spread=0.3
+    ),
+    "ranked": SignConsensus(WEIGHTS, RANKED, elect=True, normalize=True),
+    "ranked sum": SignConsensus(WEIGHTS, (RANKED[0], *THIN[:2]), lambda_=0.7),
+    "all dropped": SignConsensus(WEIGHTS, (Sparsity(threshold=float("inf")),) * 3, elect=True, normalize=True),
+}
+plans = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
+compiled = pytest.mark.skipif(native.library() is None, reason="there is no C compiler")
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def case(dtype: torch.dtype, size: int = SIZE) -> tuple[Tensor, list[Tensor]]:
+    """Inputs with the values at which kernels might differ."""
+    base, models = inputs((size,), 5, 3, dtype)
+    odd = torch.tensor([-0.0, 0.0, 1e-40, -1e-40, 3e38, float("inf"), float("nan")]).to(dtype)
+    base[:7], models[0][3:10], models[2][5:12] = odd, odd, odd
+    return base, models
+
+
+def empty(base: Tensor) -> Tensor:
+    return torch.full_like(base, 7.0)
+
+
+def by_torch(plan: Plan, base: Tensor, models: Sequence[Tensor], block: int = 1 << 14) -> Tensor:
+    out = empty(base)
+    kernels_torch.combine(Pass([plan], base, models, [out]), block)
+    return out
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """The same bits, whatever the bits of not-a-number."""
+    return torch.equal(a.isnan(), b.isnan()) and same_bytes(a.nan_to_num(7.0), b.nan_to_num(7.0))
+
+
+@compiled
+@plans
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_compiled_kernels_give_the_bits_of_plain_torch(plan: Plan, dtype: torch.dtype) -> None:
+    base, models = case(dtype)
+    out = empty(base)
+    native.combine([Pass([plan], base, models, [out])])
+    assert same(out, by_torch(plan, base, models))
+
+
+@compiled
+@pytest.mark.usefixtures("two_threads")
+@plans
+def test_threads_do_not_change_a_merge(plan: Plan) -> None:
+    base, models = case(torch.bfloat16)
+    two, plain = empty(base), by_torch(plan, base, models)
+    combine(plan, base, models, two)
+    torch.set_num_threads(1)
+    one = empty(base)
+    combine(plan, base, models, one)
+    assert same(one, two)
+    assert same(one, plain)
+
+
+@plans
+@pytest.mark.parametrize("block", [2, 998, 1 << 20])
+def test_blocks_do_not_change_a_merge(plan: Plan, block: int) -> None:
+    base, models = case(torch.float32, 3001)
+    assert same(by_torch(plan, base, models, block), by_torch(plan, base, models))
+
+
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda: None)
+
+
+@pytest.mark.parametrize("prepare", [lambda _: None, without_compiler], ids=["compiled", "torch"])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
+def test_several_plans_at_once_give_what_each_gives(
+    dtype: torch.dtype, prepare: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(monkeypatch)
+    base, models = case(dtype, 5001)
+    function = Elementwise(lambda _, xs, start: xs[0] * 2 + start % 2)
+    for chosen in ([*PLANS.values()], [*PLANS.values(), function]):
+        together, alone = ([empty(base) for _ in chosen] for _ in range(2))
+        combine_all([Pass(chosen, base, models, together)])
+        for plan, out in zip(chosen, alone, strict=True):
+            combine(plan, base, models, out)
+        assert all(same(a, b) for a, b in zip(together, alone, strict=True))
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("prepare", [lambda _: None, without_compiler], ids=["compiled", "torch"])
+def test_tensors_combined_at_once_are_those_combined_alone(
+    prepare: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(monkeypatch)
+    passes, alone = [], []
+    for size in (0, 1, 31, 32, 33, 1025, threads.SPAN, threads.SPAN + 1, SIZE):
+        for dtype in (*DTYPES, torch.float64):
+            base, models = inputs((size,), 5, 3, dtype)
+            chosen = list(PLANS.values())[size % 3 :: 3]
+            passes.append(Pass(chosen, base, models, [empty(base) for _ in chosen]))
+            alone.append([by_torch(plan, base, models) for plan in chosen])
+    combine_all(passes)
+    assert all(same(a, b) for one, outs in zip(passes, alone, strict=True) for a, b in zip(one.outs, outs, strict=True))
+
+
+@compiled
+@pytest.mark.parametrize("shift", [1, 8, 16])
+@plans
+def test_where_a_tensor_lies_in_memory_does_not_matter(plan: Plan, shift: int) -> None:
+    base, models = case(torch.bfloat16, 3001)
+    room = torch.full((3001 + shift + 40,), 7.0, dtype=torch.bfloat16)
+    out, (first, *others) = room[shift : shift + 3001], models
+    combine(plan, base, [torch.cat([first[:1], first])[1:], *others], out)
+    assert same(out, by_torch(plan, base, models))
+    assert (room[:shift] == 7).all()
+    assert (room[shift + 3001 :] == 7).all()
+
+
+@compiled
+def test_inputs_of_several_dtypes() -> None:
+    base, models = case(torch.float32, 3001)
+    mixed = [model.to(dtype) for model, dtype in zip(models, DTYPES, strict=True)]
+    for plan in PLANS.values():
+        for dtype in DTYPES:
+            out, plain = (torch.empty(3001, dtype=dtype) for _ in range(2))
+            native.combine([Pass([plan], base, mixed, [out])])
+            kernels_torch.combine(Pass([plan], base, mixed, [plain]), 1 << 14)
+            assert same(out, plain)
+
+
+def test_several_plans_write_to_what_is_not_contiguous() -> None:
+    base, models = inputs((9, 55), 1, 3)
+    outs = [torch.empty(55, 9).t(), torch.empty(9, 55, dtype=torch.bfloat16)]
+    chosen = [PLANS["linear"], PLANS["mean"]]
+    combine_all([Pass(chosen, base, models, outs)])
+    for plan, out in zip(chosen, outs, strict=True):
+        alone = torch.empty(9, 55)
+        combine(plan, base, models, alone)
+        assert torch.equal(alone.to(out.dtype), out)
+
+
+def test_inputs_with_gaps_in_memory() -> None:
+    base, models = inputs((2002,), 1, 3)
+    out, packed = torch.empty(1001), torch.empty(1001)
+    gaps, (first, *_) = base[::2], models
+    assert not gaps.is_contiguous()
+    combine(PLANS["mean"], gaps, [model[1::2] for model in models], out)
+    combine(PLANS["mean"], gaps.clone(), [model[1::2].clone() for model in models], packed)
+    assert torch.equal(out, packed)
+    assert gram([gaps, first[::2]]) == gram([gaps.clone(), first[::2].clone()])
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("prepare", [lambda _: None, without_compiler], ids=["compiled", "torch"])
+def test_threads_do_not_change_sums(
+    prepare: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(monkeypatch)
+    base, models = inputs((SIZE,), 5, 3)
+    two = gram(models, base)
+    torch.set_num_threads(1)
+    assert gram(models, base) == two
+    deltas = torch.stack([model.double() - base.double() for model in models])
+    assert torch.allclose(torch.tensor(two, dtype=torch.float64), deltas @ deltas.T, rtol=1e-12, atol=0)
+
+
+def test_scales_that_keep_the_norm_do_not_depend_on_threads() -> None:
+    base, models = inputs((SIZE,), 5, 3)
+    plan = SignConsensus(WEIGHTS, tuple(Sparsity(keep=0.4, key=i, match_l1=True) for i in range(3)))
+    outs = [empty(base), empty(base)]
+    for count, out in enumerate(outs):
+        torch.set_num_threads(count + 1)
+        combine(plan, base, models, out)
+    torch.set_num_threads(1)
+    assert same(*outs)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_exception_in_a_thread_is_raised() -> None:
+    def fail(start: int, end: int) -> None:
+        raise MemoryError(start, end)
+
+    with pytest.raises(MemoryError):
+        threads.spread(SIZE, fail)
+
+
+def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    find = native.library.__wrapped__
+    monkeypatch.setenv("CC", str(tmp_path / "none"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert find() is None
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("MERGESEARCH_NATIVE", "0")
+    assert find() is None
+
+
+@compiled
+def test_the_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    find = native.library.__wrapped__
+    assert find() is not None
+    calls = Counter(native.subprocess.run)
+    monkeypatch.setattr(native.subprocess, "run", calls)
+    assert find() is not None
+    assert calls.calls == 0
+    assert [file.suffix for file in (tmp_path / "mergesearch").iterdir()] == [".so"]

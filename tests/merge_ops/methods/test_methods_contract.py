@@ -1,0 +1,218 @@
+"""What every merge method must do. A method is tested by being in the table METHODS."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mergesearch.merge_ops.kernels.combine import BLOCK
+from mergesearch.merge_ops.methods import METHODS, Method
+
+from .. import helpers
+from ..endpoints import BIT_EXACT, ENDPOINTS, IDENTITY, Endpoint
+from ..helpers import EVERY_METHOD, case_of, check, far_off, inputs, ours, with_numbers
+from ..references import REFERENCES
+
+SMALL_BLOCK = 64
+SHAPES = [(0,), (0, 3), (), (1,), (7,), (5, 1), (3, 67), (2, 3, 32)]
+
+methods = pytest.mark.parametrize("method", [METHODS[name] for name in EVERY_METHOD], ids=EVERY_METHOD)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mergesearch.merge_ops.kernels.combine.BLOCK", SMALL_BLOCK)
+    monkeypatch.setattr("mergesearch.merge_ops.statistics.gram.BLOCK", SMALL_BLOCK)
+
+
+def test_every_method_has_a_reference_and_endpoints() -> None:
+    assert set(REFERENCES) == set(ENDPOINTS) == set(METHODS)
+
+
+@methods
+def test_declaration_says_what_documentation_needs(method: Method) -> None:
+    assert method.summary
+    assert "https://" in method.paper or method.name == "passthrough"
+    assert "θ" in method.formula
+    assert METHODS[method.name] is method
+    assert len({p.name for p in method.parameters}) == len(method.parameters)
+    for parameter in method.parameters:
+        assert parameter.help
+        for value in (*parameter.search, *parameter.choices):
+            parameter.read(value)
+        if parameter.default is not None:
+            assert parameter.read(parameter.default) == parameter.default
+
+
+@methods
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.usefixtures("small_blocks")
+def test_is_the_papers_formula(method: Method, seed: int) -> None:
+    check(method, case_of(method, (13, 77), seed))
+
+
+@methods
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.usefixtures("small_blocks")
+def test_any_shape(method: Method, shape: tuple[int, ...]) -> None:
+    for seed in range(3):
+        check(method, case_of(method, shape, seed))
+
+
+@methods
+def test_larger_than_a_block_with_a_remainder(method: Method) -> None:
+    # Above TABLE_SIZE elements a trimming rank may be one off.
+    check(method, case_of(method, (BLOCK + 77,), 5, density=0.4), spared=1e-4)
+
+
+@methods
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.usefixtures("small_blocks")
+def test_rounds_once(method: Method, dtype: torch.dtype) -> None:
+    for seed in range(3):
+        check(method, case_of(method, (9, 55), seed, dtype))
+
+
+@methods
+@pytest.mark.parametrize("out", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_writes_another_dtype_than_it_reads(method: Method, out: torch.dtype) -> None:
+    case = case_of(method, (9, 55), 1, torch.bfloat16)
+    check(method, case, torch.full((9, 55), float("nan"), dtype=out))
+
+
+@methods
+def test_float64_stays_float64(method: Method) -> None:
+    case = case_of(method, (9, 55), 2, torch.float64)
+    difference = ours(method, case) - REFERENCES[method.name](case)
+    assert difference.abs().max().item() < 1e-13
+
+
+@methods
+def test_inputs_of_several_dtypes(method: Method) -> None:
+    case = case_of(method, (9, 55), 1, torch.bfloat16)
+    mixed = replace(case, base=case.base.float(), models=[case.models[0].half(), *case.models[1:]])
+    check(method, mixed, torch.empty(9, 55))
+
+
+@methods
+def test_inputs_and_output_need_not_be_contiguous(method: Method) -> None:
+    case = case_of(method, (9, 55), 1)
+    turned = replace(case, base=turn(case.base), models=[turn(model) for model in case.models])
+    assert not turned.models[0].is_contiguous()
+    out = torch.empty(55, 9).t()
+    ours(method, turned, out)
+    assert torch.equal(out, ours(method, case))
+
+
+def turn(values: Tensor) -> Tensor:
+    return values.t().contiguous().t()
+
+
+@methods
+def test_does_not_change_its_inputs(method: Method) -> None:
+    case = case_of(method, (9, 55), 1)
+    before = [tensor.clone() for tensor in (case.base, *case.models)]
+    ours(method, case)
+    assert all(torch.equal(a, b) for a, b in zip(before, (case.base, *case.models), strict=True))
+
+
+@methods
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_equal_models_give_themselves(method: Method, dtype: torch.dtype) -> None:
+    base = helpers.tensor((9, 55), 4, dtype)
+    models = [base.clone() for _ in range(helpers.count_of(method))]
+    for seed in range(4):
+        case = with_numbers(method, base, models, seed, **IDENTITY.get(method.name, {}))
+        error = (ours(method, case).double() - base.double()).abs()
+        assert (error <= helpers.ulp(base.double(), dtype)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint"),
+    [(n, e) for n in ENDPOINTS for e in ENDPOINTS[n]],
+    ids=lambda v: v if isinstance(v, str) else v[0],
+)
+def test_endpoints(name: str, endpoint: Endpoint) -> None:
+    _, settings, index = endpoint
+    case = case_of(METHODS[name], (9, 55), 3, **settings)
+    expected = case.base if index < 0 else case.models[index]
+    result = ours(METHODS[name], case)
+    if name in BIT_EXACT:
+        assert helpers.same_bytes(result, expected)
+    else:
+        assert not far_off(result, expected.double()).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("linear", {"weight": (2.0,)}), ("slerp", {"t": 1.0}), ("slerp", {"t": 0.0})],
+    ids=["linear", "slerp 1", "slerp 0"],
+)
+def test_negative_zeros_survive_an_endpoint(name: str, settings: dict[str, Any]) -> None:
+    base, (model,) = inputs((9, 55), 3, 1)
+    base[0], model[0] = -0.0, -0.0
+    case = with_numbers(METHODS[name], base, [model], 3, **{"normalize": True, **settings})
+    assert helpers.same_bytes(ours(METHODS[name], case), base if settings.get("t") == 0 else model)
+
+
+@methods
+def test_order_of_models_matters_only_where_declared(method: Method) -> None:
+    case = case_of(method, (9, 55), 6)
+    if len(case.models) == 1:
+        pytest.skip("takes one model")
+    turned = replace(
+        case,
+        models=case.models[::-1],
+        each={name: values[::-1] for name, values in case.each.items()},
+        keys=case.keys[::-1],
+        shown=case.shown[::-1],
+    )
+    difference = (ours(method, case) - ours(method, turned)).abs().max().item()
+    assert (difference <= 1e-6) == method.symmetric
+
+
+@methods
+def test_zero_tensors_give_zero(method: Method) -> None:
+    zero = torch.zeros(9, 55)
+    case = with_numbers(method, zero, [zero] * helpers.count_of(method), 2)
+    assert torch.equal(ours(method, case), zero)
+
+
+@methods
+def test_zero_base_and_models_that_are_zero(method: Method) -> None:
+    base, models = inputs((9, 55), 8, helpers.count_of(method))
+    check(method, with_numbers(method, torch.zeros_like(base), models, 2))
+    check(method, with_numbers(method, base, [torch.zeros_like(base), *models[1:]], 2))
+
+
+weighted = pytest.mark.parametrize("name", [n for n in EVERY_METHOD if METHODS[n].parameter("weight")])
+
+
+def allowed(method: Method, weight: tuple[float, ...]) -> tuple[float, ...]:
+    """As many of the weights as the method takes models, where it takes such weights."""
+    parameter = method.parameter("weight")
+    if parameter is None or min(weight) < parameter.low:
+        pytest.skip("takes no negative weights")
+    return weight[: helpers.count_of(method)]
+
+
+@weighted
+@pytest.mark.parametrize("weight", [(-0.5, 0.8, 0.4), (-0.5, -0.8, -0.4), (0.0, 0.0, 0.0), (0.0, 0.9, -0.3)], ids=str)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_negative_and_zero_weights(name: str, weight: tuple[float, ...], normalize: bool) -> None:
+    for seed in range(3):
+        method = METHODS[name]
+        check(method, case_of(method, (13, 77), seed, weight=allowed(method, weight), normalize=normalize))
+
+
+@weighted
+@pytest.mark.parametrize("weight", [(0.5, -0.5, 0.0), (0.1, 0.6, -0.7), (0.3, 0.4, -0.7)], ids=str)
+def test_weights_that_sum_to_zero_are_not_divided_by_their_rounding(name: str, weight: tuple[float, ...]) -> None:
+    weight = allowed(METHODS[name], weight)
+    case = case_of(METHODS[name], (13, 77), 1, weight=weight, normalize=True)
+    # Each element of the first two grows and of the third shrinks, so that all agree in sign where signs are elected.
+    steps = [(model - case.base).abs() for model in case.models]
+    towards = [step if w >= 0 else -step for step, w in zip(steps, weight, strict=True)]
+    check(METHODS[name], replace(case, models=[case.base + step for step in towards]))

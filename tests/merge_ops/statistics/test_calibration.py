@@ -1,0 +1,151 @@
+"""What models show when they run over a text, and the methods that use it."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mergesearch.errors import UserError
+from mergesearch.merge_ops.assembly.merger import Assembly, Merger
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.engine.engine import merge
+from mergesearch.merge_ops.live.live import load
+from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.merge_ops.statistics import calibration
+from mergesearch.merge_ops.statistics.calibration import calibrated
+
+from ..helpers import INPUTS, Counter, read
+
+MODEL, OTHER = str(INPUTS / "ft1"), str(INPUTS / "ft2")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    path = tmp_path / "text.txt"
+    path.write_text("a few words, and some more of them " * 4)
+    return str(path)
+
+
+def tokens_of(text: str, count: int) -> list[Tensor]:
+    tokenizer = load(Checkpoint(MODEL), "cpu")[1]
+    known = tokenizer(Path(text).read_text())["input_ids"][:count]
+    return list(torch.tensor(known).split(8))
+
+
+@pytest.fixture
+def short_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "SEQUENCE", 8)
+
+
+@pytest.mark.usefixtures("short_sequences")
+def test_fisher_is_the_mean_squared_gradient(text: str) -> None:
+    found = calibrated("fisher", Checkpoint(MODEL), text, 20, "cpu")
+    model, expected = load(Checkpoint(MODEL), "cpu")[0].requires_grad_(True), {}
+    sequences = tokens_of(text, 20)
+    for sequence in sequences:
+        model.zero_grad()
+        model(input_ids=sequence[None], labels=sequence[None]).loss.backward()
+        for name, parameter in model.named_parameters():
+            square = parameter.grad.double().square() / len(sequences)
+            expected[name] = expected.get(name, 0) + square
+    assert found.keys() == expected.keys() == Checkpoint(MODEL).tensors.keys()
+    for name, square in expected.items():
+        assert torch.allclose(found[name].double(), square, rtol=1e-3, atol=1e-12), name
+
+
+@pytest.mark.usefixtures("short_sequences")
+def test_inputs_are_the_gram_matrices_of_linear_layers(text: str) -> None:
+    found = calibrated("inputs", Checkpoint(MODEL), text, 20, "cpu")
+    model = load(Checkpoint(MODEL), "cpu")[0]
+    first = torch.cat(
+        [model(input_ids=s[None], output_hidden_states=True).hidden_states[0][0] for s in tokens_of(text, 20)]
+    )
+    rows = model.model.layers[0].input_layernorm(first).double()
+    assert torch.allclose(
+        found["model.layers.0.self_attn.q_proj.weight"].double(), rows.t() @ rows / len(rows), rtol=1e-3, atol=1e-6
+    )
+    assert "model.embed_tokens.weight" not in found
+    assert all(gram.shape == (Checkpoint(MODEL).tensors[name].shape[1],) * 2 for name, gram in found.items())
+
+
+def recipe(method: str, text: str, models: list[str], **parameters: Any) -> Recipe:
+    return Recipe.read(
+        {
+            "merge_method": method,
+            "models": [{"model": model} for model in models],
+            "parameters": {"calibration": text, "calibration_tokens": 16, **parameters},
+        }
+    )
+
+
+@pytest.mark.parametrize("method", ["fisher", "regmean"])
+def test_each_model_runs_once_for_all_tensors(
+    method: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counter(calibrated)
+    monkeypatch.setattr(calibration, "calibrated", counted)
+    merge(recipe(method, text, [MODEL, OTHER]), tmp_path / "out")
+    assert counted.calls == 2
+    one, two, result = read(Path(MODEL)), read(Path(OTHER)), read(tmp_path / "out")
+    assert all(tensor.isfinite().all() for tensor in result.values())
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.allclose(result[name], (one[name] + two[name]) / 2, atol=1e-5)
+    # No layer norm is a linear layer.
+    norm = "model.layers.0.input_layernorm.weight"
+    assert torch.allclose(result[norm], (one[norm] + two[norm]) / 2, atol=1e-7) == (method == "regmean")
+
+
+def test_a_text_that_is_not_there_is_found_before_anything_runs(text: str) -> None:
+    wrong = str(Path(text).with_name("txet.txt"))
+    with pytest.raises(
+        UserError, match=r"parameters: calibration: there is no file .*txet.txt; did you mean 'text.txt'"
+    ):
+        Assembly(Merger([MODEL, OTHER]), recipe("fisher", wrong, [MODEL, OTHER]))
+
+
+def test_a_phenotype_tells_texts_apart_by_what_they_say(text: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(Path(text).read_text())
+
+    def phenotype(path: object) -> str:
+        return recipe("fisher", str(path), [MODEL, OTHER]).phenotype(["w"])
+
+    before = phenotype(text)
+    assert phenotype(other) == before
+    other.write_text("something else, and more of it")
+    assert phenotype(other) != before
+
+
+def test_an_empty_text_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(UserError, match="expected at least 2"):
+        calibrated("fisher", Checkpoint(MODEL), str(tmp_path / "empty.txt"), 20, "cpu")
+
+
+def test_regmean_of_layers_with_a_row_for_every_input(text: str, tmp_path: Path) -> None:
+    """GPT-2's: the fit is to the models' outputs too, so each of them is further from the inputs than the merge is."""
+    paths = [gpt2(tmp_path / name, seed) for name, seed in (("one", 1), ("two", 2))]
+    merge(recipe("regmean", text, paths, alpha=1.0), tmp_path / "out")
+    one, two, result = (read(Path(path)) for path in (*paths, tmp_path / "out"))
+    name = "transformer.h.0.attn.c_attn.weight"
+    grams = [calibrated("inputs", Checkpoint(path), text, 16, "cpu")[name][0].double() for path in paths]
+
+    def loss(weight: Tensor) -> float:
+        misses = [(weight - own[name]).double() for own in (one, two)]
+        return sum(torch.trace(miss.t() @ gram @ miss).item() for miss, gram in zip(misses, grams, strict=True))
+
+    assert loss(result[name]) < 0.99 * loss((one[name] + two[name]) / 2)
+
+
+def gpt2(path: Path, seed: int) -> str:
+    import transformers
+
+    torch.manual_seed(seed)
+    config = transformers.GPT2Config(vocab_size=128, n_embd=16, n_layer=1, n_head=2, n_positions=64)
+    transformers.GPT2LMHeadModel(config).save_pretrained(path)
+    for file in Path(MODEL).glob("tokenizer*"):
+        shutil.copy(file, path)
+    return str(path)

@@ -1,0 +1,390 @@
+"""The gradient start: slopes against finite differences, what it looks at, and what a run makes of it."""
+
+import json
+from collections.abc import Sequence
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+from mergesearch.errors import UserError
+from mergesearch.evaluators import Item, LoadedModel
+from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
+from mergesearch.merge_ops.engine.engine import Engine
+from mergesearch.parsing import dump_yaml
+from mergesearch.search.candidates.baselines import UNIFORM
+from mergesearch.search.candidates.gradient.feasibility import StartChoice
+from mergesearch.search.candidates.gradient.start import FILE, Calibration, Chart, GradientStart
+from mergesearch.search.cli import main
+from mergesearch.search.config import Config
+from mergesearch.search.problem.problem import Job, open_job
+from mergesearch.search.run import Watcher, open_engine, run
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_folder import RunFolder
+
+from ..helpers import Data, go, killed
+
+
+@pytest.fixture(scope="session")
+def wide_models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints in float64, with task vectors that are not small."""
+    folder = tmp_path_factory.mktemp("wide")
+    base = load_file(models / "base" / "model.safetensors")
+    for name in ("base", "one", "two"):
+        (folder / name).mkdir()
+        for file in (models / name).iterdir():
+            (folder / name / file.name).write_bytes(file.read_bytes())
+        tensors = load_file(models / name / "model.safetensors")
+        moved = {key: (base[key] + 3 * (value - base[key])).double() for key, value in tensors.items()}
+        save_file(moved, folder / name / "model.safetensors", {"format": "pt"})
+        config = json.loads((folder / name / "config.json").read_text())
+        (folder / name / "config.json").write_text(json.dumps(config | {"dtype": "float64"}))
+    return folder
+
+
+STEP = 0.005
+STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
+FORMS: dict[str, tuple[str, Any, Data]] = {
+    "one value": ("task_arithmetic", {"search": [0.0, 1.5]}, {}),
+    "curve": ("task_arithmetic", {"search": [0.0, 1.5], "curve": 3}, {}),
+    "layers": ("task_arithmetic", {"search": [0.0, 1.5], "layers": "each"}, {}),
+    "filters": (
+        "task_arithmetic",
+        [{"filter": "mlp", "value": {"search": [0.0, 1.5], "curve": 2}}, {"value": {"search": [0.0, 1.5]}}],
+        {},
+    ),
+    "a factor on all": ("task_arithmetic", {"search": [0.0, 1.5]}, {"lambda": {"search": [0.3, 1.5]}}),
+    "linear": ("linear", {"search": [0.1, 1.5]}, {}),
+    "multislerp": ("multislerp", {"search": [0.1, 1.5]}, {}),
+}
+
+
+def wide_job(config: Data, wide_models: Path, form: str, **search: Any) -> Job:
+    method, weight, shared = FORMS[form]
+    entries = [{"model": str(wide_models / name), "parameters": {"weight": weight}} for name in ("one", "two")]
+    recipe: Data = {"merge_method": method, "models": entries, "parameters": shared}
+    if method == "task_arithmetic":
+        recipe["base_model"] = str(wide_models / "base")
+    return open_job(Config.model_validate(config | {"recipe": recipe, "search": {"start": "gradient", **search}}), "c")
+
+
+def parts_of(job: Job) -> tuple[Engine, Chart, Calibration]:
+    engine = open_engine(job)
+    calibration = Calibration(job, LoadedModel(engine.model, engine.tokenizer), job.config.search.gradient.items, None)
+    method = job.space.methods[0]
+    return engine, Chart(job.space, engine, method, job.space.start(method, {"weight": 0.4})), calibration
+
+
+@pytest.mark.parametrize("loss", ["targets", "entropy"])
+@pytest.mark.parametrize("form", FORMS)
+def test_slopes_are_finite_differences(config: Data, wide_models: Path, form: str, loss: str) -> None:
+    """By five points, at the usual settings and elsewhere; the models' own float32 norms set the limit."""
+    job = wide_job(config, wide_models, form, gradient={"loss": loss, "items": 1.0})
+    engine, chart, calibration = parts_of(job)
+
+    def loss_at(units: np.ndarray) -> float:
+        engine.build(chart.recipe(units))
+        losses = calibration._targets(job.tasks[0]).losses(calibration.kind)
+        return sum(part.item() for part in losses)
+
+    for units in (chart.origin, np.linspace(0.25, 0.8, len(chart.origin))):
+        value, found = engine.slopes(chart.recipe(units), lambda: calibration.backward(0))
+        slopes = chart.jacobian(units).T @ np.array([number for numbers in found.values() for number in numbers])
+        assert value == pytest.approx(loss_at(units), rel=1e-6)
+        expected = [
+            sum(part * loss_at(units + times * row) for times, part in STENCIL) / STEP
+            for row in STEP * np.eye(len(units))
+        ]
+        assert max(map(abs, expected)) > 1e-3
+        assert slopes == pytest.approx(expected, rel=1e-3, abs=1e-4 * max(map(abs, expected)))
+
+
+def test_the_loss_of_texts_is_the_metric(config: Data, wide_models: Path) -> None:
+    job = wide_job(config, wide_models, "curve")
+    engine, chart, calibration = parts_of(job)
+    engine.build(chart.recipe(chart.origin))
+    task, subject = job.tasks[0], LoadedModel(engine.model, engine.tokenizer)
+    losses = [part.item() for part in calibration._targets(task).losses("targets")]
+    assert sum(losses) == pytest.approx(task.value("search", task.evaluator.score(subject, task.search)), rel=1e-6)
+
+
+def test_differences_are_taken_once_where_the_map_is_affine(config: Data, wide_models: Path) -> None:
+    for form, count in (("curve", 1), ("linear", 2)):
+        _, chart, _ = parts_of(wide_job(config, wide_models, form))
+        known = [chart.jacobian(np.full(len(chart.origin), share)) for share in (0.3, 0.7)]
+        assert len({id(each) for each in known}) == count, form
+
+
+def test_each_pass_sees_every_search_item_once(config: Data, wide_models: Path) -> None:
+    job = wide_job(config, wide_models, "one value", gradient={"items": 0.34})
+    *_, calibration = parts_of(job)
+    task = job.tasks[0]
+    count = round(0.34 * len(task.search))
+    steps = len(task.search) // count
+    passes = [[item for step in range(steps) for item in calibration.items(task, steps * n + step)] for n in (0, 1)]
+    for items in passes:
+        assert len(set(items)) == len(items) > len(task.search) - count
+    assert passes[0] != passes[1]
+
+
+@pytest.fixture
+def guided(config: Data) -> Data:
+    config["recipe"]["merge_method"] = {"search": ["ties", "task_arithmetic"]}
+    config["search"] = {"trials": 17, "start": "gradient", "gradient": {"steps": 6, "items": 0.5, "points": 3}}
+    return config
+
+
+def course(results: Path) -> list[tuple[Any, ...]]:
+    trials = t.finished(RunFolder(results / "small").open_study(None))
+    return [(t.kind_of(trial), trial.user_attrs.get(t.NAME), trial.params, trial.value) for trial in trials]
+
+
+@pytest.mark.parametrize(("rate", "legs"), [(0.3, 3), (1.0, 2)])
+def test_legs_follow_while_they_lead_upwards(guided: Data, tmp_path: Path, rate: float, legs: int) -> None:
+    guided["search"]["gradient"]["learning_rate"] = rate
+    go(guided, tmp_path)
+    kept, rows = json.loads((tmp_path / "small" / FILE).read_text()), course(tmp_path)
+    places = [place for place, row in enumerate(rows) if row[0] == t.GRADIENT]
+    assert len(places) == legs
+    assert [rows[place][1] for place in places] == ["step 2", "step 4", "step 6"][: len(places)]
+    assert [rows[place][2] for place in places] == list(kept["points"].values())
+    able = [row[3] if row[2].get("merge_method") == "task_arithmetic" or row[1] == UNIFORM else -inf for row in rows]
+    led = [rows[place][3] > max(able[:place]) for place in places]
+    assert all(led[:-1])
+    assert len(places) == 3 or not led[-1]
+    assert kept["method"] == "task_arithmetic", "the one that is linear, although it is named last"
+    assert kept["exact"]
+    assert kept["loss"] == "targets"
+    assert len(kept["losses"]) == 2 * len(places)
+    assert kept["items"] == sum(round(0.5 * count) for count in [searched(guided)] * 2 * len(places))
+    begun = [t.BASELINE] * 9 + [t.START] * 2 + [t.GRADIENT] * len(places)
+    assert [row[0] for row in rows] == begun + [t.SAMPLED] * (17 - len(begun))
+
+
+def searched(data: Data) -> int:
+    return len(open_job(Config.model_validate(data), "config").tasks[0].search)
+
+
+def test_the_descent_goes_down(guided: Data, tmp_path: Path) -> None:
+    guided["search"]["gradient"] = {"steps": 12, "items": 1.0, "points": 1}
+    go(guided, tmp_path)
+    rows = course(tmp_path)
+    start = max(row[3] for row in rows if row[0] == t.START and row[2]["merge_method"] == "task_arithmetic")
+    assert [row[3] for row in rows if row[0] == t.GRADIENT][-1] > start
+
+
+def test_of_many_models_the_descent_begins_at_their_soup(config: Data, models: Path, tmp_path: Path) -> None:
+    """Six times the usual 0.4 is far beyond all of them."""
+    weight = {"search": [0.0, 0.5]}
+    for number in range(6):
+        copy = tmp_path / f"two-{number}"
+        copy.mkdir()
+        for file in (models / "two").iterdir():
+            (copy / file.name).write_bytes(file.read_bytes())
+    entries = [{"model": str(tmp_path / f"two-{n}"), "parameters": {"weight": weight}} for n in range(6)]
+    config["recipe"] = {"merge_method": "task_arithmetic", "base_model": str(models / "base"), "models": entries}
+    gradient = {"steps": 1, "points": 1, "learning_rate": 1e-6}
+    config["search"] = {"trials": 22, "start": "gradient", "gradient": gradient}
+    go(config, tmp_path)
+    point = next(row[2] for row in course(tmp_path) if row[0] == t.GRADIENT)
+    assert list(point.values()) == pytest.approx([1 / 6] * 6, abs=1e-5)
+
+
+def test_only_search_items_are_looked_at(guided: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, seen = BitsPerByte.targets, set()
+
+    def watched(self: BitsPerByte, subject: LoadedModel, items: Sequence[Item]) -> Any:
+        seen.update(items)
+        return targets(self, subject, items)
+
+    monkeypatch.setattr(BitsPerByte, "targets", watched)
+    job = open_job(Config.model_validate(guided), "config")
+    run(job, tmp_path)
+    assert seen == set(job.tasks[0].search)
+
+
+@pytest.mark.parametrize(("place", "call"), [("targets", 4), ("score", 10), ("score", 12)])
+def test_killed_and_resumed(
+    guided: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, call: int
+) -> None:
+    """In the middle of the descent, and in the trials of its points."""
+    guided["search"]["sampler"] = "cmaes"
+    go(guided, tmp_path / "whole")
+    killed(monkeypatch, place, call, guided, tmp_path / "torn")
+    go(guided, tmp_path / "torn")
+    assert course(tmp_path / "torn") == course(tmp_path / "whole")
+
+
+def test_methods_that_trim_are_followed_by_their_surrogate(guided: Data, tmp_path: Path) -> None:
+    guided["recipe"]["merge_method"] = "ties"
+    guided["search"]["trials"] = 13
+    verdict = go(guided, tmp_path)
+    kept = json.loads((tmp_path / "small" / FILE).read_text())
+    assert verdict.items_descended == kept["items"] > 0
+    assert f"gradients were taken on {kept['items']} more" in (tmp_path / "small" / "report.html").read_text()
+    assert not kept["exact"]
+    densities = {point["one.density"] for point in kept["points"].values()}
+    assert len(densities) == 1, "what the surrogate overlooks stays where it was"
+
+
+def test_a_descent_that_fails_is_said_and_the_search_goes_on(
+    guided: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> float:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(Calibration, "backward", broken)
+    guided["search"]["trials"] = 13
+    said: list[str] = []
+    run(open_job(Config.model_validate(guided), "config"), tmp_path, Watcher(stage=said.append))
+    assert "the gradient start failed, and the search goes on without it: OutOfMemoryError: no memory" in said
+    assert json.loads((tmp_path / "small" / FILE).read_text())["reason"] == "OutOfMemoryError: no memory"
+    assert [row[0] for row in course(tmp_path)][-2:] == [t.SAMPLED] * 2
+
+
+def test_no_method_that_weighs(config: Data) -> None:
+    config["recipe"]["merge_method"] = "arcee_fusion"
+    config["recipe"]["models"] = [{"model": config["recipe"]["models"][0]["model"], "parameters": {}}]
+    config["search"] = {"start": "gradient"}
+    with pytest.raises(UserError, match="gradient needs a method that weighs its models; arcee_fusion: none of them"):
+        open_job(Config.model_validate(config), "config")
+
+
+def test_a_method_that_weighs_only_some_tensors(guided: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As every tensor shows, of which a few are looked at before the weights are loaded."""
+    job = open_job(Config.model_validate(guided), "config")
+    monkeypatch.setattr(Engine, "coefficients", lambda *_: None)
+    engine = open_engine(job)
+    with pytest.raises(UserError, match="weighs its models; task_arithmetic, ties: none of them"):
+        GradientStart(job, engine, LoadedModel(engine.model, engine.tokenizer))
+
+
+def test_quantized_candidates_have_no_gradients(config: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mergesearch.search.problem.tasks.check_available", lambda: None)
+    config["search"] = {"start": "gradient"}
+    config["evaluate"]["quantization"] = "4bit"
+    with pytest.raises(UserError, match=r"search\.start: found gradient, .* beside evaluate\.quantization: 4bit"):
+        open_job(Config.model_validate(config), "config")
+
+
+def test_slices_have_no_gradients(config: Data) -> None:
+    model = config["recipe"]["models"][0]["model"]
+    sources = [{"model": model, "layer_range": [0, 2]}]
+    config["recipe"] = {"merge_method": "passthrough", "slices": [{"sources": sources}]}
+    config["search"] = {"start": "gradient"}
+    with pytest.raises(UserError, match=r"search\.start: found gradient, which cannot follow slices"):
+        open_job(Config.model_validate(config), "config")
+
+
+def test_no_task_with_a_loss(config: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mergesearch.search.candidates.gradient.feasibility.has_targets", lambda _: False)
+    config["search"] = {"start": "gradient"}
+    with pytest.raises(UserError, match=r"search\.start: found gradient, but no task has a loss to take it of: text"):
+        open_job(Config.model_validate(config), "config")
+
+
+def test_targets_that_no_task_knows_are_found_before_the_first_trial(
+    guided: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mergesearch.evaluators.inference.losses.Targets.has_gold", False)
+    guided["search"]["gradient"]["loss"] = "targets"
+    with pytest.raises(UserError, match=r"search\.gradient\.loss: found targets, but no task says"):
+        go(guided, tmp_path)
+    assert course(tmp_path) == []
+
+
+def test_what_is_followed_and_what_is_not_is_said(guided: Data, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def whole(model, tokenizer):\n    return 1.0\n")
+    guided["evaluate"]["tasks"].append({"task": "whole", "evaluator": f"{file}:whole"})
+    guided["search"]["trials"] = 9
+    said: list[str] = []
+    run(open_job(Config.model_validate(guided), "config"), tmp_path, Watcher(stage=said.append))
+    assert "gradient start: follows the loss (targets) of text; it does not see whole, without such a loss" in said
+
+
+def test_check_says_what_would_be_followed(guided: Data, tmp_path: Path) -> None:
+    file = tmp_path / "config.yml"
+    file.write_text(dump_yaml(guided))
+    shown = CliRunner().invoke(main, ["check", str(file)])
+    assert shown.exit_code == 0, shown.output
+    assert "before the sampler: up to 6 steps down the gradient of text" in shown.output
+
+
+@pytest.fixture
+def automatic(config: Data) -> Data:
+    """What ``start: auto`` takes the gradients for."""
+    config["recipe"]["merge_method"] = "task_arithmetic"
+    for entry in config["recipe"]["models"]:
+        entry["parameters"] = {"weight": {"search": [0.0, 1.5], "curve": 3}}
+    config["search"] = {"trials": 12, "gradient": {"steps": 2, "points": 1}}
+    return config
+
+
+def test_auto_descends_where_there_are_many_dimensions(automatic: Data, tmp_path: Path) -> None:
+    job = open_job(Config.model_validate(automatic), "config")
+    assert job.start == StartChoice(True, "6 dimensions, and every task has a loss")
+    assert job.takes_gradients
+    run(job, tmp_path)
+    assert [row[0] for row in course(tmp_path)][9:] == [t.START, t.GRADIENT, t.SAMPLED]
+    file = tmp_path / "config.yml"
+    file.write_text(dump_yaml(automatic))
+    shown = " ".join(CliRunner().invoke(main, ["check", str(file)]).output.split())
+    assert "before the sampler: up to 2 steps down the gradient of text (6 dimensions, and every task has a" in shown
+    assert "gradients take" in shown
+
+
+def few(data: Data) -> None:
+    data["recipe"]["models"][0]["parameters"] = {"weight": 0.4}
+
+
+def trimmed(data: Data) -> None:
+    data["recipe"]["merge_method"] = "ties"
+
+
+def without_a_loss(data: Data, folder: Path) -> None:
+    (folder / "mine.py").write_text("def whole(model, tokenizer):\n    return 1.0\n")
+    data["evaluate"]["tasks"].append({"task": "whole", "evaluator": f"{folder / 'mine.py'}:whole"})
+
+
+def unweighed(data: Data) -> None:
+    data["recipe"]["merge_method"] = "arcee_fusion"
+    data["recipe"]["models"] = [{"model": data["recipe"]["models"][0]["model"], "parameters": {}}]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (few, "gradients are worth their cost from 6 dimensions on, found 3"),
+        (trimmed, "gradients would overlook what ties trims, drops or elects"),
+        (without_a_loss, "there is no loss to take gradients of in whole"),
+        (unweighed, "gradient needs a method that weighs its models; arcee_fusion: none of them does"),
+    ],
+)
+def test_auto_says_why_it_does_not_descend(automatic: Data, tmp_path: Path, change: Any, why: str) -> None:
+    change(automatic, tmp_path) if change is without_a_loss else change(automatic)
+    assert open_job(Config.model_validate(automatic), "config").start == StartChoice(False, why)
+    file = tmp_path / "config.yml"
+    file.write_text(dump_yaml(automatic))
+    shown = CliRunner().invoke(main, ["check", str(file)])
+    assert f"before the sampler: no descent: {why}" in " ".join(shown.output.split())
+
+
+def test_auto_leaves_what_was_asked_for(automatic: Data) -> None:
+    automatic["search"]["start"] = "none"
+    assert open_job(Config.model_validate(automatic), "config").start == StartChoice()
+
+
+def test_auto_goes_without_what_only_the_whole_model_shows_to_be_missing(
+    automatic: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "coefficients", lambda *_: None)
+    said: list[str] = []
+    run(open_job(Config.model_validate(automatic), "config"), tmp_path, Watcher(stage=said.append))
+    assert any(line.startswith("no gradient start: ") for line in said)
+    assert [row[0] for row in course(tmp_path)][9:] == [t.START, t.SAMPLED, t.SAMPLED]

@@ -1,0 +1,382 @@
+"""Several processes on one run, leases, and what is left when processes are killed or the disk is full."""
+
+import errno
+import multiprocessing
+import os
+import random
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from pyarrow import parquet
+
+from mergesearch import files
+from mergesearch.errors import UserError
+from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
+from mergesearch.merge_ops.engine.engine import Engine
+from mergesearch.search.config import Config
+from mergesearch.search.optimize.loop import Loop
+from mergesearch.search.problem.problem import open_job
+from mergesearch.search.run import Watcher, open_engine, run
+from mergesearch.search.samplers import SAMPLERS
+from mergesearch.search.study import leases
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_folder import LOOKS, RunFolder
+from mergesearch.search.study.workers import Workers
+
+from ..helpers import Data, Killed, course, go, study_of
+
+RESULTS = ("best.yml", "recommended.yml", "model/model.safetensors")
+
+
+def assert_same(one: Path, two: Path) -> None:
+    """The same trials, recipes and bytes, and nothing half done."""
+    assert course(one) == course(two)
+    assert not {TrialState.RUNNING, TrialState.WAITING} & {trial.state for trial in study_of(two).get_trials()}
+    for name in RESULTS:
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    assert not list(two.rglob(".*"))
+    assert not list((two / "workers").iterdir())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Data], Path]:
+    """The folder of a run of a config that nothing disturbed."""
+
+    def ran(config: Data) -> Path:
+        results = tmp_path_factory.mktemp("whole")
+        go(config, results)
+        return results / "small"
+
+    return ran
+
+
+# Kills in the midst of operations
+
+
+class Fuse:
+    """Ends the process's work in the midst of one of its coming operations on the storage or on files."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = 0
+        for owner, name in ((JournalFileBackend, "append_logs"), (files, "_replace"), (parquet, "write_table")):
+            monkeypatch.setattr(owner, name, self.burning(getattr(owner, name), name))
+
+    def burning(self, operation: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def burnt(*arguments: Any) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                self.half_done(name, *arguments)
+                raise Killed
+            return operation(*arguments)
+
+        return burnt
+
+    def half_done(self, name: str, *arguments: Any) -> None:
+        if name == "append_logs":
+            with Path(arguments[0]._file_path).open("ab") as journal:
+                journal.write(b'{"op_code": 8, "worker_')
+        elif name == "write_table":
+            Path(arguments[1]).write_bytes(b"PAR1 half")
+
+
+def kill_again_and_again(config: Data, results: Path, fuse: Fuse, kills: int, rng: random.Random) -> int:
+    """Runs and kills until the run has ended or has been killed so often; how often it was."""
+    for count in range(kills):
+        fuse.left = rng.randrange(1, 60)
+        try:
+            go(config, results)
+        except Killed:
+            continue
+        finally:
+            fuse.left = 0
+        return count
+    go(config, results)
+    return kills
+
+
+def test_killed_in_the_midst_of_operations(
+    config: Data, tmp_path: Path, whole: Callable[[Data], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = whole(config)
+    killed = kill_again_and_again(config, tmp_path, Fuse(monkeypatch), 8, random.Random(0))
+    assert killed == 8
+    assert_same(undisturbed, tmp_path / "small")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
+def test_killed_at_two_hundred_instants(
+    config: Data, tmp_path: Path, whole: Callable[[Data], Path], monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    config["search"]["sampler"] = sampler
+    undisturbed, fuse, rng, kills = whole(config), Fuse(monkeypatch), random.Random(sampler), 0
+    for number in range(100):
+        if kills >= 100:
+            break
+        kills += kill_again_and_again(config, tmp_path / str(number), fuse, 100 - kills, rng)
+        assert_same(undisturbed, tmp_path / str(number) / "small")
+    assert kills >= 100
+
+
+# A full disk
+
+
+def full_at(call: int, operation: Callable[..., Any]) -> Callable[..., Any]:
+    calls = iter(range(1, 10**6))
+
+    def limited(*arguments: Any) -> Any:
+        if next(calls) >= call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return operation(*arguments)
+
+    return limited
+
+
+@pytest.mark.parametrize(
+    ("place", "call"),
+    [
+        ((parquet, "write_table"), 12),
+        ((JournalFileBackend, "append_logs"), 130),
+        ((RunFolder, "write_json"), 2),
+        ((Engine, "write"), 1),
+        ((files, "_replace"), 1),
+    ],
+)
+def test_a_full_disk_stops_the_run_which_goes_on_later(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str], call: int
+) -> None:
+    config["search"]["trials"] = 14
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, full_at(call, getattr(*place)))
+        with pytest.raises(UserError, match=r"small: the disk is full .*the same command goes on"):
+            go(config, tmp_path)
+    verdict = go(config, tmp_path)
+    states = Counter(trial.state for trial in study_of(tmp_path / "small").get_trials())
+    assert states[TrialState.COMPLETE] == verdict.trials == 14
+    assert states[TrialState.FAIL] <= 1, "no candidate is to blame for the disk"
+    assert not list((tmp_path / "small").rglob(".*"))
+
+
+# Leases
+
+
+@pytest.fixture(params=["journal", "sqlite"])
+def begun(request: pytest.FixtureRequest, config: Data, tmp_path: Path) -> Data:
+    """A run with one sampled trial, on either storage."""
+    if request.param == "sqlite":
+        config["search"]["storage"] = f"sqlite:///{tmp_path / 'study.db'}"
+    config["search"]["trials"] = 13
+    go(config, tmp_path)
+    return config
+
+
+def loop_of(config: Data, results: Path, worker: str, trials: int = 99) -> Loop:
+    job = open_job(Config.model_validate({**config, "search": {**config["search"], "trials": trials}}), "config")
+    folder = RunFolder(results / "small")
+    folder.worker = worker
+    return Loop(job, folder, folder.open_study(job.config.search.storage), open_engine(job))
+
+
+def retries(loop: Loop) -> list[tuple[int, dict[str, Any]]]:
+    trials = loop.study.get_trials()
+    return [(trial.user_attrs[t.RETRY_OF], trial.params) for trial in trials if t.RETRY_OF in trial.user_attrs]
+
+
+def test_a_dead_workers_trial_is_asked_for_again_once(begun: Data, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "small")
+    with folder.joined():
+        (lost, _, _) = loop_of(begun, tmp_path, folder.worker)._begin() or pytest.fail("nothing to ask")
+    loops = [loop_of(begun, tmp_path, name) for name in ("one.1.1", "two.2.2")]
+    for loop in loops:
+        assert loop.run_trial() is not None
+    assert retries(loops[0]) == [(lost.number, lost.params)]
+    assert t.is_interrupted(loops[0].study.get_trials()[lost.number])
+
+
+def test_a_living_workers_trial_is_left_alone_until_its_lease_runs_out(
+    begun: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "small")
+    with folder.joined():
+        owner, other = loop_of(begun, tmp_path, folder.worker), loop_of(begun, tmp_path, "other.1.1")
+        trial, recipe, _ = owner._begin() or pytest.fail("nothing to ask")
+        assert recipe is not None
+        other.run_trial()
+        assert other.study.get_trials()[trial.number].state == TrialState.RUNNING
+        now = time.time()
+        monkeypatch.setattr(leases.time, "time", lambda: now + leases.SECONDS + 1)
+        other.run_trial()
+        assert retries(other) == [(trial.number, trial.params)]
+        before = len(t.finished(owner.study))
+        owner._work_on(trial, recipe, False)
+        assert len(t.finished(owner.study)) == before, "what came too late is not counted twice"
+
+
+def test_workers_come_and_go_while_others_look(tmp_path: Path) -> None:
+    workers = Workers(tmp_path)
+
+    def come_and_go() -> None:
+        for _ in range(2000):
+            with workers.joined():
+                pass
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(come_and_go)
+        while not coming.done():
+            workers.is_dead(next((file.name for file in tmp_path.iterdir()), "none.1.1"))
+        coming.result()
+
+
+def test_the_lease_is_renewed_while_scoring(begun: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "RENEWED", 0.02)
+    loop = loop_of(begun, tmp_path, "me.1.1")
+    trial, _, _ = loop._begin() or pytest.fail("nothing to ask")
+
+    def until() -> float:
+        return float(loop.study.get_trials()[trial.number].user_attrs[t.LEASE]["until"])
+
+    first = until()
+    with loop._leases.renewed(trial):
+        for _ in range(200):
+            if until() > first:
+                break
+            time.sleep(0.02)
+    assert until() > first
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_ask_for_different_points_while_others_are_at_theirs(
+    config: Data, tmp_path: Path, sampler: str
+) -> None:
+    config["search"] |= {"sampler": sampler, "trials": 13}
+    go(config, tmp_path)
+    folder = RunFolder(tmp_path / "small")
+    with folder.joined():
+        loop = loop_of(config, tmp_path, folder.worker)
+        trials = [(loop._begin() or pytest.fail("nothing to ask"))[0] for _ in range(4)]
+        assert len({str(trial.params) for trial in trials}) == 4
+        slots = [str(trial.user_attrs[t.SLOT]) for trial in trials if t.SLOT in trial.user_attrs]
+        assert len(set(slots)) == len(slots)
+
+
+def test_baselines_in_work_are_not_asked_again(config: Data, tmp_path: Path) -> None:
+    """What depends on them waits; the methods' usual settings do not, while the trials suffice."""
+    folder = RunFolder(tmp_path / "small")
+    with folder.joined():
+        loop = loop_of(config, tmp_path, folder.worker, trials=17)
+        asked: Iterator[Any] = iter(loop._begin, None)
+        trials = [trial for trial, _, _ in asked]
+        names = [trial.user_attrs[t.NAME] for trial in trials]
+    assert names[:7] == ["base", "one", "two", "uniform soup", "task_arithmetic", "ties", "dare_ties"]
+    assert [trial.user_attrs[t.KIND] for trial in trials] == [t.BASELINE] * 7 + [t.START] * 3
+
+
+# Several processes
+
+
+def work(config: Data, results: Path, pause: float) -> None:
+    torch.set_num_threads(1)
+    score = BitsPerByte.score
+
+    def slowly(self: BitsPerByte, *arguments: Any) -> Any:
+        time.sleep(pause)
+        return score(self, *arguments)
+
+    BitsPerByte.score = slowly  # type: ignore[method-assign]
+    go(config, results)
+
+
+def started(config: Data, results: Path, pause: float = 0.05) -> Any:
+    """A process at the run."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=(config, results, pause))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: the child sets torch to one
+        process.start()
+    return process
+
+
+def assert_whole(folder: Path, trials: int) -> None:
+    """Nothing lost, nothing doubled."""
+    study = study_of(folder)
+    found = study.get_trials()
+    assert not {TrialState.RUNNING, TrialState.WAITING} & {trial.state for trial in found}
+    finished = t.finished(study)
+    assert len(finished) == trials
+    assert all(RunFolder(folder).has_scores(t.scores_name(trial.number)) for trial in t.completed(study))
+    named = [(t.kind_of(trial), trial.user_attrs[t.NAME]) for trial in finished if t.NAME in trial.user_attrs]
+    assert len(set(named)) == len(named) == 12
+    points = [str(trial.params) for trial in finished if trial.params]
+    assert len(set(points)) == len(points)
+    again = Counter(trial.user_attrs[t.RETRY_OF] for trial in found if t.RETRY_OF in trial.user_attrs)
+    assert set(again.values()) <= {1}
+    assert all(t.is_interrupted(found[number]) for number in again)
+    for name in ("verdict.json", "report.html", *RESULTS):
+        assert (folder / name).exists()
+    assert not list(folder.rglob(".*"))
+
+
+def test_two_processes_share_a_run(config: Data, tmp_path: Path) -> None:
+    processes = [started(config, tmp_path) for _ in range(2)]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    folder = tmp_path / "small"
+    assert_whole(folder, 17)
+    assert len(RunFolder(folder).read_json(LOOKS)) == 1, "one of them concludes"
+    workers = Counter(trial.user_attrs[t.LEASE]["worker"] for trial in t.finished(study_of(folder)))
+    assert len(workers) == 2
+    assert min(workers.values()) >= 3
+
+
+def test_one_of_two_processes_is_killed(config: Data, tmp_path: Path) -> None:
+    victim, other = started(config, tmp_path, 0.3), started(config, tmp_path)
+    while not list(tmp_path.glob("small/scores/*")):
+        time.sleep(0.05)
+    victim.kill()
+    other.join(120)
+    assert other.exitcode == 0
+    assert_whole(tmp_path / "small", 17)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_two_processes_killed_at_random_instants(config: Data, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    processes = [started(config, tmp_path) for _ in range(2)]
+    for _ in range(12):
+        time.sleep(rng.uniform(0.2, 2.0))
+        place = rng.randrange(2)
+        processes[place].kill()
+        processes[place].join()
+        processes[place] = started(config, tmp_path)
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert_whole(tmp_path / "small", 17)
+
+
+def test_a_second_worker_says_that_it_joins(config: Data, tmp_path: Path) -> None:
+    config["search"]["trials"] = 9
+    stages: list[str] = []
+    folder = RunFolder(tmp_path / "small")
+    with folder.joined() as others:
+        assert others == []
+        run(open_job(Config.model_validate(config), "config"), tmp_path, Watcher(stage=stages.append))
+    assert f"joining 1 other worker: {folder.worker}" in stages
+    assert folder.worker.split(".")[-2] == str(os.getpid())
+
+
+def test_workers_must_share_the_results_folder(config: Data, tmp_path: Path) -> None:
+    config["search"] |= {"storage": f"sqlite:///{tmp_path / 'study.db'}", "trials": 9}
+    go(config, tmp_path / "here")
+    with pytest.raises(UserError, match=r"must share the results folder.*need names of their own"):
+        go(config, tmp_path / "there")

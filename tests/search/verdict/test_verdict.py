@@ -1,0 +1,89 @@
+"""The verdict: looks are on record before they happen, the simpler recipe is recommended, many tests are corrected."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mergesearch.search.statistics import Estimate, holm
+from mergesearch.search.verdict.result import Comparison, Verdict
+from mergesearch.search.verdict.wording import difference_in_words, headline, looks_in_words, shown_baselines
+
+from ..helpers import Data, go, killed, row
+
+
+def looks(results: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((results / "small" / "test_looks.json").read_text())
+    return found
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("killed_in", ["score", "write_json"])
+def test_a_look_counts_even_where_its_verdict_was_never_written(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
+) -> None:
+    config["search"]["trials"] = 9
+    call = {"score": 9, "write_json": 3}[killed_in]  # the second test score; verdict.json, after batches and test_looks
+    killed(monkeypatch, killed_in, call, config, tmp_path)
+    assert not (tmp_path / "small" / "verdict.json").exists()
+    assert len(looks(tmp_path)) == 1
+    assert go(config, tmp_path).test_looks == 2
+    assert looks(tmp_path)[0] == looks(tmp_path)[1]
+
+
+def test_what_a_second_look_is_called() -> None:
+    assert "before" in looks_in_words(0)
+    assert "once before" in looks_in_words(1)
+    assert "3 times before" in looks_in_words(3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "begins"),
+    [
+        (0.01, 0.03, 0.001, "trial 9 (ties) beats the best baseline, base, beyond chance"),
+        (0.01, 0.03, 0.06, "Use base: "),
+        (-0.01, 0.03, 0.2, "Use base: the best that the search found, trial 9 (ties), differs by no more than chance"),
+        (-0.05, -0.01, 0.001, "Use base: the best that the search found, trial 9 (ties), is worse beyond chance"),
+    ],
+)
+def test_the_headline(low: float, high: float, p: float, begins: str) -> None:
+    against = Comparison("base", Estimate((low + high) / 2, low, high), p, p)
+    assert headline(row("trial 9", 9), row("base", 0), against, 100).startswith(begins)
+
+
+def test_the_simpler_recipe_is_recommended_unless_the_winner_is_better(config: Data, tmp_path: Path) -> None:
+    verdict = go(config, tmp_path)
+    folder = tmp_path / "small"
+    best, recommended = ((folder / name).read_text() for name in ("best.yml", "recommended.yml"))
+    assert verdict.recommended == (verdict.winner.name if verdict.beyond_chance else verdict.best_baseline)
+    assert (best == recommended) == (verdict.recommended == verdict.winner.name)
+    assert Verdict.from_json(json.loads((folder / "verdict.json").read_text())) == verdict
+    base = next(one for one in verdict.baselines if one.name == "base")
+    beaten = replace(verdict, winner=base, best_baseline="base")
+    assert difference_in_words(beaten).endswith("none, the winner is the best baseline, base")
+    assert base not in shown_baselines(beaten), "it is shown once, as the winner"
+    again = replace(verdict, soups=[row("uniform soup", 90), row("pruned soup", 91)])
+    shown = [one.name for one in shown_baselines(again)]
+    assert len(set(shown)) == len(shown)
+    assert shown[-1] == "pruned soup"
+
+
+def test_optimism_is_what_the_gain_lost_on_the_test_items(config: Data, tmp_path: Path) -> None:
+    verdict = go(config, tmp_path)
+    rows = {row.name: row for row in [*verdict.baselines, verdict.winner]}
+    gains = [
+        getattr(verdict.winner, side).value - getattr(rows[verdict.best_baseline], side).value
+        for side in ("search", "test")
+    ]
+    assert verdict.search_difference.value == pytest.approx(gains[0])
+    assert verdict.optimism == pytest.approx(gains[0] - gains[1])
+    (primary,) = (one for one in verdict.comparisons if one.baseline == verdict.best_baseline)
+    assert (primary.difference, primary.p) == (verdict.difference, verdict.p)
+    assert all(one.p_holm >= one.p for one in verdict.comparisons)
