@@ -1,12 +1,12 @@
-"""Seconds per candidate: our evaluator against lm-eval on the same live model.
+"""Seconds to score a candidate: our evaluator and lm-eval on the same live model.
 
     python benchmarks/evaluation_speed.py [--items N] [--threads N] [--rounds N]
 
-A Llama with random weights and tasks with random words are made on the spot. The sides score every task in turns, and
-the fastest of the rounds counts. ``simple_evaluate`` is what a script calls for each candidate; ``evaluate`` is lm-eval
-with its tasks loaded and its requests built once, which only a script that knows its inside does. ``auto`` and
-``exact`` are this project's modes. What is done once in a run, before the first candidate, is not timed. Prints a table
-and writes results/benchmarks/evaluation_speed.json.
+Creates a Llama with random weights and tasks with random words. All evaluators score every task in each round, and the
+fastest round counts. ``simple_evaluate`` is lm-eval's function for scripts. ``evaluate`` is lm-eval with its tasks
+loaded and its requests built once, which requires knowledge of its internals. ``auto`` and ``exact`` are the modes of
+our evaluator. Work that a run does once, before the first candidate, is not timed. Prints a table and writes
+results/benchmarks/evaluation_speed.json.
 """
 
 import json
@@ -62,14 +62,14 @@ METRICS = {"whole text": "bits_per_byte", "generation": "exact_match", "generati
 
 
 def make_model() -> LoadedModel:
-    """A Llama of about 12 million parameters, and a tokenizer of whole words."""
+    """A Llama with about 12 million parameters, and a tokenizer of whole words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     names = ["<unk>", "<s>", "</s>", "\n", "Answer", ":", *WORDS]
-    reader = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="<unk>"))
-    reader.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=reader, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    words = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
     config = LlamaConfig(
         vocab_size=8192,
         hidden_size=256,
@@ -86,109 +86,110 @@ def make_model() -> LoadedModel:
 
 
 def make_tasks(folder: Path, items: int) -> None:
-    """A YAML file and its data for each kind of task."""
-    draw, shots = random.Random(0), folder / "shots.jsonl"
+    """Writes a YAML file and its data for each task in TASKS."""
+    rng, shots = random.Random(0), folder / "shots.jsonl"
     for name, settings in TASKS.items():
         data = folder / f"{_key(name)}.jsonl"
-        data.write_text("".join(json.dumps(_document(draw)) + "\n" for _ in range(items)))
+        data.write_text("".join(json.dumps(_document(rng)) + "\n" for _ in range(items)))
         (folder / f"{_key(name)}.yaml").write_text(HEAD.format(name=_key(name), data=data, shots=shots) + settings)
-    shots.write_text("".join(json.dumps(_document(draw)) + "\n" for _ in range(5)))
+    shots.write_text("".join(json.dumps(_document(rng)) + "\n" for _ in range(5)))
 
 
-def _document(draw: random.Random) -> dict[str, Any]:
-    question = " ".join(draw.choices(WORDS, k=draw.randint(40, 160)))
-    choices = [" ".join(draw.choices(WORDS, k=draw.randint(2, 8))) for _ in range(4)]
-    return {"question": question, "choices": choices, "gold": draw.randrange(4)}
+def _document(rng: random.Random) -> dict[str, Any]:
+    question = " ".join(rng.choices(WORDS, k=rng.randint(40, 160)))
+    choices = [" ".join(rng.choices(WORDS, k=rng.randint(2, 8))) for _ in range(4)]
+    return {"question": question, "choices": choices, "gold": rng.randrange(4)}
 
 
 def _key(name: str) -> str:
     return name.replace(",", "").replace(" ", "_")
 
 
-def sides(name: str, folder: Path, subject: LoadedModel, batch_size: int) -> dict[str, Callable[[], float]]:
-    """What each side does for one candidate; each gives the task's value."""
+def evaluators_of(name: str, folder: Path, model: LoadedModel, batch_size: int) -> dict[str, Callable[[], float]]:
+    """One function for each evaluator, by name, that scores a candidate on a task and returns the task's value."""
     from lm_eval import evaluator, simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     key, metric = _key(name), METRICS.get(name, "acc")
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    wrapped = HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=batch_size)
+    wrapped = HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_size)
     options = LmEvalOptions(task=key, metric=metric)
-    frozen = manager.load([key])
-    task = frozen["tasks"][key]
+    loaded = manager.load([key])
+    task = loaded["tasks"][key]
     task.set_fewshot_seed(seed=1234)
     task.build_all_requests()
-    task.build_all_requests = lambda **_: _forget(task)
+    task.build_all_requests = lambda **_: _clear_answers(task)
 
     def simple() -> float:
-        found = simple_evaluate(model=wrapped, tasks=[key], task_manager=manager, bootstrap_iters=0)
-        return float(found["results"][key][f"{metric},none"])
+        output = simple_evaluate(model=wrapped, tasks=[key], task_manager=manager, bootstrap_iters=0)
+        return float(output["results"][key][f"{metric},none"])
 
     def evaluate() -> float:
-        found = evaluator.evaluate(wrapped, frozen, bootstrap_iters=0, log_samples=False)
-        return float(found["results"][key][f"{metric},none"])
+        output = evaluator.evaluate(wrapped, loaded, bootstrap_iters=0, log_samples=False)
+        return float(output["results"][key][f"{metric},none"])
 
     return {
         "simple_evaluate": simple,
         "evaluate": evaluate,
-        **{mode: _ours(options, subject, folder, batch_size, mode) for mode in ("auto", "exact")},
+        **{mode: _our_evaluator(options, model, folder, batch_size, mode) for mode in ("auto", "exact")},
     }
 
 
-def _ours(
-    options: LmEvalOptions, subject: LoadedModel, folder: Path, batch_size: int, mode: Literal["auto", "exact"]
+def _our_evaluator(
+    options: LmEvalOptions, model: LoadedModel, folder: Path, batch_size: int, mode: Literal["auto", "exact"]
 ) -> Callable[[], float]:
     ours = LmEval(options, Shared(include_path=folder, batch_size=batch_size, mode=mode))
-    ours.prepare(subject)
-    return lambda: ours.value(ours.items, ours.score(subject, ours.items))
+    ours.prepare(model)
+    return lambda: ours.value(ours.items, ours.score(model, ours.items))
 
 
-def _forget(task: Any) -> None:
+def _clear_answers(task: Any) -> None:
     for instance in task.instances:
         instance.resps, instance.filtered_resps = [], {}
 
 
-def measure(task: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:
-    """Seconds of each side, the fastest of ``rounds`` turns; how many times faster we are; how far values differ."""
-    turns = [{side: _quietly(run) for side, run in task.items()} for _ in range(rounds)]
-    seconds = {side: min(turn[side][0] for turn in turns) for side in task}
-    ratios = {side: seconds[side] / seconds["auto"] for side in ("simple_evaluate", "evaluate")}
-    values = {side: value for side, (_, value) in turns[-1].items()}
-    apart = max(abs(values[mode] - values["simple_evaluate"]) for mode in ("auto", "exact"))
-    return {"seconds": seconds, "ratios": ratios, "difference": apart}
+def measure(evaluators: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:
+    """Seconds of each evaluator in its fastest round, lm-eval's seconds divided by ours, difference of values."""
+    results = [{name: _quietly(evaluate) for name, evaluate in evaluators.items()} for _ in range(rounds)]
+    seconds = {name: min(result[name][0] for result in results) for name in evaluators}
+    ratios = {name: seconds[name] / seconds["auto"] for name in ("simple_evaluate", "evaluate")}
+    values = {name: value for name, (_, value) in results[-1].items()}
+    difference = max(abs(values[mode] - values["simple_evaluate"]) for mode in ("auto", "exact"))
+    return {"seconds": seconds, "ratios": ratios, "difference": difference}
 
 
-def _quietly(run: Callable[[], Any]) -> tuple[float, Any]:
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+def _quietly(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds and result of a call; its output is discarded."""
+    with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null):
         start = time.perf_counter()
-        value = run()
+        value = function()
         return time.perf_counter() - start, value
 
 
 @click.command()
-@click.option("--items", type=click.IntRange(min=6), default=40, show_default=True, help="Questions of a task.")
+@click.option("--items", type=click.IntRange(min=6), default=40, show_default=True, help="Items of each task.")
 @click.option("--threads", default=2, show_default=True, help="Threads of torch.")
-@click.option("--rounds", default=2, show_default=True, help="The fastest counts.")
-@click.option("--batch-size", default=8, show_default=True, help="Sequences at once, on both sides.")
+@click.option("--rounds", default=2, show_default=True, help="Rounds, of which the fastest counts.")
+@click.option("--batch-size", default=8, show_default=True, help="Sequences at once, for all evaluators.")
 def main(items: int, threads: int, rounds: int, batch_size: int) -> None:
     """Times the evaluators."""
     logging.disable(logging.WARNING)
     torch.set_num_threads(threads)
-    subject = make_model()
+    model = make_model()
     table = Table("task", *COLUMNS, title=f"seconds per candidate, {items} items a task")
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         make_tasks(Path(folder), items)
         for name in TASKS:
-            compared = _quietly(lambda name=name: sides(name, Path(folder), subject, batch_size))[1]
-            results[name] = found = measure(compared, rounds)
-            numbers = [
-                *(f"{one:.2f}" for one in found["seconds"].values()),
-                *(f"{r:.1f}x" for r in found["ratios"].values()),
+            _, evaluators = _quietly(lambda name=name: evaluators_of(name, Path(folder), model, batch_size))
+            results[name] = result = measure(evaluators, rounds)
+            cells = [
+                *(f"{seconds:.2f}" for seconds in result["seconds"].values()),
+                *(f"{ratio:.1f}x" for ratio in result["ratios"].values()),
             ]
-            table.add_row(name, *numbers, f"{found['difference']:.1g}")
-            Console(stderr=True, width=120).print(name, *numbers)
+            table.add_row(name, *cells, f"{result['difference']:.1g}")
+            Console(stderr=True, width=120).print(name, *cells)
     Console(width=120).print(table)
     write_result("evaluation_speed", {"items": items, "rounds": rounds, "batch_size": batch_size, "tasks": results})
 

@@ -1,6 +1,5 @@
-"""Random Llama checkpoints of a given size: a base and its fine-tunes."""
+"""Llama checkpoints with random weights: a base and its fine-tunes."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,12 +10,12 @@ SIZES = {
     "125M": LlamaConfig(hidden_size=768, intermediate_size=2048, num_hidden_layers=12, vocab_size=26000),
     "small": LlamaConfig(hidden_size=256, intermediate_size=688, num_hidden_layers=4, vocab_size=4000),
 }
-SPREAD = 1e-3
-"""Of the fine-tunes' differences to the base, whose weights spread by 0.02."""
+FINE_TUNE_STD = 1e-3
+"""The standard deviation of the differences between a fine-tune and the base, whose weights have one of 0.02."""
 
 
-def make_checkpoints(folder: Path, size: str, tuned: int, dtype: torch.dtype) -> list[str]:
-    """Writes the base and ``tuned`` fine-tunes; their paths."""
+def make_checkpoints(folder: Path, size: str, fine_tunes: int, dtype: torch.dtype) -> list[str]:
+    """Writes a base and ``fine_tunes`` fine-tunes. Returns their paths, the base first."""
     config = SIZES[size]
     config.num_attention_heads = config.num_key_value_heads = config.hidden_size // 64
     config.head_dim = 64
@@ -24,27 +23,17 @@ def make_checkpoints(folder: Path, size: str, tuned: int, dtype: torch.dtype) ->
     config.architectures = ["LlamaForCausalLM"]
     torch.manual_seed(0)
     base = {name: tensor.detach() for name, tensor in LlamaForCausalLM(config).float().state_dict().items()}
-    return [str(_save(folder / f"{_name(dtype)}-{_role(i)}", base, i, config)) for i in range(tuned + 1)]
+    prefix = str(dtype).removeprefix("torch.")
+    names = ["base", *(f"ft{index}" for index in range(1, fine_tunes + 1))]
+    return [str(_save(folder / f"{prefix}-{name}", base, seed, config)) for seed, name in enumerate(names)]
 
 
-def _save(path: Path, base: dict[str, torch.Tensor], index: int, config: LlamaConfig) -> Path:
-    seed = torch.Generator().manual_seed(index)
-    spread = SPREAD if index else 0.0
+def _save(path: Path, base: dict[str, torch.Tensor], seed: int, config: LlamaConfig) -> Path:
+    """Writes the base where ``seed`` is 0, else a fine-tune."""
+    generator = torch.Generator().manual_seed(seed)
+    std = FINE_TUNE_STD if seed else 0.0
     path.mkdir(parents=True)
-    tensors = {n: (t + spread * torch.randn(t.shape, generator=seed)).to(config.dtype) for n, t in base.items()}
+    tensors = {n: (t + std * torch.randn(t.shape, generator=generator)).to(config.dtype) for n, t in base.items()}
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(path)
     return path
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _role(index: int) -> str:
-    return f"ft{index}" if index else "base"
-
-
-def references(paths: Sequence[str], count: int) -> tuple[str, list[str]]:
-    """The base, and so many of the fine-tunes."""
-    return paths[0], list(paths[1 : count + 1])

@@ -1,4 +1,4 @@
-"""What a benchmark's result is kept with: command, versions and machine."""
+"""Results of benchmarks as JSON, with the command, the versions of packages, and the machine."""
 
 import json
 import os
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[1] / "results" / "benchmarks"
 
 
 def machine() -> dict[str, Any]:
-    """The machine, as far as it says."""
+    """The properties of this machine that can be read."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -28,7 +28,7 @@ def machine() -> dict[str, Any]:
 
 
 def write_result(name: str, result: dict[str, Any]) -> None:
-    """Writes results/benchmarks/NAME.json."""
+    """Writes ``result`` to results/benchmarks/NAME.json."""
     content = {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).date().isoformat(),

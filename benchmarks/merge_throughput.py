@@ -1,12 +1,12 @@
-"""How fast candidates are built, in multiples of what the machine's memory allows, beside mergekit.
+"""Seconds to build a candidate, as a multiple of the limit that memory bandwidth sets, compared with mergekit.
 
     python benchmarks/merge_throughput.py [--small] [--methods linear,ties] [--dtypes float32] [--models 2]
 
-Makes a Llama with 125 million random parameters and four fine-tunes in a temporary folder, and a virtual environment
-for mergekit (--mergekit-python gives one that is there). Needs 9 GB of memory. Every candidate has other numbers than
-the one before. The limit is what must be read and written, at the bandwidth of the fastest copy, measured in turn with
-the merges. Prints tables and writes results/benchmarks/merge_throughput.{json,md}; rows of an earlier run that this one
-did not measure stay in them, so that it may be run by parts.
+Creates a Llama with 125 million random parameters and four fine-tunes in a temporary folder, and a virtual environment
+for mergekit, unless --mergekit-python names one. Requires 9 GB of memory. Every candidate has new parameters. The limit
+is the time in which the inputs can be read and the result written, at the bandwidth of the fastest copy, which is
+measured before each merge. Prints tables and writes results/benchmarks/merge_throughput.{json,md}. Rows of earlier runs
+are kept unless they are measured again, so the benchmark can be run in parts.
 """
 
 import json
@@ -26,7 +26,7 @@ import click
 import numpy as np
 import torch
 import yaml
-from llama_checkpoints import make_checkpoints, references
+from llama_checkpoints import make_checkpoints
 from machine import FOLDER, write_result
 from rich.console import Console
 from rich.table import Table
@@ -34,7 +34,7 @@ from rich.table import Table
 from mergesearch.merge_ops.engine.engine import Engine
 from mergesearch.merge_ops.kernels.combine import combine_all
 from mergesearch.merge_ops.kernels.plans import LinearCombination, Pass
-from mergesearch.merge_ops.kernels.threads import spread
+from mergesearch.merge_ops.kernels.threads import run_spans
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
@@ -50,9 +50,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 AIMS = {"ties": 3.0, "dare_ties": 4.0}
 AIM = 1.3
+"""The multiple of the limit that a method should stay below, where AIMS has no other."""
 NOTES = Path(__file__).with_name("merge_throughput_notes.md")
 SLOW = 150.0
-"""Seconds after which mergekit is not waited for."""
+"""Seconds after which a merge of mergekit is given up."""
 COLUMNS = {
     "dtype": "dtype",
     "models": "fine-tunes",
@@ -62,7 +63,7 @@ COLUMNS = {
     "multiple": "x limit",
     "aim": "aim",
     "prepare": "prepare s",
-    "pays": "paid back after",
+    "pays": "break-even after",
     "mergekit": "mergekit s",
     "mergekit_multiple": "x limit",
     "ratio": "mergekit / ours",
@@ -71,30 +72,35 @@ COLUMNS = {
 COMMANDS = {"dtype": "dtype", "method": "method", "command": "command", "seconds": "s", "peak_mb": "peak MB"}
 
 
-def recipe_of(method: str, base: str, tuned: list[str], turn: int = 0) -> dict[str, Any]:
-    """The recipe, as YAML has it, with numbers of its own for every ``turn``; SLERP is between two fine-tunes."""
+def recipe_of(method: str, paths: Sequence[str], count: int, number: int = 0) -> dict[str, Any]:
+    """The data of a recipe that merges ``count`` fine-tunes; SLERP is between two. ``paths`` has the base first.
+
+    Recipes of different ``number`` have different parameters.
+    """
+    base, *fine_tunes = paths[: count + 1]
     if method == "slerp":
-        base, tuned = tuned[0], tuned[:2]
-    own = {} if METHODS[method].base == "input" or method == "karcher" else {"base_model": base}
+        base, fine_tunes = fine_tunes[0], fine_tunes[:2]
+    takes_base = METHODS[method].base != "input" and method != "karcher"
     return {
         "merge_method": method,
-        "models": [{"model": model} for model in tuned],
-        "parameters": {name: value + turn / 100 for name, value in SETTINGS[method].items()},
+        "models": [{"model": model} for model in fine_tunes],
+        "parameters": {name: value + number / 100 for name, value in SETTINGS[method].items()},
         "dtype": Path(base).name.split("-")[0],
-        **own,
+        **({"base_model": base} if takes_base else {}),
     }
 
 
 class Copies:
-    """The fastest copy of as many bytes as a checkpoint has: torch on one thread or all, or our threads or kernels."""
+    """Copies of as many bytes as a checkpoint has: by torch on one thread or all, by our threads, or by our kernels."""
 
     def __init__(self, views: Mapping[str, torch.Tensor]) -> None:
         self._pairs = [(view.clone().view(-1), torch.zeros_like(view).view(-1)) for view in views.values()]
         self.bytes = sum(a.nbytes for a, _ in self._pairs)
 
     def bandwidth(self) -> float:
-        """Bytes a second, read and written."""
-        return 2 * self.bytes / min(timed(way) for way in (self._one_thread, self._torch, self._spread, self._kernels))
+        """Bytes per second of the fastest copy, read and written."""
+        copies = (self._one_thread, self._torch, self._spread, self._kernels)
+        return 2 * self.bytes / min(timed(copy) for copy in copies)
 
     def _torch(self) -> None:
         for source, target in self._pairs:
@@ -109,35 +115,37 @@ class Copies:
     def _spread(self) -> None:
         for source, target in self._pairs:
             a, b = (tensor.view(torch.uint8).numpy() for tensor in (source, target))
-            spread(a.size, lambda start, end, a=a, b=b: np.copyto(b[start:end], a[start:end]))
+            run_spans(a.size, lambda start, end, a=a, b=b: np.copyto(b[start:end], a[start:end]))
 
     def _kernels(self) -> None:
-        combine_all(Pass([LinearCombination((1.0,))], None, [source], [target]) for source, target in self._pairs)
+        combine_all(Pass(LinearCombination((1.0,)), None, [source], target) for source, target in self._pairs)
 
 
 def timed(function: Callable[[], Any]) -> float:
+    """Seconds of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def measure(recipes: Sequence[dict[str, Any]], paths: list[str], mergekit: "Mergekit | None") -> dict[str, Any]:
-    """One row of the table; the first recipe pays for what the others share."""
-    row, copies = build(recipes, paths)
-    beside = mergekit.row(recipes[0], row, lambda: row["moved"] / copies.bandwidth()) if mergekit else {}
-    return {**row, **beside, "load": os.getloadavg()[0]}
+    """One row of the table. The first recipe pays for the preparation that all share."""
+    row, copies = measure_ours(recipes, paths)
+    if mergekit:
+        row |= mergekit.measure(recipes[0], row, lambda: row["moved"] / copies.bandwidth())
+    return {**row, "load": os.getloadavg()[0]}
 
 
-def build(recipes: Sequence[dict[str, Any]], paths: list[str]) -> tuple[dict[str, Any], Copies]:
-    """Our side of a row, and what measures the limit; the engine is gone."""
-    read = [Recipe.read(data) for data in recipes]
-    used = read[0].references
-    engine = Engine(used, paths[0] if paths[0] in used else used[0])
+def measure_ours(recipes: Sequence[dict[str, Any]], paths: list[str]) -> tuple[dict[str, Any], Copies]:
+    """Our columns of a row, and the copies that measure the limit; the engine's memory is free again."""
+    first_recipe, *others = [Recipe.read(data) for data in recipes]
+    references = first_recipe.references
+    engine = Engine(references, paths[0] if paths[0] in references else references[0])
     engine.build(Recipe.read({**recipes[0], "merge_method": "linear", "parameters": {"weight": 1.0}}))
-    copies, first = Copies(engine.views), timed(partial(engine.build, read[0]))
-    moved = (len(used) + 1) * copies.bytes
+    copies, first = Copies(engine.views), timed(partial(engine.build, first_recipe))
+    moved = (len(references) + 1) * copies.bytes
     seconds, limits = [], []
-    for recipe in read[1:]:
+    for recipe in others:
         limits.append(moved / copies.bandwidth())
         seconds.append(timed(partial(engine.build, recipe)))
     ours, limit = median(seconds), median(limits)
@@ -146,7 +154,7 @@ def build(recipes: Sequence[dict[str, Any]], paths: list[str]) -> tuple[dict[str
 
 
 class Mergekit:
-    """mergekit in a process of its own, which keeps what it has read."""
+    """mergekit in a process of its own, which keeps the checkpoints in memory."""
 
     def __init__(self, python: str, folder: Path) -> None:
         script = Path(__file__).with_name("mergekit_in_memory.py")
@@ -154,8 +162,8 @@ class Mergekit:
         self._recipe, self._log = folder / "recipe.yml", folder / "mergekit.log"
         self._process: subprocess.Popen[str] | None = None
 
-    def row(self, data: dict[str, Any], ours: dict[str, Any], limit: Callable[[], float]) -> dict[str, Any]:
-        """The same recipe, with the limit measured before and after."""
+    def measure(self, data: dict[str, Any], ours: dict[str, Any], limit: Callable[[], float]) -> dict[str, Any]:
+        """mergekit's columns of a row for the same recipe; the limit is measured before and after the merge."""
         limits = [limit()]
         theirs = self._seconds(data)
         limits.append(limit())
@@ -169,7 +177,7 @@ class Mergekit:
         }
 
     def _seconds(self, data: dict[str, Any]) -> float:
-        """SLOW where it takes longer."""
+        """Seconds of a merge; SLOW where it was given up."""
         if self._process is None:
             with self._log.open("w") as log:
                 pipe = subprocess.PIPE
@@ -188,7 +196,7 @@ class Mergekit:
         return median(json.loads(answer))
 
     def close(self) -> None:
-        """Ends the process; the next row starts another."""
+        """Ends the process; the next merge starts another."""
         if self._process:
             self._process.kill()
             self._process.communicate()
@@ -196,7 +204,7 @@ class Mergekit:
 
 
 def commands(data: dict[str, Any], mergekit: str | None) -> Iterator[dict[str, Any]]:
-    """Whole commands, from recipe to folder: seconds and peak memory."""
+    """Seconds and peak memory of whole commands, from a recipe file to a model's folder."""
     programs = {"mergesearch merge": [sys.executable, "-m", "mergesearch", "merge"]}
     if mergekit:
         programs["mergekit-yaml"] = [str(Path(mergekit).with_name("mergekit-yaml"))]
@@ -204,15 +212,15 @@ def commands(data: dict[str, Any], mergekit: str | None) -> Iterator[dict[str, A
         with tempfile.TemporaryDirectory() as folder:
             recipe = Path(folder) / "recipe.yml"
             recipe.write_text(yaml.safe_dump(data))
-            yield {"command": name, **_watched([*program, str(recipe), str(Path(folder) / "out")])}
+            yield {"command": name, **_run_command([*program, str(recipe), str(Path(folder) / "out")])}
 
 
-def _watched(command: list[str]) -> dict[str, Any]:
+def _run_command(command: list[str]) -> dict[str, Any]:
     start, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         while process.poll() is None:
-            peak = max(peak, _peak(process.pid))
+            peak = max(peak, _peak_kb(process.pid))
             time.sleep(0.01)
         if process.returncode:
             log.seek(0)
@@ -220,17 +228,17 @@ def _watched(command: list[str]) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start, "peak_mb": peak / 1000}
 
 
-def _peak(process: int) -> int:
-    """The most memory that a process had so far, in kB, mapped files that it touched included.
+def _peak_kb(process: int) -> int:
+    """The peak memory of a process so far, in kB, with the pages of mapped files that it touched.
 
-    Not rusage's, which begins with that of this process.
+    The value of getrusage does not serve: a child's begins at that of its parent.
     """
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def mergekit_python() -> str:
-    """The Python of a virtual environment of mergekit's own, made where it is missing."""
+    """The Python of a virtual environment with mergekit, which is created where it does not exist."""
     folder = Path.home() / ".cache" / "mergesearch" / f"mergekit-{MERGEKIT}"
     python, done = folder / "bin" / "python", folder / "installed"
     if not done.exists():
@@ -241,93 +249,108 @@ def mergekit_python() -> str:
     return str(python)
 
 
-def shown(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as a cell of a table."""
     if isinstance(value, float):
         return f"{value:.3g}"
     return "" if value is None else str(value)
 
 
 def table(rows: list[dict[str, Any]], columns: dict[str, str], title: str) -> Table:
+    """A table for the terminal."""
     result = Table(title=title)
     for heading in columns.values():
         result.add_column(heading, justify="right")
     for row in rows:
-        result.add_row(*(shown(row.get(key)) for key in columns))
+        result.add_row(*(cell(row.get(key)) for key in columns))
     return result
 
 
 def markdown(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
+    """A table in Markdown."""
     lines = [list(columns.values()), ["---"] * len(columns)]
-    lines += [[shown(row.get(key)) for key in columns] for row in rows]
+    lines += [[cell(row.get(key)) for key in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def merged(earlier: list[dict[str, Any]], now: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
-    """The rows of both, in the order of the keys; those of now where both have them."""
-    rows = {tuple(row[key] for key in keys): row for row in (*earlier, *now)}
-    return sorted(rows.values(), key=_place)
+def combined(earlier: list[dict[str, Any]], new: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    """All rows, sorted; a new row replaces an earlier one with the same values of ``keys``."""
+    rows = {tuple(row[key] for key in keys): row for row in (*earlier, *new)}
+    return sorted(
+        rows.values(),
+        key=lambda row: (row["dtype"] != "float32", row.get("models", 0), list(SETTINGS).index(row["method"])),
+    )
 
 
-def _place(row: dict[str, Any]) -> tuple[bool, int, int]:
-    return row["dtype"] != "float32", row.get("models", 0), list(SETTINGS).index(row["method"])
-
-
-def write(rows: list[dict[str, Any]], whole: list[dict[str, Any]]) -> None:
-    """The files, with what was in them before."""
+def write(rows: list[dict[str, Any]], command_rows: list[dict[str, Any]]) -> None:
+    """Writes the files of the result, with the rows that are in them already."""
     file = FOLDER / "merge_throughput.json"
-    before = json.loads(file.read_text()) if file.exists() else {}
-    rows = merged(before.get("rows", []), rows, "dtype", "models", "method")
-    whole = merged(before.get("commands", []), whole, "dtype", "method", "command")
-    write_result("merge_throughput", {"mergekit": MERGEKIT, "rows": rows, "commands": whole})
-    parts = [f"# Merging, beside mergekit {MERGEKIT}", __doc__, markdown(rows, COLUMNS), markdown(whole, COMMANDS)]
-    (FOLDER / "merge_throughput.md").write_text("\n\n".join([*map(str.strip, parts), NOTES.read_text()]))
+    earlier = json.loads(file.read_text()) if file.exists() else {}
+    rows = combined(earlier.get("rows", []), rows, "dtype", "models", "method")
+    command_rows = combined(earlier.get("commands", []), command_rows, "dtype", "method", "command")
+    write_result("merge_throughput", {"mergekit": MERGEKIT, "rows": rows, "commands": command_rows})
+    tables = markdown(rows, COLUMNS), markdown(command_rows, COMMANDS)
+    sections = [f"# Merging, compared with mergekit {MERGEKIT}", str(__doc__), *tables]
+    (FOLDER / "merge_throughput.md").write_text("\n\n".join([*map(str.strip, sections), NOTES.read_text()]))
 
 
-def _list(_: click.Context, __: click.Parameter, value: str) -> list[str]:
-    return [part for part in value.split(",") if part]
+def _split(_: click.Context, __: click.Parameter, value: str) -> list[str]:
+    return [name for name in value.split(",") if name]
 
 
 @click.command(help=__doc__)
-@click.option("--small", is_flag=True, help="a small model, two candidates: to see that it runs; writes nothing")
-@click.option("--methods", default=",".join(m for m in SETTINGS if m in METHODS), callback=_list)
-@click.option("--dtypes", default="float32,bfloat16", callback=_list)
-@click.option("--models", default="2,4", callback=_list, help="numbers of fine-tunes")
-@click.option(
-    "--commands", "whole", default="linear,ties", callback=_list, help="methods of whole commands; '' for none"
-)
-@click.option("--threads", default=os.cpu_count(), help="of both programs")
-@click.option("--repeats", default=7, help="candidates")
-@click.option("--mergekit-python", "mergekit", help="a Python that has mergekit; 'none' leaves it out")
-def main(small: bool, threads: int, repeats: int, mergekit: str | None, **wished: list[str]) -> None:
+@click.option("--small", is_flag=True, help="a small model and two candidates; writes no files")
+@click.option("--methods", default=",".join(m for m in SETTINGS if m in METHODS), callback=_split)
+@click.option("--dtypes", default="float32,bfloat16", callback=_split)
+@click.option("--models", default="2,4", callback=_split, help="numbers of fine-tunes")
+@click.option("--commands", "command_methods", default="linear,ties", callback=_split, help="methods; '' for none")
+@click.option("--threads", default=os.cpu_count(), help="threads of both programs")
+@click.option("--repeats", default=7, help="number of candidates")
+@click.option("--mergekit-python", "mergekit", help="a Python that has mergekit; 'none' leaves mergekit out")
+def main(  # noqa: PLR0913, PLR0917 - one for each option
+    small: bool,
+    methods: list[str],
+    dtypes: list[str],
+    models: list[str],
+    command_methods: list[str],
+    threads: int,
+    repeats: int,
+    mergekit: str | None,
+) -> None:
     torch.set_num_threads(threads)
     python = None if mergekit == "none" else mergekit or mergekit_python()
-    console, rows, whole = Console(width=150), [], []
-    for dtype in wished["dtypes"]:
+    counts, candidates = [int(count) for count in models], 2 if small else repeats
+    console = Console(width=150)
+    rows: list[dict[str, Any]] = []
+    command_rows: list[dict[str, Any]] = []
+    for dtype in dtypes:
         with tempfile.TemporaryDirectory() as folder:
-            most, size = max(2, *map(int, wished["models"]), 0), "small" if small else "125M"
+            size, most = "small" if small else "125M", max(2, *counts, 0)
             paths = make_checkpoints(Path(folder), size, most, getattr(torch, dtype))
-            for row in measured(paths, wished, 2 if small else repeats, python, Path(folder)):
+            for row in measure_all(paths, methods, counts, candidates, python):
                 rows.append({"dtype": dtype, **row})
-                console.print(f"{dtype} {row['models']} {row['method']}: {shown(row['multiple'])} x limit")
-            for method in wished["whole"]:
-                data = recipe_of(method, *references(paths, 2))
-                whole += [{"dtype": dtype, "method": method, **row} for row in commands(data, python)]
+                console.print(f"{dtype} {row['models']} {row['method']}: {cell(row['multiple'])} x limit")
+            for method in command_methods:
+                measured = commands(recipe_of(method, paths, 2), python)
+                command_rows += [{"dtype": dtype, "method": method, **row} for row in measured]
         if not small:
-            write(rows, whole)
-    console.print(table(rows, COLUMNS, "building a candidate in memory"), table(whole, COMMANDS, "whole commands"))
+            write(rows, command_rows)
+    console.print(
+        table(rows, COLUMNS, "building a candidate in memory"), table(command_rows, COMMANDS, "whole commands")
+    )
 
 
-def measured(
-    paths: list[str], wished: dict[str, list[str]], repeats: int, python: str | None, folder: Path
+def measure_all(
+    paths: list[str], methods: Sequence[str], counts: Sequence[int], candidates: int, python: str | None
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one dtype."""
-    for count in map(int, wished["models"]):
-        mergekit = Mergekit(python, folder) if python else None
-        for method in wished["methods"]:
+    """The rows of one dtype, for each number of fine-tunes in ``counts``."""
+    for count in counts:
+        mergekit = Mergekit(python, Path(paths[0]).parent) if python else None
+        for method in methods:
             if method != "slerp" or count == 2:
-                recipes = [recipe_of(method, *references(paths, count), turn) for turn in range(repeats + 1)]
-                where = {"models": count, "method": method, "aim": AIMS.get(method, AIM)}
-                yield {**where, **measure(recipes, paths, mergekit)}
+                recipes = [recipe_of(method, paths, count, number) for number in range(candidates + 1)]
+                settings = {"models": count, "method": method, "aim": AIMS.get(method, AIM)}
+                yield {**settings, **measure(recipes, paths, mergekit)}
         if mergekit:
             mergekit.close()
 

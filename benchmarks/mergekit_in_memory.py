@@ -1,9 +1,9 @@
-"""Seconds that mergekit takes to merge in memory, as its evolve does; run by merge_throughput in mergekit's own Python.
+"""Times mergekit's merges in memory, as mergekit-evolve makes them. merge_throughput.py runs it in mergekit's Python.
 
     python benchmarks/mergekit_in_memory.py THREADS REPEATS < RECIPES
 
-For every line of standard input, the path of a recipe, prints a line: a list of seconds as JSON. The checkpoints are
-read once before, and the result is copied into tensors that are there.
+Every line of standard input is the path of a recipe. Prints a line for each recipe: the seconds of its merges, as a
+JSON list. Checkpoints are read beforehand, and the result is copied into existing tensors.
 """
 
 import json
@@ -23,22 +23,23 @@ from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
 LONG = 3.0
-"""Seconds from which the first time, which allocates the result, is good enough."""
+"""Seconds above which a recipe is merged once, although the first merge also allocates the result."""
 
 
-class Resident:
-    """Checkpoints that LoaderCache gives from memory, and the last result."""
+class MergesInMemory:
+    """Keeps checkpoints in memory, from where mergekit's LoaderCache gives them, and the last result."""
 
     def __init__(self) -> None:
         self._loaded: dict[Any, dict[str, torch.Tensor]] = {}
-        self._outs: dict[str, torch.Tensor] = {}
+        self._result: dict[str, torch.Tensor] = {}
 
     def seconds(self, recipe: str, repeats: int) -> list[float]:
+        """The seconds of each merge of the recipe at this path."""
         config = MergeConfiguration.model_validate(yaml.safe_load(Path(recipe).read_text()))
         for reference in config.referenced_models():
             self._load(reference)
-        first = self._build(config)
-        return [first] if first > LONG else [self._build(config) for _ in range(repeats)]
+        first = self._merge(config)
+        return [first] if first > LONG else [self._merge(config) for _ in range(repeats)]
 
     def _load(self, reference: Any) -> None:
         if reference not in self._loaded:
@@ -47,13 +48,13 @@ class Resident:
             self._loaded[reference] = tensors
             loader.get_tensor = lambda name, *_, **__: tensors.get(name)
 
-    def _build(self, config: MergeConfiguration) -> float:
+    def _merge(self, config: MergeConfiguration) -> float:
         options = MergeOptions()
         architecture = get_architecture_info(config, options)
         model = _model_out_config(config, architecture)
         start = time.perf_counter()
         planner = MergePlanner(config, architecture, options, model)
-        # What plan_in_memory does; that itself fails with current versions of pydantic.
+        # As MergePlanner.plan_in_memory does, which fails with current versions of pydantic.
         planner._plan()
         names = {task: weight.name for weight, task in planner._tensors}
         for task, value in Executor(list(names), math_device="cpu", storage_device="cpu").run(quiet=True):
@@ -61,17 +62,17 @@ class Resident:
         return time.perf_counter() - start
 
     def _keep(self, name: str, value: torch.Tensor) -> None:
-        if name in self._outs:
-            self._outs[name].copy_(value)
+        if name in self._result:
+            self._result[name].copy_(value)
         else:
-            self._outs[name] = value.clone()
+            self._result[name] = value.clone()
 
 
 def main(threads: str, repeats: str) -> None:
     torch.set_num_threads(int(threads))
-    resident = Resident()
+    merges = MergesInMemory()
     for line in sys.stdin:
-        print(json.dumps(resident.seconds(line.strip(), int(repeats))), flush=True)
+        print(json.dumps(merges.seconds(line.strip(), int(repeats))), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks of searches share: the budget, and a run's folder that leaves nothing on the disk."""
+"""What the benchmarks of searches share: the budget, quartiles, and a run folder that writes nothing to disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -6,29 +6,55 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import FloatDistribution
 from torch import Tensor
 
 from mergesearch.evaluators import Item
+from mergesearch.merge_ops.methods import Method
 from mergesearch.search.problem.tasks import Scores
+from mergesearch.search.space.space import Space
 from mergesearch.search.study.run_folder import RunFolder
 
+Array = NDArray[np.float64]
 BUDGET = 200
-"""Full evaluations that a search may spend: twice mergekit-evolve's default."""
+"""Full evaluations of each search; twice the default of mergekit-evolve."""
 OUR_TRIALS = 60
-"""The config's default."""
+"""The default of ``search: trials``."""
 
 
-class OverError(Exception):
-    """The search has found what it was to find, or has spent its budget."""
+class SearchEndedError(Exception):
+    """Raised in the middle of a search that has reached its target or has spent its budget."""
 
 
-def quartiles(numbers: Sequence[float]) -> list[float]:
-    """The three, of values some of which are infinite."""
-    return [float(value) for value in np.quantile(numbers, [0.25, 0.5, 0.75], method="inverted_cdf")]
+def quartiles(values: Sequence[float]) -> list[float]:
+    """The three quartiles of values that may be infinite."""
+    return [float(value) for value in np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf")]
 
 
-class Memory(RunFolder):
-    """Scores and files in memory; nobody else works on the run."""
+def method_named(space: Space, name: str) -> Method:
+    """The method of this name among those of the space."""
+    return next(method for method in space.methods if method.name == name)
+
+
+def ranges_of(space: Space, method: Method) -> dict[str, tuple[float, float]]:
+    """The lowest and the highest value of each dimension of a method; all dimensions are continuous."""
+    distributions = {dimension.name: dimension.distribution for dimension in space.dimensions_of(method)}
+    ranges = {}
+    for name, distribution in distributions.items():
+        assert isinstance(distribution, FloatDistribution)
+        ranges[name] = distribution.low, distribution.high
+    return ranges
+
+
+def bounds_of(space: Space, method: Method) -> tuple[Array, Array]:
+    """[dimensions] each: the lowest and the highest values of a method's dimensions."""
+    low, high = zip(*ranges_of(space, method).values(), strict=True)
+    return np.array(low), np.array(high)
+
+
+class InMemoryRunFolder(RunFolder):
+    """A run folder that keeps scores and files in memory, for a run with a single worker."""
 
     def __init__(self) -> None:
         super().__init__(Path())
@@ -37,19 +63,25 @@ class Memory(RunFolder):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
+        """Locks nothing: there is no other worker."""
         yield
 
     def save_scores(self, name: str, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:  # noqa: ARG002
+        """See ``RunFolder.save_scores``; the items are not kept."""
         self._scores[name] = dict(scores)
 
     def load_scores(self, name: str) -> Scores:
+        """See ``RunFolder.load_scores``."""
         return self._scores[name]
 
     def has_scores(self, name: str) -> bool:
+        """See ``RunFolder.has_scores``."""
         return name in self._scores
 
     def read_json(self, name: str) -> dict[str, Any] | None:
+        """See ``RunFolder.read_json``."""
         return self._files.get(name)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """See ``RunFolder.write_json``."""
         self._files[name] = dict(content)

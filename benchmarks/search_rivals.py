@@ -1,6 +1,6 @@
-"""The ways of others to search for merges, as they are when nothing is set: what a candidate costs is all its items.
+"""The search methods of other projects, with their default settings. Every candidate is scored on all items.
 
-Each is a function of a task to search for (see ``Problem``) and a seed that goes on until ``Problem.score`` raises.
+Each method is a function of a black box and a seed. It runs until ``BlackBox.score`` raises.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,102 +9,101 @@ from typing import Any, Protocol
 import cmaes
 import numpy as np
 import optuna
-from numpy.typing import NDArray
+from search_common import Array, method_named, ranges_of
 
 from mergesearch.search.space.space import Space
 from mergesearch.seeds import derive
 
-Array = NDArray[np.float64]
 
-
-class Problem(Protocol):
-    """What is searched: a space of recipes, and their scores on the search items."""
+class BlackBox(Protocol):
+    """What a rival maximises: the objective of the recipes of a space, on the search items."""
 
     @property
     def space(self) -> Space: ...
-    def ranges(self, method: str) -> tuple[Array, Array]:
-        """[dimensions] each: the lowest and the highest values of a method's numbers."""
+    def bounds(self, method: str) -> tuple[Array, Array]:
+        """[dimensions] each: the lowest and the highest values of a method's dimensions."""
         ...
 
     def score(self, method: str, values: Array) -> float:
-        """The objective of one candidate, scored in full; values outside the ranges are moved to their ends."""
+        """The objective of one candidate, scored in full; values are clipped to the bounds."""
         ...
 
 
-Rival = Callable[[Problem, int], None]
+Rival = Callable[[BlackBox, int], None]
 
 
 def mergekit_evolve(method: str) -> Rival:
-    """CMA-ES of one method's genome, as mergekit's ``mergekit-evolve`` runs it by default.
+    """CMA-ES over one method's parameters, with the defaults of mergekit's ``mergekit-evolve``.
 
-    One weight, and density where the method has one, for each model and group of layers. It starts at weights of
-    1 / models and densities of 1 with σ = 1/6 of the values themselves; there are no bounds: weights and densities are
-    taken without their sign, densities above 1 are 1. The population is 4 + ⌊3 ln n⌋ (mergekit/evo/genome.py,
-    mergekit/scripts/evolve.py and pycma's defaults; Goddard et al., arXiv:2403.13257).
+    The genome has one weight, and one density where the method has densities, for each model and group of layers. The
+    search starts at weights of 1 / models and densities of 1, with σ = 1/6 in units of the values. There are no bounds:
+    the absolute values of weights and densities are used, and densities above 1 are 1. The population is 4 + ⌊3 ln n⌋
+    (mergekit/evo/genome.py, mergekit/scripts/evolve.py and pycma's defaults; Goddard et al., arXiv:2403.13257).
     """
 
-    def search(problem: Problem, seed: int) -> None:
-        names = list(_holes(problem.space, method))
-        start = np.array([1.0 if "density" in name else 1 / len(problem.space.models) for name in names])
+    def search(box: BlackBox, seed: int) -> None:
+        names = _dimensions(box.space, method)
+        start = np.array([1.0 if "density" in name else 1 / len(box.space.models) for name in names])
         optimizer = cmaes.CMA(mean=start, sigma=1 / 6, seed=seed)
         while True:
-            drawn = [optimizer.ask() for _ in range(optimizer.population_size)]
-            optimizer.tell([(one, -problem.score(method, np.abs(one))) for one in drawn])
+            population = [optimizer.ask() for _ in range(optimizer.population_size)]
+            optimizer.tell([(point, -box.score(method, np.abs(point))) for point in population])
 
     return search
 
 
-def _holes(space: Space, method: str) -> list[str]:
-    chosen = next(one for one in space.methods if one.name == method)
-    return [hole.name for hole in space.holes_of(chosen)]
+def _dimensions(space: Space, method: str) -> list[str]:
+    return list(ranges_of(space, method_named(space, method)))
 
 
 POPULATION = 10
 """The default of mergenetic's interface; pymoo's is 100."""
 CROSSOVER, EXCHANGED, ETA_CROSSOVER = 0.9, 0.5, 15.0
+"""The probability that two parents are crossed, that of each of their values, and the index of the distribution."""
 MUTATION, ETA_MUTATION = 0.9, 20.0
+"""The probability that a child is mutated, and the index of the distribution."""
 
 
 def mergenetic(method: str) -> Rival:
-    """The genetic algorithm that mergenetic runs (Minut et al., arXiv:2505.11427): pymoo's GA at its defaults.
+    """The genetic algorithm of mergenetic (Minut et al., arXiv:2505.11427): pymoo's GA with its defaults.
 
-    Binary tournaments, simulated binary crossover (Deb and Agrawal 1995; bounded as in Deb, Pratap, Agarwal and
-    Meyarivan 2002) of half the numbers in nine matings of ten, polynomial mutation (Deb and Goyal 1996) of one number
-    in n, and the best of parents and children survive.
+    Binary tournaments select the parents. Simulated binary crossover (Deb and Agrawal 1995; bounded as in Deb, Pratap,
+    Agarwal and Meyarivan 2002) exchanges half of the values in nine of ten matings. Polynomial mutation (Deb and Goyal
+    1996) changes one value in n. The best of parents and children survive.
     """
 
-    def search(problem: Problem, seed: int) -> None:
+    def search(box: BlackBox, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        low, high = problem.ranges(method)
+        low, high = box.bounds(method)
 
-        def score(units: Array) -> Array:
-            return np.array([problem.score(method, low + unit * (high - low)) for unit in units])
+        def score(points: Array) -> Array:
+            return np.array([box.score(method, low + point * (high - low)) for point in points])
 
         points = rng.random((POPULATION, len(low)))
         scores = score(points)
         while True:
             children = _children(points, scores, rng)
             points, scores = np.concatenate([points, children]), np.concatenate([scores, score(children)])
-            kept = np.argsort(-scores, kind="stable")[:POPULATION]
-            points, scores = points[kept], scores[kept]
+            survivors = np.argsort(-scores, kind="stable")[:POPULATION]
+            points, scores = points[survivors], scores[survivors]
 
     return search
 
 
 def _children(points: Array, scores: Array, rng: np.random.Generator) -> Array:
-    """[POPULATION, n]: as many children as parents, in pairs."""
+    """[POPULATION, n]: as many children as parents."""
     pairs = [_crossed(points[_parent(scores, rng)], points[_parent(scores, rng)], rng) for _ in points[::2]]
     return np.array([_mutated(child, rng) for pair in pairs for child in pair])[: len(points)]
 
 
 def _parent(scores: Array, rng: np.random.Generator) -> int:
-    """The better of two at random."""
+    """The better one of two random points."""
     one, two = rng.choice(len(scores), 2, replace=False)
     return int(one if scores[one] > scores[two] else two)
 
 
 def _crossed(one: Array, two: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Simulated binary crossover in [0, 1]: children as far from the parents' mean as β times they are."""
+    """Simulated binary crossover in [0, 1]: children at β times the parents' distance from the parents' mean."""
     first, second = one.copy(), two.copy()
     if rng.random() > CROSSOVER:
         return first, second
@@ -118,7 +117,7 @@ def _crossed(one: Array, two: Array, rng: np.random.Generator) -> tuple[Array, A
 
 
 def _beta(draw: float, room: float) -> float:
-    """β of Deb and Agrawal's distribution with index η, cut where the bound is."""
+    """β of Deb and Agrawal's distribution with index η, truncated at the bound."""
     power = 1 / (ETA_CROSSOVER + 1)
     alpha = 2 - room ** -(ETA_CROSSOVER + 1)
     return float((draw * alpha) ** power if draw <= 1 / alpha else (1 / (2 - draw * alpha)) ** power)
@@ -126,35 +125,35 @@ def _beta(draw: float, room: float) -> float:
 
 def _mutated(point: Array, rng: np.random.Generator) -> Array:
     """Polynomial mutation in [0, 1]."""
-    found, power = point.copy(), 1 / (ETA_MUTATION + 1)
+    mutated, power = point.copy(), 1 / (ETA_MUTATION + 1)
     if rng.random() > MUTATION:
-        return found
+        return mutated
     for n in np.flatnonzero(rng.random(len(point)) < min(0.5, 1 / len(point))):
         draw, x = rng.random(), point[n]
         if draw <= 0.5:
-            found[n] += (2 * draw + (1 - 2 * draw) * (1 - x) ** (ETA_MUTATION + 1)) ** power - 1
+            mutated[n] += (2 * draw + (1 - 2 * draw) * (1 - x) ** (ETA_MUTATION + 1)) ** power - 1
         else:
-            found[n] += 1 - (2 * (1 - draw) + (2 * draw - 1) * x ** (ETA_MUTATION + 1)) ** power
-    return np.clip(found, 0, 1)
+            mutated[n] += 1 - (2 * (1 - draw) + (2 * draw - 1) * x ** (ETA_MUTATION + 1)) ** power
+    return np.clip(mutated, 0, 1)
 
 
-def tpe(problem: Problem, seed: int) -> None:
-    """Optuna at its defaults."""
-    _optuna(problem, optuna.samplers.TPESampler(seed=seed))
+def tpe(box: BlackBox, seed: int) -> None:
+    """Optuna's TPE sampler with its defaults."""
+    _optimize(box, optuna.samplers.TPESampler(seed=seed))
 
 
-def random(problem: Problem, seed: int) -> None:
-    """Points at random, the method too where it is a choice."""
-    _optuna(problem, optuna.samplers.RandomSampler(seed=derive(seed, "random")))
+def random(box: BlackBox, seed: int) -> None:
+    """Random points, with a random method where the space has several."""
+    _optimize(box, optuna.samplers.RandomSampler(seed=derive(seed, "random")))
 
 
-def _optuna(problem: Problem, sampler: optuna.samplers.BaseSampler) -> None:
+def _optimize(box: BlackBox, sampler: optuna.samplers.BaseSampler) -> None:
     study = optuna.create_study(direction="maximize", sampler=sampler)
     while True:
         trial = study.ask()
-        recipe = problem.space.ask(trial)
-        study.tell(trial, problem.score(recipe.merge_method, _values(problem.space, recipe.merge_method, trial.params)))
+        method = box.space.ask(trial).merge_method
+        study.tell(trial, box.score(method, _values(box.space, method, trial.params)))
 
 
 def _values(space: Space, method: str, params: Mapping[str, Any]) -> Array:
-    return np.array([params[name] for name in _holes(space, method)])
+    return np.array([params[name] for name in _dimensions(space, method)])

@@ -1,14 +1,14 @@
-"""Fine-tunes of the demo's base with hyper-parameters drawn at random, as the ingredients of soups.
+"""Fine-tunes of the demo's base with random hyper-parameters, as the ingredients of soups.
 
-Each is trained on the demo's Python source (some with a share of C++) from the same base, on one thread. Learning rate,
-steps, mix and the order of the data differ, as in the random search of Wortsman et al. (arXiv:2203.05482,
-appendix J.2.3), so that some are good and some are not.
+All are trained from the same base on the demo's Python source, some with a share of C++, on one thread each. Learning
+rate, steps, languages and the order of the data vary, as in the random search of Wortsman et al. (arXiv:2203.05482,
+appendix J.2.3), so that some fine-tunes are better than others.
 """
 
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -25,12 +25,12 @@ from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.seeds import derive
 
 COUNT = 8
-"""Fine-tunes of one seed."""
+"""The number of fine-tunes of one seed."""
 
 
 @dataclass(frozen=True)
 class Ingredient:
-    """One fine-tune's hyper-parameters; ``mix``: from which languages a batch takes equal shares."""
+    """The hyper-parameters of one fine-tune. A batch has an equal share of each entry of ``mix``, a language."""
 
     seed: int
     number: int
@@ -44,8 +44,8 @@ class Ingredient:
         return f"{self.number}-rate-{self.rate:.4f}-steps-{self.steps}"
 
 
-def drawn(seed: int, number: int) -> Ingredient:
-    """The hyper-parameters of one fine-tune."""
+def random_ingredient(seed: int, number: int) -> Ingredient:
+    """The hyper-parameters of one fine-tune of a seed."""
     rng = random.Random(derive(seed, "ingredient", number))
     rate = math.exp(rng.uniform(math.log(0.012), math.log(0.04)))
     mix = rng.choice((("python",), ("python",), ("python", "python", "python", "cpp")))
@@ -53,43 +53,32 @@ def drawn(seed: int, number: int) -> Ingredient:
 
 
 def make(demo: Path, seeds: int, say: Callable[[str], None]) -> dict[int, list[Path]]:
-    """The folders of every seed's fine-tunes; those that are there already are used again."""
+    """Trains the fine-tunes of every seed, unless they exist. Returns their folders by seed."""
     logging.disable_progress_bar()
-    origin = Checkpoint(str(demo / "base")).digest()
-    made: dict[int, list[Path]] = {}
-    for ingredient in (drawn(seed, number) for seed in range(seeds) for number in range(COUNT)):
-        target = demo / "soups" / f"seed-{ingredient.seed}" / ingredient.name
-        made.setdefault(ingredient.seed, []).append(target)
-        if not _is_made(target, ingredient, origin):
+    base_digest = Checkpoint(str(demo / "base")).digest()
+    folders: dict[int, list[Path]] = {}
+    for ingredient in (random_ingredient(seed, number) for seed in range(seeds) for number in range(COUNT)):
+        folder = demo / "soups" / f"seed-{ingredient.seed}" / ingredient.name
+        folders.setdefault(ingredient.seed, []).append(folder)
+        stamp = json.dumps({**asdict(ingredient), "base": base_digest}, indent=2) + "\n"
+        stamp_file = folder / "ingredient.json"
+        if not stamp_file.exists() or stamp_file.read_text() != stamp:
             say(f"seed {ingredient.seed}: training {ingredient.name}")
-            _train(ingredient, demo / "base", target, origin)
-    return made
+            _train(ingredient, demo / "base", folder, stamp)
+    return folders
 
 
-def _stamp(ingredient: Ingredient, origin: str) -> str:
-    return json.dumps({**asdict(ingredient), "base": origin}, indent=2) + "\n"
-
-
-def _is_made(target: Path, ingredient: Ingredient, origin: str) -> bool:
-    stamp = target / "ingredient.json"
-    return stamp.exists() and stamp.read_text() == _stamp(ingredient, origin)
-
-
-def _train(ingredient: Ingredient, base: Path, target: Path, origin: str) -> None:
-    words = _tokenizer(base)
+def _train(ingredient: Ingredient, base: Path, target: Path, stamp: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(base)
+    size = replace(FULL, seed=derive(ingredient.seed, "order", ingredient.number), batch=ingredient.batch)
+    rows = [_token_row(base, language) for language in ingredient.mix]
+    batches = training.batches(rows, ingredient.steps, size, ingredient.name)
     torch.set_num_threads(1)
-    training.train(model, _batches(ingredient, base), ingredient.steps, ingredient.rate, lambda _: None)
+    training.train(model, batches, ingredient.steps, ingredient.rate, lambda _: None)
     with atomic_path(target) as folder:
         model.save_pretrained(folder)
-        tokenizer.for_transformers(words).save_pretrained(folder)
-        (folder / "ingredient.json").write_text(_stamp(ingredient, origin))
-
-
-def _batches(ingredient: Ingredient, base: Path) -> Iterator[torch.Tensor]:
-    size = replace(FULL, seed=derive(ingredient.seed, "order", ingredient.number), batch=ingredient.batch)
-    rows = [_row(base, language) for language in ingredient.mix]
-    return training.batches(rows, ingredient.steps, size, ingredient.name)
+        tokenizer.for_transformers(_tokenizer(base)).save_pretrained(folder)
+        (folder / "ingredient.json").write_text(stamp)
 
 
 @cache
@@ -98,5 +87,5 @@ def _tokenizer(base: Path) -> Tokenizer:
 
 
 @cache
-def _row(base: Path, language: str) -> torch.Tensor:
+def _token_row(base: Path, language: str) -> torch.Tensor:
     return training.encoded(_tokenizer(base), read(language, FULL).training.values())

@@ -1,10 +1,10 @@
-"""Soups of eight fine-tunes against the best one of them, over five seeds, on items that nothing was chosen by.
+"""Soups of eight fine-tunes against the best single fine-tune, over five seeds, on the test items.
 
     nice -n 5 python benchmarks/soups.py [--seeds N]
 
-Needs the demo's base (``mergesearch demo`` makes it); trains what is missing of the fine-tunes under results/demo/soups
-(ten seconds each on a free core), and goes on with runs that were stopped. Every seed has its own fine-tunes and split.
-The task is bits per byte of held-out Python files. Writes results/benchmarks/soups.json and soups.md.
+Requires the demo's base, which ``mergesearch demo`` creates. Trains the missing fine-tunes under results/demo/soups
+(ten seconds each on a free core) and resumes interrupted runs. Every seed has its own fine-tunes and its own split. The
+task is bits per byte of held-out Python files. Writes results/benchmarks/soups.json and soups.md.
 """
 
 import os
@@ -24,7 +24,6 @@ from mergesearch.demo import FULL, tasks
 from mergesearch.demo.corpus import read
 from mergesearch.files import write_text
 from mergesearch.search.candidates.soup_source import title
-from mergesearch.search.verdict.result import Row, Verdict
 
 DEMO = Path("results/demo")
 TEXTS = 48
@@ -32,8 +31,8 @@ KINDS = ("uniform", "greedy", "greedy_gain", "greedy_safe", "pruned", "learned",
 LEARNING = {"steps": 30, "learning_rate": 0.1, "items": 0.1}
 
 
-def config(seed: int, models: Sequence[Path]) -> mergesearch.Config:
-    """One seed's soups."""
+def soup_config(seed: int, models: Sequence[Path]) -> mergesearch.Config:
+    """The config of one seed's soups."""
     text = {"task": "text", "evaluator": "bits_per_byte", "files": [str(DEMO / "soups" / "text" / "*.txt")]}
     data = {
         "soup": {
@@ -53,41 +52,45 @@ def config(seed: int, models: Sequence[Path]) -> mergesearch.Config:
 
 
 def make_texts() -> None:
-    """Pieces of the demo's held-out Python files, more of them than the demo has."""
+    """Writes pieces of the demo's held-out Python files, more than the demo itself has."""
     folder = DEMO / "soups" / "text"
     if not folder.exists():
         size = replace(FULL, texts=TEXTS)
         tasks.write_texts(folder, read("python", size), size)
 
 
-def judged(seed: int, models: Sequence[Path]) -> dict[str, Any]:
-    """One run's bits per byte on the test items, and what it took."""
-    done = mergesearch.run(config(seed, models), DEMO / "soups" / "runs")
-    seconds = done.trials[["seconds.build", "seconds.score"]].sum()
-    singles = [row.tasks["text"]["test"] for row in done.verdict.baselines[1:]]
-    rows = {name: row.tasks["text"]["test"] for name, row in _rows(done.verdict).items()}
+def run_soups(seed: int, models: Sequence[Path]) -> dict[str, Any]:
+    """Runs one seed's soups. Returns bits per byte on the test items by row, and the cost of the run."""
+    run = mergesearch.run(soup_config(seed, models), DEMO / "soups" / "runs")
+    seconds = run.trials[["seconds.build", "seconds.score"]].sum()
+    verdict = run.verdict
+    baselines = {row.name: row for row in verdict.baselines}
+    rows = {"base": baselines["base"], "best single": baselines[verdict.best_baseline]}
+    rows |= {row.name: row for row in verdict.soups}
+    singles = [row.tasks["text"]["test"] for row in verdict.baselines[1:]]
     return {
-        "test": {**rows, "mean of the singles": mean(singles)},
-        "verdict": done.verdict.sentence,
-        "trials": done.verdict.trials,
+        "test": {name: row.tasks["text"]["test"] for name, row in rows.items()}
+        | {"mean of the singles": mean(singles)},
+        "verdict": verdict.sentence,
+        "trials": verdict.trials,
         "build_share": float(seconds["seconds.build"] / seconds.sum()),
     }
 
 
-def _rows(verdict: Verdict) -> dict[str, Row]:
-    named = {row.name: row for row in verdict.baselines}
-    soups = {row.name: row for row in verdict.soups}
-    return {"base": named["base"], "best single": named[verdict.best_baseline], **soups}
-
-
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """For each row the mean and standard deviation over the seeds, and those of its gain on the best single model."""
-    return {name: _spread(runs, name) for name in ("base", "mean of the singles", "best single", *map(title, KINDS))}
+    """For each row the mean and standard deviation over the seeds, of its bits per byte and of its gain.
+
+    The gain is the bits per byte of the best single model minus the row's; ``better`` counts the seeds where it is
+    positive.
+    """
+    return {
+        name: _statistics(runs, name) for name in ("base", "mean of the singles", "best single", *map(title, KINDS))
+    }
 
 
-def _spread(runs: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
-    values = [one["test"][name] for one in runs]
-    gains = [one["test"]["best single"] - value for value, one in zip(values, runs, strict=True)]
+def _statistics(runs: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
+    values = [run["test"][name] for run in runs]
+    gains = [run["test"]["best single"] - value for value, run in zip(values, runs, strict=True)]
     better = sum(gain > 0 for gain in gains)
     return {"mean": mean(values), "sd": _sd(values), "gain": mean(gains), "gain_sd": _sd(gains), "better": better}
 
@@ -96,45 +99,45 @@ def _sd(values: Sequence[float]) -> float:
     return stdev(values) if len(values) > 1 else 0.0
 
 
-def as_markdown(found: Mapping[str, Mapping[str, float]], seeds: int) -> str:
-    """The table as the README may quote it."""
+def as_markdown(rows: Mapping[str, Mapping[str, float]], seeds: int) -> str:
+    """The table in Markdown."""
     lines = [
         f"# Soups of {COUNT} fine-tunes, {seeds} seeds",
         "",
-        f"`python benchmarks/soups.py --seeds {seeds}`; bits per byte (lower is better) of the test items, which "
-        "nothing was chosen by: mean ± standard deviation over the seeds. *Gain* is on the best single model, the best "
-        "on the search items of the same seed. Versions and machine are in soups.json.",
+        f"`python benchmarks/soups.py --seeds {seeds}`; bits per byte (lower is better) on the test items: mean ± "
+        "standard deviation over the seeds. *Gain* is over the best single model, which is the best one on the search "
+        "items of the same seed. Versions and machine are in soups.json.",
         "",
         "| | bits per byte | gain | better in |",
         "|---|---|---|---|",
     ]
-    return "\n".join([*lines, *(_line(name, row, seeds) for name, row in found.items())]) + "\n"
+    return "\n".join([*lines, *(_row(name, row, seeds) for name, row in rows.items())]) + "\n"
 
 
-def _line(name: str, row: Mapping[str, float], seeds: int) -> str:
+def _row(name: str, row: Mapping[str, float], seeds: int) -> str:
     value, gain = f"{row['mean']:.4f} ± {row['sd']:.4f}", f"{row['gain']:+.4f} ± {row['gain_sd']:.4f}"
-    own = ["", ""] if name == "best single" else [gain, f"{row['better']} of {seeds}"]
-    return f"| {' | '.join([name, value, *own])} |"
+    comparison = ["", ""] if name == "best single" else [gain, f"{row['better']} of {seeds}"]
+    return f"| {' | '.join([name, value, *comparison])} |"
 
 
 @click.command()
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True)
 def main(seeds: int) -> None:
-    """Trains what is missing, makes every soup, prints the tables."""
+    """Trains the missing fine-tunes, makes all soups, prints the tables."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     screen = Console(highlight=False)
     if not (DEMO / "base").exists():
-        raise click.UsageError(f"{DEMO / 'base'}: is missing; `mergesearch demo` makes it")
+        raise click.UsageError(f"{DEMO / 'base'}: does not exist; run `mergesearch demo` first")
     models = make(DEMO, seeds, screen.print)
     make_texts()
     runs = []
     for seed in range(seeds):
-        runs.append({"seed": seed, **judged(seed, models[seed])})
+        runs.append({"seed": seed, **run_soups(seed, models[seed])})
         screen.print(f"seed {seed}: {runs[-1]['verdict']}")
-    found = summary(runs)
-    write_result("soups", {"summary": found, "runs": runs})
-    write_text(FOLDER / "soups.md", as_markdown(found, seeds))
-    screen.print(as_markdown(found, seeds))
+    rows = summary(runs)
+    write_result("soups", {"summary": rows, "runs": runs})
+    write_text(FOLDER / "soups.md", as_markdown(rows, seeds))
+    screen.print(as_markdown(rows, seeds))
 
 
 if __name__ == "__main__":

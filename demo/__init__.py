@@ -1,67 +1,25 @@
-"""Cats and dogs for code: a small base model, a Python and a C++ fine-tune of it, and tasks for both.
+"""The demo: a small base model, a Python and a C++ fine-tune of it, and tasks for both languages.
 
-Everything is made from source files that lie on every machine with our dependencies: the interpreter's standard
-library and torch's own C++ headers. Nothing is downloaded.
+All text comes from source files that every machine with our dependencies has: the standard library of the interpreter
+and the C++ headers of torch. Nothing is downloaded.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-LANGUAGES = ("python", "cpp")
+from mergesearch.demo.size import FULL, LANGUAGES, TINY, Progress, Say, Size
 
-Say = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
-"""Called with the stage's name, the steps done and the steps in all, after every step of training."""
+__all__ = ["FULL", "LANGUAGES", "TINY", "Progress", "Say", "Size", "make"]
 
 
-@dataclass(frozen=True)
-class Size:
-    """How large the demo is. The same size on the same machine gives the same bytes."""
-
-    seed: int = 0
-    vocabulary: int = 1024
-    hidden: int = 128
-    layers: int = 4
-    context: int = 64
-    """Tokens in a training sequence, and the most that an item may have."""
-    batch: int = 32
-    base_steps: int = 200
-    expert_steps: int = 260
-    base_rate: float = 0.03
-    expert_rate: float = 0.008
-    characters: int = 2_500_000
-    """Training text of each language."""
-    held_out_files: int = 160
-    items: int = 640
-    """Items of each language."""
-    texts: int = 12
-    """Held-out pieces of text of each language, for bits per byte."""
-
-
-FULL = Size()
-TINY = Size(
-    vocabulary=512,
-    hidden=32,
-    layers=2,
-    batch=8,
-    base_steps=12,
-    expert_steps=6,
-    characters=150_000,
-    held_out_files=24,
-    items=40,
-    texts=3,
-)
-
-
-def _silent(*_: object) -> None:
+def _ignore(*_: object) -> None:
     pass
 
 
-def make(folder: Path, size: Size = FULL, say: Say = _silent, progress: Progress = _silent) -> None:
-    """Makes the demo in ``folder``, or leaves it as it is where it was made with the same size and versions.
+def make(folder: Path, size: Size = FULL, say: Say = _ignore, progress: Progress = _ignore) -> None:
+    """Makes the demo in ``folder``, unless it exists with the same size and package versions.
 
-    A call that was killed is taken up again at the first checkpoint that is missing.
+    An interrupted call is resumed at the first missing checkpoint. Raises UserError where the folder has other content,
+    or where the source files are not installed.
     """
     from mergesearch.demo.build import Build
 

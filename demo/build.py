@@ -1,4 +1,4 @@
-"""The stages of making the demo, each of which leaves its files whole or not at all."""
+"""The stages of making the demo. Each stage writes its files completely or not at all."""
 
 import json
 import platform
@@ -14,70 +14,83 @@ import torch
 from tokenizers import Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from mergesearch.demo import LANGUAGES, Progress, Say, Size, experts, tasks, tokenizer, training
+from mergesearch.demo import experts, tasks, tokenizer, training
 from mergesearch.demo.corpus import Corpus, read
-from mergesearch.demo.pairs import pairs
+from mergesearch.demo.pairs import make_pairs
+from mergesearch.demo.size import LANGUAGES, Progress, Say, Size
 from mergesearch.errors import UserError
 from mergesearch.files import remove, write_text
 
-_FORMAT = 2  # counts up when the same size would give another demo
-_PARTS = ("base", *LANGUAGES, "tasks", "text")
+_FORMAT = 2  # increased when the same size gives another demo
+_CONTENTS = ("base", *LANGUAGES, "tasks", "text")
 
 
 class Build:
-    """One demo folder. ``making.json`` stands for a demo under way, ``demo.json`` for one that is whole."""
+    """Makes one demo folder. The stamp, size and versions, is in ``making.json`` until the demo is complete.
+
+    It is in ``demo.json`` afterwards.
+    """
 
     def __init__(self, folder: Path, size: Size, say: Say, progress: Progress) -> None:
         self._folder, self._size, self._say, self._progress = folder, size, say, progress
+        self._making, self._done = folder / "making.json", folder / "demo.json"
 
     def run(self) -> None:
-        if _holds(self._folder / "demo.json", _stamp(self._size)):
-            self._say(f"{self._folder} is there already: nothing to make")
+        """See ``mergesearch.demo.make``."""
+        if _has_content(self._done, self._stamp):
+            self._say(f"{self._folder} exists: nothing to make")
         else:
             self._begin()
-            with _quiet():
+            with _without_progress_bars():
                 self._make()
-            (self._folder / "making.json").replace(self._folder / "demo.json")
-        # The tasks name their items by the path that this call was given.
+            self._making.replace(self._done)
+        # The tasks refer to their items by the path of this call.
         for language in LANGUAGES:
             tasks.write_yaml(self._folder / "tasks" / f"demo_{language}.yaml")
 
+    @cached_property
+    def _stamp(self) -> dict[str, Any]:
+        packages = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
+        versions = {"python": platform.python_version(), **packages}
+        return {"format": _FORMAT, "size": asdict(self._size), "versions": versions}
+
     def _begin(self) -> None:
-        """Keeps what a killed call of the same stamp has finished, removes what another stamp has made."""
-        making = self._folder / "making.json"
-        if _holds(making, _stamp(self._size)):
-            for leftover in list(self._folder.rglob(".*.tmp")):
-                remove(leftover)
+        """Keeps what an interrupted call with the same stamp has finished. Removes a demo with another stamp."""
+        if _has_content(self._making, self._stamp):
+            for temporary in list(self._folder.rglob(".*.tmp")):
+                remove(temporary)
             return
-        ours = making.exists() or (self._folder / "demo.json").exists()
-        if not ours and any((self._folder / part).exists() for part in _PARTS):
+        is_demo = self._making.exists() or self._done.exists()
+        if not is_demo and any((self._folder / name).exists() for name in _CONTENTS):
             raise UserError(f"{self._folder} holds something else than a demo: give an empty or a new folder")
-        # The stamps go last: without one of them, what is left would be taken for somebody else's.
-        for name in (*_PARTS, "demo.json", "making.json"):
+        # The stamps are removed last: without a stamp, the rest would not be recognised as a demo.
+        for name in _CONTENTS:
             remove(self._folder / name)
-        write_text(making, json.dumps(_stamp(self._size), indent=2) + "\n")
+        remove(self._done)
+        remove(self._making)
+        write_text(self._making, json.dumps(self._stamp, indent=2) + "\n")
 
     def _make(self) -> None:
         for language, corpus in self._corpora.items():
-            self._items(language, corpus)
+            self._make_items(language, corpus)
             tasks.write_texts(self._folder / "text" / language, corpus, self._size)
         base = self._folder / "base"
         if not base.exists():
-            experts.train(self._job("base", None), self._progress)
+            experts.train(self._setup("base", None), self._progress)
         missing = [language for language in LANGUAGES if not (self._folder / language).exists()]
-        experts.train_together([self._job(language, base) for language in missing], self._progress)
+        experts.train_together([self._setup(language, base) for language in missing], self._progress)
 
-    def _items(self, language: str, corpus: Corpus) -> None:
-        found = pairs(corpus, self._tokenizer, self._size)
-        tasks.write_items(self._folder / "tasks" / f"demo_{language}.jsonl", found, self._size)
-        files = len({pair.source for pair in found})
-        self._say(f"demo_{language}: {len(found)} items from {files} held-out files")
+    def _make_items(self, language: str, corpus: Corpus) -> None:
+        pairs = make_pairs(corpus, self._tokenizer, self._size)
+        tasks.write_items(self._folder / "tasks" / f"demo_{language}.jsonl", pairs, self._size)
+        files = len({pair.source for pair in pairs})
+        self._say(f"demo_{language}: {len(pairs)} items from {files} held-out files")
 
-    def _job(self, name: str, base: Path | None) -> experts.Job:
+    def _setup(self, name: str, base: Path | None) -> experts.TrainingSetup:
         rows = [row.numpy() for language, row in self._rows.items() if name in ("base", language)]
-        job = experts.Job(self._folder / name, base, rows, self._tokenizer.to_str(), self._size)
-        self._say(f"training {name}: {job.steps} steps of {self._size.batch * self._size.context} tokens")
-        return job
+        setup = experts.TrainingSetup(self._folder / name, base, rows, self._tokenizer.to_str(), self._size)
+        self._say(f"training {name}: {setup.steps} steps of {self._size.batch * self._size.context} tokens")
+        return setup
 
     @cached_property
     def _corpora(self) -> dict[str, Corpus]:
@@ -97,18 +110,12 @@ class Build:
         }
 
 
-def _stamp(size: Size) -> dict[str, Any]:
-    packages = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
-    versions = {"python": platform.python_version(), **packages}
-    return {"format": _FORMAT, "size": asdict(size), "versions": versions}
-
-
-def _holds(path: Path, stamp: dict[str, Any]) -> bool:
-    return path.exists() and json.loads(path.read_text(encoding="utf-8")) == stamp
+def _has_content(path: Path, content: dict[str, Any]) -> bool:
+    return path.exists() and json.loads(path.read_text(encoding="utf-8")) == content
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _without_progress_bars() -> Iterator[None]:
     enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

@@ -1,4 +1,4 @@
-"""``mergesearch demo``: makes what is missing, with progress, and finds the config that runs it."""
+"""The ``mergesearch demo`` command: its folder, its config, and its progress bars."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,19 +15,19 @@ FOLDER = Path("results/demo")
 
 @contextmanager
 def demo_config() -> Iterator[Path]:
-    """The demo's config file, as installed with the package."""
+    """The path of the demo's config, which is installed with the package."""
     with as_file(files("mergesearch.configs") / "demo.yml") as path:
         yield path
 
 
 def make_with_progress(screen: Console) -> None:
-    """Makes the demo's checkpoints and tasks under ``results/demo`` of the current folder, unless they are there."""
+    """Makes the demo in ``results/demo`` of the current folder, unless it exists, with progress bars."""
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress:
         bars: dict[str, TaskID] = {}
 
-        def step(stage: str, done: int, total: int) -> None:
-            if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=total)
-            progress.update(bars[stage], completed=done)
+        def on_step(name: str, done: int, total: int) -> None:
+            if name not in bars:
+                bars[name] = progress.add_task(name, total=total)
+            progress.update(bars[name], completed=done)
 
-        make(FOLDER, say=lambda line: screen.print(f"[dim]{line}[/dim]"), progress=step)
+        make(FOLDER, say=lambda line: screen.print(f"[dim]{line}[/dim]"), progress=on_step)

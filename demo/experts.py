@@ -1,6 +1,7 @@
-"""Training in processes of their own, each on one thread: models this small gain nothing from a second one.
+"""Training of checkpoints in parallel processes, each on one thread.
 
-One thread also makes the bytes of a checkpoint independent of how many cores a machine has.
+Models of this size do not train faster on several threads, and with one thread the bytes of a checkpoint do not depend
+on the number of cores.
 """
 
 import multiprocessing
@@ -17,15 +18,19 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from mergesearch.demo import Progress, Size, tokenizer, training
+from mergesearch.demo import tokenizer, training
+from mergesearch.demo.size import Progress, Size
 from mergesearch.files import atomic_path
 
 POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class Job:
-    """One checkpoint to be trained on rows of tokens: ``base`` is where it starts, None for seeded weights."""
+class TrainingSetup:
+    """The training of one checkpoint on rows of tokens, from ``base`` or, where that is None, from seeded weights.
+
+    ``tokenizer`` is serialized, so that it can be sent to another process.
+    """
 
     target: Path
     base: Path | None
@@ -42,13 +47,15 @@ class Job:
         return self.size.expert_steps if self.base else self.size.base_steps
 
 
-def train_together(jobs: Sequence[Job], progress: Progress) -> None:
-    """Trains every job at once, each to its folder; raises RuntimeError where one fails."""
+def train_together(setups: Sequence[TrainingSetup], progress: Progress) -> None:
+    """Trains all checkpoints in parallel. Raises RuntimeError where one fails."""
     context = multiprocessing.get_context("spawn")
-    ticks: Any = context.SimpleQueue()
-    processes = {job.name: context.Process(target=_work, args=(job, ticks), daemon=True) for job in jobs}
+    steps: Any = context.SimpleQueue()
+    processes = {
+        setup.name: context.Process(target=_train_in_process, args=(setup, steps), daemon=True) for setup in setups
+    }
     try:
-        _watch(list(processes.values()), ticks, progress)
+        _watch(list(processes.values()), steps, progress)
     finally:
         for process in processes.values():
             process.terminate()
@@ -58,31 +65,32 @@ def train_together(jobs: Sequence[Job], progress: Progress) -> None:
         raise RuntimeError(f"training failed: {', '.join(failed)}")
 
 
-def _watch(processes: Sequence[BaseProcess], ticks: Any, progress: Progress) -> None:
+def _watch(processes: Sequence[BaseProcess], steps: Any, progress: Progress) -> None:
+    """Starts the processes and reports their steps until all have ended."""
     for process in processes:
         process.start()
-    while any(process.is_alive() for process in processes) or not ticks.empty():
-        while not ticks.empty():
-            progress(*ticks.get())
+    while any(process.is_alive() for process in processes) or not steps.empty():
+        while not steps.empty():
+            progress(*steps.get())
         time.sleep(POLL_SECONDS)
 
 
-def _work(job: Job, ticks: Any) -> None:
+def _train_in_process(setup: TrainingSetup, steps: Any) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    train(job, lambda name, done, total: ticks.put((name, done, total)))
+    train(setup, lambda name, done, total: steps.put((name, done, total)))
 
 
-def train(job: Job, progress: Progress) -> None:
-    """Trains one job in this process, on one thread."""
-    words, size = Tokenizer.from_str(job.tokenizer), job.size
-    model = AutoModelForCausalLM.from_pretrained(job.base) if job.base else training.new_model(words, size)
-    data = training.batches([torch.from_numpy(row) for row in job.rows], job.steps, size, job.name)
-    rate = size.expert_rate if job.base else size.base_rate
+def train(setup: TrainingSetup, progress: Progress) -> None:
+    """Trains one checkpoint in this process, on one thread."""
+    words, size = Tokenizer.from_str(setup.tokenizer), setup.size
+    model = AutoModelForCausalLM.from_pretrained(setup.base) if setup.base else training.new_model(words, size)
+    data = training.batches([torch.from_numpy(row) for row in setup.rows], setup.steps, size, setup.name)
+    rate = size.expert_rate if setup.base else size.base_rate
     with _one_thread():
-        training.train(model, data, job.steps, rate, lambda done: progress(job.name, done, job.steps))
-    with atomic_path(job.target) as folder:
+        training.train(model, data, setup.steps, rate, lambda done: progress(setup.name, done, setup.steps))
+    with atomic_path(setup.target) as folder:
         model.save_pretrained(folder)
         tokenizer.for_transformers(words).save_pretrained(folder)
 

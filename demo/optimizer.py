@@ -1,4 +1,4 @@
-"""Muon for the matrices of the layers, AdamW for the rest: about half the steps that AdamW alone needs here."""
+"""Muon for the matrices of the layers and AdamW for the rest. Here it takes about half the steps of AdamW alone."""
 
 import math
 from collections import defaultdict
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 _MOMENTUM = 0.95
-_ADAM_SHARE = 0.2  # AdamW's rate, as a share of Muon's
-_FINAL_SHARE = 0.02
+_ADAMW_FACTOR = 0.2  # AdamW's learning rate, relative to Muon's
+_FINAL_FACTOR = 0.02  # the last learning rate, relative to the peak
 
 
 class Optimizer:
-    """Steps along a warm-up and a half cosine, from the peak rate down to almost nothing."""
+    """Muon and AdamW with one schedule: a linear warm-up to ``rate``, then half a cosine down to almost zero."""
 
     def __init__(self, model: nn.Module, rate: float, steps: int) -> None:
         layers = {name: p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name}
@@ -25,10 +25,10 @@ class Optimizer:
 
     def step(self) -> None:
         """Applies the gradients and clears them."""
-        rate = self._rate * _share(self._done, self._steps)
+        rate = self._rate * _schedule(self._done, self._steps)
         nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._muon.step(rate)
-        self._adam.param_groups[0]["lr"] = rate * _ADAM_SHARE
+        self._adam.param_groups[0]["lr"] = rate * _ADAMW_FACTOR
         self._adam.step()
         for parameter in self._parameters:
             parameter.grad = None
@@ -36,7 +36,10 @@ class Optimizer:
 
 
 class _Muon:
-    """K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024."""
+    """Muon (K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024).
+
+    Matrices of the same shape are updated together.
+    """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         by_shape: defaultdict[torch.Size, list[nn.Parameter]] = defaultdict(list)
@@ -58,7 +61,7 @@ class _Muon:
 
 
 def _orthogonalised(x: Tensor) -> Tensor:
-    """About UVᵀ of x = USVᵀ, by five steps of a quintic Newton-Schulz iteration."""
+    """Approximates UVᵀ of x = USVᵀ with five steps of a quintic Newton-Schulz iteration. x: [..., rows, columns]."""
     if x.shape[-2] > x.shape[-1]:
         return _orthogonalised(x.mT).mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -68,9 +71,10 @@ def _orthogonalised(x: Tensor) -> Tensor:
     return x
 
 
-def _share(done: int, steps: int) -> float:
+def _schedule(done: int, steps: int) -> float:
+    """The learning rate after ``done`` steps, relative to the peak."""
     warm_up = max(1, steps // 10)
     if done < warm_up:
         return (done + 1) / warm_up
     cosine = (1 + math.cos(math.pi * (done - warm_up) / max(1, steps - warm_up))) / 2
-    return _FINAL_SHARE + (1 - _FINAL_SHARE) * cosine
+    return _FINAL_FACTOR + (1 - _FINAL_FACTOR) * cosine

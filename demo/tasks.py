@@ -1,4 +1,4 @@
-"""lm-eval tasks of the pairs, and held-out text for bits per byte."""
+"""The lm-eval tasks of the pairs, and held-out text for bits per byte."""
 
 import json
 import random
@@ -6,30 +6,33 @@ from pathlib import Path
 
 import yaml
 
-from mergesearch.demo import Size
 from mergesearch.demo.corpus import Corpus
 from mergesearch.demo.pairs import Pair
+from mergesearch.demo.size import Size
 from mergesearch.files import atomic_path, write_text
 from mergesearch.seeds import derive
 
-_TEXT = 3_000
+_TEXT_CHARACTERS = 3_000
 
 
 def write_items(target: Path, pairs: list[Pair], size: Size) -> None:
-    """One JSON line for each pair; the right choice is first or second at random."""
+    """Writes one JSON line for each pair. The right choice is the first or the second one at random."""
     rng = random.Random(derive(size.seed, "answers", target.name))
     write_text(target, "".join(json.dumps(_item(pair, rng.randrange(2))) + "\n" for pair in pairs))
 
 
 def write_yaml(target: Path) -> None:
-    """The task whose items lie beside it. lm-eval looks the items up from the folder where it runs."""
+    """Writes the task whose items are in the same folder.
+
+    lm-eval resolves the path of the items from the folder where it runs.
+    """
     task = {
         "task": target.stem,
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": str(target.with_suffix(".jsonl"))}},
         "test_split": "test",
         "output_type": "multiple_choice",
-        # Names of fields, not templates: a template would lose the new line at the end.
+        # Field names, not templates: a template would lose the line break at the end.
         "doc_to_text": "context",
         "doc_to_choice": "choices",
         "doc_to_target": "answer",
@@ -43,8 +46,8 @@ def write_yaml(target: Path) -> None:
 
 
 def write_texts(target: Path, corpus: Corpus, size: Size) -> None:
-    """A piece of each of the first held-out files that are long enough."""
-    long = [text for text in corpus.held_out.values() if len(text) >= 2 * _TEXT]
+    """Writes a piece of each of the first held-out files that are long enough."""
+    long = [text for text in corpus.held_out.values() if len(text) >= 2 * _TEXT_CHARACTERS]
     with atomic_path(target) as folder:
         folder.mkdir()
         for number, text in enumerate(long[: size.texts]):
@@ -63,6 +66,6 @@ def _item(pair: Pair, answer: int) -> dict[str, object]:
 
 
 def _middle(text: str) -> str:
-    # A file's first lines are its licence.
-    start = text.index("\n", len(text) // 2 - _TEXT // 2) + 1
-    return text[start : start + _TEXT]
+    """From the middle of a file, since many files begin with a licence."""
+    start = text.index("\n", len(text) // 2 - _TEXT_CHARACTERS // 2) + 1
+    return text[start : start + _TEXT_CHARACTERS]

@@ -1,4 +1,4 @@
-"""A byte-level byte-pair tokenizer, trained on both languages."""
+"""A byte-level BPE tokenizer, trained on both languages."""
 
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
@@ -7,15 +7,16 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mergesearch.demo import Size
 from mergesearch.demo.corpus import Corpus
+from mergesearch.demo.size import Size
 
 BEGIN, END, PAD = "<s>", "</s>", "<pad>"
-_SAMPLE = 1_000_000
+_CHARACTERS = 1_000_000
+"""Training text of each language; a vocabulary this small does not need more."""
 
 
 def train(corpora: Iterable[Corpus], size: Size) -> Tokenizer:
-    """Trained on the first characters of each language; a vocabulary this small needs no more."""
+    """Trains a tokenizer with a vocabulary of ``size.vocabulary`` on the training text of each language."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -30,7 +31,7 @@ def train(corpora: Iterable[Corpus], size: Size) -> Tokenizer:
 
 
 def for_transformers(tokenizer: Tokenizer) -> Any:
-    """The same tokenizer as ``AutoTokenizer`` gives it back."""
+    """The tokenizer in the class that ``AutoTokenizer`` loads it as."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BEGIN,
@@ -43,5 +44,5 @@ def for_transformers(tokenizer: Tokenizer) -> Any:
 def _sample(corpora: Iterable[Corpus]) -> Iterator[str]:
     for corpus in corpora:
         texts = list(corpus.training.values())
-        before = accumulate(map(len, texts), initial=0)
-        yield from (text for text, total in zip(texts, before, strict=False) if total < _SAMPLE)
+        totals = accumulate(map(len, texts), initial=0)
+        yield from (text for text, total in zip(texts, totals, strict=False) if total < _CHARACTERS)

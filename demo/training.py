@@ -1,4 +1,4 @@
-"""Training of the base model and of its fine-tunes, without a look at global random state."""
+"""Training of the base model and of its fine-tunes. The global random state is neither used nor changed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -8,14 +8,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mergesearch.demo import Size
 from mergesearch.demo.optimizer import Optimizer
+from mergesearch.demo.size import Size
 from mergesearch.demo.tokenizer import BEGIN, END, PAD
 from mergesearch.seeds import derive
 
 
 def new_model(tokenizer: Tokenizer, size: Size) -> Any:
-    """A Llama with seeded weights."""
+    """A Llama in float32 with seeded random weights."""
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=size.hidden,
@@ -35,28 +35,31 @@ def new_model(tokenizer: Tokenizer, size: Size) -> Any:
 
 
 def encoded(tokenizer: Tokenizer, texts: Iterable[str]) -> Tensor:
-    """All texts as one row of tokens, each between a begin and an end."""
+    """[tokens] int64: all texts in one row, each between a begin and an end token."""
     begin, end = tokenizer.token_to_id(BEGIN), tokenizer.token_to_id(END)
     encodings = tokenizer.encode_batch(list(texts))
-    return torch.tensor([token for one in encodings for token in (begin, *one.ids, end)])
+    return torch.tensor([token for encoding in encodings for token in (begin, *encoding.ids, end)])
 
 
 def batches(rows: Sequence[Tensor], steps: int, size: Size, stage: str) -> Iterator[Tensor]:
-    """Batches of random windows, an equal share from each row of tokens."""
+    """[batch, context] int64 for each step: random windows, with an equal share from each row of tokens.
+
+    The windows depend on the seed of ``size`` and on ``stage``.
+    """
     generator = torch.Generator().manual_seed(derive(size.seed, "windows", stage))
     share = size.batch // len(rows)
     for _ in range(steps):
         yield torch.cat([_windows(row, share, size.context, generator) for row in rows])
 
 
-def train(model: Any, data: Iterable[Tensor], steps: int, rate: float, tick: Callable[[int], None]) -> None:
-    """Trains in place; ``tick`` is told the number of steps done after each."""
+def train(model: Any, data: Iterable[Tensor], steps: int, rate: float, on_step: Callable[[int], None]) -> None:
+    """Trains ``model`` in place. ``on_step`` gets the number of steps done, after each."""
     optimizer = Optimizer(model, rate, steps)
     model.train()
     for done, batch in enumerate(data, start=1):
         model(input_ids=batch, labels=batch).loss.backward()
         optimizer.step()
-        tick(done)
+        on_step(done)
     model.eval()
 
 

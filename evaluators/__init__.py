@@ -1,24 +1,24 @@
-"""A model to per-item scores. Knows nothing of merging or of Optuna; imports nothing heavy until it must."""
+"""Scores of a model, item by item. Imports nothing heavy before an evaluator is made.
+
+The rooms, from the top down; each imports from those below it only::
+
+    tasks      the evaluators of the table, but lm_eval
+    lm_eval    the evaluator of lm-eval's tasks and groups
+    inference  a model in memory to log-probabilities, texts, embeddings and losses
+    data       tables on disk, near-duplicates, the split into search and test items
+    contract   what an evaluator is
+"""
 
 from collections.abc import Callable
 from typing import TypeGuard
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators.contract.evaluator import (
-    Differentiable,
-    Evaluator,
-    EvaluatorOptions,
-    Item,
-    LoadedModel,
-    LossKind,
-    MeanOfItems,
-    Metric,
-    Shared,
-    aggregate,
-    has_contributions,
-    has_targets,
-)
+from mergesearch.evaluators.contract.differentiable import Differentiable, LossKind, has_targets
+from mergesearch.evaluators.contract.evaluator import Evaluator, MeanOfItems, Metric, has_contributions
+from mergesearch.evaluators.contract.item import Item, aggregate
 from mergesearch.evaluators.contract.jackknife import FunctionOfMeans, Jackknife, pseudo_values
+from mergesearch.evaluators.contract.loaded_model import LoadedModel
+from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
 from mergesearch.evaluators.contract.token_budget import Budget, default_tokens
 from mergesearch.evaluators.data.split import split_items
 from mergesearch.evaluators.lm_eval.lm_eval import LmEval
@@ -64,31 +64,40 @@ EVALUATORS: dict[str, type[Evaluator]] = {
     "function": Function,
     "command": Command,
 }
-"""Every evaluator by the name that a config calls it. ``Options`` of each is what the config says of one task."""
-
+"""Every evaluator by its name in a config. ``Options`` of each is what a config may say about one task."""
 
 ENTRY_POINTS = "mergesearch.evaluators"
-"""The group of entry points under which other packages list evaluators of theirs."""
+"""The group of entry points under which other packages list their evaluators."""
 
 
 def find_evaluator(name: str) -> type[Evaluator] | Callable[..., object]:
-    """The evaluator of that name: of ``EVALUATORS``, an entry point's, or at ``"module:name"`` or ``"file.py:name"``.
+    """The evaluator of that name: from ``EVALUATORS``, an entry point, ``"module:name"`` or ``"file.py:name"``.
 
-    There, a function may stand instead: the one that ``Function`` is to call. Raises UserError.
+    It may also be a plain function, to be called by the evaluator ``Function``.
+
+    Raises:
+        UserError: There is no such evaluator, or the object is neither an evaluator nor a function.
     """
-    found = find(name, EVALUATORS, ENTRY_POINTS, "evaluator")
-    if is_evaluator(found) or (callable(found) and not isinstance(found, type)):
-        return found
-    raise UserError(f"evaluator: {name!r} is neither an evaluator, which has Options, nor a function")
+    evaluator = find(name, EVALUATORS, ENTRY_POINTS, "evaluator")
+    if is_evaluator(evaluator) or (callable(evaluator) and not isinstance(evaluator, type)):
+        return evaluator
+    raise UserError(
+        f"evaluator: found {name!r}, which is {evaluator!r}; "
+        "expected a function, or a class with an attribute Options that is a subclass of EvaluatorOptions"
+    )
 
 
-def is_evaluator(found: object) -> TypeGuard[type[Evaluator]]:
-    """Whether this is the class of an evaluator."""
-    return isinstance(found, type) and issubclass(getattr(found, "Options", object), EvaluatorOptions)
+def is_evaluator(obj: object) -> TypeGuard[type[Evaluator]]:
+    """Whether this is an evaluator's class."""
+    return isinstance(obj, type) and issubclass(getattr(obj, "Options", object), EvaluatorOptions)
 
 
 def open_evaluator(name: str, options: EvaluatorOptions, shared: Shared) -> Evaluator:
-    """The evaluator of that name. Raises UserError for whatever the options ask in vain."""
-    kind = find_evaluator(name)
-    assert is_evaluator(kind)
-    return kind(options, shared)
+    """Makes the evaluator of that name. Raises UserError, which names the task, for invalid options."""
+    evaluator = find_evaluator(name)
+    assert is_evaluator(evaluator)
+    try:
+        return evaluator(options, shared)
+    except UserError as error:
+        names_task = str(error).startswith(f"task {options.task!r}")
+        raise UserError(str(error) if names_task else f"task {options.task!r}: {error}") from error

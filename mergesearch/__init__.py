@@ -6,7 +6,7 @@
     print(run.verdict.sentence)
     model, tokenizer = run.best.build()
 
-What is here is all that is public. It is imported when it is first asked for.
+The names in ``__all__`` are the public interface. Each is imported on first access, so that the import is quick.
 """
 
 from importlib import import_module
@@ -37,7 +37,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name from its home (PEP 562)."""
+    """Imports a public name from its module (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

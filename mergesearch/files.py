@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, then renamed."""
+"""Files that are either complete or absent: they are written under a temporary name and then renamed."""
 
 import errno
 import hashlib
@@ -13,11 +13,15 @@ from pathlib import Path
 from types import FrameType
 
 FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+"""Messages of libraries and databases that ran out of space."""
 
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``target`` (file or folder), renamed to it on success, removed on failure."""
+    """Gives a temporary path beside ``target``, for a file or a folder.
+
+    It replaces ``target`` when the context ends, and is removed when the context fails.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     remove(temporary)
@@ -35,7 +39,7 @@ def write_text(target: Path, text: str) -> None:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes; read once for as long as it stays as it is."""
+    """SHA-256 of a file's bytes in hex; cached until the file's size or modification time changes."""
     status = path.stat()
     return _digest(path, status.st_mtime_ns, status.st_size)
 
@@ -47,7 +51,7 @@ def _digest(path: Path, *_: int) -> str:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a whole folder, if it is there."""
+    """Removes a file, a symbolic link or a whole folder; does nothing where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -65,7 +69,7 @@ def _replace(temporary: Path, target: Path) -> None:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether a write failed for lack of space, as the system says, or a library or a database in its own words."""
+    """Whether an error, or one of its causes, says that the disk is full."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(word in str(error) for word in FULL):
             return True
@@ -75,7 +79,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextmanager
 def ended_by_exception() -> Iterator[None]:
-    """Turns SIGTERM into an exception, so that what is half written is removed."""
+    """Turns SIGTERM into SystemExit, so that temporary files are removed. Has no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""YAML files to checked objects, with messages that name the file, the key, what was found and what was expected."""
+"""Reads YAML files into validated objects, and writes YAML."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,13 +10,13 @@ from mergesearch.errors import UserError, nearest
 
 
 class Strict(BaseModel):
-    """A part of a file: immutable, and every key must be known."""
+    """The base of every model of a file: immutable, without unknown keys, without infinite numbers or NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _keys_are_known(cls, data: Any) -> Any:
+    def _reject_unknown_keys(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
         valid = [field.alias or name for name, field in cls.model_fields.items()]
@@ -30,7 +30,7 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; raises UserError where it is missing or not YAML."""
+    """The content of a YAML file. Raises UserError where it cannot be read or is not YAML."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -42,12 +42,15 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The content of a YAML text that this project wrote."""
+    """The content of a YAML text that this project wrote itself."""
     return yaml.safe_load(text)
 
 
 def parse(model: type[Parsed], data: Any, where: str) -> Parsed:
-    """``data`` as a ``model``; raises UserError, whose lines begin with ``where`` and the key."""
+    """``data`` as a ``model``.
+
+    Raises UserError with one line for each problem: ``where``, the key, what was found and what was expected.
+    """
     if not isinstance(data, dict):
         raise UserError(f"{where}: found {_shown(data)}, expected keys: {', '.join(model.model_fields)}")
     try:
@@ -59,13 +62,13 @@ def parse(model: type[Parsed], data: Any, where: str) -> Parsed:
 
 def _line(where: str, problem: Any) -> str:
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
-    place = f"{where}: {key.lstrip('.')}" if key else where
+    prefix = f"{where}: {key.lstrip('.')}" if key else where
     if problem["type"] == "missing":
-        return f"{place}: is missing"
+        return f"{prefix}: is missing"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
-        return f"{place}: {message}"
-    return f"{place}: found {_shown(problem['input'])}, expected: {message}"
+        return f"{prefix}: {message}"
+    return f"{prefix}: found {_shown(problem['input'])}, expected: {message}"
 
 
 def _shown(value: Any) -> str:
@@ -74,11 +77,10 @@ def _shown(value: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    pass
+    """Writes lists of plain values on one line."""
 
 
 def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
-    """Lists of plain values on one line, as people write gradients."""
     flow = all(isinstance(value, bool | int | float | str) for value in data)
     return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
 
@@ -88,5 +90,5 @@ _Dumper.add_representer(tuple, _represent_list)  # type: ignore[arg-type]
 
 
 def dump_yaml(data: Any) -> str:
-    """YAML with keys in their order."""
+    """YAML of ``data``, with the keys of mappings in their given order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -1,4 +1,4 @@
-"""Names in a config to objects, of this project or of anybody's: a table, entry points, ``"module:name"``, a file."""
+"""Finds the object that a name in a config refers to: in a table, an entry point, a module or a file."""
 
 import hashlib
 import sys
@@ -16,9 +16,10 @@ T = TypeVar("T")
 
 
 def find(name: str, table: Mapping[str, T], group: str, what: str) -> T | Any:
-    """What ``name`` stands for: an entry of the table, what ``load`` finds, or an entry point of the group.
+    """The object that ``name`` refers to.
 
-    Raises UserError, which calls the thing ``what``, with the nearest name where there is none.
+    ``name`` is a key of ``table``, a reference with a colon as ``load`` takes it, or an entry point of ``group``.
+    Raises UserError where there is no such object or importing it fails; the message calls the object a ``what``.
     """
     if name in table:
         return table[name]
@@ -34,39 +35,35 @@ def find(name: str, table: Mapping[str, T], group: str, what: str) -> T | Any:
 
 
 def load(reference: str) -> Any:
-    """The object at ``"module:name"`` or ``"path/to/file.py:name"``. Runs that module; raises UserError."""
-    place, colon, name = reference.rpartition(":")
-    if not colon or not place or not name:
+    """The object at ``"module:name"`` or ``"path/to/file.py:name"``; ``name`` may have dots.
+
+    Imports the module, or runs the file once. Raises UserError where that fails or there is no such object.
+    """
+    source, _, name = reference.rpartition(":")
+    if not source or not name:
         raise UserError(f"found {reference!r}, expected 'module:name' or 'path/to/file.py:name'")
-    module = _file(Path(place)) if place.endswith(".py") else _module(place)
-    found: Any = module
+    result: Any = _run_file(Path(source)) if source.endswith(".py") else _import_module(source)
     for part in name.split("."):
-        if not hasattr(found, part):
-            raise UserError(f"{place} has no {name!r}{nearest(part, _public(found))}")
-        found = getattr(found, part)
-    return found
+        if not hasattr(result, part):
+            public = [each for each in vars(result) if not each.startswith("_")]
+            raise UserError(f"{source} has no {name!r}{nearest(part, public)}")
+        result = getattr(result, part)
+    return result
 
 
-def _public(owner: Any) -> list[str]:
-    return [name for name in vars(owner) if not name.startswith("_")]
-
-
-def _module(name: str) -> ModuleType:
+def _import_module(name: str) -> ModuleType:
     try:
         return import_module(name)
     except Exception as error:  # importing runs anything
-        hint = "; a file is named with its path, as in path/to/file.py:name" if _is_missing(error, name) else ""
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
+        hint = "; a file is named with its path, as in path/to/file.py:name" if is_missing else ""
         raise UserError(f"{name}: cannot be imported: {in_words(error)}{hint}") from error
 
 
-def _is_missing(error: Exception, name: str) -> bool:
-    return isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
-
-
-def _file(path: Path) -> ModuleType:
+def _run_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
-    # A name of its own, so that two files called alike are two modules, and one file is run once.
+    # The name depends on the whole path: files of the same name are different modules, and each runs once.
     name = f"_mergesearch_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]

@@ -1,4 +1,4 @@
-"""The Python API: what the commands do, as functions that return what they found.
+"""The Python API: the commands as functions that return their results.
 
 run = mergesearch.run("my.yml")
 print(run.verdict.sentence)
@@ -25,8 +25,9 @@ from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import parse, read_yaml
 from mergesearch.search import run as runner
+from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import RESULTS, Config
-from mergesearch.search.problem.problem import open_job
+from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.result import Verdict
@@ -48,13 +49,13 @@ class Built(NamedTuple):
 
 @dataclass(frozen=True)
 class Best:
-    """A recipe that a run ended with."""
+    """A recipe that a run wrote."""
 
     recipe: Recipe
     device: str = field(default="auto", repr=False)
 
     def build(self) -> Built:
-        """The merged model, with the very bits that were scored. Its checkpoints must lie where the recipe says."""
+        """The merged model, bit for bit as it was scored. Its checkpoints must be where the recipe says."""
         device = find_device(self.device)
         if self.recipe.keeps_shapes:
             references = self.recipe.references
@@ -71,7 +72,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended: where it lies, its config, and whether its winner is proven."""
+    """A run that has ended: its folder, its config and its verdict."""
 
     folder: Path
     config: Config
@@ -79,22 +80,22 @@ class Run:
 
     @classmethod
     def read(cls, folder: PathName) -> "Run":
-        """A run that ended earlier, from its folder. Raises UserError where there is none or it has no verdict yet."""
+        """Reads a run from its folder. Raises UserError where there is no run or it has no verdict yet."""
         path = Path(folder)
         config = Config.read(path / "config.yml")
         verdict = RunFolder(path).read_json("verdict.json")
         if verdict is None:
-            raise UserError(f"{path}: the run has no verdict yet; run its config again to go on with it")
+            raise UserError(f"{path}: the run has no verdict yet; run its config again to resume it")
         return cls(path, config, Verdict.from_json(verdict))
 
     @cached_property
     def best(self) -> Best:
-        """The winner of the search items, which is the best baseline where nothing was better."""
+        """The winner on the search items; the best baseline where the search found nothing better."""
         return self._written("best.yml")
 
     @cached_property
     def recommended(self) -> Best:
-        """The winner where the test items prove it better than the best baseline, else the latter."""
+        """The winner if the test items prove it better than the best baseline, else that baseline."""
         return self._written("recommended.yml")
 
     def _written(self, name: str) -> Best:
@@ -120,29 +121,29 @@ class Run:
 
 
 def _row(trial: "FrozenTrial") -> dict[str, Any]:
-    said = trial.user_attrs
-    groups = {"values": said.get(t.VALUES, {}), "params": trial.params, "seconds": said.get(t.SECONDS, {})}
+    attributes = trial.user_attrs
+    groups = {"values": attributes.get(t.VALUES, {}), "params": trial.params, "seconds": attributes.get(t.SECONDS, {})}
     return {
-        "name": said.get(t.NAME) or t.label_of(trial),
+        "name": attributes.get(t.NAME) or t.label_of(trial),
         "kind": t.kind_of(trial),
         "state": trial.state.name,
         "value": t.score_of(trial) if trial.values else None,
-        **{f"{group}.{key}": value for group, found in groups.items() for key, value in found.items()},
-        **{key: said.get(key) for key in (t.REASON, t.PHENOTYPE, t.RECIPE)},
+        **{f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()},
+        **{key: attributes.get(key) for key in (t.REASON, t.PHENOTYPE, t.RECIPE)},
     }
 
 
 def run(config: Config | Mapping[str, Any] | PathName, results: PathName = RESULTS, *, progress: bool = False) -> Run:
-    """Runs a config, or goes on where a run of its name stopped; with ``soup``, makes soups.
+    """Runs a config, or resumes the run of its name; with a section ``soup``, makes soups.
 
-    ``config`` is a file, its content, or a Config; the run's folder is ``results/NAME``. ``progress`` shows what the
-    command line shows. Raises UserError for whatever is wrong with the config, before anything is scored.
+    ``config`` is a file, its content, or a Config; the run's folder is ``results/NAME``. ``progress`` shows the
+    progress bar of the command line. Raises UserError for an invalid config, before anything is scored.
     """
     where = str(config) if isinstance(config, str | PathLike) else "config"
-    job = open_job(_config(config), where)
+    plan = open_plan(_config(config), where)
     with _watching(progress) as watcher:
-        verdict = runner.run(job, Path(results), watcher)
-    return Run(Path(results) / job.config.output.name, job.config, verdict)
+        verdict = runner.run(plan, Path(results), watcher)
+    return Run(Path(results) / plan.problem.config.output.name, plan.problem.config, verdict)
 
 
 def _config(config: Config | Mapping[str, Any] | PathName) -> Config:
@@ -153,9 +154,9 @@ def _config(config: Config | Mapping[str, Any] | PathName) -> Config:
     return Config.read(Path(config))
 
 
-def _watching(progress: bool) -> AbstractContextManager[runner.Watcher]:
+def _watching(progress: bool) -> AbstractContextManager[Watcher]:
     if not progress:
-        return nullcontext(runner.QUIET)
+        return nullcontext(QUIET)
     from mergesearch.search.report.console import console, shown_progress
 
     return shown_progress(console())
@@ -165,7 +166,7 @@ def merge(recipe: Recipe | Mapping[str, Any] | PathName, out: PathName) -> None:
     """Writes a recipe's model to the new folder ``out``, as transformers loads it, or nothing where it fails.
 
     ``recipe`` is mergekit's YAML: a file (of several documents too), its content, or a Recipe. Paths in it are relative
-    to the current folder. Raises UserError for whatever is wrong with it, or where ``out`` is not empty.
+    to the current folder. Raises UserError for an invalid recipe, and where ``out`` is not empty.
     """
     if isinstance(recipe, str | PathLike):
         merge_file(Path(recipe), Path(out))

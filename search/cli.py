@@ -1,4 +1,4 @@
-"""The commands. What they need is imported when they run, so that ``--help`` is quick."""
+"""The command line. Each command imports what it needs when it runs, so that ``--help`` is fast."""
 
 import json
 import sys
@@ -11,15 +11,15 @@ import click
 
 from mergesearch.errors import UserError
 
-Command = Callable[..., None]
+CommandFunction = Callable[..., None]
 
 
 def _example(text: str) -> dict[str, Any]:
     return {"epilog": f"Example: {text}", "context_settings": {"max_content_width": 100}}
 
 
-def _mends(command: Command) -> Command:
-    """Errors that the user can mend end with exit code 2 and no traceback."""
+def _user_errors(command: CommandFunction) -> CommandFunction:
+    """Ends a command that raises UserError with exit code 2 and without a traceback."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -35,7 +35,7 @@ def _mends(command: Command) -> Command:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="mergesearch")
 def main() -> None:
-    """Search for the best merge of language models, and prove it on items the search never saw.
+    """Search for the best merge of language models, and prove it on items that the search did not use.
 
     \b
     Start:   mergesearch demo
@@ -44,13 +44,13 @@ def main() -> None:
 
 
 @main.command(**_example("mergesearch demo"))
-@click.option("--trials", type=click.IntRange(min=1), help="How many trials in all.")
-@_mends
+@click.option("--trials", type=click.IntRange(min=1), help="Number of trials.")
+@_user_errors
 def demo(trials: int | None) -> None:
-    """Train two small experts, search for their best merge, judge it.
+    """Train two small expert models, search for their best merge, and judge it.
 
-    Trains a base, a Python expert and a C++ expert in about two minutes (kept under results/demo and used again),
-    then runs configs/demo.yml.
+    Trains a base, a Python expert and a C++ expert in about two minutes (kept under results/demo for later runs), then
+    runs configs/demo.yml.
     """
     from mergesearch.demo.command import demo_config, make_with_progress
     from mergesearch.search.report.console import console
@@ -62,58 +62,56 @@ def demo(trials: int | None) -> None:
 
 @main.command(**_example("mergesearch run configs/demo.yml --trials 100"))
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--name", help="The run's name: its folder under the results.")
-@click.option("--trials", type=click.IntRange(min=1), help="How many trials in all, earlier ones counted.")
-@click.option("--timeout", metavar="TIME", help="How long in all, e.g. 2h30m; the last trial is finished.")
-@click.option("--results", type=click.Path(path_type=Path), help="Where runs are kept [results/runs].")
-@click.option("--storage", metavar="URL", help="A database for the study, e.g. sqlite:///study.db.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of every random choice of the run.")
-@_mends
+@click.option("--name", help="Name of the run, and of its folder.")
+@click.option("--trials", type=click.IntRange(min=1), help="Number of trials, earlier ones of the run included.")
+@click.option("--timeout", metavar="TIME", help="Time limit of the search, e.g. 2h30m; the last trial is finished.")
+@click.option("--results", type=click.Path(path_type=Path), help="Folder that holds the runs [results/runs].")
+@click.option("--storage", metavar="URL", help="Database URL of the study, e.g. sqlite:///study.db.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of all random choices.")
+@_user_errors
 def run(config: Path, results: Path | None, **overrides: Any) -> None:
-    """Run a search, or go on where it stopped.
+    """Run a search, or resume it.
 
-    CONFIG is a recipe with holes, the tasks and the budget. Leaves best.yml, verdict.json, report.html and the merged
-    model in results/runs/NAME. Ctrl-C stops; the same command goes on. Begun again while it runs, it joins in: once
-    for each GPU or host that shares the results folder.
+    CONFIG has a recipe with holes, the tasks and the budget. Writes best.yml, verdict.json, report.html and the merged
+    model to results/runs/NAME. Ctrl-C stops the run; the same command resumes it. Started again while the run goes on,
+    the command joins it as another worker: start it once for each GPU, or on hosts that share the results folder.
     """
     _run(config, overrides, results)
 
 
 @main.command(**_example("mergesearch soup configs/soup.yml"))
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--name", help="The run's name: its folder under the results.")
-@click.option("--results", type=click.Path(path_type=Path), help="Where runs are kept [results/runs].")
-@click.option("--storage", metavar="URL", help="A database for the study, e.g. sqlite:///study.db.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of every random choice of the run.")
-@_mends
+@click.option("--name", help="Name of the run, and of its folder.")
+@click.option("--results", type=click.Path(path_type=Path), help="Folder that holds the runs [results/runs].")
+@click.option("--storage", metavar="URL", help="Database URL of the study, e.g. sqlite:///study.db.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of all random choices.")
+@_user_errors
 def soup(config: Path, results: Path | None, **overrides: Any) -> None:
-    """Average the right ones of many checkpoints, or go on where that stopped.
+    """Average checkpoints of training runs, or resume that.
 
-    CONFIG says in `soup` where the checkpoints are and which soups to make: uniform, greedy, pruned, learned. Leaves
-    what `mergesearch run` leaves; the verdict is the best soup's against the best single model.
+    The section `soup` of CONFIG names the checkpoints and the kinds of soup: uniform, greedy, pruned, learned. Writes
+    the same files as `mergesearch run`; the verdict compares the best soup with the best single model.
     """
     _run(config, overrides, results, section="soup")
 
 
 def _run(file: Path, overrides: dict[str, Any], results: Path | None, section: str = "recipe") -> None:
     from mergesearch.search import run as runner
+    from mergesearch.search.candidates.plan import open_plan
     from mergesearch.search.config import RESULTS, Config
-    from mergesearch.search.problem.problem import open_job
     from mergesearch.search.report.console import console, print_verdict, shown_progress
 
     config = Config.read(file, **overrides)
     if section == "soup" and config.soup is None:
-        raise UserError(f"{file}: soup: is missing; a config with a recipe is for `mergesearch run`")
+        raise UserError(f"{file}: soup: is missing; use `mergesearch run` for a config with a recipe")
     screen, folder = console(), (results or RESULTS) / config.output.name
     screen.print(f"[dim]checking {file}[/dim]")
     try:
-        job = open_job(config, str(file))
+        plan = open_plan(config, str(file))
         with shown_progress(screen) as watcher:
-            verdict = runner.run(job, folder.parent, watcher)
+            verdict = runner.run(plan, folder.parent, watcher)
     except KeyboardInterrupt:
-        click.echo(
-            f"\nStopped; every finished trial is kept in {folder}. The same command goes on from there.", err=True
-        )
+        click.echo(f"\nStopped. All finished trials are kept in {folder}; the same command resumes the run.", err=True)
         sys.exit(130)
     print_verdict(screen, verdict)
     screen.print(f"recommended, {verdict.recommended}: {folder / 'recommended.yml'}")
@@ -123,11 +121,12 @@ def _run(file: Path, overrides: dict[str, Any], results: Path | None, section: s
 @main.command(**_example("mergesearch merge results/runs/python-cpp/best.yml merged"))
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@_mends
+@_user_errors
 def merge(recipe: Path, out: Path) -> None:
-    """Write a recipe's model to a new folder.
+    """Merge models by a recipe into a new folder.
 
-    RECIPE is mergekit's YAML, OUT must not exist or be empty. Paths in the recipe are relative to the current folder.
+    RECIPE is a file in mergekit's YAML format. OUT must be empty or not exist. Paths in the recipe are relative to the
+    current folder.
     """
     from mergesearch.merge_ops.engine.documents import merge_file
 
@@ -139,11 +138,11 @@ def merge(recipe: Path, out: Path) -> None:
 @click.argument("model")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help='Print {"tasks": {TASK: {METRIC: value}}}.')
-@_mends
+@_user_errors
 def evaluate(model: str, config: Path, as_json: bool) -> None:
-    """Score a model on a config's tasks.
+    """Score a model on the tasks of a config.
 
-    MODEL is a checkpoint's folder; every item of CONFIG's tasks is scored, on both sides of the split.
+    MODEL is the folder of a checkpoint. All items of CONFIG's tasks are scored, search and test items alike.
     """
     from mergesearch.search.config import Config
     from mergesearch.search.evaluate import evaluate_model
@@ -159,31 +158,32 @@ def evaluate(model: str, config: Path, as_json: bool) -> None:
 
 @main.command(**_example("mergesearch check configs/demo.yml"))
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--measure", is_flag=True, help="Build one candidate and score a few items, for the estimate of time.")
-@_mends
+@click.option("--measure", is_flag=True, help="Build a candidate and score some items to estimate the time better.")
+@_user_errors
 def check(config: Path, measure: bool) -> None:
-    """Find what is wrong with a config, without a search.
+    """Check a config without running it.
 
-    Checks CONFIG's keys, paths, tensors, method parameters and tasks, and shows what a run would do: the dimensions,
-    what each sampler can do with them, and about how much time and memory it takes.
+    Checks keys, paths, tensors, method parameters and tasks of CONFIG. Shows the dimensions, which samplers fit them,
+    and an estimate of time and memory.
     """
+    from mergesearch.search.candidates.plan import open_plan
     from mergesearch.search.config import Config
-    from mergesearch.search.problem.problem import open_job
-    from mergesearch.search.report.console import console, print_job
+    from mergesearch.search.report.console import console, print_plan
     from mergesearch.search.scoring import cost as costs
 
-    job = open_job(Config.read(config), str(config))
-    print_job(console(), job, costs.measure(job) if measure else costs.guess(job))
+    plan = open_plan(Config.read(config), str(config))
+    cost = costs.measure(plan.problem, plan.takes_gradients) if measure else costs.guess(plan.problem)
+    print_plan(console(), plan, cost)
     click.echo(f"{config}: ready to run")
 
 
 @main.command(**_example("mergesearch methods ties"))
 @click.argument("name", required=False)
-@_mends
+@_user_errors
 def methods(name: str | None) -> None:
-    """List the merge methods, or explain one.
+    """List the merge methods, or describe one.
 
-    With NAME: its formula, paper and parameters, with defaults and the ranges worth searching.
+    With NAME: formula, paper, parameters with defaults and ranges for a search, and an example.
     """
     from mergesearch.merge_ops.methods import METHODS, find_method
     from mergesearch.search.report.methods_page import method_page, methods_table

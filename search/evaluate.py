@@ -1,4 +1,4 @@
-"""``mergesearch eval``: one checkpoint on all items of a config's tasks."""
+"""``mergesearch eval``: scores one checkpoint on all items of a config's tasks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,9 @@ from mergesearch.merge_ops.engine.engine import find_device, merge, torch_dtype
 from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.config import Config
-from mergesearch.search.problem.problem import live_model
-from mergesearch.search.problem.tasks import Task, open_tasks
+from mergesearch.search.problem.task_set import open_tasks
+from mergesearch.search.problem.tasks import Task
+from mergesearch.search.scoring.live_model import scored_model
 from mergesearch.search.scoring.token_budget import new_budget
 
 
@@ -20,8 +21,8 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """``{"model": ..., "items": {TASK: count}, "tasks": {TASK: {METRIC: value}}}``, in the recipe's dtype.
 
-    tell: takes what users should know beforehand. Raises UserError for whatever is wrong with the config's tasks or the
-    checkpoint, such as an output that is not a number.
+    ``tell`` gets notes for the user. Raises UserError for invalid tasks or checkpoints, and for outputs that are not
+    numbers.
     """
     try:
         tasks = open_tasks(config.evaluate)
@@ -29,8 +30,12 @@ def evaluate_model(
         raise UserError(f"{where}: {error}") from None
     dtype = config.recipe.get("out_dtype") or config.recipe.get("dtype")
     model, tokenizer = live.load(Checkpoint(reference), find_device(config.device), torch_dtype(dtype))
-    model = live_model(model, config.evaluate, lambda: None)
-    budget = new_budget(config.evaluate, model.device.type, lambda b: tell(f"out of memory: {b.tokens} tokens at once"))
+    model = scored_model(model, config.evaluate, lambda: None)
+    budget = new_budget(
+        config.evaluate,
+        model.device.type,
+        lambda b: tell(f"out of memory: scoring {b.tokens} tokens at once from now on"),
+    )
     subject = LoadedModel(model, tokenizer, lambda out: merge(_alone(reference, dtype), out), budget)
     for task in tasks:
         for note in task.evaluator.prepare(subject):

@@ -1,75 +1,74 @@
-"""A whole run: check, search, judge, write."""
+"""A whole run: open, search, judge, write."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
-from optuna.trial import FrozenTrial
 
 from mergesearch.errors import UserError, in_words
 from mergesearch.files import atomic_path, is_disk_full, write_text
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
-from mergesearch.merge_ops.engine.engine import Engine, Uses, find_device
+from mergesearch.merge_ops.engine.engine import find_device
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.candidates.baselines import BaselineSource, constraint_baselines
+from mergesearch.search.candidates.gradient.calibration_loss import CalibrationLoss
+from mergesearch.search.candidates.gradient.start import GradientSource
+from mergesearch.search.candidates.learned_soup import SoupLearner
+from mergesearch.search.candidates.plan import SearchPlan
+from mergesearch.search.candidates.sampler_source import SamplerSource
+from mergesearch.search.candidates.soup_source import SoupSource
+from mergesearch.search.candidates.source import Source
+from mergesearch.search.candidates.usual_settings import UsualSettings
+from mergesearch.search.optimize.ask import Asker
+from mergesearch.search.optimize.callbacks import QUIET, RunView, Watcher
 from mergesearch.search.optimize.loop import Loop
-from mergesearch.search.problem.problem import Job
 from mergesearch.search.report.html import write_report
+from mergesearch.search.samplers.schedule import Strategy
+from mergesearch.search.scoring.live_model import LiveModel, open_engine
+from mergesearch.search.scoring.scorer import Scorer
+from mergesearch.search.scoring.token_budget import RunBudget
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_folder import RunFolder
-from mergesearch.search.verdict.ensemble import reference_row
-from mergesearch.search.verdict.judge import finalists, judge, recipe_of
-from mergesearch.search.verdict.result import FRONT, Row, Verdict
+from mergesearch.search.study.run_store import RunStore
+from mergesearch.search.verdict.ensemble import ensemble_row
+from mergesearch.search.verdict.finalists import finalists
+from mergesearch.search.verdict.judge import Judge
+from mergesearch.search.verdict.result import FRONT, CandidateRow, Verdict
 
 
-@dataclass(frozen=True)
-class Watcher:
-    """What a run tells while it goes: a stage in words, and each finished trial."""
-
-    stage: Callable[[str], None] = lambda _: None
-    begun: Callable[[Loop], None] = lambda _: None
-    trial: Callable[[Loop, FrozenTrial], None] = lambda *_: None
-
-
-QUIET = Watcher()
-
-
-def run(job: Job, results: Path, watcher: Watcher = QUIET) -> Verdict:
-    """Runs the job, or goes on where a run of its name stopped, and leaves everything in ``results/NAME``.
+def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
+    """Runs a search, or resumes the run of its name, and leaves everything in ``results/NAME``.
 
     Written there: the resolved config, the study, per-item scores, ``best.yml`` (the search's winner),
     ``recommended.yml`` (the winner where it is proven to be better, else the best baseline), with several objectives
     ``front/NUMBER.yml`` (every candidate of the front, by its trial), ``verdict.json``, ``report.html`` and, unless the
-    config says otherwise, the winner's ``model``. A run that has all its trials and its verdict already is only read:
-    the test items are not looked at again.
+    config says otherwise, the winner's ``model``. A run that has all its trials and its verdict is only read: the test
+    items are not looked at again.
 
-    Where another process is at the same run, this one joins it: the two share its trials, and one of them concludes.
-    Raises UserError where the disk is full; the run goes on afterwards.
+    Where another process works on the same run, this one joins it: the two share its trials, and one of them concludes.
+    Raises UserError where the disk is full or the database fails; the run can be resumed afterwards.
     """
-    folder = RunFolder(results / job.config.output.name)
+    folder = RunFolder(results / plan.problem.config.output.name)
     with _failures_told(folder), folder.joined() as others:
         if others:
             watcher.stage(f"joining {len(others)} other worker{'s' * (len(others) > 1)}: {', '.join(others)}")
-        return _work(job, folder, watcher)
-
-
-def _work(job: Job, folder: RunFolder, watcher: Watcher) -> Verdict:
-    with folder.locked():
-        study = folder.open_run(job.config, job.objectives)
-    loop = Loop(job, folder, study, open_engine(job), watcher.stage)
-    watcher.begun(loop)
-    loop.prepare()
-    loop.run(lambda trial: watcher.trial(loop, trial))
-    watcher.stage(f"the search has ended: {loop.ended}")
-    with folder.locked():
-        return _conclude(loop, watcher)
+        with folder.locked():
+            config = plan.problem.config
+            study = folder.open_run(config.dump(), config.search.storage, plan.problem.tasks.directions)
+        session = Session(plan, RunStore(folder, study), watcher)
+        session.search()
+        with folder.locked():
+            return session.conclude()
 
 
 @contextmanager
 def _failures_told(folder: RunFolder) -> Iterator[None]:
-    """Of the disk and the database, after which the run can be gone on with."""
+    """Turns failures of the disk and of the database, after which a run can be resumed, into UserError."""
     try:
         yield
     except Exception as error:
@@ -85,68 +84,178 @@ def _failures_told(folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def open_engine(job: Job) -> Engine:
-    """The engine with the job's checkpoints in memory, on the config's device."""
-    methods = [*job.space.methods, *job.space.slice_methods.values()]
-    dtype = job.config.recipe.get("out_dtype") or job.config.recipe.get("dtype")
-    uses = Uses(methods, job.takes_gradients)
-    return Engine(job.references, job.template, dtype, find_device(job.config.device), uses)
+class Session:
+    """One process's work on a run: what the objects of a search are made from, and the order of its stages."""
+
+    def __init__(self, plan: SearchPlan, store: RunStore, watcher: Watcher = QUIET) -> None:
+        self.plan, self.store, self._watcher = plan, store, watcher
+        problem, config = plan.problem, plan.problem.config
+        self.constraint_baselines = constraint_baselines(config.evaluate.constraints, plan.baselines)
+        engine = open_engine(problem, plan.takes_gradients)
+        self.budget = RunBudget(store.folder, config.evaluate, find_device(config.device), watcher.stage)
+        self.live = LiveModel(engine, config.evaluate, self.budget.budget)
+        self.scorer = Scorer(
+            problem.tasks,
+            self.live,
+            self.budget,
+            store,
+            config.search.racing,
+            config.search.seed,
+            self.constraint_baselines,
+        )
+
+    def search(self) -> None:
+        """Checks the tasks against the live model, and searches until the search has ended."""
+        view = self._view()
+        self._watcher.begun(view)
+        self.prepare()
+        self.loop.run(lambda trial: self._watcher.trial(view, trial))
+        self._watcher.stage(f"the search has ended: {self.loop.ended}")
+
+    def prepare(self) -> None:
+        """Checks what is known with the live model alone, before anything is scored, and tells the user about it."""
+        problem = self.plan.problem
+        if problem.config.evaluate.compile and find_device(problem.config.device) == "cpu":
+            self._watcher.stage("compile: has no effect on the CPU")
+        for note in problem.tasks.prepare(self.live.loaded):
+            self._watcher.stage(note)
+        self.budget.follow()
+        if self._learner and self.plan.soups and self.plan.soups.takes_gradients:
+            self._learner.check_gold()
+        if self.gradient:
+            self._watcher.stage(self.gradient.described(problem.tasks))
+
+    @cached_property
+    def loop(self) -> Loop:
+        """The loop over this run's candidate sources."""
+        problem, baselines = self.plan.problem, BaselineSource(self.plan.baselines)
+        sources, sampler = self._sources(baselines)
+        stopping = None if problem.config.soup else problem.config.search
+        asker = Asker(sources, sampler)
+        return Loop(problem.space, problem.tasks, self.store, self.scorer, asker, baselines, stopping)
+
+    def _sources(self, baselines: BaselineSource) -> tuple[list[Source], SamplerSource | None]:
+        """In the order of their turns: baselines, soups, usual settings, gradient, sampler."""
+        problem, config = self.plan.problem, self.plan.problem.config
+        sources: list[Source] = [baselines]
+        if self.plan.soups and self._learner:
+            seed, learn = config.search.seed, self._learner.learn
+            sources.append(SoupSource(self.plan.soups, baselines, problem.tasks, self.store, seed, learn))
+        if config.soup:
+            return sources, None
+        reserved = None if self.plan.soups else len(self.plan.baselines)
+        sources.append(UsualSettings(problem.space, config.search.trials, reserved))
+        if self.gradient:
+            sources.append(self.gradient)
+        several, is_descending = is_pareto(self.store.study), self.gradient is not None
+        sampler = SamplerSource(Strategy(problem.space, config.search, several, gradient=is_descending))
+        return [*sources, sampler], sampler
+
+    @cached_property
+    def _learner(self) -> SoupLearner | None:
+        seed = self.plan.problem.config.search.seed
+        return SoupLearner(self.plan.soups, self.plan.problem.tasks, self.live, seed) if self.plan.soups else None
+
+    @cached_property
+    def gradient(self) -> GradientSource | None:
+        """The gradient start, where there is one. Raises UserError where the config demands an impossible one."""
+        if not self.plan.start.gradient:
+            return None
+        problem, search = self.plan.problem, self.plan.problem.config.search
+        try:
+            settings = search.gradient
+            loss = CalibrationLoss(problem.tasks, self.live.loaded, settings.items, settings.loss, search.seed)
+            return GradientSource(problem.space, settings, loss, self.live, self.store.folder, self._watcher.stage)
+        except UserError as error:
+            if search.start == "gradient":
+                raise
+            self._watcher.stage(f"no gradient start: {error}")
+            return None
+
+    def _view(self) -> RunView:
+        problem, search = self.plan.problem, self.plan.problem.config.search
+        memory = str(self.live.engine.memory)
+        races = bool(search.racing)
+        return RunView(problem.tasks, self.store, self.scorer, self.plan.trials, races, search.seed, memory)
+
+    def conclude(self) -> Verdict:
+        """Judges the finalists and writes what the run leaves; reads it where it is written already."""
+        return Conclusion(self, self._watcher).write()
 
 
-def _conclude(loop: Loop, watcher: Watcher) -> Verdict:
-    earlier = loop.folder.read_json("verdict.json")
-    count = len(t.finished(loop.study))
-    if earlier is not None and earlier["trials"] == count and _is_written(loop, earlier):
-        return Verdict.from_json(earlier)
-    winner, baselines = finalists(loop)
-    write_text(loop.folder.path / "best.yml", recipe_of(winner).to_yaml())
-    watcher.stage("verdict: scoring the winner and the baselines on the test items")
-    looks = loop.folder.note_look({"trials": count, "winner": winner.number})
-    verdict = replace(judge(loop, looks), ended=loop.ended or "")
-    recommended = winner if verdict.recommended == verdict.winner.name else t.best(baselines)
-    _write_front(loop, verdict)
-    write_text(loop.folder.path / "recommended.yml", recipe_of(recommended).to_yaml())
-    if loop.job.config.evaluate.ensemble:
-        watcher.stage("scoring the ensemble of the models")
-        verdict = replace(verdict, ensemble=_reference(loop, watcher))
-    if loop.job.config.output.model:
-        watcher.stage("writing the winner's model")
-        _write_model(loop, recipe_of(winner))
-    loop.folder.write_json("verdict.json", verdict.to_json())
-    write_report(loop, verdict)
-    return verdict
+@dataclass(frozen=True)
+class Conclusion:
+    """The end of a run: the verdict, and everything that is written with it."""
 
+    session: Session
+    watcher: Watcher
 
-def _write_front(loop: Loop, verdict: Verdict) -> None:
-    """A recipe for each candidate of the front, and none of an earlier one."""
-    if verdict.front is None:
-        return
-    trials = loop.study.get_trials(deepcopy=False)
-    with atomic_path(loop.folder.path / FRONT) as folder:
-        folder.mkdir()
-        for member in verdict.front.members:
-            (folder / Path(member.recipe).name).write_text(recipe_of(trials[member.trial]).to_yaml(), encoding="utf-8")
+    def write(self) -> Verdict:
+        """The verdict, with recipes, report and model written beside it."""
+        session, store, folder = self.session, self.session.store, self.session.store.folder
+        config, count = session.plan.problem.config, len(t.finished(store.study))
+        earlier = folder.read_json("verdict.json")
+        if earlier is not None and earlier["trials"] == count and self._is_written(earlier):
+            return Verdict.from_json(earlier)
+        winner, baselines = finalists(store)
+        write_text(folder.path / "best.yml", t.recipe_of(winner).to_yaml())
+        self.watcher.stage("verdict: scoring the winner and the baselines on the test items")
+        looks = folder.note_look({"trials": count, "winner": winner.number})
+        verdict = replace(self._judge(looks), ended=session.loop.ended or "")
+        recommended = winner if verdict.recommended == verdict.winner.name else t.best(baselines)
+        self._write_front(verdict)
+        write_text(folder.path / "recommended.yml", t.recipe_of(recommended).to_yaml())
+        if config.evaluate.ensemble:
+            self.watcher.stage("scoring the ensemble of the models")
+            verdict = replace(verdict, ensemble=self._ensemble())
+        if config.output.model:
+            self.watcher.stage("writing the winner's model")
+            self._write_model(t.recipe_of(winner))
+        folder.write_json("verdict.json", verdict.to_json())
+        write_report(store, verdict)
+        return verdict
 
+    def _judge(self, earlier_looks: int) -> Verdict:
+        session = self.session
+        tasks, seed = session.plan.problem.tasks, session.plan.problem.config.search.seed
+        return Judge(tasks, session.store, session.scorer, session.constraint_baselines, seed).judge(earlier_looks)
 
-def _reference(loop: Loop, watcher: Watcher) -> Row | None:
-    """None, and a message, where it cannot be had: it needs memory for all models at once."""
-    try:
-        return reference_row(loop)
-    except Exception as error:  # the verdict holds without it
-        watcher.stage(f"the ensemble could not be scored: {in_words(error)}")
-        return None
+    def _write_front(self, verdict: Verdict) -> None:
+        """A recipe for each candidate of the front, in place of those of an earlier one."""
+        if verdict.front is None:
+            return
+        trials = self.session.store.study.get_trials(deepcopy=False)
+        with atomic_path(self.session.store.folder.path / FRONT) as folder:
+            folder.mkdir()
+            for member in verdict.front.members:
+                text = t.recipe_of(trials[member.trial]).to_yaml()
+                (folder / Path(member.recipe).name).write_text(text, encoding="utf-8")
 
+    def _ensemble(self) -> CandidateRow | None:
+        """None, and a message, where it cannot be scored: it needs memory for all models at once."""
+        session = self.session
+        problem, members = session.plan.problem, session.plan.baselines.members
+        try:
+            seed = problem.config.search.seed
+            return ensemble_row(problem.tasks, session.store.folder, session.live.engine, members, seed)
+        except Exception as error:  # the verdict holds without it
+            self.watcher.stage(f"the ensemble could not be scored: {in_words(error)}")
+            return None
 
-def _write_model(loop: Loop, recipe: Recipe) -> None:
-    """Writes the winner and holds the files against the live model: what was scored is what is saved."""
-    folder = loop.folder.path / "model"
-    loop.engine.build(recipe)
-    loop.engine.write(recipe, folder)
-    if Checkpoint(str(folder)).digest() != loop.engine.digest():
-        raise RuntimeError(f"{folder}: differs from the model that was scored")
+    def _write_model(self, recipe: Recipe) -> None:
+        """Writes the winner and compares the files with the live model: what was scored is what is saved."""
+        folder, engine = self.session.store.folder.path / "model", self.session.live.engine
+        engine.build(recipe)
+        engine.write(recipe, folder)
+        if Checkpoint(str(folder)).digest() != engine.digest():
+            raise RuntimeError(f"{folder}: differs from the model that was scored")
 
-
-def _is_written(loop: Loop, verdict: Mapping[str, Any]) -> bool:
-    asked = {"model": loop.job.config.output.model, FRONT: verdict.get("front")}
-    names = ["best.yml", "recommended.yml", "report.html", *(name for name, wanted in asked.items() if wanted)]
-    return all((loop.folder.path / name).exists() for name in names)
+    def _is_written(self, verdict: Mapping[str, Any]) -> bool:
+        wanted = {"model": self.session.plan.problem.config.output.model, FRONT: verdict.get("front")}
+        names = [
+            "best.yml",
+            "recommended.yml",
+            "report.html",
+            *(name for name, is_wanted in wanted.items() if is_wanted),
+        ]
+        return all((self.session.store.folder.path / name).exists() for name in names)

@@ -1,4 +1,4 @@
-"""Intervals and tests for weighted means over items, in clusters: items of one cluster stand or fall together."""
+"""Intervals and tests for weighted means over items in clusters, such as questions about the same text."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Combine = Callable[[Array], Array]
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 CHUNK = 2_000_000
-"""The most random numbers that are held at once."""
+"""How many random numbers are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,22 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Stratum:
-    """One task's items: by cluster the sums of ``weight · contribution`` and of ``weight``."""
+    """One task's items, added up by cluster: ``sums`` of weight times contribution, and ``sizes``, sums of weight.
+
+    Both are [clusters]. The value of the stratum is the weighted mean of the contributions.
+    """
 
     sums: Array
     sizes: Array
 
     @classmethod
     def of(cls, clusters: Sequence[str], weights: Sequence[float], contributions: Sequence[float]) -> "Stratum":
-        """Adds up the items of each cluster."""
-        _, places = np.unique(np.asarray(clusters), return_inverse=True)
+        """From the cluster, the weight and the contribution of each item."""
+        _, indices = np.unique(np.asarray(clusters), return_inverse=True)
         shares = np.asarray(weights, dtype=np.float64)
-        sums, sizes = np.zeros(places.max() + 1), np.zeros(places.max() + 1)
-        np.add.at(sizes, places, shares)
-        np.add.at(sums, places, shares * np.asarray(contributions, dtype=np.float64))
+        sums, sizes = np.zeros(indices.max() + 1), np.zeros(indices.max() + 1)
+        np.add.at(sizes, indices, shares)
+        np.add.at(sums, indices, shares * np.asarray(contributions, dtype=np.float64))
         return cls(sums, sizes)
 
     @property
@@ -47,66 +50,82 @@ class Stratum:
 
 
 def bootstrap(strata: Sequence[Stratum], combine: Combine, seed: int) -> Estimate:
-    """What ``combine`` makes of the strata's values, with a percentile interval.
+    """``combine`` of the strata's values, with a percentile interval.
 
     The clusters of each stratum are drawn with replacement (Efron & Tibshirani, An introduction to the bootstrap, 1993,
-    sections 8.3 and 13.3).
+    sections 8.3 and 13.3). A stratum with one cluster does not vary.
     """
-    return _estimate(_combined(strata, combine), combine(_resampled(strata, seed)))
+    return _estimate(strata, lambda draws: combine(_values(strata, draws)), seed)
 
 
 def bootstrap_difference(one: Sequence[Stratum], two: Sequence[Stratum], combine: Combine, seed: int) -> Estimate:
-    """``bootstrap`` of one candidate's value less another's on the same items: both see the same draws."""
-    resampled = combine(_resampled(one, seed)) - combine(_resampled(two, seed))
-    return _estimate(_combined(one, combine) - _combined(two, combine), resampled)
+    """``bootstrap`` of the difference one - two between two candidates; the same items are drawn for both."""
+    return _estimate(one, lambda draws: combine(_values(one, draws)) - combine(_values(two, draws)), seed)
+
+
+Resamples = Sequence[NDArray[np.int64]]
+"""For each stratum, indices of its clusters, [..., clusters]."""
+
+
+def _values(strata: Sequence[Stratum], draws: Resamples) -> Array:
+    """[strata, ...]: each stratum's value over the clusters that were drawn."""
+    pairs = zip(strata, draws, strict=True)
+    return np.stack([stratum.sums[drawn].sum(-1) / stratum.sizes[drawn].sum(-1) for stratum, drawn in pairs])
+
+
+def _estimate(strata: Sequence[Stratum], statistic: Callable[[Resamples], Array], seed: int) -> Estimate:
+    """The statistic of the strata's clusters, with the percentile interval of its bootstrap distribution."""
+    from scipy import stats
+
+    clusters = [np.arange(len(stratum.sums)) for stratum in strata]
+    interval = stats.bootstrap(
+        # scipy refuses samples of one: the one cluster, twice, has the same value
+        [indices if len(indices) > 1 else indices.repeat(2) for indices in clusters],
+        lambda *draws, axis: statistic(draws),  # noqa: ARG005 - scipy always passes axis=-1
+        n_resamples=RESAMPLES,
+        batch=_rows(strata),
+        vectorized=True,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Estimate(float(statistic(clusters)), float(interval.low), float(interval.high))
+
+
+def _rows(strata: Sequence[Stratum]) -> int:
+    """How many resamples of all clusters are made at once."""
+    return max(1, CHUNK // sum(len(stratum.sums) for stratum in strata))
+
+
+def swap_p(one: Sequence[Stratum], two: Sequence[Stratum], combine: Combine, seed: int) -> float:
+    """The two-sided p-value of the difference between two candidates on the same items.
+
+    A randomization test (Fisher, The design of experiments, 1935, section 21): under the null hypothesis, it is chance
+    which of the two results of a cluster belongs to which candidate. RESAMPLES times, the results of each cluster
+    change sides with probability 1/2; the observed difference counts as one more resample. For a mean this is the test
+    that flips the signs of paired differences.
+
+    It is ``scipy.stats.permutation_test`` of the absolute difference with ``permutation_type="samples"``, which took 7
+    to 35 times as long, because it permutes each pair instead of multiplying by signs.
+    """
+    rng = np.random.default_rng(seed)
+    clusters = sum(len(stratum.sums) for stratum in one)
+    observed = abs(_combined(one, combine) - _combined(two, combine))
+    as_large = 0
+    for rows in _chunks(_rows(one)):
+        signs = rng.integers(2, size=(rows, clusters)) * 2 - 1
+        as_large += int((np.abs(_swapped_differences(one, two, combine, signs)) >= observed - 1e-12).sum())
+    return (1 + as_large) / (1 + RESAMPLES)
 
 
 def _combined(strata: Sequence[Stratum], combine: Combine) -> float:
     return float(combine(np.array([stratum.value for stratum in strata])))
 
 
-def _estimate(value: float, resampled: Array) -> Estimate:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high))
-
-
-def _resampled(strata: Sequence[Stratum], seed: int) -> Array:
-    """[strata, RESAMPLES]: each stratum's value over clusters drawn anew."""
-    rng = np.random.default_rng(seed)
-    return np.stack([_resampled_values(stratum, rng) for stratum in strata])
-
-
-def _resampled_values(stratum: Stratum, rng: np.random.Generator) -> Array:
-    count = len(stratum.sums)
-    parts = []
-    for rows in _chunks(count):
-        drawn = rng.integers(count, size=(rows, count))
-        parts.append(stratum.sums[drawn].sum(1) / stratum.sizes[drawn].sum(1))
-    return np.concatenate(parts)
-
-
-def _chunks(width: int) -> Iterator[int]:
-    """Numbers of rows that add up to RESAMPLES, so that no more than CHUNK numbers are held at once."""
-    rows = max(1, CHUNK // width)
+def _chunks(rows: int) -> Iterator[int]:
+    """Numbers of at most ``rows`` that add up to RESAMPLES."""
     for start in range(0, RESAMPLES, rows):
         yield min(rows, RESAMPLES - start)
-
-
-def swap_p(one: Sequence[Stratum], two: Sequence[Stratum], combine: Combine, seed: int) -> float:
-    """The two-sided p-value of a difference, were it a coin's which candidate gave which of a cluster's two answers.
-
-    A randomisation test (Fisher, The design of experiments, 1935, section 21) with RESAMPLES draws, the observed one
-    counted among them; for a mean it is the test by flipping the signs of paired differences.
-    """
-    rng = np.random.default_rng(seed)
-    width = sum(len(stratum.sums) for stratum in one)
-    observed = abs(_combined(one, combine) - _combined(two, combine))
-    as_large = 0
-    for rows in _chunks(width):
-        signs = rng.integers(2, size=(rows, width)) * 2 - 1
-        as_large += int((np.abs(_swapped_differences(one, two, combine, signs)) >= observed - 1e-12).sum())
-    return (1 + as_large) / (1 + RESAMPLES)
 
 
 def _swapped_differences(

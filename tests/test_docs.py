@@ -1,7 +1,8 @@
-"""What the README and docs/ say holds: every example is read, every table has what the code declares, links lead on.
+"""The documentation matches the code: examples run, tables have what the code declares, links have targets.
 
-A YAML block says after ``yaml`` what it is: a ``config``, a ``space`` (the recipe of one), a ``recipe``, the ``tasks``
-of a config, or some keys of its ``evaluate`` or ``search``. A Python block with a file's name is that file.
+A YAML block says after ``yaml`` what it is: a ``config``, a ``space`` (the recipe of a config), a ``recipe``, the
+``tasks`` of a config, or keys of its ``evaluate`` or ``search``. A Python block may have a file name, under which other
+examples use it.
 """
 
 import json
@@ -20,8 +21,10 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from safetensors.torch import save_file
 
+import mergesearch
 from mergesearch.evaluators import EVALUATORS, LoadedModel, open_evaluator
-from mergesearch.merge_ops.assembly.merger import Assembly, Merger
+from mergesearch.merge_ops.assembly.assembly import Assembly
+from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.documents import merge_file
 from mergesearch.merge_ops.live import live
@@ -30,15 +33,16 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import Strict, parse
 from mergesearch.search import config as config_module
 from mergesearch.search.cli import main
-from mergesearch.search.config import Config, Evaluate, Search, constraints
-from mergesearch.search.config import soup as ingredients
-from mergesearch.search.problem import objective
+from mergesearch.search.config import Config, Evaluate, Output, Search, constraints, evaluate, search, soup
 from mergesearch.search.samplers import SAMPLERS, schedule
 from mergesearch.search.space.space import Space
+from mergesearch.search.study.run_folder import MAY_CHANGE
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS]
+API = sorted((ROOT / "docs" / "api").glob("*.md"))
+RESULTS = ROOT / "results" / "benchmarks" / "README.md"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS, *API, RESULTS]
 LAYERS = 4
 MODELS = ("base", "code", "chat", "maths")
 FENCE = re.compile(r"^```(\S*)[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -190,7 +194,8 @@ def test_methods(method: Method) -> None:
 
 
 def test_no_other_methods() -> None:
-    rows = [row for row in text("methods.md").splitlines() if re.match(r"\| `\w+` \|", row)]
+    table = text("methods.md").split("## Table of methods")[1].split("\n## ")[0]
+    rows = [row for row in table.splitlines() if re.match(r"\| `\w+` \|", row)]
     assert sorted(rows) == sorted(method_row(method) for method in METHODS.values())
 
 
@@ -202,8 +207,8 @@ def method_row(method: Method) -> str:
 
 
 def inputs_in_words(method: Method) -> str:
-    most = "or more" if method.most is None else f"to {method.most}"
-    count = str(method.fewest) if method.fewest == method.most else f"{method.fewest} {most}"
+    most = "or more" if method.max_models is None else f"to {method.max_models}"
+    count = str(method.min_models) if method.min_models == method.max_models else f"{method.min_models} {most}"
     return {"required": f"base + {count}", "optional": f"{count}, base optional", "input": count}[method.base]
 
 
@@ -227,7 +232,7 @@ def models_of(module: Any) -> Iterator[type[BaseModel]]:
 
 
 CONFIG_MODELS = [
-    model for module in (config_module, schedule, objective, ingredients, constraints) for model in models_of(module)
+    model for module in (config_module, evaluate, search, soup, constraints, schedule) for model in models_of(module)
 ]
 
 
@@ -289,9 +294,48 @@ def option_row(name: str, field: Any) -> str:
 
 
 def test_samplers() -> None:
-    page = text("search.md")
+    rows = text("search.md").splitlines()
     for name, kind in SAMPLERS.items():
-        assert f"| `{name}` | {kind.summary} |" in page
+        row = f"| `{name}` | {kind.summary} | {kind.dimensions}"
+        assert {f"{row} |", f"{row} dimensions |"} & {*rows}, row
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_commands_and_options(name: str) -> None:
+    """Each command has a section with a table of its options, and what an option overrides is a key of the config."""
+    section = section_of(text("commands.md"), name)
+    rows = re.findall(r"^\| `--([\w-]+)` \| (\S+) \|", section, re.MULTILINE)
+    options = [option.opts[0] for option in main.commands[name].params if isinstance(option, click.Option)]
+    assert sorted(f"--{option}" for option, _ in rows) == sorted(options)
+    for option, overridden in rows:
+        if overridden != "none":
+            part, key = overridden.strip("`").split(".")
+            assert key == option
+            assert key in {"search": Search, "output": Output}[part].model_fields
+
+
+def test_every_command_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {*re.findall(r"^\| `mergesearch (\w+)", readme, re.MULTILINE)} == {*main.commands}
+
+
+def test_keys_that_may_change() -> None:
+    """The table of keys that another call on the same run may change."""
+    section = text("search.md").split("## Resuming")[1].split("\n#")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE)
+    assert {part: tuple(re.findall(r"`(\w+)`", keys)) for part, keys in rows} == MAY_CHANGE
+
+
+def test_reference() -> None:
+    """The reference has all that is public, and every method."""
+    assert sorted(re.findall(r"^::: mergesearch\.(\w+)$", text("api/mergesearch.md"), re.MULTILINE)) == sorted(
+        mergesearch.__all__
+    )
+    page = text("api/methods.md")
+    rows = re.findall(r"\{members: \[([A-Z_, ]+)\]", page)
+    methods = re.findall(r"^::: mergesearch\.merge_ops\.methods\.(\w+)$", page, re.MULTILINE)
+    methods += ", ".join(rows).lower().split(", ")
+    assert [name for name in METHODS if name not in methods] == []
 
 
 def test_recipe_keys() -> None:
@@ -302,7 +346,12 @@ def test_recipe_keys() -> None:
 def test_pages_are_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in DOCS if f"docs/{page.name}" not in readme] == []
-    assert len(readme.splitlines()) < 150
+    assert len(readme.splitlines()) < 200
+
+
+def test_pages_are_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES if str(page.relative_to(ROOT)) not in navigation] == []
 
 
 def text(page: str) -> str:
@@ -310,8 +359,9 @@ def text(page: str) -> str:
 
 
 def test_python_is_used_by_an_example() -> None:
+    """A Python block that is a file is named in a YAML block."""
     examples = "".join(block.text for block in blocks("yaml"))
-    assert blocks("python")
+    assert any(block.kind for block in blocks("python"))
     assert [str(block) for block in blocks("python") if f"{block.kind}:" not in examples] == []
 
 

@@ -1,1 +1,1 @@
-"""What an evaluator is: items, scores, values, the live model that it is given."""
+"""What an evaluator is: items, options, the loaded model that it scores, values, and losses for gradients."""

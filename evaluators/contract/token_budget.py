@@ -1,56 +1,59 @@
-"""How much a model is given at once: found by trying, the same for all tasks and candidates of a run."""
+"""How many tokens go through a model at once: measured once, the same for all tasks and candidates of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from mergesearch.evaluators.contract.evaluator import LoadedModel
+from typing import Any, TypeVar
 
 T = TypeVar("T")
-DEFAULT = {"cpu": 2_048}
-"""By the kind of device: what a processor's cache holds together is quickest, a GPU wants more."""
-DEFAULT_ELSEWHERE = 16_384
-KEPT = {"cpu": 8}
-"""Tokens whose keys and values are kept while texts are generated, for each token that is computed at once."""
+DEFAULT_TOKENS = {"cpu": 2_048}
+"""Default budget by type of device. A CPU is fastest when a batch fits into its cache; a GPU needs larger batches."""
+DEFAULT_TOKENS_ELSEWHERE = 16_384
+CACHE_FACTOR = {"cpu": 8}
+"""Tokens in the key-value cache during generation, per token of the budget; 1 for other devices."""
 
 
 class Budget:
-    """The most tokens, padding included, that the model is given at once in more than one row.
+    """The maximum number of tokens, padding included, in a batch of more than one sequence.
 
-    Where they do not fit into memory they are halved, for all that follows, and ``changed`` is told. ``tried``: whether
-    it is known already that they fit; else evaluators find out when they prepare, on the most that they will ask.
+    When a batch runs out of memory, the budget is halved for the rest of the run.
+
+    Attributes:
+        tokens: The current maximum.
+        tried: Whether this many tokens are known to fit into memory. Otherwise evaluators run their largest batches
+            when they are prepared.
     """
 
     def __init__(self, tokens: int, tried: bool = True, changed: Callable[[Budget], object] = lambda _: None) -> None:
+        """changed: called with the budget after it became smaller."""
         self.tokens = tokens
         self.tried = tried
-        self._first = tokens
+        self._initial_tokens = tokens
         self._changed = changed
 
-    def part(self, count: int) -> int:
-        """Of a number that was meant for the first budget, what is left now; at least 1."""
-        return max(count * self.tokens // self._first, 1)
+    def scaled(self, count: int) -> int:
+        """``count``, reduced as the budget was since the start; at least 1."""
+        return max(count * self.tokens // self._initial_tokens, 1)
 
-    def fitting(self, is_least: Callable[[], bool], attempt: Callable[[], T]) -> T:
-        """What ``attempt`` gives, at half as many tokens as often as it runs out of memory.
+    def retry_smaller(self, is_smallest: Callable[[], bool], attempt: Callable[[], T]) -> T:
+        """The result of ``attempt``; after each out-of-memory error the budget is halved and ``attempt`` repeated.
 
-        Raises that where it ``is_least``, one row at a time: no budget would help then.
+        Raises the error, and restores the budget, when ``is_smallest`` says that a smaller budget would change
+        nothing.
         """
         before = self.tokens
         while True:
             try:
-                found = attempt()
+                result = attempt()
                 break
             except RuntimeError as error:
-                if not is_out_of_memory(error) or is_least():
+                if not is_out_of_memory(error) or is_smallest():
                     self.tokens = before
                     raise
             self._halve()
         if self.tokens < before:
             self._changed(self)
-        return found
+        return result
 
     def _halve(self) -> None:
         import torch
@@ -60,29 +63,22 @@ class Budget:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the host, has no more memory to give."""
+    """Whether the device or the host ran out of memory."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def default_tokens(device: Any) -> int:
-    """Where nobody says otherwise."""
-    return DEFAULT.get(_kind(device), DEFAULT_ELSEWHERE)
+    """The default budget of a device."""
+    return DEFAULT_TOKENS.get(device_type(device), DEFAULT_TOKENS_ELSEWHERE)
 
 
-def kept_tokens(budget: Budget, device: Any) -> int:
-    """How many tokens' keys and values are kept at once."""
-    return budget.tokens * KEPT.get(_kind(device), 1)
+def cache_tokens(budget: Budget, device: Any) -> int:
+    """The maximum number of tokens in the key-value cache during generation."""
+    return budget.tokens * CACHE_FACTOR.get(device_type(device), 1)
 
 
-def _kind(device: Any) -> str:
+def device_type(device: Any) -> str:
+    """``"cuda"`` of ``"cuda:1"``."""
     return str(device).partition(":")[0]
-
-
-def budget_of(subject: LoadedModel) -> Budget:
-    """The subject's, or one of its own that is not known to fit."""
-    if subject.budget is not None:
-        return subject.budget
-    device = subject.model.device
-    return Budget(default_tokens(device), tried=_kind(device) == "cpu")

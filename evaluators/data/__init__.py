@@ -1,1 +1,1 @@
-"""Tables, near-duplicates, and the split into search and test items."""
+"""Tables on disk, near-duplicates, and the split into search and test items."""

@@ -1,4 +1,4 @@
-"""Near-duplicates: texts that share most of their runs of words."""
+"""Near-duplicates: texts that have most of their shingles, which are runs of words, in common."""
 
 from __future__ import annotations
 
@@ -7,66 +7,70 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from math import ceil
 
-RUN = 5
+SHINGLE_WORDS = 5
 """Words in a shingle (Broder, On the resemblance and containment of documents, 1997)."""
-ALIKE = 0.7
-"""Share of two texts' shingles that is common to both, from which on they are near-duplicates."""
-LONGEST = 20_000
-"""Characters of a text that are looked at."""
+MIN_JACCARD = 0.7
+"""Texts whose sets of shingles have at least this Jaccard index are near-duplicates."""
+MAX_CHARACTERS = 20_000
+"""Only so many characters of a text are compared."""
 
-Shingles = frozenset[tuple[str, ...]]
+Shingle = tuple[str, ...]
 
 
-def near_groups(texts: Mapping[str, str]) -> dict[str, str]:
-    """For each name the least name among those whose texts are its near-duplicates, or theirs, and so on.
+def near_duplicate_groups(texts: Mapping[str, str]) -> dict[str, str]:
+    """Groups texts that are near-duplicates, directly or through other near-duplicates.
 
-    Shingles that a tenth of the texts have (half, of a few) are the task's form, and are not compared; texts without
-    any others are like no other. Exact: every pair that is alike is found, by the rule that two sets with a
-    Jaccard index of at least t have one of their 1 + n − ⌈t n⌉ rarest members in common (Bayardo, Ma & Srikant,
-    Scaling up all pairs similarity search, WWW 2007).
+    Shingles that occur in more than a tenth of the texts (half, for fewer than 40 texts) are the task's template and
+    are ignored. A text without other shingles has no near-duplicates.
+
+    The search is exact. Two sets with a Jaccard index of at least t have one of their 1 + n − ⌈t n⌉ rarest elements in
+    common, so only those pairs are compared (Bayardo, Ma & Srikant, Scaling up all pairs similarity search, WWW 2007).
+
+    Args:
+        texts: Text by name.
+
+    Returns:
+        For each name the smallest name in its group.
     """
-    group = {name: name for name in texts}
+    parent = {name: name for name in texts}
 
     def root(name: str) -> str:
-        while group[name] != name:
-            group[name] = group[group[name]]
-            name = group[name]
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
         return name
 
-    for one, two in _pairs(_without_form({name: _shingles(text) for name, text in sorted(texts.items())})):
-        low, high = sorted((root(one), root(two)))
-        group[high] = low
+    shingles = {name: _shingles(text) for name, text in sorted(texts.items())}
+    for first, second in _near_duplicates(_without_template(shingles)):
+        low, high = sorted((root(first), root(second)))
+        parent[high] = low
     return {name: root(name) for name in texts}
 
 
-def _shingles(text: str) -> Shingles:
-    words = re.findall(r"\w+", text[:LONGEST].casefold())
-    return frozenset(tuple(words[start : start + RUN]) for start in range(max(1, len(words) - RUN + 1)) if words)
+def _shingles(text: str) -> frozenset[Shingle]:
+    words = re.findall(r"\w+", text[:MAX_CHARACTERS].casefold())
+    starts = range(max(1, len(words) - SHINGLE_WORDS + 1))
+    return frozenset(tuple(words[start : start + SHINGLE_WORDS]) for start in starts if words)
 
 
-def _without_form(sets: Mapping[str, Shingles]) -> dict[str, Shingles]:
+def _without_template(sets: Mapping[str, frozenset[Shingle]]) -> dict[str, frozenset[Shingle]]:
     frequency = Counter(shingle for shingles in sets.values() for shingle in shingles)
-    most = min(len(sets) / 2, max(20, len(sets) / 10))
-    return {name: frozenset(one for one in shingles if frequency[one] <= most) for name, shingles in sets.items()}
+    limit = min(len(sets) / 2, max(20, len(sets) / 10))
+    return {
+        name: frozenset(shingle for shingle in shingles if frequency[shingle] <= limit)
+        for name, shingles in sets.items()
+    }
 
 
-def _pairs(sets: Mapping[str, Shingles]) -> Iterator[tuple[str, str]]:
+def _near_duplicates(sets: Mapping[str, frozenset[Shingle]]) -> Iterator[tuple[str, str]]:
+    """All pairs of names whose sets have a Jaccard index of ``MIN_JACCARD`` or more."""
     frequency = Counter(shingle for shingles in sets.values() for shingle in shingles)
-    having: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    names_with: dict[Shingle, list[str]] = defaultdict(list)
     for name, shingles in sets.items():
         rarest = sorted(shingles, key=lambda shingle: (frequency[shingle], shingle))
-        prefix = rarest[: 1 + len(rarest) - ceil(ALIKE * len(rarest))]
-        for other in {other for shingle in prefix for other in having[shingle]}:
-            if len(shingles & sets[other]) >= ALIKE * len(shingles | sets[other]):
+        prefix = rarest[: 1 + len(rarest) - ceil(MIN_JACCARD * len(rarest))]
+        for other in {other for shingle in prefix for other in names_with[shingle]}:
+            if len(shingles & sets[other]) >= MIN_JACCARD * len(shingles | sets[other]):
                 yield other, name
         for shingle in prefix:
-            having[shingle].append(name)
-
-
-def plain(document: object) -> str:
-    """What is written in a document: its strings and numbers, without the names of its fields."""
-    if isinstance(document, Mapping):
-        return "\n".join(plain(document[key]) for key in sorted(document, key=str))
-    if isinstance(document, list | tuple):
-        return "\n".join(map(plain, document))
-    return str(document)
+            names_with[shingle].append(name)

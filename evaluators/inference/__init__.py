@@ -1,1 +1,1 @@
-"""A live model to log-probabilities, texts, embeddings and losses: batched, with shared prefixes."""
+"""A model in memory to log-probabilities, generated texts, hidden states and losses, in batches."""

@@ -1,7 +1,7 @@
-"""Greedy generation with the texts of lm-eval's ``HFLM.generate_until``, without what that spends around the model.
+"""Greedy generation, with the texts of lm-eval's ``HFLM.generate_until`` but in less time.
 
-Prompts are tokenized once, equal ones asked once, and what all begin with goes through the model once. A text that is
-at its end leaves, and another one takes its place; texts are looked at only where there are stop sequences to find.
+Prompts are tokenized once, and a prefix that all prompts have in common goes through the model once. A finished text
+leaves the batch, and another one takes its row. Texts are decoded only if there are stop sequences to look for.
 """
 
 from __future__ import annotations
@@ -9,159 +9,161 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from itertools import groupby
 from typing import Any
 
 import torch
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
-from mergesearch.evaluators.contract.token_budget import Budget, kept_tokens
-from mergesearch.evaluators.inference.kv_cache import Decoder, Rows, Text, joined
-from mergesearch.evaluators.inference.prefix_tree import shared_length
+from mergesearch.evaluators.contract.token_budget import Budget, cache_tokens
+from mergesearch.evaluators.inference.kv_cache import Completion, Decoder, DecodingBatch, concatenate
+from mergesearch.evaluators.inference.prefix_tree import common_prefix_length
 
-_NEUTRAL = {
+IGNORED_SETTINGS = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "use_cache"),
     *("do_sample", "temperature", "top_p", "top_k", "max_length", "max_new_tokens"),
     *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
 }
-"""Of a model's generation config: what changes nothing in greedy generation to a given length."""
+"""Keys of a model's generation config that do not change greedy generation of a given number of tokens."""
+MIN_SHARED_TOKENS = 16
+"""A common prefix of the prompts gets a call of its own if it has at least so many tokens."""
+REFILL_DIVISOR = 4
+"""New prompts start when at least one in so many rows is free, because prompts are faster together."""
 
 
-SHARED = 16
-"""Prompts' common beginning is worth a call of its own from so many tokens on."""
-REFILL = 4
-"""Others join once a part, one in so many, of the rows is free: prompts go through the model better together."""
+class GreedyGenerator:
+    """Generates with one model, whose weights may change between calls.
 
+    Attributes:
+        is_usable: Whether this gives the texts of lm-eval's own code. None: the caller has to find out.
+        separate_batches: Whether batches are those of lm-eval. Otherwise a free row is given to the next prompt, and a
+            common prefix of the prompts goes through the model once.
+    """
 
-class Generator:
-    """For one model, wrapped as ``_wrapped.wrap`` does; its weights may change between calls."""
-
-    def __init__(self, wrapped: Any) -> None:
-        self._wrapped = wrapped
-        self._model = wrapped.model
+    def __init__(self, hflm: Any) -> None:
+        """hflm: The model as ``lm_eval.hflm.wrap`` returns it."""
+        self._hflm = hflm
+        self._model = hflm.model
         self._decoder = Decoder(self._model)
-        self._ends = _ends(self._model)
+        end_tokens = self._model.generation_config.eos_token_id
+        self._end_tokens = frozenset(
+            end_tokens if isinstance(end_tokens, list) else [] if end_tokens is None else [end_tokens]
+        )
         self._prompts: dict[str, list[int]] = {}
-        self.usable: bool | None = None if self._possible() else False
-        self.alone = not self._decoder.joins
-        """Whether texts are generated in lm-eval's own batches, and what they begin with in each of them."""
+        self.is_usable: bool | None = None if self._is_plain_greedy() else False
+        self.separate_batches = not self._decoder.can_concatenate
 
-    def _possible(self) -> bool:
-        """Whether the model itself asks for nothing but the likeliest token."""
+    def _is_plain_greedy(self) -> bool:
+        """Whether the model's own settings ask for nothing but the likeliest token."""
         settings = self._model.generation_config.to_diff_dict()
-        takes = inspect.signature(self._model.forward).parameters
+        parameters = inspect.signature(self._model.forward).parameters
         return (
-            not {key for key, value in settings.items() if value is not None} - _NEUTRAL
+            not {key for key, value in settings.items() if value is not None} - IGNORED_SETTINGS
             and self._model.generation_config.use_cache is not False
-            and self._wrapped.eot_token_id in self._ends
-            and self._wrapped.think_end_token is None
-            and {"past_key_values", "position_ids", "attention_mask"} <= set(takes)
+            and self._hflm.eot_token_id in self._end_tokens
+            and self._hflm.think_end_token is None
+            and {"past_key_values", "position_ids", "attention_mask"} <= set(parameters)
         )
 
-    def text(self, prompt: str, settings: dict[str, Any]) -> Text | None:
-        """The prompt ready to be answered, or None where the settings ask for more than greedy generation."""
-        kwargs = dict(normalize_gen_kwargs(settings, self._wrapped.max_gen_toks))
-        stops = handle_stop_sequences(kwargs.pop("until", None), eos=None)
-        most = int(kwargs.pop("max_gen_toks"))
-        room = self._wrapped.max_length - most
-        greedy = not kwargs.pop("do_sample", False) and not kwargs.pop("temperature", 0.0)
-        if not greedy or kwargs or room <= 0:
+    def completion(self, prompt: str, settings: dict[str, Any]) -> Completion | None:
+        """The prompt, ready for ``generate``. None if the settings ask for more than greedy generation."""
+        kwargs = dict(normalize_gen_kwargs(settings, self._hflm.max_gen_toks))
+        stop = handle_stop_sequences(kwargs.pop("until", None), eos=None)
+        max_tokens = int(kwargs.pop("max_gen_toks"))
+        max_prompt = self._hflm.max_length - max_tokens
+        is_greedy = not kwargs.pop("do_sample", False) and not kwargs.pop("temperature", 0.0)
+        if not is_greedy or kwargs or max_prompt <= 0:
             return None
-        return Text(self._encoded(prompt)[-room:], most, tuple(stop for stop in stops if stop))
+        return Completion(self._tokenize(prompt)[-max_prompt:], max_tokens, tuple(each for each in stop if each))
 
-    def _encoded(self, prompt: str) -> list[int]:
+    def _tokenize(self, prompt: str) -> list[int]:
         if prompt not in self._prompts:
-            self._prompts[prompt] = self._wrapped.tok_batch_encode([prompt])[0][0].tolist()
+            self._prompts[prompt] = self._hflm.tok_batch_encode([prompt])[0][0].tolist()
         return self._prompts[prompt]
 
-    def answer(self, texts: Sequence[Text], batch_size: int, budget: Budget) -> None:
-        """Fills in ``said`` of each."""
-        ordered = sorted(texts, key=lambda text: (text.most, text.stops, -len(text.prompt), text.prompt))
-        for _, alike in groupby(ordered, key=lambda text: (text.most, text.stops)):
-            self._fitted(list(alike), batch_size, budget)
+    def generate(self, completions: Sequence[Completion], batch_size: int, budget: Budget) -> None:
+        """Generates the tokens of each completion, with fewer rows at once if they do not fit into memory."""
+        ordered = sorted(completions, key=lambda each: (each.max_tokens, each.stop, -len(each.prompt), each.prompt))
+        for _, group in groupby(ordered, key=lambda each: (each.max_tokens, each.stop)):
+            self._generate_group(list(group), batch_size, budget)
 
-    def _fitted(self, texts: Sequence[Text], batch_size: int, budget: Budget) -> None:
-        rows = partial(self._rows, texts, batch_size, budget)
-        budget.fitting(lambda: rows() == (1, 1), lambda: self._answer(texts, *rows()))
+    def _generate_group(self, completions: Sequence[Completion], batch_size: int, budget: Budget) -> None:
+        def row_counts() -> tuple[int, int]:
+            """The number of rows that start together, and the maximum in all."""
+            started, longest = budget.scaled(batch_size), len(completions[0].prompt) + completions[0].max_tokens
+            return started, max(started, cache_tokens(budget, self._model.device) // longest)
 
-    def _rows(self, texts: Sequence[Text], batch_size: int, budget: Budget) -> tuple[int, int]:
-        """How many begin together, and how many there are in all; texts: the longest prompts first."""
-        begun, longest = budget.part(batch_size), len(texts[0].prompt) + texts[0].most
-        return begun, max(begun, kept_tokens(budget, self._model.device) // longest)
+        budget.retry_smaller(
+            is_smallest=lambda: row_counts() == (1, 1), attempt=lambda: self._attempt(completions, *row_counts())
+        )
 
-    def _answer(self, texts: Sequence[Text], begun: int, most: int) -> None:
-        for text in texts:
-            text.said, text.sound = [], True
+    def _attempt(self, completions: Sequence[Completion], started: int, max_rows: int) -> None:
+        for completion in completions:
+            completion.tokens, completion.is_valid = [], True
         with torch.no_grad():
-            if self.alone:
-                for start in range(0, len(texts), begun):
-                    self._run(texts[start : start + begun], begun, begun)
+            if self.separate_batches:
+                for first in range(0, len(completions), started):
+                    self._run(completions[first : first + started], started, started)
             else:
-                self._run(texts, begun, most)
+                self._run(completions, started, max_rows)
 
-    def spoken(self, text: Text) -> str:
-        """The text before its first stop sequence."""
-        spoken: str = self._wrapped.tok_decode([token for token in text.said if token not in self._ends])
-        return str(postprocess_generated_text(spoken, list(text.stops), None))
+    def text(self, completion: Completion) -> str:
+        """The generated text, up to the first stop sequence."""
+        tokens = [token for token in completion.tokens if token not in self._end_tokens]
+        text: str = self._hflm.tok_decode(tokens)
+        return str(postprocess_generated_text(text, list(completion.stop), None))
 
-    def _run(self, texts: Sequence[Text], begun: int, most: int) -> None:
-        """Texts, the longest prompts first. begun, most: rows that begin together, and that there are in all."""
-        prefix = None if self.alone else self._prefix(texts)
-        waiting = deque(texts)
-        rows: Rows | None = None
-        while waiting or rows:
-            free = _room(len(rows or ()), len(waiting), most)
-            groups = [[waiting.popleft() for _ in range(count)] for count in _counts(free, begun)]
-            parts = [rows, *(self._going(self._decoder.begin(group, prefix)) for group in groups)]
-            rows = _together([part for part in parts if part])
-            rows = self._going(self._decoder.step(rows)) if rows else None
+    def _run(self, completions: Sequence[Completion], started: int, max_rows: int) -> None:
+        """Generates until all are finished. completions: those with the longest prompts first."""
+        prefix = None if self.separate_batches else self._common_prefix(completions)
+        waiting = deque(completions)
+        running: DecodingBatch | None = None
+        while waiting or running:
+            new = _rows_to_start(len(running or ()), len(waiting), max_rows)
+            batches = [running] if running else []
+            for first in range(0, new, started):
+                group = [waiting.popleft() for _ in range(min(started, new - first))]
+                batches.append(self._without_finished(self._decoder.start(group, prefix)))
+            batches = [batch for batch in batches if batch]
+            running = (concatenate(batches) if len(batches) > 1 else batches[0]) if batches else None
+            running = self._without_finished(self._decoder.step(running)) if running else None
 
-    def _prefix(self, texts: Sequence[Text]) -> Any:
-        """The keys and values of what all prompts begin with; None where that is not worth it."""
-        prompts = [text.prompt for text in texts]
-        shared = min(shared_length(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
-        return self._decoder.prefix(prompts[0][:shared]) if len(texts) > 1 and shared >= SHARED else None
+    def _common_prefix(self, completions: Sequence[Completion]) -> Any:
+        """The cache of what all prompts begin with. None if that is too short to save time."""
+        prompts = [completion.prompt for completion in completions]
+        # All prompts have in common what the first and the last of them in lexicographic order have.
+        shared = min(common_prefix_length(min(prompts), max(prompts)), min(map(len, prompts)) - 1)
+        return self._decoder.prefix(prompts[0][:shared]) if len(prompts) > 1 and shared >= MIN_SHARED_TOKENS else None
 
-    def _going(self, rows: Rows) -> Rows:
-        """The rows whose texts are not at their end."""
-        going = [n for n, text in enumerate(rows.texts) if not self._ended(text)]
-        if len(going) < len(rows):
-            rows.keep(going)
-        return rows
+    def _without_finished(self, batch: DecodingBatch) -> DecodingBatch:
+        """Removes the rows whose completions are finished."""
+        unfinished = [n for n, completion in enumerate(batch.completions) if not self._is_finished(completion)]
+        if len(unfinished) < len(batch):
+            batch.keep(unfinished)
+        return batch
 
-    def _ended(self, text: Text) -> bool:
-        return len(text.said) >= text.most or text.said[-1] in self._ends or not text.sound or self._stopped(text)
+    def _is_finished(self, completion: Completion) -> bool:
+        return (
+            len(completion.tokens) >= completion.max_tokens
+            or completion.tokens[-1] in self._end_tokens
+            or not completion.is_valid
+            or self._is_stopped(completion)
+        )
 
-    def _stopped(self, text: Text) -> bool:
-        """Whether a stop sequence was said, and as much after its beginning as the longest of them needs."""
-        if not text.stops:
+    def _is_stopped(self, completion: Completion) -> bool:
+        """Whether a stop sequence was generated, and after its start as many characters as the longest one has."""
+        if not completion.stop:
             return False
-        longest = max(map(len, text.stops))
-        recent = self._wrapped.tok_decode(text.said[-2 * longest - 8 :])
-        if not any(stop in recent for stop in text.stops):
+        longest = max(map(len, completion.stop))
+        recent = self._hflm.tok_decode(completion.tokens[-2 * longest - 8 :])
+        if not any(stop in recent for stop in completion.stop):
             return False
-        whole = self._wrapped.tok_decode(text.said)
-        places = [place for place in map(whole.find, text.stops) if place >= 0]
-        return bool(places) and len(whole) - min(places) >= longest
+        text = self._hflm.tok_decode(completion.tokens)
+        starts = [start for start in map(text.find, completion.stop) if start >= 0]
+        return bool(starts) and len(text) - min(starts) >= longest
 
 
-def _ends(model: Any) -> frozenset[int]:
-    """The tokens that end a text."""
-    ends = model.generation_config.eos_token_id
-    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
-
-
-def _room(rows: int, waiting: int, most: int) -> int:
-    """How many texts are to begin now, 0 where they had better wait for company."""
-    free = min(most - rows, waiting)
-    return free if rows == 0 or free == waiting or free >= most / REFILL else 0
-
-
-def _counts(all_: int, most: int) -> list[int]:
-    """``all_`` in parts of ``most``."""
-    return [min(most, all_ - begin) for begin in range(0, all_, most)]
-
-
-def _together(parts: Sequence[Rows]) -> Rows | None:
-    return joined(parts) if len(parts) > 1 else parts[0] if parts else None
+def _rows_to_start(running: int, waiting: int, max_rows: int) -> int:
+    """How many completions start now. 0: wait until more rows are free."""
+    free = min(max_rows - running, waiting)
+    return free if running == 0 or free == waiting or free >= max_rows / REFILL_DIVISOR else 0

@@ -1,4 +1,4 @@
-"""A model's logits at chosen positions, without those of all others."""
+"""A model's logits at chosen positions only."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergesearch.evaluators.inference.prefix_tree import Layout
+from mergesearch.evaluators.inference.prefix_tree import TreeAttention
 
-BACKEND: Any = "inductor"
+COMPILE_BACKEND: Any = "inductor"
 
 
 class Logits:
-    """For one causal language model of transformers, whose weights may change between calls.
+    """Computes logits with a causal language model of transformers, whose weights may change between calls.
 
-    The output layer is given the chosen rows alone. Whether the model's code allows that is tried once; where it does
-    not, all logits are computed and the rows taken from them.
+    The output layer gets the hidden states of the chosen positions only. The first call tests whether the model's code
+    allows that. If not, the logits of all positions are computed, and the chosen ones are selected.
     """
 
     def __init__(self, model: Any) -> None:
@@ -27,37 +27,55 @@ class Logits:
         self._arguments: dict[str, Any] = {}
         if "use_cache" in inspect.signature(model.forward).parameters:
             self._arguments["use_cache"] = False
-        self._gathers: bool | None = None
+        self.can_select: bool | None = None
+        """Whether the output layer gets the chosen positions only. None: not tested yet."""
         self._compiled: Any = None
 
     def compile(self, on: bool) -> None:
-        """Whether the layers run as torch compiles them from now on, where no gradients are wanted.
+        """Switches ``torch.compile`` of the layers on or off, for calls without gradients.
 
-        Shapes are symbols and weights are inputs of the compiled code: new batches, and new weights in the same place,
-        are not compiled anew. The output layer stays as it is, for the sake of the rows that it is given.
+        Shapes are dynamic, and the weights are inputs of the compiled code. So the code is not compiled again for new
+        batches, or for new weights in the same tensors. The output layer is not compiled: it gets selected positions.
+
+        Raises:
+            ValueError: The layers cannot be called without the output layer.
         """
         if on and self._model.base_model is self._model:
-            raise ValueError("it has no layers apart from its output layer")
-        self._compiled = torch.compile(self._model.base_model.forward, backend=BACKEND, dynamic=True) if on else None
+            raise ValueError("the model's layers cannot be called without its output layer")
+        self._compiled = None
+        if on:
+            forward = self._model.base_model.forward
+            self._compiled = torch.compile(forward, backend=COMPILE_BACKEND, dynamic=True)
 
-    def at(self, ids: Tensor, rows: Tensor, layout: Layout | None = None) -> Tensor:
-        """[rows, vocabulary], in the model's dtype, at the chosen rows of the flattened ``ids`` [batch, length]."""
-        if self._gathers is None:
+    def at(self, ids: Tensor, positions: Tensor, attention: TreeAttention | None = None) -> Tensor:
+        """The logits at some positions.
+
+        Args:
+            ids: [rows, length] int64 token ids.
+            positions: [positions] int64, indices into the flattened ``ids``.
+            attention: For rows that are trees.
+
+        Returns:
+            [positions, vocabulary] in the model's dtype.
+        """
+        if self.can_select is None:
             with torch.no_grad():
-                self._gathers = self._try_gathering(ids)
-        return self._gathered(ids, rows, layout) if self._gathers else self._full(ids, layout)[rows]
+                self.can_select = self._test_selection(ids)
+        if self.can_select:
+            return self._selected(ids, positions, attention)
+        return self._all(ids, attention)[positions]
 
-    def _full(self, ids: Tensor, layout: Layout | None = None) -> Tensor:
-        more: dict[str, Any] = {}
-        if layout:
-            more = {"attention_mask": layout.mask(self._model.dtype), "position_ids": layout.positions}
-        with self._as_compiled():
-            logits: Tensor = self._model(ids, **more, **self._arguments).logits
+    def _all(self, ids: Tensor, attention: TreeAttention | None = None) -> Tensor:
+        extra: dict[str, Any] = {}
+        if attention:
+            extra = {"attention_mask": attention.mask(self._model.dtype), "position_ids": attention.positions}
+        with self._compiled_layers():
+            logits: Tensor = self._model(ids, **extra, **self._arguments).logits
         return logits.flatten(0, 1)
 
     @contextmanager
-    def _as_compiled(self) -> Iterator[None]:
-        """While active, the compiled code stands for the layers: for scoring alone, not for who else calls them."""
+    def _compiled_layers(self) -> Iterator[None]:
+        """The model runs its compiled layers inside this block, if it has any and gradients are off."""
         if self._compiled is None or torch.is_grad_enabled():
             yield
             return
@@ -67,37 +85,37 @@ class Logits:
         finally:
             del self._model.base_model.forward
 
-    def _gathered(self, ids: Tensor, rows: Tensor, layout: Layout | None = None) -> Tensor:
-        with _only(self._model.get_output_embeddings(), rows):
-            return self._full(ids, layout)
+    def _selected(self, ids: Tensor, positions: Tensor, attention: TreeAttention | None = None) -> Tensor:
+        with _selecting(self._model.get_output_embeddings(), positions):
+            return self._all(ids, attention)
 
-    def _try_gathering(self, ids: Tensor) -> bool | None:
-        """Whether rows come out as they do among all others; None where these weights' output is not finite."""
+    def _test_selection(self, ids: Tensor) -> bool | None:
+        """Whether selected positions have the logits that they have among all. None: the logits are not finite."""
         if getattr(self._model, "get_output_embeddings", lambda: None)() is None:
             return False
         ids = ids[-2:, :8].repeat(2, 1)
-        rows = torch.arange(0, ids.numel(), 2, device=ids.device)
-        expected, found = self._full(ids)[rows].float(), self._gathered(ids, rows).float()
+        positions = torch.arange(0, ids.numel(), 2, device=ids.device)
+        expected, selected = self._all(ids)[positions].float(), self._selected(ids, positions).float()
         if not expected.isfinite().all():
             return None
-        margin = 32 * torch.finfo(self._model.dtype).eps * float(expected.abs().max())
-        return found.shape == expected.shape and bool((found - expected).abs().max() <= margin)
+        tolerance = 32 * torch.finfo(self._model.dtype).eps * float(expected.abs().max())
+        return selected.shape == expected.shape and bool((selected - expected).abs().max() <= tolerance)
 
 
 @contextmanager
-def _only(layer: torch.nn.Module, rows: Tensor) -> Iterator[None]:
-    """While active, ``layer`` sees the chosen rows of its input [batch, length, width] as one sequence.
+def _selecting(layer: torch.nn.Module, positions: Tensor) -> Iterator[None]:
+    """Inside this block ``layer`` gets only some positions of its input [rows, length, width], as one sequence.
 
-    The model's own code around the layer still runs, so that scaled or capped logits stay what they are.
+    The model's own code around the layer still runs, such as scaling or capping of logits.
     """
 
-    def choose(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def select(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not inputs or inputs[0].dim() != 3:
             return None
         hidden = inputs[0]
-        return (hidden.flatten(0, 1)[rows.to(hidden.device)].unsqueeze(0), *inputs[1:])
+        return (hidden.flatten(0, 1)[positions.to(hidden.device)].unsqueeze(0), *inputs[1:])
 
-    handle = layer.register_forward_pre_hook(choose)
+    handle = layer.register_forward_pre_hook(select)
     try:
         yield
     finally:

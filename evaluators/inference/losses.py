@@ -1,4 +1,4 @@
-"""What a model should have said to some items, as losses that gradients can be taken of."""
+"""Losses with gradients: how far a model is from the correct answers to some items, or how unsure it is."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mergesearch.evaluators.contract.evaluator import LossKind
-from mergesearch.evaluators.inference.logprobs import Scorer
+from mergesearch.evaluators.contract.differentiable import LossKind
+from mergesearch.evaluators.inference.logprobs import ContinuationScorer
 
-SHARE = 4
-"""Sequences at once are so many times fewer than for scoring: the layers' activations are kept for the way back."""
+ROWS_DIVISOR = 4
+"""Batches have so many times fewer rows than for scoring, because activations are kept for the backward pass."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """One item. answers: the number of each answer's question, as the scorer has them; gold: the right ones.
+class ItemTarget:
+    """The correct answer to one item.
 
-    One answer alone is a text to be predicted, whose loss is divided by ``size``. Of several, one is to be chosen:
-    their log-probabilities, times ``scales``, are the logits of a softmax. ``weight`` is the item's (``Item.weight``).
+    With one answer the item is a text, whose loss is its negative log-likelihood divided by ``size``. With several
+    answers the item is a choice: their log-probabilities, times ``scales``, are the logits of a softmax.
+
+    Attributes:
+        answers: For each answer the index of its query in the scorer.
+        gold: Indices of the correct answers in ``answers``. Empty: not known.
+        scales: For each answer a factor of its log-probability.
+        size: Number of units, such as tokens or bytes, of the text.
+        weight: The item's weight in the mean.
     """
 
     answers: tuple[int, ...]
@@ -30,55 +37,54 @@ class Target:
     weight: float = 1.0
 
 
-class Targets:
-    """The targets of some items, in front of one live model."""
+class ContinuationTargets:
+    """See ``Targets``: targets whose answers are continuations."""
 
-    def __init__(self, scorer: Scorer, targets: Sequence[Target], batch_size: int) -> None:
+    def __init__(self, scorer: ContinuationScorer, targets: Sequence[ItemTarget], batch_size: int) -> None:
         self._scorer = scorer
         self._targets = targets
-        self._total = sum(target.weight for target in targets)
-        self._batch_size = max(batch_size // SHARE, 1)
+        self._total_weight = sum(target.weight for target in targets)
+        self._rows = max(batch_size // ROWS_DIVISOR, 1)
 
     @property
     def has_gold(self) -> bool:
-        """Whether it is known of every item what should be said."""
+        """See ``Targets.has_gold``."""
         return bool(self._targets) and all(target.gold for target in self._targets)
 
     def losses(self, kind: LossKind) -> Iterator[Tensor]:
-        """Scalars with a graph, to be gone back through one by one; their sum is the mean over the items, by weight.
+        """See ``Targets.losses``.
 
-        ``targets``: of texts the negative log-likelihood, of choices the cross-entropy. ``entropy``: of the predicted
-        tokens, or of the choices (AdaMerging, arXiv:2310.02575, equation 5), which needs no gold.
+        ``targets`` is the negative log-likelihood for texts, and the cross-entropy for choices. ``entropy`` is that of
+        the predicted tokens, or of the choices (AdaMerging, arXiv:2310.02575, equation 5), and needs no gold.
         """
-        yield from self._of_texts([target for target in self._targets if len(target.answers) == 1], kind)
-        for some in self._groups([target for target in self._targets if len(target.answers) > 1]):
-            yield self._of_choices(some, kind)
+        yield from self._text_losses([target for target in self._targets if len(target.answers) == 1], kind)
+        for group in self._groups([target for target in self._targets if len(target.answers) > 1]):
+            yield self._choice_losses(group, kind)
 
-    def _of_texts(self, texts: Sequence[Target], kind: LossKind) -> Iterator[Tensor]:
-        """A batch at a time: the sum over tokens needs no two of them together."""
-        shares = torch.tensor([text.weight / text.size for text in texts], dtype=torch.float64) / self._total
-        numbers = [text.answers[0] for text in texts]
-        for logprobs, ids, owners in self._scorer.logprobs(numbers, self._batch_size):
-            costs = _entropies(logprobs) if kind == "entropy" else -_chosen(logprobs, ids)
-            yield (shares[owners].to(costs) * costs).sum()
+    def _text_losses(self, texts: Sequence[ItemTarget], kind: LossKind) -> Iterator[Tensor]:
+        """One loss per batch: the loss is a sum over tokens, so the tokens of a text may be in different batches."""
+        factors = torch.tensor([text.weight / text.size for text in texts], dtype=torch.float64) / self._total_weight
+        queries = [text.answers[0] for text in texts]
+        for logprobs, ids, owners in self._scorer.logprobs(queries, self._rows):
+            losses = _entropies(logprobs) if kind == "entropy" else -_of_tokens(logprobs, ids)
+            yield (factors[owners].to(losses) * losses).sum()
 
-    def _of_choices(self, targets: Sequence[Target], kind: LossKind) -> Tensor:
-        numbers = [number for target in targets for number in target.answers]
+    def _choice_losses(self, targets: Sequence[ItemTarget], kind: LossKind) -> Tensor:
+        queries = [query for target in targets for query in target.answers]
         sums: Tensor | float = 0.0
-        for logprobs, ids, owners in self._scorer.logprobs(numbers, self._batch_size):
-            tokens = _chosen(logprobs, ids)
-            sums = sums + tokens.new_zeros(len(numbers)).index_add(0, owners.to(tokens.device), tokens)
+        for logprobs, ids, owners in self._scorer.logprobs(queries, self._rows):
+            tokens = _of_tokens(logprobs, ids)
+            sums = sums + tokens.new_zeros(len(queries)).index_add(0, owners.to(tokens.device), tokens)
         assert isinstance(sums, Tensor)
-        counts = [len(target.answers) for target in targets]
-        logits = torch.split(sums, counts)
-        costs = [t.weight * _choice_loss(t, part, kind) for t, part in zip(targets, logits, strict=True)]
-        return torch.stack(costs).sum() / self._total
+        by_target = torch.split(sums, [len(target.answers) for target in targets])
+        losses = [t.weight * _choice_loss(t, answers, kind) for t, answers in zip(targets, by_target, strict=True)]
+        return torch.stack(losses).sum() / self._total_weight
 
-    def _groups(self, targets: Sequence[Target]) -> Iterator[list[Target]]:
-        """As many items at a time as fit: the answers of one must be seen together."""
-        group: list[Target] = []
+    def _groups(self, targets: Sequence[ItemTarget]) -> Iterator[list[ItemTarget]]:
+        """Groups of as many items as fit into a batch; one loss needs all answers to an item."""
+        group: list[ItemTarget] = []
         for target in targets:
-            if group and sum(len(one.answers) for one in [*group, target]) > self._batch_size:
+            if group and sum(len(each.answers) for each in [*group, target]) > self._rows:
                 yield group
                 group = []
             group.append(target)
@@ -86,7 +92,8 @@ class Targets:
             yield group
 
 
-def _chosen(logprobs: Tensor, ids: Tensor) -> Tensor:
+def _of_tokens(logprobs: Tensor, ids: Tensor) -> Tensor:
+    """[tokens] from [tokens, vocabulary]: each token's own log-probability."""
     return logprobs.gather(1, ids[:, None])[:, 0]
 
 
@@ -94,6 +101,8 @@ def _entropies(logprobs: Tensor) -> Tensor:
     return -(logprobs.exp() * logprobs).sum(-1)
 
 
-def _choice_loss(target: Target, sums: Tensor, kind: LossKind) -> Tensor:
-    logprobs = torch.log_softmax(sums * torch.tensor(target.scales, device=sums.device, dtype=sums.dtype), dim=0)
+def _choice_loss(target: ItemTarget, answers: Tensor, kind: LossKind) -> Tensor:
+    """answers: [answers], the log-probability of each."""
+    scales = torch.tensor(target.scales, device=answers.device, dtype=answers.dtype)
+    logprobs = torch.log_softmax(answers * scales, dim=0)
     return _entropies(logprobs) if kind == "entropy" else -torch.logsumexp(logprobs[list(target.gold)], dim=0)

@@ -1,1 +1,1 @@
-"""lm-eval tasks and groups on a live model, with the numbers of its command line."""
+"""lm-eval's tasks and groups on a model in memory, with the numbers of lm-eval's command line."""

@@ -1,253 +1,212 @@
-"""lm-eval tasks and groups, with exactly the numbers that the ``lm_eval`` command line prints for the saved model."""
+"""lm-eval tasks and groups, with the numbers that lm-eval's command line prints for the saved model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from mergesearch.errors import UserError
-from mergesearch.evaluators.contract.evaluator import EvaluatorOptions, Item, LoadedModel, Shared
+from mergesearch.evaluators.contract.item import Item
+from mergesearch.evaluators.contract.loaded_model import LoadedModel
+from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mergesearch.evaluators.inference.losses import Target, Targets
-    from mergesearch.evaluators.lm_eval.harness import Settings
-    from mergesearch.evaluators.lm_eval.requests import Requests
-    from mergesearch.evaluators.lm_eval.subtask import Member
+    from mergesearch.evaluators.inference.losses import ContinuationTargets, ItemTarget
+    from mergesearch.evaluators.lm_eval.groups import SubtaskScores
+    from mergesearch.evaluators.lm_eval.instance_runner import InstanceRunner
+    from mergesearch.evaluators.lm_eval.task_loading import TaskOverrides
 
 
 class LmEvalOptions(EvaluatorOptions):
-    """An lm-eval task, group or tag, and what to read from it. Names and defaults are the command line's."""
+    """An lm-eval task, group or tag, and its metric. Names and defaults are those of lm-eval's command line."""
 
-    task: str = Field(min_length=1, description="Name of a task, group or tag of lm-eval, or of yours in include_path")
+    task: str = Field(
+        min_length=1, description="Name of a task, group or tag of lm-eval, or of your own in include_path"
+    )
     metric: str = Field(
-        "acc", min_length=1, description="A metric of the task; 'metric,filter' where it has several filters"
+        "acc", min_length=1, description="A metric of the task; 'metric,filter' if it has several filters"
     )
     num_fewshot: int | None = Field(None, ge=0, description="Examples before each question; default: the task's")
-    fewshot_seed: int = Field(1234, description="Seed that draws the examples")
-    apply_chat_template: bool | str = Field(False, description="Put questions in the tokenizer's (named) chat template")
+    fewshot_seed: int = Field(1234, description="Seed for the choice of the examples")
+    apply_chat_template: bool | str = Field(False, description="Apply the tokenizer's chat template: true, or its name")
     fewshot_as_multiturn: bool | None = Field(
-        None, description="Examples as turns of the conversation; default: with a chat template"
+        None, description="Examples as turns of a conversation; default: true with a chat template"
     )
-    system_instruction: str | None = Field(None, description="What the prompt begins with")
-    gen_kwargs: dict[str, Any] | None = Field(None, description="Generation settings over those of the task")
-    max_length: int | None = Field(None, gt=1, description="Tokens of a sequence; default: the model's context")
-    add_bos_token: bool | None = Field(None, description="Begin with the tokenizer's beginning-of-text token")
-    confirm_run_unsafe_code: bool = Field(False, description="Run code that the model writes, where a task asks that")
+    system_instruction: str | None = Field(None, description="System message at the start of the prompt")
+    gen_kwargs: dict[str, Any] | None = Field(None, description="Generation settings that replace those of the task")
+    max_length: int | None = Field(None, gt=1, description="Maximum tokens of a sequence; default: the model's context")
+    add_bos_token: bool | None = Field(None, description="Put the tokenizer's beginning-of-text token first")
+    confirm_run_unsafe_code: bool = Field(False, description="Allow a task to run code that the model writes")
 
     @model_validator(mode="after")
-    def _turns_need_a_template(self) -> LmEvalOptions:
+    def _multiturn_needs_a_template(self) -> LmEvalOptions:
         if self.fewshot_as_multiturn and not self.apply_chat_template:
-            raise ValueError("fewshot_as_multiturn needs apply_chat_template")
+            raise ValueError("fewshot_as_multiturn: true needs apply_chat_template: true")
         return self
 
+    def overrides(self) -> TaskOverrides:
+        """What these options change in every task."""
+        from mergesearch.evaluators.lm_eval.task_loading import TaskOverrides
 
-@dataclass(frozen=True)
-class _Part:
-    """A member's share of some items: their places, rows and weights, and its factor in the whole's value."""
-
-    member: Member
-    places: list[int]
-    rows: Tensor
-    weights: list[float]
-
-    def value(self) -> float:
-        return self.member.values.value(self.rows, self.weights)
+        multiturn = self.fewshot_as_multiturn
+        return TaskOverrides(
+            num_fewshot=self.num_fewshot,
+            fewshot_seed=self.fewshot_seed,
+            gen_kwargs=self.gen_kwargs,
+            system_instruction=self.system_instruction,
+            fewshot_as_multiturn=bool(self.apply_chat_template) if multiturn is None else multiturn,
+            confirm_run_unsafe_code=self.confirm_run_unsafe_code,
+        )
 
 
 class LmEval:
-    """See ``Evaluator``. Documents are all that the command line would score; an item's id is the document's number,
-    after the subtask's name where there are several.
+    """See ``Evaluator``. One item per document of the split that lm-eval's command line scores.
 
-    A group's value is its own aggregation of its subtasks. A tag, or a group without an aggregation, for which the
-    command line prints no number, has the plain mean of its subtasks.
+    An item's id is the number of its document; in groups and tags the name of its subtask is put before it.
+
+    Attributes:
+        subtasks: The tasks of the group or tag, or the task alone.
+        instances: For each subtask, by its name, and for each of its documents, lm-eval's instances. Empty before the
+            first ``prepare`` or ``score``.
     """
 
     Options: ClassVar[type[EvaluatorOptions]] = LmEvalOptions
     averages: ClassVar[bool] = True
 
     def __init__(self, options: LmEvalOptions, shared: Shared) -> None:
-        from mergesearch.evaluators.lm_eval.harness import load_tasks
-        from mergesearch.evaluators.lm_eval.subtask import Member
+        from mergesearch.evaluators.lm_eval.groups import GroupAggregation, common_metric, tasks_with_metric
+        from mergesearch.evaluators.lm_eval.subtask import Subtask
+        from mergesearch.evaluators.lm_eval.task_loading import load_tasks
 
         self.task = options.task
         self._options = options
         self._shared = shared
-        settings = _settings(options)
-        loaded = load_tasks(options.task, shared.include_path, settings)
-        self._members = [Member(task, options.metric, settings) for task in _with_metric(loaded.tasks, options.metric)]
-        self._by_size = _by_size(loaded.group, self._members[0].metric, self._members[0].filter)
-        self.metric = _common_direction(self._members)
-        owned = [(m, n, item) for m in self._members for n, item in enumerate(m.items(self.task, shared.group))]
-        self.items = [item for _, _, item in owned]
-        self._place = {item: (member, number) for member, number, item in owned}
-        self._width = max(member.values.width for member in self._members)
+        overrides = options.overrides()
+        loaded = load_tasks(options.task, shared.include_path, overrides)
+        tasks = tasks_with_metric(loaded.tasks, options.metric)
+        self.subtasks = [Subtask(task, options.metric, overrides) for task in tasks]
+        self._aggregation = GroupAggregation(loaded.group, self.subtasks[0].metric_name, self.subtasks[0].filter_name)
+        self.metric = common_metric(self.subtasks)
+        self._document = {
+            item: (subtask, number)
+            for subtask in self.subtasks
+            for number, item in enumerate(subtask.items(self.task, shared.group))
+        }
+        self.items = list(self._document)
+        self._width = max(subtask.document_metric.width for subtask in self.subtasks)
         self._subject: LoadedModel | None = None
         self._notes: list[str] = []
+        self.instances: dict[str, list[list[Any]]] = {}
 
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
-        """See ``Evaluator.prepare``: how many items are cut, and what has to be asked in a slower way."""
-        from mergesearch.evaluators.lm_eval.harness import as_command_line
+        """See ``Evaluator.prepare``: notes of items that are cut, and of slower ways that have to be used."""
+        from mergesearch.evaluators.lm_eval.command_line import as_command_line
 
         with as_command_line():
-            self._encode(subject)
+            self.runner_for(subject)
         return self._notes
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
-        """See ``Evaluator.score``: [items] where one number tells a document's metric, or else [items, k]."""
+        """See ``Evaluator.score``: [items] if a document's result is one number, else [items, width]."""
         import torch
 
-        from mergesearch.evaluators.lm_eval.harness import as_command_line
+        from mergesearch.evaluators.lm_eval.command_line import as_command_line
 
-        asked = set(items)
+        scored = set(items)
         with as_command_line():
-            self._encode(subject)
-            rows = self._rows([item for item in self.items if item in asked])
+            rows = self._rows(subject, [item for item in self.items if item in scored])
         table = torch.tensor([rows[item] for item in items], dtype=torch.float64).reshape(len(items), self._width)
         return table[:, 0] if self._width == 1 else table
 
     @property
     def has_contributions(self) -> bool:
-        """See ``has_contributions`` in ``_base``: not where a subtask's value is a median."""
-        return all(member.values.has_contributions for member in self._members)
+        """See ``has_contributions``: false if a subtask's value is a median."""
+        return all(subtask.document_metric.has_contributions for subtask in self.subtasks)
 
     @property
     def has_targets(self) -> bool:
-        """See ``Differentiable.has_targets``: where none of the subtasks generates."""
-        return all(member.has_targets for member in self._members)
+        """See ``Differentiable.has_targets``: false if a subtask generates text."""
+        return all(subtask.has_targets for subtask in self.subtasks)
 
-    def targets(self, subject: LoadedModel, items: Sequence[Item]) -> Targets:
-        """See ``Differentiable.targets``: the right choice, the answer or the text. A subtask's weigh as its value."""
+    def targets(self, subject: LoadedModel, items: Sequence[Item]) -> ContinuationTargets:
+        """See ``Differentiable.targets``. The loss weights subtasks as the value does."""
         import torch
 
-        from mergesearch.evaluators.inference.losses import Targets
-        from mergesearch.evaluators.lm_eval.harness import as_command_line
+        from mergesearch.evaluators.inference.losses import ContinuationTargets
+        from mergesearch.evaluators.lm_eval.command_line import as_command_line
 
         parts = self._parts(items, torch.zeros(len(items), self._width))
         with as_command_line():
-            self._encode(subject)
-            targets = [one for part in parts for one in self._part_targets(part, items, self._share(part, parts))]
-        return Targets(self._requests.scorer, targets, self._shared.batch_size)
+            runner, targets = self.runner_for(subject), []
+            for part in parts:
+                factor = self._aggregation.factor(part, parts) / (sum(part.weights) or 1.0)
+                targets += [self._target(runner, items[index], factor) for index in part.indices]
+        return ContinuationTargets(runner.scorer, targets, self._shared.batch_size)
 
-    def _part_targets(self, part: _Part, items: Sequence[Item], share: float) -> list[Target]:
-        factor = share / (sum(part.weights) or 1.0)
-        return [self._target(items[place], factor) for place in part.places]
+    def _target(self, runner: InstanceRunner, item: Item, factor: float) -> ItemTarget:
+        subtask, number = self._document[item]
+        queries = runner.queries(self._instances(item))
+        tokens = runner.scorer.continuation_length(queries[0])
+        return subtask.target(number, queries, tokens, item.weight * factor)
 
-    def _target(self, item: Item, factor: float) -> Target:
-        member, number = self._place[item]
-        answers = self._requests.numbers(self._instances(item))
-        tokens = self._requests.scorer.answer_length(answers[0])
-        return member.target(number, answers, tokens, item.weight * factor)
-
-    def _encode(self, subject: LoadedModel) -> None:
-        """Builds and encodes all questions, unless that was done for this model and tokenizer."""
+    def runner_for(self, subject: LoadedModel) -> InstanceRunner:
+        """Runs the instances on this model. Made again only for another model or tokenizer."""
         from mergesearch.evaluators.lm_eval.hflm import chat_renderer, wrap
-        from mergesearch.evaluators.lm_eval.requests import Requests
+        from mergesearch.evaluators.lm_eval.instance_runner import InstanceRunner
 
         if self._subject == subject:
-            return
-        options, size = self._options, self._shared.batch_size
-        wrapped = wrap(subject, size, options.max_length or self._shared.max_length, options.add_bos_token)
-        chat = chat_renderer(wrapped, options.apply_chat_template) if options.apply_chat_template else None
-        built = {member.name: member.instances(chat) for member in self._members}
-        documents = [group for groups in built.values() for group in groups]
-        self._built = built
-        self._requests: Requests = Requests(wrapped, subject, documents, self._shared)
-        self._notes = self._requests.settle()
+            return self._runner
+        options, shared = self._options, self._shared
+        hflm = wrap(subject, shared.batch_size, options.max_length or shared.max_length, options.add_bos_token)
+        chat = chat_renderer(hflm, options.apply_chat_template) if options.apply_chat_template else None
+        self.instances = {subtask.name: subtask.instances(chat) for subtask in self.subtasks}
+        documents = [instances for by_document in self.instances.values() for instances in by_document]
+        self._runner: InstanceRunner = InstanceRunner(hflm, subject, documents, shared)
+        self._notes = self._runner.choose_modes()
         self._subject = subject
+        return self._runner
 
-    def _rows(self, items: Sequence[Item]) -> dict[Item, list[float]]:
+    def _rows(self, subject: LoadedModel, items: Sequence[Item]) -> dict[Item, list[float]]:
+        """For each item its result as ``width`` numbers."""
+        runner = self.runner_for(subject)
         instances = {item: self._instances(item) for item in items}
-        self._requests.ask([one for group in instances.values() for one in group])
-        for member in self._members:
-            member.apply_filter([one for item in items if self._place[item][0] is member for one in instances[item]])
+        runner.run([each for by_item in instances.values() for each in by_item])
+        for subtask in self.subtasks:
+            own = [item for item in items if self._document[item][0] is subtask]
+            subtask.apply_filter([each for item in own for each in instances[item]])
         return {item: self._row(item, instances[item]) for item in items}
 
     def _instances(self, item: Item) -> list[Any]:
-        member, number = self._place[item]
-        return self._built[member.name][number]
+        subtask, number = self._document[item]
+        return self.instances[subtask.name][number]
 
     def _row(self, item: Item, instances: Sequence[Any]) -> list[float]:
-        member, number = self._place[item]
-        row = member.row(number, instances)
+        subtask, number = self._document[item]
+        row = subtask.row(number, instances)
         return row + [math.nan] * (self._width - len(row))
 
     def value(self, items: Sequence[Item], scores: Tensor) -> float:
         """See ``Evaluator.value``."""
-        parts = self._parts(items, scores)
-        if len(parts) == 1:
-            return parts[0].value()
-        from lm_eval.api.metrics import aggregate_subtask_metrics
-
-        sizes = [len(part.places) for part in parts]
-        return float(aggregate_subtask_metrics([part.value() for part in parts], sizes, self._by_size))
+        return self._aggregation.value(self._parts(items, scores))
 
     def contributions(self, items: Sequence[Item], scores: Tensor) -> Tensor:
-        """See ``Evaluator.contributions``. A subtask's are scaled so that their weighted mean over all is its part."""
-        import torch
+        """See ``Evaluator.contributions``."""
+        return self._aggregation.contributions(self._parts(items, scores))
 
-        parts = self._parts(items, scores)
-        found = torch.zeros(len(items), dtype=torch.float64)
-        total = sum(sum(part.weights) for part in parts)
-        for part in parts:
-            own = part.member.values.contributions(part.rows, part.weights)
-            found[part.places] = own * (self._share(part, parts) * total / sum(part.weights))
-        return found
+    def _parts(self, items: Sequence[Item], scores: Tensor) -> list[SubtaskScores]:
+        """The scores by subtask, in the order of the subtasks. Subtasks without an item are left out."""
+        from mergesearch.evaluators.lm_eval.groups import SubtaskScores
 
-    def _share(self, part: _Part, parts: Sequence[_Part]) -> float:
-        """A subtask's factor in the value of all."""
-        return len(part.places) / sum(len(one.places) for one in parts) if self._by_size else 1 / len(parts)
-
-    def _parts(self, items: Sequence[Item], scores: Tensor) -> list[_Part]:
-        """The items by member, in the order of the members; members without an item are left out."""
         table = scores.reshape(len(items), self._width)
-        places: dict[str, list[int]] = {}
-        for place, item in enumerate(items):
-            places.setdefault(self._place[item][0].name, []).append(place)
-        present = [(member, places[member.name]) for member in self._members if member.name in places]
+        indices: dict[str, list[int]] = {}
+        for index, item in enumerate(items):
+            indices.setdefault(self._document[item][0].name, []).append(index)
+        present = [(subtask, indices[subtask.name]) for subtask in self.subtasks if subtask.name in indices]
         return [
-            _Part(member, own, table[own][:, : member.values.width], [items[n].weight for n in own])
-            for member, own in present
+            SubtaskScores(subtask, own, table[own][:, : subtask.document_metric.width], [items[n].weight for n in own])
+            for subtask, own in present
         ]
-
-
-def _settings(options: LmEvalOptions) -> Settings:
-    from mergesearch.evaluators.lm_eval.harness import Settings
-
-    multiturn = options.fewshot_as_multiturn
-    return Settings(
-        options.num_fewshot,
-        options.fewshot_seed,
-        options.gen_kwargs,
-        options.system_instruction,
-        bool(options.apply_chat_template) if multiturn is None else multiturn,
-        options.confirm_run_unsafe_code,
-    )
-
-
-def _with_metric(tasks: Sequence[Any], metric: str) -> Sequence[Any]:
-    """Of several tasks those that have the metric, as lm-eval's groups have it; all, where none has."""
-    return [task for task in tasks if metric.partition(",")[0] in task.aggregation()] or tasks
-
-
-def _by_size(group: Any | None, metric: str, filter_name: str) -> bool:
-    """Whether subtasks count by their number of documents. Raises where the group aggregates other metrics."""
-    if group is None:
-        return False
-    for one in group.aggregate_metric_list:
-        if one.metric == metric and (one.filter_list is None or filter_name in one.filter_list):
-            return bool(one.weight_by_size)
-    usable = ", ".join(one.metric for one in group.aggregate_metric_list)
-    raise UserError(f"metric: group {group.name!r} does not aggregate '{metric},{filter_name}'; usable: {usable}")
-
-
-def _common_direction(members: Sequence[Member]) -> Any:
-    directions = {member.direction for member in members}
-    if len(directions) > 1:
-        raise UserError(f"metric: {members[0].metric!r} is better higher in some subtasks and lower in others")
-    return members[0].direction

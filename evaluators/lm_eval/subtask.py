@@ -1,230 +1,267 @@
-"""One lm-eval task, alone or as part of a group: its documents as items, and its metric as numbers of each."""
+"""One lm-eval task, alone or as part of a group: its documents as items, and its metric as numbers per document."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from lm_eval.api.metrics import mean
 
 from mergesearch.errors import UserError, in_words, nearest
-from mergesearch.evaluators.contract.evaluator import Item, Metric
-from mergesearch.evaluators.data.near_duplicates import plain
-from mergesearch.evaluators.inference.losses import Target
-from mergesearch.evaluators.lm_eval.harness import Settings, as_command_line, build_instances
-from mergesearch.evaluators.lm_eval.metrics import Values, Weighted, values_of
+from mergesearch.evaluators.contract.evaluator import Metric
+from mergesearch.evaluators.contract.item import Item
+from mergesearch.evaluators.data.content import content_hash, content_text
+from mergesearch.evaluators.inference.losses import ItemTarget
+from mergesearch.evaluators.lm_eval.command_line import as_command_line
+from mergesearch.evaluators.lm_eval.metrics import DocumentMetric, WeightedMetric, metric_of
+from mergesearch.evaluators.lm_eval.task_loading import TaskOverrides, build_instances
 
 
-class Member:
-    """metric: as the config says it, a name or 'name,filter'."""
+class Subtask:
+    """A loaded task of lm-eval and the metric that is read from it.
 
-    def __init__(self, task: Any, metric: str, settings: Settings) -> None:
+    Attributes:
+        name: lm-eval's name of the task.
+        docs: Its documents.
+        metric_name: Name of the metric.
+        filter_name: Name of the filter of the model's answers.
+        metric: The metric's name and direction.
+        document_metric: Converts results of documents to numbers, and numbers to the value.
+    """
+
+    def __init__(self, task: Any, metric: str, overrides: TaskOverrides) -> None:
+        """Checks everything that can be checked without a model; raises UserError.
+
+        Args:
+            task: lm-eval's task object.
+            metric: A metric, or 'metric,filter'.
+            overrides: See ``TaskOverrides``.
+        """
         self.name = task.task_name
         self._task = task
-        self._settings = settings
+        self._overrides = overrides
         with as_command_line():
             self.docs = list(task.eval_docs)
-            self._first = build_instances(task, 1, settings)[0]  # so that what cannot be built is known now
-            _remember_answers(task, self.docs)
-            self._check_answers()
-            trial = self._tried(self.docs[0])
-            self.metric, self.filter = self._chosen(metric, trial)
-            self.values = self._values(trial)
-        higher = self._task.higher_is_better().get(self.metric)
-        self.direction = Metric(self.metric, True if higher is None else bool(higher))
+            self._first_instances = build_instances(task, 1, overrides)[0]
+            _cache_rendering(task, self.docs)
+            self._check_gold()
+            results = self._results_of_empty_answers(self.docs[0])
+            self.metric_name, self.filter_name = self._chosen(metric, results)
+            self.document_metric = self._document_metric(results)
+        higher = self._task.higher_is_better().get(self.metric_name)
+        self.metric = Metric(self.metric_name, True if higher is None else bool(higher))
 
-    def items(self, of: str, group: str | None) -> list[Item]:
-        """One for each document; ``of``: the name that the config calls the task by."""
-        prefix = "" if of == self.name else f"{self.name}/"
+    def items(self, task_name: str, group: str | None) -> list[Item]:
+        """One item per document.
+
+        Args:
+            task_name: Name of the task or group in the config.
+            group: Field of the documents; documents with equal values have equal fingerprints.
+        """
+        prefix = "" if task_name == self.name else f"{self.name}/"
         with as_command_line():
-            return [self._item(f"{prefix}{n}", of, doc, group) for n, doc in enumerate(self.docs)]
+            return [self._item(f"{prefix}{n}", task_name, doc, group) for n, doc in enumerate(self.docs)]
 
-    def _item(self, name: str, of: str, doc: dict[str, Any], group: str | None) -> Item:
+    def _item(self, id_: str, task_name: str, doc: dict[str, Any], group: str | None) -> Item:
         if group is not None and group not in doc:
-            raise UserError(f"group: document {name} of task {of!r} has no field {group!r}{nearest(group, doc)}")
-        text = json.dumps(doc if group is None else doc[group], sort_keys=True, default=str)
-        print_, near = hashlib.sha256(text.encode()).hexdigest(), plain(doc) if group is None else ""
-        part = "" if of == self.name else self.name
-        return Item(name, of, print_, self._weight(doc), self._chance(doc), near, part)
+            raise UserError(f"group: document {id_} of task {task_name!r} has no field {group!r}{nearest(group, doc)}")
+        return Item(
+            id_,
+            task_name,
+            fingerprint=content_hash(doc if group is None else doc[group]),
+            weight=self._weight(doc),
+            chance=self._chance(doc),
+            text=content_text(doc) if group is None else "",
+            subtask="" if task_name == self.name else self.name,
+        )
 
     def _weight(self, doc: dict[str, Any]) -> float:
-        return self.values.weight(self._tried(doc)[self.metric]) if isinstance(self.values, Weighted) else 1.0
+        if not isinstance(self.document_metric, WeightedMetric):
+            return 1.0
+        return self.document_metric.weight(self._results_of_empty_answers(doc)[self.metric_name])
 
     def _chance(self, doc: dict[str, Any]) -> float | None:
-        """1 / number of choices for accuracies among choices, 0 for what must be written out."""
+        """1 / number of choices for the accuracy of choices, 0 for other types of tasks, None if not known."""
         if self._task.OUTPUT_TYPE != "multiple_choice":
             return 0.0
-        return 1 / len(self._task.doc_to_choice(doc)) if self.metric.startswith("acc") else None
+        return 1 / len(self._task.doc_to_choice(doc)) if self.metric_name.startswith("acc") else None
 
     def instances(self, chat: Any) -> list[list[Any]]:
-        """Each document's instances; chat: renders messages, where a chat template is applied."""
-        return build_instances(self._task, len(self.docs), self._settings, chat)
+        """For each document its instances. chat: renders messages with a chat template; None: there is none."""
+        return build_instances(self._task, len(self.docs), self._overrides, chat)
 
     @property
     def has_targets(self) -> bool:
-        """Whether the model weighs texts that are given, and generates none."""
+        """Whether the model scores given texts, and generates none."""
         return self._task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
 
-    def target(self, number: int, answers: tuple[int, ...], tokens: int, weight: float) -> Target:
-        """What the model should say to a document.
+    def target(self, number: int, queries: tuple[int, ...], tokens: int, weight: float) -> ItemTarget:
+        """The correct answer to a document.
 
-        answers: the numbers of its questions; tokens: of the first one's answer; weight: the document's in the loss.
+        Args:
+            number: Index of the document.
+            queries: For each of its instances the index of the query in the scorer.
+            tokens: Number of tokens of the first instance's continuation.
+            weight: The document's weight in the loss.
         """
+        doc = self.docs[number]
         if self._task.OUTPUT_TYPE != "multiple_choice":
-            return Target(answers[:1], (0,), size=self._size(self.docs[number], tokens), weight=weight)
-        choices = self._task.doc_to_choice(self.docs[number])
-        count = len(choices)  # what comes after them are the same choices without their question
-        gold = self._gold(self.docs[number], choices)
-        return Target(answers[:count], gold, _scales(choices, self.metric), weight=weight)
+            return ItemTarget(queries[:1], (0,), size=self._size(doc, tokens), weight=weight)
+        choices = self._task.doc_to_choice(doc)
+        # More instances than choices: the others are the choices without their question, for acc_mutual_info.
+        return ItemTarget(queries[: len(choices)], self._gold(doc, choices), self._scales(choices), weight=weight)
 
     def _size(self, doc: dict[str, Any], tokens: int) -> float:
-        """What a text's nats are divided by: as its metric does it, or its tokens; 1 for empty texts."""
-        weighted = self.values.unit * self._weight(doc) if isinstance(self.values, Weighted) else tokens
-        return float(weighted) or 1.0
+        """What a text's nats are divided by: the unit of the metric, or tokens; 1 for empty texts."""
+        if isinstance(self.document_metric, WeightedMetric):
+            return float(self.document_metric.nats_per_unit * self._weight(doc)) or 1.0
+        return float(tokens) or 1.0
 
     def _gold(self, doc: dict[str, Any], choices: Sequence[str]) -> tuple[int, ...]:
-        """The places of the right choices; none where the task does not say."""
-        said = self._task.doc_to_text(doc) if self._task.multiple_input else self._task.doc_to_target(doc)
-        places = [choices.index(one) if one in choices else one for one in (said if isinstance(said, list) else [said])]
-        return tuple(place for place in places if isinstance(place, int) and 0 <= place < len(choices))
+        """Indices of the correct choices. Empty if the task does not say."""
+        answers = self._correct_answers(doc)
+        indices = [choices.index(answer) if answer in choices else answer for answer in answers]
+        return tuple(index for index in indices if isinstance(index, int) and 0 <= index < len(choices))
+
+    def _correct_answers(self, doc: dict[str, Any]) -> list[Any]:
+        """The task's correct answers to a question: choices, or indices of choices."""
+        gold = self._task.doc_to_text(doc) if self._task.multiple_input else self._task.doc_to_target(doc)
+        return gold if isinstance(gold, list) else [gold]
+
+    def _scales(self, choices: Sequence[str]) -> tuple[float, ...]:
+        """The factors of the choices' log-probabilities in the metric, for a mean length of 1."""
+        lengths = [1.0] * len(choices)
+        if self.metric_name == "acc_norm":
+            lengths = [float(len(choice)) or 1.0 for choice in choices]
+        elif self.metric_name == "acc_bytes":
+            lengths = [float(len(choice.encode())) or 1.0 for choice in choices]
+        mean_length = sum(lengths) / len(lengths)
+        return tuple(mean_length / length for length in lengths)
 
     def row(self, number: int, instances: Sequence[Any]) -> list[float]:
-        """The document's metric, from the answers that its instances have got."""
-        found = self._results(number, instances)
+        """The document's result as numbers, from the filtered answers of its instances."""
+        results = self._results(number, instances)
         try:
-            return self.values.row(found.get(self.metric))
+            return self.document_metric.row(results.get(self.metric_name))
         except (TypeError, ValueError) as error:
-            raise UserError(self._unusable(found)) from error
+            raise UserError(self._unusable(results)) from error
 
     def _results(self, number: int, instances: Sequence[Any]) -> dict[str, Any]:
-        answers = [one.filtered_resps[self.filter] for one in instances]
+        answers = [instance.filtered_resps[self.filter_name] for instance in instances]
         try:
             return dict(self._task.process_results(self.docs[number], answers))
-        except Exception as error:  # a task's code may do anything
+        except Exception as error:  # a task's code may raise anything
             where = f"task {self.name!r}, item {number}"
-            raise UserError(f"{where}: its answers cannot be judged: {in_words(error)}") from error
+            raise UserError(f"{where}: the task's process_results failed: {in_words(error)}") from error
 
     def apply_filter(self, instances: Sequence[Any]) -> None:
         """Sets ``filtered_resps`` of the metric's filter."""
-        for one in self._task._filters:
-            if instances and one.name == self.filter:
-                one.apply(instances)
+        for ensemble in self._task._filters:
+            if instances and ensemble.name == self.filter_name:
+                ensemble.apply(instances)
 
-    def _tried(self, doc: dict[str, Any]) -> dict[str, Any]:
-        """What the task would say of a document for empty answers; {} where it cannot say that."""
+    def _results_of_empty_answers(self, doc: dict[str, Any]) -> dict[str, Any]:
+        """The task's results for a document without real answers; empty if the task's code does not allow that."""
         if getattr(self._task, "UNSAFE_CODE", False):
             return {}
+        answers = [_empty_answer(instance) for instance in self._first_instances]
         try:
-            return dict(self._task.process_results(doc, [_empty_answer(one) for one in self._first]))
-        except Exception:  # a task's code may do anything
+            return dict(self._task.process_results(doc, answers))
+        except Exception:  # a task's code may raise anything
             return {}
 
-    def _chosen(self, asked: str, trial: dict[str, Any]) -> tuple[str, str]:
-        """The metric's name and the filter's, checked against those of the task."""
-        name, comma, chosen = asked.partition(",")
-        metrics, filters = list({**self._task.aggregation(), **trial}), [one.name for one in self._task._filters]
+    def _chosen(self, metric: str, results: dict[str, Any]) -> tuple[str, str]:
+        """The names of the metric and of the filter, checked against those of the task."""
+        name, comma, filter_name = metric.partition(",")
+        metrics = list({**self._task.aggregation(), **results})
+        filters = [ensemble.name for ensemble in self._task._filters]
         if name not in metrics:
             raise UserError(f"metric: task {self.name!r} has no metric {name!r}{nearest(name, metrics)}")
         if not comma and len(filters) > 1:
-            ways = " or ".join(f"'{name},{one}'" for one in filters)
-            raise UserError(f"metric: task {self.name!r} filters the answers in several ways; say {ways}")
-        if comma and chosen not in filters:
-            raise UserError(f"metric: task {self.name!r} has no filter {chosen!r}{nearest(chosen, filters)}")
-        return name, chosen or filters[0]
+            valid = " or ".join(f"'{name},{each}'" for each in filters)
+            raise UserError(f"metric: task {self.name!r} has several filters: found {metric!r}, expected {valid}")
+        if comma and filter_name not in filters:
+            raise UserError(f"metric: task {self.name!r} has no filter {filter_name!r}{nearest(filter_name, filters)}")
+        return name, filter_name or filters[0]
 
-    def _values(self, trial: dict[str, Any]) -> Values:
-        aggregation = self._task.aggregation().get(self.metric, mean)
-        values = self._values_by(aggregation, trial)
-        if self.metric in trial and not _fits(values, trial[self.metric]):
-            raise UserError(self._unusable(trial))
-        return values
+    def _document_metric(self, results: dict[str, Any]) -> DocumentMetric:
+        aggregation = self._task.aggregation().get(self.metric_name, mean)
+        samples: list[Any] = []
+        if isinstance(results.get(self.metric_name), list | tuple):
+            samples = [self._results_of_empty_answers(doc).get(self.metric_name) for doc in self.docs]
+        document_metric = metric_of(aggregation, [sample for sample in samples if sample is not None])
+        if self.metric_name in results and not _accepts(document_metric, results[self.metric_name]):
+            raise UserError(self._unusable(results))
+        return document_metric
 
-    def _values_by(self, aggregation: Any, trial: dict[str, Any]) -> Values:
-        if not isinstance(trial.get(self.metric), list | tuple):
-            return values_of(aggregation, [])
-        found = (self._tried(doc).get(self.metric) for doc in self.docs)
-        return values_of(aggregation, [one for one in found if one is not None])
-
-    def _unusable(self, found: dict[str, Any]) -> str:
-        kinds = {name: values_of(self._task.aggregation().get(name, mean), [found[name]]) for name in found}
-        usable = ", ".join(name for name, values in kinds.items() if _fits(values, found[name]))
+    def _unusable(self, results: dict[str, Any]) -> str:
+        """The message for a metric whose results are no numbers."""
+        aggregations = self._task.aggregation()
+        metrics = {name: metric_of(aggregations.get(name, mean), [results[name]]) for name in results}
+        usable = ", ".join(name for name, metric in metrics.items() if _accepts(metric, results[name]))
         return (
-            f"metric: {self.metric!r} of task {self.name!r} is not told by numbers of each document "
-            f"({found.get(self.metric)!r}), which a search needs; usable: {usable or 'none'}"
+            f"metric: {self.metric_name!r} of task {self.name!r} gives {results.get(self.metric_name)!r} for a "
+            f"document, expected one or more numbers; usable metrics: {usable or 'none'}"
         )
 
-    def _check_answers(self) -> None:
-        """Raises where the right choice of a question is none of its choices: lm-eval warns and calls it wrong."""
+    def _check_gold(self) -> None:
+        """Raises UserError if a correct answer is not among the choices. lm-eval warns, and counts it as wrong."""
         if self._task.OUTPUT_TYPE != "multiple_choice" or callable(self._task.config.process_results):
             return
         for number, doc in enumerate(self.docs):
             choices = self._choices(number, doc)
-            gold = self._task.doc_to_text(doc) if self._task.multiple_input else self._task.doc_to_target(doc)
-            wrong = [one for one in (gold if isinstance(gold, list) else [gold]) if not _among(one, choices)]
-            if wrong:
-                raise UserError(
-                    f"task {self.name!r}, item {number}: the answer {wrong[0]!r} is none of its "
-                    f"{len(choices)} choices, {choices!r}"
-                )
+            for answer in self._correct_answers(doc):
+                is_valid = 0 <= answer < len(choices) if isinstance(answer, int) else answer in choices
+                if not is_valid:
+                    raise UserError(
+                        f"task {self.name!r}, item {number}: the correct answer {answer!r} is not among its "
+                        f"{len(choices)} choices, {choices!r}"
+                    )
 
     def _choices(self, number: int, doc: dict[str, Any]) -> Sequence[str]:
+        where = f"task {self.name!r}, item {number}"
         try:
             choices = self._task.doc_to_choice(doc)
-        except Exception as error:  # a template may run anything
-            reason = in_words(error)
-            raise UserError(f"task {self.name!r}, item {number}: its choices cannot be read: {reason}") from error
+        except Exception as error:  # a template may run any code
+            raise UserError(f"{where}: its choices cannot be rendered: {in_words(error)}") from error
         if not isinstance(choices, list | tuple):
-            raise UserError(f"task {self.name!r}, item {number}: its choices are {choices!r}, expected a list")
+            raise UserError(f"{where}: its choices are {choices!r}, expected a list")
         return choices
 
 
-def _among(answer: Any, choices: Sequence[str]) -> bool:
-    return 0 <= answer < len(choices) if isinstance(answer, int) else answer in choices
-
-
-def _fits(values: Values, value: Any) -> bool:
+def _accepts(metric: DocumentMetric, result: Any) -> bool:
     try:
-        values.row(value)
+        metric.row(result)
     except (TypeError, ValueError):
         return False
     return True
 
 
-def _scales(choices: Sequence[str], metric: str) -> tuple[float, ...]:
-    """What the metric multiplies the choices' log-probabilities by before it compares them, with a mean length of 1."""
-    lengths = [1.0] * len(choices)
-    if metric in ("acc_norm", "acc_bytes"):
-        lengths = [float(len(choice if metric == "acc_norm" else choice.encode())) or 1.0 for choice in choices]
-    mean_length = sum(lengths) / len(lengths)
-    return tuple(mean_length / length for length in lengths)
-
-
 def _empty_answer(instance: Any) -> Any:
-    """Of the kind that a model gives: a log-probability, and whether it is the likeliest answer; or a text."""
+    """An answer of the type that a model gives: a text, a log-probability, or (log-probability, is greedy)."""
     if instance.request_type == "generate_until":
         return ""
     return -1.0 if instance.request_type == "loglikelihood_rolling" else (-1.0, False)
 
 
-def _remember_answers(task: Any, docs: Sequence[Any]) -> None:
-    """Renders each document's target and choices once: lm-eval compiles their templates anew for every candidate."""
-    ours = {id(doc) for doc in docs}
+def _cache_rendering(task: Any, docs: Sequence[Any]) -> None:
+    """Renders each document's target, choices and text once. lm-eval renders them again for every candidate."""
+    cached_docs = {id(doc) for doc in docs}
     for name in ("doc_to_target", "doc_to_choice", "doc_to_text"):
         if hasattr(task, name):
-            setattr(task, name, _once(getattr(task, name), ours))
+            setattr(task, name, _cached(getattr(task, name), cached_docs))
 
 
-def _once(render: Any, ours: set[int]) -> Any:
-    known: dict[int, Any] = {}
+def _cached(render: Any, cached_docs: set[int]) -> Any:
+    """``render`` with a cache by the identity of the document."""
+    results: dict[int, Any] = {}
 
     def rendered(doc: Any, *arguments: Any) -> Any:
         key = id(doc)
-        if arguments or key not in ours:
+        if arguments or key not in cached_docs:
             return render(doc, *arguments)
-        if key not in known:
-            known[key] = render(doc)
-        return list(known[key]) if isinstance(known[key], list) else known[key]
+        if key not in results:
+            results[key] = render(doc)
+        return list(results[key]) if isinstance(results[key], list) else results[key]
 
     return rendered

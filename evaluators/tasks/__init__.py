@@ -1,1 +1,1 @@
-"""The other evaluators: texts, classification, embeddings, functions, programs, ensembles."""
+"""The evaluators that a config can name, besides lm_eval: one module each. An ensemble of models stands here too."""

@@ -1,4 +1,4 @@
-"""Scores from a program that is given a written candidate: for judges that cannot be imported."""
+"""Scores from a program that reads the candidate from a folder, for judges that are no Python function."""
 
 from __future__ import annotations
 
@@ -17,36 +17,43 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators.contract.evaluator import EvaluatorOptions, Item, LoadedModel, MeanOfItems, Metric, Shared
-from mergesearch.evaluators.tasks.external import WHOLE, checked, items_of, read_items
+from mergesearch.evaluators.contract.evaluator import MeanOfItems, Metric
+from mergesearch.evaluators.contract.item import Item
+from mergesearch.evaluators.contract.loaded_model import LoadedModel
+from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
+from mergesearch.evaluators.tasks.external import WHOLE_MODEL, checked_scores, external_items, read_item_names
 from mergesearch.files import ended_by_exception
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TAIL = 2_000
-"""How many characters of what a program said last are told when it fails."""
+ERROR_CHARACTERS = 2_000
+"""How many characters of a failed program's last output are in the message."""
 
 
 class CommandOptions(EvaluatorOptions):
-    """Which program, and what its numbers are called."""
+    """The program, and the name and direction of its metric."""
 
     command: str | list[str] = Field(
-        min_length=1, description="Program and arguments; {model} stands for the folder, {items} for a file of names"
+        min_length=1,
+        description="Program and arguments; {model} is replaced by the candidate's folder, {items} by a file of names",
     )
-    timeout: float = Field(3600.0, gt=0, description="Seconds until the program is ended and the candidate has failed")
-    items: list[str] | str | None = Field(None, description="The items' names, or a file with one a line")
-    metric: str = Field("score", min_length=1, description="What the number is called")
+    timeout: float = Field(
+        3600.0, gt=0, description="Seconds after which the program is killed and the candidate fails"
+    )
+    items: list[str] | str | None = Field(None, description="Names of the items, or a file with one name per line")
+    metric: str = Field("score", min_length=1, description="Name of the metric")
     higher_is_better: bool = True
 
 
 class Command(MeanOfItems):
     """See ``Evaluator``. The program is run without a shell and gets the path of the candidate's folder.
 
-    The folder has safetensors, config and tokenizer, byte for byte what a merge would write, and is removed afterwards.
-    ``{items}`` is the path of a file with the names of the items asked for, one a line. The program prints JSON, alone
-    or as its last line: ``{"score": 0.5}`` for the whole model, or ``{item: score}`` where the config names the items.
-    A status other than 0, too long a time, or anything else printed fails the candidate.
+    The folder has the safetensors files, config and tokenizer that a merge would write, byte for byte. It is removed
+    afterwards. ``{items}`` is a file with the names of the items to score, one per line. The program prints JSON, as
+    its whole output or as the last line: ``{"score": 0.5}`` for the whole model, or ``{item: score}`` if the config
+    names the items. The candidate fails if the exit status is not 0, the program takes too long, or it prints anything
+    else.
     """
 
     Options: ClassVar[type[EvaluatorOptions]] = CommandOptions
@@ -56,27 +63,28 @@ class Command(MeanOfItems):
         self.metric = Metric(options.metric, options.higher_is_better)
         self._timeout = options.timeout
         self._arguments = _arguments(options.command)
-        self.items = items_of(self.task, read_items(options.items) if isinstance(options.items, str) else options.items)
+        names = read_item_names(options.items) if isinstance(options.items, str) else options.items
+        self.items = external_items(self.task, names)
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
-        """See ``Evaluator.score``. Raises RuntimeError with what the program said last where it fails."""
+        """See ``Evaluator.score``. Raises RuntimeError with the program's last output if it fails."""
         import torch
 
         if subject.save is None:
-            raise RuntimeError("this model cannot be written to a folder")
+            raise RuntimeError(f"task {self.task!r}: this model cannot be written to a folder")
         if not items:
             return torch.empty(0, dtype=torch.float64)
         with ended_by_exception(), tempfile.TemporaryDirectory(prefix="mergesearch-") as folder:
             model, names = Path(folder) / "model", Path(folder) / "items.txt"
             subject.save(model)
             names.write_text("".join(f"{item.id}\n" for item in items), encoding="utf-8")
-            said = self._run({"{model}": str(model), "{items}": str(names)})
-        return checked(self.task, self.items, items, _answer(self.task, said))
+            output = self._run({"{model}": str(model), "{items}": str(names)})
+        return checked_scores(self.task, self.items, items, _parse(self.task, output))
 
-    def _run(self, places: Mapping[str, str]) -> str:
-        """What the program prints."""
-        arguments = [_filled(argument, places) for argument in self._arguments]
-        # A session of its own, so that what the program itself has started ends with it.
+    def _run(self, placeholders: Mapping[str, str]) -> str:
+        """Runs the program. Returns its standard output."""
+        arguments = [_replaced(argument, placeholders) for argument in self._arguments]
+        # In a session of its own, so that the processes that it starts can be killed with it.
         process = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
@@ -85,48 +93,45 @@ class Command(MeanOfItems):
         except subprocess.TimeoutExpired:
             raise RuntimeError(f"task {self.task!r}: the program took longer than {self._timeout:g} s") from None
         finally:
-            _end(process)
+            _kill(process)
         if process.returncode:
-            raise RuntimeError(f"task {self.task!r}: the program ended with {process.returncode}: {_tail(err)}")
+            last_output = err.decode("utf-8", errors="replace").strip()[-ERROR_CHARACTERS:] or "no error output"
+            raise RuntimeError(f"task {self.task!r}: the program ended with {process.returncode}: {last_output}")
         return out.decode("utf-8", errors="replace")
 
 
 def _arguments(command: str | list[str]) -> list[str]:
-    """Checked: the program is there, and is told where the model lies."""
+    """The arguments. Raises UserError if the program does not exist or does not get the model's folder."""
     try:
         arguments = shlex.split(command) if isinstance(command, str) else command
     except ValueError as error:
         raise UserError(f"command: {command!r}: {error}") from None
     if not arguments or not any("{model}" in argument for argument in arguments):
-        raise UserError(f"command: found {command!r}, expected {{model}} where the candidate's folder belongs")
+        raise UserError(f"command: found {command!r}, expected {{model}} in place of the candidate's folder")
     if shutil.which(arguments[0]) is None:
-        raise UserError(f"command: there is no program {arguments[0]!r}, or it cannot be run")
+        raise UserError(f"command: there is no program {arguments[0]!r}, or it is not executable")
     return arguments
 
 
-def _filled(argument: str, places: Mapping[str, str]) -> str:
-    for name, place in places.items():
-        argument = argument.replace(name, place)
+def _replaced(argument: str, placeholders: Mapping[str, str]) -> str:
+    for placeholder, path in placeholders.items():
+        argument = argument.replace(placeholder, path)
     return argument
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the program and its children where it still runs."""
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kills the program and its children if it still runs."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
-def _tail(text: bytes) -> str:
-    return text.decode("utf-8", errors="replace").strip()[-TAIL:] or "it said nothing"
-
-
-def _answer(task: str, said: str) -> object:
-    """The JSON printed; of ``{"score": x}`` the number."""
-    last = said.strip().rsplit("\n", 1)[-1]
-    for text in (said, last):
+def _parse(task: str, output: str) -> object:
+    """The JSON that was printed. The number of ``{"score": number}``."""
+    last_line = output.strip().rsplit("\n", 1)[-1]
+    for text in (output, last_line):
         with suppress(ValueError):
-            answer = json.loads(text)
-            return answer[WHOLE] if isinstance(answer, dict) and answer.keys() == {WHOLE} else answer
-    raise ValueError(f'task {task!r}: the program printed {last[-200:]!r}, expected JSON such as {{"score": 0.5}}')
+            result = json.loads(text)
+            return result[WHOLE_MODEL] if isinstance(result, dict) and result.keys() == {WHOLE_MODEL} else result
+    raise ValueError(f'task {task!r}: the program printed {last_line[-200:]!r}, expected JSON such as {{"score": 0.5}}')

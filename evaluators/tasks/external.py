@@ -1,4 +1,4 @@
-"""Scores that come from outside, by item or one for the whole model: checked before they are believed."""
+"""Scores from outside, by a function or a program: their items, and checks of their results."""
 
 from __future__ import annotations
 
@@ -7,33 +7,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergesearch.errors import UserError, listed
-from mergesearch.evaluators.contract.evaluator import Item
-from mergesearch.evaluators.data.near_duplicates import plain
-from mergesearch.evaluators.data.tables import fingerprint
+from mergesearch.evaluators.contract.item import Item
+from mergesearch.evaluators.data.content import content_hash, content_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WHOLE = "score"
-"""The id of the only item of a task that gives one number for the whole model."""
+WHOLE_MODEL = "score"
+"""The id of the only item of a task that has one score for the whole model."""
 
 
-def items_of(task: str, contents: Mapping[str, Any] | Iterable[str] | None) -> list[Item]:
-    """Items by id, with what they ask where that is known; None: one number for the whole model. Raises UserError."""
+def external_items(task: str, contents: Mapping[str, Any] | Iterable[str] | None) -> list[Item]:
+    """The items of a task.
+
+    Args:
+        task: Name of the task.
+        contents: Names of the items, or their contents by name. None: one score for the whole model.
+
+    Raises:
+        UserError: The names are not distinct strings, or there are none.
+    """
     if contents is None:
-        return [Item(WHOLE, task, WHOLE)]
+        return [Item(WHOLE_MODEL, task, WHOLE_MODEL)]
     if isinstance(contents, str) or not isinstance(contents, Iterable):
-        raise UserError(f"items: found {contents!r}, expected a list of names, or their contents by name")
+        raise UserError(f"items: found {contents!r}, expected a list of names, or a mapping from names to contents")
     names = list(contents)
-    odd = [name for name in names if not isinstance(name, str) or names.count(name) > 1]
-    if odd or not names:
-        raise UserError(f"items: found {odd[0] if odd else names!r}, expected names, each a text and there once")
+    invalid = [name for name in names if not isinstance(name, str) or names.count(name) > 1]
+    if invalid or not names:
+        raise UserError(f"items: found {invalid[0] if invalid else names!r}, expected names: distinct strings")
     by_name = contents if isinstance(contents, Mapping) else {name: name for name in names}
-    return [Item(name, task, fingerprint(by_name[name]), text=plain(by_name[name])) for name in names]
+    return [Item(name, task, content_hash(by_name[name]), text=content_text(by_name[name])) for name in names]
 
 
-def read_items(file: str) -> list[str]:
-    """Names of items from a file, one a line."""
+def read_item_names(file: str) -> list[str]:
+    """The names in a file, one per line."""
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -41,28 +48,42 @@ def read_items(file: str) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def checked(task: str, every: Sequence[Item], asked: Sequence[Item], answer: object) -> Tensor:
-    """The scores of the items asked, from ``answer``: a number, or numbers by item. Raises ValueError for another."""
+def checked_scores(task: str, all_items: Sequence[Item], items: Sequence[Item], result: object) -> Tensor:
+    """The scores of some items from a result.
+
+    Args:
+        task: Name of the task.
+        all_items: All items of the task.
+        items: The items that were to be scored.
+        result: A number for the whole model, or a mapping from item ids to numbers.
+
+    Returns:
+        [items] float64.
+
+    Raises:
+        ValueError: The result is something else, or an item is missing.
+        FloatingPointError: A score is not finite.
+    """
     import torch
 
-    whole = every[0].id == WHOLE and len(every) == 1
-    answers = {WHOLE: answer} if whole and not isinstance(answer, Mapping) else answer
-    if not isinstance(answers, Mapping):
-        raise ValueError(f"task {task!r}: gave {answer!r}, expected a number for each item")
-    missing = [item.id for item in asked if item.id not in answers]
+    is_whole_model = [item.id for item in all_items] == [WHOLE_MODEL]
+    scores = {WHOLE_MODEL: result} if is_whole_model and not isinstance(result, Mapping) else result
+    if not isinstance(scores, Mapping):
+        raise ValueError(f"task {task!r}: found {result!r}, expected a mapping from items to numbers")
+    missing = [item.id for item in items if item.id not in scores]
     if missing:
-        hint = "; one number was expected: say which items there are, to have a number for each" if whole else ""
+        hint = "; expected one number for the whole model, or declare the items first" if is_whole_model else ""
         raise ValueError(
-            f"task {task!r}: gave no score for {listed(missing)}, but for {listed(map(str, answers))}{hint}"
+            f"task {task!r}: found scores for {listed(map(str, scores))}, but none for {listed(missing)}{hint}"
         )
-    return torch.tensor([_number(task, item, answers[item.id]) for item in asked], dtype=torch.float64)
+    return torch.tensor([_finite(task, item, scores[item.id]) for item in items], dtype=torch.float64)
 
 
-def _number(task: str, item: Item, value: Any) -> float:
+def _finite(task: str, item: Item, score: Any) -> float:
     try:
-        number = float(value)
+        number = float(score)
     except (TypeError, ValueError):
-        raise ValueError(f"task {task!r}, item {item.id}: gave {value!r}, expected a number") from None
-    if number - number != 0:
-        raise FloatingPointError(f"task {task!r}, item {item.id}: gave {value!r}, which is not a finite number")
+        raise ValueError(f"task {task!r}, item {item.id}: found score {score!r}, expected a number") from None
+    if number - number != 0:  # infinite or NaN
+        raise FloatingPointError(f"task {task!r}, item {item.id}: found score {score!r}, expected a finite number")
     return number

@@ -1,4 +1,4 @@
-"""Scores from any Python function of a model and its tokenizer."""
+"""Scores from a Python function of the model and its tokenizer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators.contract.evaluator import EvaluatorOptions, Item, LoadedModel, MeanOfItems, Metric, Shared
-from mergesearch.evaluators.tasks.external import checked, items_of
+from mergesearch.evaluators.contract.evaluator import MeanOfItems, Metric
+from mergesearch.evaluators.contract.item import Item
+from mergesearch.evaluators.contract.loaded_model import LoadedModel
+from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
+from mergesearch.evaluators.tasks.external import checked_scores, external_items
 from mergesearch.plugins import load
 
 if TYPE_CHECKING:
@@ -18,22 +21,23 @@ if TYPE_CHECKING:
 
 
 class FunctionOptions(EvaluatorOptions):
-    """Which function, and what its numbers are called."""
+    """The function, and the name and direction of its metric."""
 
     function: str = Field(min_length=1, description="'module:name' or 'path/to/file.py:name'")
-    metric: str = Field("score", min_length=1, description="What the number is called")
+    metric: str = Field("score", min_length=1, description="Name of the metric")
     higher_is_better: bool = True
 
 
 class Function(MeanOfItems):
     """See ``Evaluator``. The function is called as ``function(model, tokenizer)``, without gradients.
 
-    It returns a number for each item, ``{item: float}``, where it has an attribute ``items``: their names, or their
-    contents by name, by which equal ones stay on one side of a split. Where it takes a third argument ``items``, that
-    is the names asked for; otherwise it is called for all of them whichever are wanted. The task's value is the mean.
+    If the function has an attribute ``items``, it returns ``{item: float}``. The attribute has the items' names, or
+    their contents by name; items with equal contents stay on the same side of a split. If the function also takes an
+    argument ``items``, it gets the names of the items to score; otherwise it scores all items in every call. The task's
+    value is the mean.
 
-    Without ``items`` it returns one float for the whole model, which can be searched for, but no verdict can be held on
-    it. An exception fails the candidate.
+    Without the attribute ``items`` the function returns one float for the whole model. A search can optimize it, but
+    there is no verdict on it. If the function raises an exception, the candidate fails.
     """
 
     Options: ClassVar[type[EvaluatorOptions]] = FunctionOptions
@@ -44,7 +48,7 @@ class Function(MeanOfItems):
         self._function = load(options.function)
         if not callable(self._function):
             raise UserError(f"function: {options.function} is {self._function!r}, expected a function")
-        self.items = items_of(self.task, getattr(self._function, "items", None))
+        self.items = external_items(self.task, getattr(self._function, "items", None))
         self._takes_items = "items" in _parameters(self._function, options.function)
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
@@ -53,14 +57,14 @@ class Function(MeanOfItems):
 
         if not items:
             return torch.empty(0, dtype=torch.float64)
-        chosen = {"items": [item.id for item in items]} if self._takes_items else {}
+        arguments = {"items": [item.id for item in items]} if self._takes_items else {}
         with torch.no_grad():
-            answer = self._function(subject.model, subject.tokenizer, **chosen)
-        return checked(self.task, self.items, items, answer)
+            result = self._function(subject.model, subject.tokenizer, **arguments)
+        return checked_scores(self.task, self.items, items, result)
 
 
 def _parameters(function: Any, name: str) -> Sequence[str]:
-    """The names of the function's parameters; raises UserError where it cannot be called with two."""
+    """The names of the function's parameters. Raises UserError if it cannot be called as documented."""
     try:
         signature = inspect.signature(function)
     except ValueError:  # written in C

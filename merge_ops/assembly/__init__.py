@@ -1,1 +1,1 @@
-"""One recipe over open checkpoints: how each tensor of the result is made."""
+"""Assembly of a result from a recipe and open checkpoints, tensor by tensor."""

@@ -1,7 +1,8 @@
-"""How a loss of the merged model changes with a recipe's coefficients, from one gradient by its weights.
+"""Gradients of a loss by a recipe's coefficients, from the gradients by the merged weights.
 
-Where ``θ = base·b + Σ_i c_i·x_i``, the chain rule gives ``∂L/∂c_i = ⟨∂L/∂θ, x_i⟩`` for every coefficient at once; with
-task vectors the inner product is that with ``δ_i`` (AdaMerging, arXiv:2310.02575, learns its coefficients so).
+With ``θ = base·b + Σ_i c_i·x_i``, the chain rule gives ``∂L/∂c_i = ⟨∂L/∂θ, x_i⟩`` for every coefficient from one
+backward pass. With task vectors, the inner product is that with ``δ_i``. AdaMerging (arXiv:2310.02575) learns its
+coefficients in this way.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,19 +11,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mergesearch.merge_ops.assembly.merger import Assembly, Job
+from mergesearch.merge_ops.assembly.assembly import Assembly, PlannedTensor
 from mergesearch.merge_ops.kernels.plans import SMALLEST_SUM, LinearCombination, Plan, SignConsensus
 
 BLOCK = 1 << 22
-"""Elements that are taken to float64 at once."""
-Numbers = tuple[float, ...]
-"""A tensor's coefficients, or the slopes by them: the base's, then each model's."""
+"""Elements that are converted to float64 at a time."""
+Coefficients = tuple[float, ...]
+"""A tensor's coefficients, or the gradients by them: the base's, then each model's."""
 
 
 def linear_form(plan: Plan) -> LinearCombination | None:
-    """The plan as a linear combination: itself, or the surrogate that overlooks trimming, dropping and election.
+    """Returns the plan as a linear combination, or None if it has no coefficients.
 
-    None for a plan that has no coefficients.
+    For a ``SignConsensus`` it is a surrogate, which ignores trimming, dropping and election.
     """
     if isinstance(plan, LinearCombination):
         return plan
@@ -33,74 +34,78 @@ def linear_form(plan: Plan) -> LinearCombination | None:
     return LinearCombination(tuple(plan.lambda_ * w / divisor for w in plan.weights), base=1.0, task_vectors=True)
 
 
-def coefficients(assembly: Assembly, names: Sequence[str]) -> dict[str, Numbers] | None:
-    """Every merged tensor's coefficients; None where a tensor has none."""
-    found: dict[str, Numbers] = {}
+def coefficients(assembly: Assembly, names: Sequence[str]) -> dict[str, Coefficients] | None:
+    """Returns the coefficients of every merged tensor, or None if a merged tensor has none."""
+    by_name: dict[str, Coefficients] = {}
     for name in names:
-        job = assembly.job(name)
-        form = linear_form(job.plan) if job else None
-        if job and form is None:
+        planned = assembly.planned(name)
+        form = linear_form(planned.plan) if planned else None
+        if planned and form is None:
             return None
         if form:
-            found[name] = (form.base, *form.coefficients)
-    return found
+            by_name[name] = (form.base, *form.coefficients)
+    return by_name
 
 
 def is_exact(assembly: Assembly, names: Sequence[str]) -> bool:
-    """Whether the coefficients are all that the model depends on."""
-    jobs = (assembly.job(name) for name in names)
-    return all(job is None or isinstance(job.plan, LinearCombination) for job in jobs)
+    """Returns whether all merged tensors are linear combinations, so that the coefficients determine the model."""
+    planned = (assembly.planned(name) for name in names)
+    return all(entry is None or isinstance(entry.plan, LinearCombination) for entry in planned)
 
 
-def slopes(assembly: Assembly, gradients: Mapping[str, Tensor]) -> dict[str, Numbers]:
-    """``∂L/∂c`` by the coefficients of every merged tensor, from ``∂L/∂θ`` by the tensors' names."""
-    jobs = ((assembly.job(name), name, gradient) for name, gradient in gradients.items())
-    return {name: _slopes(job, gradient) for job, name, gradient in jobs if job}
+def coefficient_gradients(assembly: Assembly, weight_gradients: Mapping[str, Tensor]) -> dict[str, Coefficients]:
+    """Returns ``∂L/∂c`` for the coefficients of every merged tensor, from ``∂L/∂θ`` by tensor name."""
+    planned = ((assembly.planned(name), name, gradient) for name, gradient in weight_gradients.items())
+    return {name: _gradients(entry, gradient) for entry, name, gradient in planned if entry}
 
 
-def _slopes(job: Job, gradient: Tensor) -> Numbers:
-    form = linear_form(job.plan)
+def _gradients(planned: PlannedTensor, weight_gradient: Tensor) -> Coefficients:
+    form = linear_form(planned.plan)
     assert form is not None
-    flat = gradient.reshape(-1)
-    base = None if job.base is None else job.base.reshape(-1)
+    flat = weight_gradient.reshape(-1)
+    base = None if planned.base is None else planned.base.reshape(-1)
     origin = base if form.task_vectors else None
-    models = tuple(_inner(flat, model.reshape(-1), origin) for model in job.models)
+    models = tuple(_inner(flat, model.reshape(-1), origin) for model in planned.models)
     return (0.0 if base is None else _inner(flat, base, None), *models)
 
 
 def _inner(gradient: Tensor, tensor: Tensor, origin: Tensor | None) -> float:
-    """``⟨g, x − origin⟩`` in float64."""
+    """Returns ``⟨gradient, tensor − origin⟩`` in float64."""
     total = 0.0
     for start in range(0, gradient.numel(), BLOCK):
-        part = slice(start, start + BLOCK)
-        wide = tensor[part].double()
+        block = slice(start, start + BLOCK)
+        wide = tensor[block].double()
         if origin is not None:
-            wide = wide - origin[part].double()
-        total += float(gradient[part].double() @ wide)
+            wide = wide - origin[block].double()
+        total += float(gradient[block].double() @ wide)
     return total
 
 
 def backward_in_place(model: nn.Module, backward: Callable[[], float]) -> float:
-    """Runs ``backward``, which leaves gradients on the parameters, and writes these over the parameters themselves.
+    """Runs ``backward`` and overwrites the parameters with their gradients.
 
-    So they are read under the checkpoints' names, through the views into the model, without a second model in memory.
-    What ``backward`` returned is returned.
+    The views into the parameters then show the gradients under the checkpoint's names, without a second model in
+    memory.
+
+    Args:
+        model: the live model.
+        backward: computes the loss, leaves the gradients on the parameters, and returns the loss.
     """
     model.requires_grad_(True)
     try:
-        with _whole_embeddings(model):
+        with _without_padding_index(model):
             loss = backward()
     finally:
         model.requires_grad_(False)
         with torch.no_grad():
             for parameter in model.parameters():
-                _take_gradient(parameter)
+                _overwrite_with_gradient(parameter)
     return loss
 
 
 @contextmanager
-def _whole_embeddings(model: nn.Module) -> Iterator[None]:
-    """Lets the padding token have a gradient, too: it may be the one that texts begin with."""
+def _without_padding_index(model: nn.Module) -> Iterator[None]:
+    """Lets the padding token have a gradient. It may be the token that texts begin with."""
     padded = {module: module.padding_idx for module in model.modules() if isinstance(module, nn.Embedding)}
     for module in padded:
         module.padding_idx = None
@@ -111,7 +116,7 @@ def _whole_embeddings(model: nn.Module) -> Iterator[None]:
             module.padding_idx = index
 
 
-def _take_gradient(parameter: nn.Parameter) -> None:
+def _overwrite_with_gradient(parameter: nn.Parameter) -> None:
     if parameter.grad is None:
         parameter.zero_()
     else:

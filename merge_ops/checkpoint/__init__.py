@@ -1,1 +1,1 @@
-"""Checkpoints on disk: references, safetensors files, LoRA adapters."""
+"""Checkpoints: references, safetensors files and LoRA adapters."""

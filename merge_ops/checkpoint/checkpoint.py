@@ -1,4 +1,4 @@
-"""Checkpoints on disk: read tensor by tensor, written whole or not at all."""
+"""Checkpoints on disk or the Hugging Face Hub, read tensor by tensor, with a LoRA adapter if the reference has one."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.lora import ADAPTER_CONFIG, Adapter
-from mergesearch.merge_ops.checkpoint.references import split_reference, split_revision
+from mergesearch.merge_ops.checkpoint.references import parse_reference, split_revision
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorFile, TensorInfo
 
 INDEX = "model.safetensors.index.json"
@@ -32,54 +32,67 @@ SIDE_FILES = (
     "video_preprocessor_config.json",
     "normalizer.json",
 )
-"""What makes a folder loadable beside its weights, by glob."""
-_WANTED = ["*.safetensors", INDEX, ADAPTER_CONFIG, *SIDE_FILES]
+"""Glob patterns of the files beside the weights that transformers loads."""
 
 
 class Checkpoint:
-    """A Hugging Face folder with safetensors (one file or shards), or one ``.safetensors`` file; a LoRA adapter on it.
+    """A Hugging Face folder with safetensors (one file or shards), or one ``.safetensors`` file.
 
-    Only headers are read at first; each ``tensor`` call reads one tensor, and applies the adapter to it. ``reference``
-    is what the recipe calls the checkpoint; ``places`` says where those lie that go by other names than their path.
+    Only headers are read on opening. Each call of ``tensor`` reads one tensor and applies the adapter to it.
+
+    Args:
+        reference: the checkpoint's reference in recipes.
+        named_paths: the paths of models that references name otherwise than by path, such as those that an earlier
+            document of a recipe file makes.
     """
 
-    def __init__(self, reference: str, places: Mapping[str, Path] | None = None) -> None:
+    def __init__(self, reference: str, named_paths: Mapping[str, Path] | None = None) -> None:
         self.reference = reference
-        self._places_by_name = places or {}
-        self._parts = split_reference(reference)
-        self.path = self._locate(self._parts.model)
+        self._named_paths = named_paths or {}
+        self._parsed = parse_reference(reference)
+        self.path = self._locate(self._parsed.model)
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
-        """Every tensor by name, in the names' order."""
-        found = {name: info for file in self._files for name, info in file.tensors.items()}
+        """Every tensor by name, sorted by name."""
+        tensors = {name: info for file in self._files for name, info in file.tensors.items()}
         if self._adapter:
-            found |= self._adapter.replaced
-        return dict(sorted(found.items()))
+            tensors |= self._adapter.replaced
+        return dict(sorted(tensors.items()))
 
     def tensor(self, name: str) -> Tensor:
         """Reads one tensor to the CPU."""
         if not self._adapter:
-            return self._homes[name].read(name)
-        return self._adapter.applied(name, lambda: self._homes[name].read(name))
+            return self._file_of[name].read(name)
+        return self._adapter.applied(name, lambda: self._file_of[name].read(name))
 
     def digest(self) -> str:
-        """SHA-256 over all tensors' names and bytes, in the names' order."""
+        """Returns the SHA-256 of all tensors' names and bytes, in the order of the names."""
         return tensors_digest((name, self.tensor(name)) for name in self.tensors)
 
     @property
-    def stored(self) -> "Checkpoint":
-        """The checkpoint without its adapter: what a model is loaded from."""
-        return Checkpoint(self._parts.model, self._places_by_name) if self._parts.adapter else self
+    def has_adapter(self) -> bool:
+        """Whether the reference has an adapter."""
+        return self._parsed.adapter is not None
+
+    @property
+    def without_adapter(self) -> "Checkpoint":
+        """The checkpoint that the adapter is applied to, which is what transformers can load."""
+        return Checkpoint(self._parsed.model, self._named_paths) if self.has_adapter else self
 
     @property
     def folder(self) -> Path | None:
-        """Where config and tokenizer lie; None for a bare file."""
+        """The folder of config and tokenizer, or None if the checkpoint is a single file."""
         return self.path if self.path.is_dir() else None
+
+    @property
+    def has_config(self) -> bool:
+        """Whether there is a ``config.json``."""
+        return self.folder is not None and (self.folder / "config.json").exists()
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """``config.json``; raises UserError where there is none."""
+        """The content of ``config.json``. Raises UserError if it is missing or not readable."""
         file = self.path / "config.json"
         try:
             return dict(json.loads(file.read_text(encoding="utf-8")))
@@ -91,43 +104,48 @@ class Checkpoint:
         return [TensorFile(file) for file in _weight_files(self.path)]
 
     @cached_property
-    def _homes(self) -> dict[str, TensorFile]:
+    def _file_of(self) -> dict[str, TensorFile]:
         return {name: file for file in self._files for name in file.tensors}
 
     @cached_property
     def _adapter(self) -> Adapter | None:
-        if not self._parts.adapter:
+        if self._parsed.adapter is None:
             return None
-        infos = {name: file.tensors[name] for name, file in self._homes.items()}
-        return Adapter(self._parts.adapter, self._locate(self._parts.adapter), infos)
+        infos = {name: file.tensors[name] for name, file in self._file_of.items()}
+        return Adapter(self._parsed.adapter, self._locate(self._parsed.adapter), infos)
 
     def _locate(self, name: str) -> Path:
-        return self._places_by_name.get(name) or locate(name)
+        return self._named_paths.get(name) or locate(name)
 
 
 def locate(reference: str) -> Path:
-    """The local path of a checkpoint; a name on the model hub is downloaded to the hub's cache. Raises UserError."""
+    """Returns the local path of a model or adapter. Downloads a name on the Hugging Face Hub to the Hub's cache.
+
+    Raises:
+        UserError: there is no such path, or the download failed.
+    """
     path = Path(reference)
     if path.exists():
         return path
-    reference, revision = split_revision(reference)
-    beside_others = path.parent != Path() and path.parent.is_dir()
-    if reference.count("/") != 1 or reference.startswith((".", "/", "~")) or beside_others:
-        raise UserError(f"{reference}: there is no such checkpoint{_neighbours(path)}")
-    return _download(reference, revision)
+    name, revision = split_revision(reference)
+    parent_exists = path.parent != Path() and path.parent.is_dir()
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or parent_exists:
+        raise UserError(f"{name}: there is no such checkpoint{_neighbors(path)}")
+    return _download(name, revision)
 
 
 def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
+    patterns = ["*.safetensors", INDEX, ADAPTER_CONFIG, *SIDE_FILES]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{name}: there is no such folder, and the model hub did not give it: {reason}") from None
+        raise UserError(f"{name}: there is no such folder, and the Hugging Face Hub gave an error: {reason}") from None
 
 
-def _neighbours(path: Path) -> str:
+def _neighbors(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f", nor the folder {folder}"
@@ -139,9 +157,11 @@ def _weight_files(path: Path) -> list[Path]:
         return [path]
     if (path / INDEX).exists():
         return _shards(path)
-    single = sorted(path.glob("*.safetensors"))
-    if (path / SINGLE) in single or len(single) == 1:
-        return [path / SINGLE] if (path / SINGLE) in single else single
+    files = sorted(path.glob("*.safetensors"))
+    if (path / SINGLE) in files:
+        return [path / SINGLE]
+    if len(files) == 1:
+        return files
     raise UserError(f"{path}: expected {SINGLE} or {INDEX}, found: {listed(f.name for f in path.iterdir())}")
 
 
@@ -153,25 +173,25 @@ def _shards(path: Path) -> list[Path]:
         raise UserError(f"{path / INDEX}: is not an index of shards: {error!r}") from None
     missing = [file.name for file in files if not file.exists()]
     if missing:
-        raise UserError(f"{path}: the index names shards that are not there: {listed(missing)}")
+        raise UserError(f"{path}: the index names shards that do not exist: {listed(missing)}")
     return files
 
 
 def common_dtype(checkpoints: Sequence[Checkpoint]) -> torch.dtype:
-    """The one float dtype of these checkpoints; raises UserError, which says whose is which, where they differ."""
-    found: dict[torch.dtype, str] = {}
+    """Returns the one float dtype of these checkpoints. Raises UserError if they have several."""
+    owners: dict[torch.dtype, str] = {}
     for checkpoint in checkpoints:
         for info in checkpoint.tensors.values():
             if info.dtype.is_floating_point:
-                found.setdefault(info.dtype, checkpoint.reference)
-    if len(found) != 1:
-        kinds = listed(f"{str(dtype).removeprefix('torch.')} in {reference}" for dtype, reference in found.items())
-        raise UserError(f"dtype: is missing; the checkpoints differ in it: {kinds}")
-    return next(iter(found))
+                owners.setdefault(info.dtype, checkpoint.reference)
+    if len(owners) != 1:
+        kinds = listed(f"{str(dtype).removeprefix('torch.')} in {reference}" for dtype, reference in owners.items())
+        raise UserError(f"dtype: is missing, and the checkpoints have different dtypes: {kinds}; set dtype")
+    return next(iter(owners))
 
 
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over names and bytes, in the order given."""
+    """Returns the SHA-256 of names and bytes, in the given order."""
     digest = hashlib.sha256()
     for name, tensor in tensors:
         digest.update(name.encode())

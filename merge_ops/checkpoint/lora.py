@@ -1,7 +1,7 @@
 """LoRA adapters in PEFT's layout, applied to a checkpoint's tensors as they are read.
 
-Hu et al., "LoRA: low-rank adaptation of large language models", arXiv:2106.09685: ``W' = W + s B A``, with s = α/r, or
-α/√r (rank-stabilised, arXiv:2312.03732). DoRA (arXiv:2402.09353): ``W' = m (W + s B A) / ‖W + s B A‖``, per output.
+Hu et al., "LoRA: low-rank adaptation of large language models", arXiv:2106.09685: ``W' = W + s B A`` with s = α/r, or
+α/√r (rank-stabilized, arXiv:2312.03732). DoRA (arXiv:2402.09353): ``W' = m (W + s B A) / ‖W + s B A‖``, row by row.
 """
 
 import json
@@ -36,43 +36,60 @@ WRAPPED = re.compile(r"\.(?:base_layer|modules_to_save|original_module)\.")
 
 @dataclass
 class Update:
-    """The adapter's tensors for one of the checkpoint's: A, B and DoRA's magnitudes, or one that replaces it."""
+    """The adapter's tensors for one tensor of the checkpoint, by their names in the adapter.
+
+    Attributes:
+        parts: A, B and, for DoRA, the magnitude.
+        replacement: a tensor that replaces the checkpoint's.
+    """
 
     parts: dict[str, str] = field(default_factory=dict)
     replacement: str | None = None
 
 
 class Adapter:
-    """An adapter's folder, fitted to a checkpoint's tensors ``onto``; raises UserError where it does not fit."""
+    """A LoRA adapter for a checkpoint.
 
-    def __init__(self, reference: str, folder: Path, onto: Mapping[str, TensorInfo]) -> None:
+    Args:
+        reference: the adapter's reference, for messages.
+        folder: the adapter's folder.
+        targets: the tensors of the checkpoint.
+
+    Raises:
+        UserError: the folder is not a supported adapter, or does not fit the checkpoint.
+    """
+
+    def __init__(self, reference: str, folder: Path, targets: Mapping[str, TensorInfo]) -> None:
         self._reference = reference
-        self._onto = onto
+        self._targets = targets
         self._config = _read_config(reference, folder)
         self._file = TensorFile(_weights(reference, folder))
-        self._updates = self._fit()
+        self._updates = self._read_updates()
 
     @property
     def replaced(self) -> dict[str, TensorInfo]:
-        """The tensors that the adapter has whole; of the dtype that the checkpoint has them in."""
-        whole = {name: update.replacement for name, update in self._updates.items() if update.replacement}
-        infos = {name: self._file.tensors[stored] for name, stored in whole.items()}
+        """The tensors that the adapter replaces or adds, in the dtype of the checkpoint's tensor if it has one."""
+        stored = {name: update.replacement for name, update in self._updates.items() if update.replacement}
+        infos = {name: self._file.tensors[stored_name] for name, stored_name in stored.items()}
         return {
-            name: TensorInfo(info.shape, self._onto[name].dtype if name in self._onto else info.dtype)
+            name: TensorInfo(info.shape, self._targets[name].dtype if name in self._targets else info.dtype)
             for name, info in infos.items()
         }
 
     def applied(self, name: str, read: Callable[[], Tensor]) -> Tensor:
-        """The checkpoint's tensor, which ``read`` gives, with the adapter on it: computed in float32, in its dtype."""
+        """Returns the checkpoint's tensor with the adapter. Computed in float32, returned in the tensor's dtype.
+
+        ``read`` reads the checkpoint's tensor.
+        """
         update = self._updates.get(name)
         if update is None:
             return read()
-        whole = update.replacement
-        weight = self._file.read(whole).to(self.replaced[name].dtype) if whole else read()
+        stored = update.replacement
+        weight = self._file.read(stored).to(self.replaced[name].dtype) if stored else read()
         return self._changed(name, weight.float(), update).to(weight.dtype) if update.parts else weight
 
     def _changed(self, name: str, weight: Tensor, update: Update) -> Tensor:
-        a, b, magnitude = (self._part(update, part) for part in ("A", "B", "magnitude"))
+        a, b, magnitude = (self._read_part(update, part) for part in ("A", "B", "magnitude"))
         assert a is not None
         assert b is not None
         delta = self._scale(name, a.shape[0]) * _product(a, b, "lora_embedding_" in update.parts["A"])
@@ -87,64 +104,65 @@ class Adapter:
         scaled: Tensor = rows * (magnitude.reshape(-1) / rows.norm(dim=1))[:, None]
         return scaled.T if self._config.get("fan_in_fan_out") else scaled
 
-    def _part(self, update: Update, part: str) -> Tensor | None:
-        stored = update.parts.get(part)
-        return None if stored is None else self._file.read(stored).float()
+    def _read_part(self, update: Update, part: str) -> Tensor | None:
+        return self._file.read(update.parts[part]).float() if part in update.parts else None
 
     def _scale(self, name: str, rank: int) -> float:
         module = name.rpartition(".")[0]
         patterns = self._config.get("alpha_pattern") or {}
-        fitting = (a for key, a in patterns.items() if re.fullmatch(rf"(?:.*\.)?(?:{key})", module))
-        alpha = float(next(fitting, self._config.get("lora_alpha", rank)))
+        matching = (alpha for key, alpha in patterns.items() if re.fullmatch(rf"(?:.*\.)?(?:{key})", module))
+        alpha = float(next(matching, self._config.get("lora_alpha", rank)))
         return alpha / (sqrt(rank) if self._config.get("use_rslora") else rank)
 
-    def _fit(self) -> dict[str, Update]:
-        found: dict[str, Update] = {}
+    def _read_updates(self) -> dict[str, Update]:
+        updates: dict[str, Update] = {}
         unknown = []
         for stored in self._file.tensors:
             name, part = self._target(stored)
             if name is None:
                 unknown.append(stored)
             elif part is None:
-                found.setdefault(name, Update()).replacement = stored
+                updates.setdefault(name, Update()).replacement = stored
             else:
-                found.setdefault(name, Update()).parts[part] = stored
+                updates.setdefault(name, Update()).parts[part] = stored
         if unknown:
             raise UserError(f"{self._reference}: the model has no tensor for the adapter's {listed(unknown)}")
-        self._check(found)
-        return found
+        self._check(updates)
+        return updates
 
-    def _check(self, found: Mapping[str, Update]) -> None:
-        for name, update in found.items():
+    def _check(self, updates: Mapping[str, Update]) -> None:
+        for name, update in updates.items():
             if update.parts and not {"A", "B"} <= update.parts.keys():
                 raise UserError(f"{self._reference}: {name}: expected lora_A and lora_B, found {listed(update.parts)}")
-            if "magnitude" in update.parts and len(self._onto[name].shape) != 2:
-                raise UserError(f"{self._reference}: {name}: DoRA is read for matrices only")
+            if "magnitude" in update.parts and len(self._targets[name].shape) != 2:
+                shape = list(self._targets[name].shape)
+                raise UserError(f"{self._reference}: {name}: DoRA is supported for matrices only, found shape {shape}")
 
     def _target(self, stored: str) -> tuple[str | None, str | None]:
-        """The checkpoint's tensor that an adapter's belongs to, and its part (None: it replaces the tensor)."""
+        """Returns the name of the checkpoint's tensor, and the part of its update or None for a replacement."""
         module = WRAPPED.sub(".", stored.removeprefix(PREFIX))
         match = PART.search(module)
         if match is None:
-            return self._find(module) or self._new(module), None
+            return self._find(module) or self._added(module), None
         part = "magnitude" if match[1] == "lora_magnitude_vector" else match[1][-1]
         return self._find(f"{module[: match.start()]}.weight"), part
 
     def _find(self, name: str) -> str | None:
-        """The checkpoint's name for a module's, which may lack or have a prefix such as ``model.`` more."""
-        if name in self._onto:
+        """Returns the checkpoint's name for a tensor. Either name may have an additional prefix such as ``model.``."""
+        if name in self._targets:
             return name
-        return next((own for own in self._by_tail.get(_tail(name), ()) if _nested(own, name)), None)
+        same_tail = self._by_tail.get(_tail(name), ())
+        return next((own for own in same_tail if own.endswith(f".{name}") or name.endswith(f".{own}")), None)
 
-    def _new(self, name: str) -> str | None:
-        """A module that was saved whole and that the checkpoint has not: a head."""
+    def _added(self, name: str) -> str | None:
+        """Returns the name if it belongs to a module that only the adapter has, such as a classification head."""
         modules = self._config.get("modules_to_save") or ()
         return name if any(part in modules for part in name.split(".")) else None
 
     @cached_property
     def _by_tail(self) -> dict[str, list[str]]:
         tails: dict[str, list[str]] = {}
-        for name in self._onto:
+        for name in self._targets:
             tails.setdefault(_tail(name), []).append(name)
         return tails
 
@@ -153,12 +171,8 @@ def _tail(name: str) -> str:
     return ".".join(name.split(".")[-2:])
 
 
-def _nested(one: str, two: str) -> bool:
-    return one.endswith(f".{two}") or two.endswith(f".{one}")
-
-
 def _product(a: Tensor, b: Tensor, embedding: bool) -> Tensor:
-    """B A; convolutions' kernels as matrices, embeddings (stored the other way round) transposed."""
+    """Returns B A. Convolution kernels count as matrices. Embeddings are stored transposed."""
     delta = b.reshape(b.shape[0], -1) @ a.reshape(a.shape[0], -1)
     return delta.T if embedding else delta
 

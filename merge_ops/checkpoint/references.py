@@ -1,4 +1,4 @@
-"""How recipes name checkpoints: ``path``, ``path@revision`` of the model hub, and ``path+adapter``."""
+"""References to checkpoints in recipes: ``path``, ``name@revision`` of the Hugging Face Hub, and ``path+adapter``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,38 +10,42 @@ from mergesearch.errors import UserError
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A checkpoint's name in its parts: the model, and a LoRA adapter on it (None: there is none)."""
+class ModelReference:
+    """The parts of a reference: a model, and a LoRA adapter if there is one."""
 
     model: str
     adapter: str | None = None
 
 
-def split_reference(text: str) -> Reference:
-    """Raises UserError for more than one ``+``. A path that is there as it is written is one model."""
+def parse_reference(text: str) -> ModelReference:
+    """Returns the parts of a reference. A path that exists as it is written is a model without an adapter.
+
+    Raises:
+        UserError: the reference has more than one ``+``, or nothing on one side of it.
+    """
     if "+" not in text or Path(text).exists():
-        return Reference(text)
+        return ModelReference(text)
     parts = text.split("+")
     if len(parts) > 2 or not all(parts):
         raise UserError(f"{text}: expected MODEL or MODEL+ADAPTER")
-    return Reference(parts[0], parts[1])
+    return ModelReference(parts[0], parts[1])
 
 
 def split_revision(text: str) -> tuple[str, str | None]:
-    """The name and the revision in ``name@revision``."""
+    """Returns the name and the revision of ``name@revision``."""
     name, _, revision = text.partition("@")
     return name, revision or None
 
 
 def _as_text(value: Any) -> Any:
-    """mergekit's long form ``{model: {path, revision}, lora: {path, revision}}`` as the short one."""
+    """Returns mergekit's long form ``{model: {path, revision}, lora: {path, revision}}`` as a reference."""
     if not isinstance(value, dict) or not isinstance(value.get("model"), str | dict):
         return value
     parts = [value["model"], *([value["lora"]] if value.get("lora") else [])]
-    return "+".join(_part(part) for part in parts)
+    return "+".join(_path_as_text(part) for part in parts)
 
 
-def _part(part: Any) -> str:
+def _path_as_text(part: Any) -> str:
     if not isinstance(part, dict):
         return str(part)
     revision = part.get("revision")

@@ -1,7 +1,7 @@
-"""Safetensors files, read tensor by tensor into memory of their own.
+"""Safetensors files, read tensor by tensor into newly allocated memory.
 
-A mapped file would stay in the process's memory for as long as it is open; read like this, a tensor that is dropped is
-gone.
+Files are not memory-mapped: mapped pages count as the process's memory for as long as the file is open. Here the memory
+of a tensor is free as soon as the tensor is dropped.
 """
 
 import json
@@ -34,33 +34,35 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a file's header says of a tensor."""
+    """Shape and dtype of a tensor, as in a file's header."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def bytes(self) -> int:
+        """The size of the data in bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 class TensorFile:
-    """One ``.safetensors`` file; raises UserError where it is not one."""
+    """One ``.safetensors`` file. The header is read on first access. Raises UserError if the file is not readable."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor by name, sorted by name."""
         return {name: self._info(name, entry) for name, entry in self._header.items()}
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU."""
+        """Reads one tensor to the CPU."""
         info, start = self.tensors[name], self._header[name]["data_offsets"][0]
         data = torch.empty(info.bytes, dtype=torch.uint8)
         if info.bytes:
             with self.path.open("rb", buffering=0) as file:
-                file.seek(self._begin + start)
+                file.seek(self._data_start + start)
                 _fill(file, data, self.path)
         return data.view(info.dtype).view(info.shape)
 
@@ -71,14 +73,14 @@ class TensorFile:
             with self.path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 if length > size - 8:
-                    raise ValueError("the header is cut off")
-                content = json.loads(file.read(length))
-            content.pop("__metadata__", None)
-            _check(content, size - 8 - length)
+                    raise ValueError("the header is truncated")
+                header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            _check(header, size - 8 - length)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.path}: is not a readable safetensors file: {error!r}") from None
-        self._begin = 8 + length
-        return dict(sorted(content.items()))
+        self._data_start = 8 + length
+        return dict(sorted(header.items()))
 
     def _info(self, name: str, entry: Mapping[str, Any]) -> TensorInfo:
         dtype = DTYPES.get(entry["dtype"])
@@ -87,23 +89,26 @@ class TensorFile:
         info = TensorInfo(tuple(entry["shape"]), dtype)
         start, end = entry["data_offsets"]
         if end - start != info.bytes:
-            raise UserError(f"{self.path}: is not a readable safetensors file: {name} has {end - start} bytes")
+            raise UserError(
+                f"{self.path}: is not a readable safetensors file: {name} has {end - start} bytes, its shape and dtype "
+                f"need {info.bytes}"
+            )
         return info
 
 
-def _check(entries: Mapping[str, Any], size: int) -> None:
-    """Raises ValueError unless the tensors fill the file without a gap."""
-    end = 0
-    for start, stop in sorted(entry["data_offsets"] for entry in entries.values()):
-        if start != end or stop < start:
-            raise ValueError("the tensors' places overlap or leave a gap")
-        end = stop
-    if end != size:
-        raise ValueError(f"it has {size} bytes of tensors, its header says {end}")
+def _check(header: Mapping[str, Any], size: int) -> None:
+    """Raises ValueError unless the tensors fill the ``size`` bytes of data without a gap."""
+    filled = 0
+    for start, end in sorted(entry["data_offsets"] for entry in header.values()):
+        if start != filled or end < start:
+            raise ValueError("the data_offsets of tensors overlap or leave a gap")
+        filled = end
+    if filled != size:
+        raise ValueError(f"the file has {size} bytes of data, its header says {filled}")
 
 
 def as_bytes(data: Tensor) -> memoryview:
-    """The memory of a contiguous tensor on the CPU."""
+    """Returns the memory of a contiguous tensor on the CPU."""
     return data.reshape(-1).view(torch.uint8).numpy().data
 
 
@@ -112,5 +117,5 @@ def _fill(file: FileIO, data: Tensor, path: Path) -> None:
     while view:
         count = file.readinto(view)
         if not count:
-            raise UserError(f"{path}: is cut off")
+            raise UserError(f"{path}: is truncated: {len(view)} bytes of a tensor are missing")
         view = view[count:]

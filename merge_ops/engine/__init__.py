@@ -1,1 +1,1 @@
-"""The engine: checkpoints and recipes in, merged models out, live or on disk."""
+"""The engine: builds the models of recipes from checkpoints, as live models or as folders."""

@@ -1,7 +1,8 @@
-"""Recipe files of several documents: each has a ``name``, and others use its result as a model by that name.
+"""Recipe files of several documents, which can use each other's results as models.
 
-As in mergekit's files of several parts, the order of the documents does not matter; the one without a name (or, where
-all have one, the last) is the result. The others are written to a temporary folder beside the result and removed.
+A document has a ``name``, by which others refer to its result. As in mergekit's files of several documents, their order
+does not matter. The document without a name is the result, or the last one if all have a name. The results of the
+others are written to a temporary folder beside the output, which is removed at the end.
 """
 
 import shutil
@@ -14,33 +15,43 @@ import yaml
 
 from mergesearch.errors import UserError
 from mergesearch.files import ended_by_exception
-from mergesearch.merge_ops.checkpoint.references import split_reference
+from mergesearch.merge_ops.checkpoint.references import parse_reference
 from mergesearch.merge_ops.engine.engine import Say, check_output, merge, silent
 from mergesearch.merge_ops.output.writer import new_parents_removed
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
 
 def read_recipes(path: Path) -> list[Recipe]:
-    """The recipes of a file, the result's last, each after those that it uses. Raises UserError."""
-    documents = [_named(document) for document in _load(path) if document is not None]
+    """Returns the recipes of a file, each after those that it uses. The last one is the result's.
+
+    Raises:
+        UserError: the file is not readable, or a recipe is not valid, not used, or part of a cycle.
+    """
+    documents = [_with_name(document) for document in _load(path) if document is not None]
     if len(documents) <= 1:
         return [Recipe.read(documents[0] if documents else None, str(path))]
-    read = [Recipe.read(document, f"{path}: document {i + 1}") for i, document in enumerate(documents)]
-    return _in_order(read, str(path))
+    recipes = [Recipe.read(document, f"{path}: document {i + 1}") for i, document in enumerate(documents)]
+    return _ordered(recipes, str(path))
 
 
 def merge_file(path: Path, out: Path, say: Say = silent) -> None:
-    """Writes the result of a recipe file to the folder ``out``, or nothing where it fails. Raises UserError.
+    """Writes the result of a recipe file to the folder ``out``, or nothing if it fails.
 
-    ``say`` is given the memory plan of every merge.
+    Args:
+        path: the recipe file.
+        out: the folder, which must not exist or be empty.
+        say: gets the memory plan of every merge.
+
+    Raises:
+        UserError: as for ``read_recipes`` and ``merge``.
     """
     merge_recipes(read_recipes(path), out, say)
 
 
 def merge_recipes(recipes: Sequence[Recipe], out: Path, say: Say = silent) -> None:
-    """Writes the last recipe's result to ``out``; each may use those before it by name."""
-    *parts, last = recipes
-    if not parts:
+    """Writes the last recipe's result to ``out``. Each recipe may use the previous ones by name."""
+    *intermediate, last = recipes
+    if not intermediate:
         merge(last, out, say=say)
         return
     check_output(out)
@@ -49,19 +60,19 @@ def merge_recipes(recipes: Sequence[Recipe], out: Path, say: Say = silent) -> No
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.parts.", dir=out.parent))
         try:
-            merge(last, out, _merge_parts(parts, folder, say), text, say)
+            merge(last, out, _merge_intermediate(intermediate, folder, say), text, say)
         finally:
             shutil.rmtree(folder)
 
 
-def _merge_parts(parts: Sequence[Recipe], folder: Path, say: Say) -> dict[str, Path]:
-    """Where each part's result lies, by name."""
-    places: dict[str, Path] = {}
-    for index, recipe in enumerate(parts):
-        place = folder / str(index)
-        merge(recipe, place, places, say=say)
-        places[str(recipe.name)] = place
-    return places
+def _merge_intermediate(recipes: Sequence[Recipe], folder: Path, say: Say) -> dict[str, Path]:
+    """Returns the path of each result by name."""
+    paths: dict[str, Path] = {}
+    for index, recipe in enumerate(recipes):
+        path = folder / str(index)
+        merge(recipe, path, paths, say=say)
+        paths[str(recipe.name)] = path
+    return paths
 
 
 def _load(path: Path) -> list[Any]:
@@ -75,39 +86,38 @@ def _load(path: Path) -> list[Any]:
         raise UserError(f"{path}: is not YAML: {error}") from error
 
 
-def _named(document: Any) -> Any:
-    """A document with the name that others use it by; old files of several parts say ``out_path`` for it."""
+def _with_name(document: Any) -> Any:
+    """Returns the document with ``name`` in place of ``out_path``, the key of old files."""
     if not isinstance(document, dict) or "out_path" not in document:
         return document
-    rest = {key: value for key, value in document.items() if key != "out_path"}
-    return {"name": document["out_path"], **rest}
+    others = {key: value for key, value in document.items() if key != "out_path"}
+    return {"name": document["out_path"], **others}
 
 
-def _in_order(recipes: Sequence[Recipe], where: str) -> list[Recipe]:
+def _ordered(recipes: Sequence[Recipe], where: str) -> list[Recipe]:
     names = [recipe.name for recipe in recipes]
-    doubled = [name for name in names if names.count(name) > 1]
-    if doubled:
-        what = f"the name {doubled[0]!r}" if doubled[0] else "no name"
-        raise UserError(f"{where}: found {len(doubled)} documents with {what}, expected one")
-    last = next((recipe for recipe in recipes if recipe.name is None), recipes[-1])
-    named = {recipe.name: recipe for recipe in recipes if recipe.name}
+    duplicates = [name for name in names if names.count(name) > 1]
+    if duplicates:
+        what = f"the name {duplicates[0]!r}" if duplicates[0] else "no name"
+        raise UserError(f"{where}: found {len(duplicates)} documents with {what}, expected one")
+    result = next((recipe for recipe in recipes if recipe.name is None), recipes[-1])
+    by_name = {recipe.name: recipe for recipe in recipes if recipe.name}
     ordered: list[Recipe] = []
-    _visit(last, named, ordered, [], where)
+    _append_after_dependencies(result, by_name, ordered, [], where)
     for recipe in recipes:
         if recipe not in ordered:
             raise UserError(f"{where}: the result of {recipe.name!r} is not used by the last document")
     return ordered
 
 
-def _visit(
-    recipe: Recipe, named: Mapping[str, Recipe], ordered: list[Recipe], above: list[str | None], where: str
+def _append_after_dependencies(
+    recipe: Recipe, by_name: Mapping[str, Recipe], ordered: list[Recipe], users: list[str | None], where: str
 ) -> None:
-    """Puts a recipe behind those that it uses."""
-    if recipe.name in above:
-        raise UserError(f"{where}: the documents use each other in a circle: {' -> '.join(map(str, above))}")
+    if recipe.name in users:
+        raise UserError(f"{where}: the documents use each other in a cycle: {' -> '.join(map(str, users))}")
     for reference in [*recipe.references, *recipe.tokenizers]:
-        for part in (split_reference(reference).model, reference):
-            if part in named and named[part] not in ordered:
-                _visit(named[part], named, ordered, [*above, recipe.name], where)
+        for name in (parse_reference(reference).model, reference):
+            if name in by_name and by_name[name] not in ordered:
+                _append_after_dependencies(by_name[name], by_name, ordered, [*users, recipe.name], where)
     if recipe not in ordered:
         ordered.append(recipe)

@@ -1,4 +1,4 @@
-"""The engine: checkpoints and recipes in, merged models out, live or on disk, by one code path."""
+"""The engine: builds the models of recipes from checkpoints, live or on disk, by the same code."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,35 +8,45 @@ import torch
 from torch import Tensor, nn
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops.assembly.coefficient_gradients import backward_in_place, coefficients, is_exact, slopes
-from mergesearch.merge_ops.assembly.merger import Assembly, Merger, Uses, passes, torch_dtype
+from mergesearch.merge_ops.assembly.assembly import Assembly
+from mergesearch.merge_ops.assembly.coefficient_gradients import (
+    Coefficients,
+    backward_in_place,
+    coefficient_gradients,
+    coefficients,
+    is_exact,
+)
+from mergesearch.merge_ops.assembly.merger import MemoryReserve, Merger
+from mergesearch.merge_ops.assembly.result_layout import torch_dtype
 from mergesearch.merge_ops.checkpoint.checkpoint import common_dtype, tensors_digest
-from mergesearch.merge_ops.engine.depth import DeepModels
-from mergesearch.merge_ops.inputs.aligned_names import aligned
-from mergesearch.merge_ops.inputs.memory import MemoryPlan, Residents
-from mergesearch.merge_ops.kernels.combine import combine_all
+from mergesearch.merge_ops.engine.depth import VariableDepthModel
+from mergesearch.merge_ops.inputs.aligned_names import align
+from mergesearch.merge_ops.inputs.memory import MemoryPlan
 from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.output.folder import write_folder
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
-__all__ = ["Engine", "Merger", "Uses", "check_output", "find_device", "merge", "torch_dtype"]
-
+__all__ = ["Engine", "MemoryReserve", "Merger", "check_output", "find_device", "merge", "torch_dtype"]
 
 Say = Callable[[str], object]
-"""Takes lines for the user."""
+"""Takes a line for the user."""
 
 
 def silent(_: str) -> None:
-    pass
+    """Ignores the line."""
 
 
 class Engine:
-    """Checkpoints kept in memory, and one live model into which candidates are built.
+    """Keeps checkpoints in memory, with one live model into which candidates are built.
 
-    ``template`` gives the live model its architecture, config and tokenizer; its floats are of ``dtype``, or of the
-    checkpoints' one dtype. Recipes name only ``references``. The memory plan leaves room for ``uses``: the methods that
-    recipes will be of, and gradients where ``slopes`` will be asked for. ``model`` and ``tokenizer`` are what
-    transformers loads.
+    ``model`` and ``tokenizer`` are what transformers loads.
+
+    Args:
+        references: the references of the checkpoints. Recipes may have no others.
+        template: the reference of the checkpoint that gives the live model its architecture, config and tokenizer.
+        dtype: the dtype of the live model's floats. By default that of the checkpoints, if they all have the same.
+        device: the device of the live model.
+        reserve: what the memory plan leaves room for.
     """
 
     def __init__(
@@ -45,18 +55,18 @@ class Engine:
         template: str,
         dtype: str | None = None,
         device: str = "cpu",
-        uses: Uses | None = None,
+        reserve: MemoryReserve | None = None,
     ) -> None:
-        self._merger = Merger(references, resident=True, device=device, uses=uses)
+        self._merger = Merger(references, resident=True, device=device, reserve=reserve)
         self._dtype = torch_dtype(dtype) or common_dtype(list(self._merger.checkpoints.values()))
         checkpoint = self._merger.checkpoints[template]
         self.model: nn.Module
         self.tokenizer: Any
         self.model, self.tokenizer = live.load(checkpoint, device, self._dtype)
-        views = live.bind_input(self.model, self._merger.inputs[template])
+        views = live.bind_aligned(self.model, self._merger.inputs[template])
         self._views = {name: views[name] for name in self.names}
-        self._own = self.model, self._views
-        self._deep = DeepModels(self._merger, self.model, self._dtype)
+        self._template_model = self.model, self._views
+        self._sliced_model = VariableDepthModel(self._merger, self.model, self._dtype)
         self._built: Recipe | None = None
 
     @property
@@ -65,123 +75,105 @@ class Engine:
         return self._merger.names
 
     def build(self, recipe: Recipe) -> nn.Module:
-        """Builds the recipe's model into the live model, which it returns; what was there before is gone.
+        """Builds the recipe's model into the live model and returns it. The previous model is overwritten.
 
-        A recipe of slices is built into a live model of its own depth, which takes the place of ``model``. Raises
-        UserError, before anything is written, where the recipe is of another dtype than the live model, or has a
-        vocabulary of its own.
+        A recipe of slices is built into a live model of its own depth, which becomes ``model``.
+
+        Raises:
+            UserError: the recipe has another dtype than the live model, or a vocabulary of its own. Nothing was
+                written.
         """
         self._built = None
         if recipe.keeps_shapes or recipe.vocabulary:
-            self.model, self._views = self._own
-            self.build_many([recipe], [self._views])
+            self.model, self._views = self._template_model
+            self._assembly(recipe).write(self._views)
         else:
-            self.model, self._views = self._deep.build(self._checked(recipe))
+            self.model, self._views = self._sliced_model.build(self._checked_assembly(recipe))
         self._built = recipe
         return self.model
 
-    def build_many(self, recipes: Sequence[Recipe], outs: Sequence[Mapping[str, Tensor]]) -> None:
-        """Writes each recipe's model to its own tensors by name, such as ``views``; inputs are read once for all.
+    def coefficients(self, recipe: Recipe) -> dict[str, Coefficients] | None:
+        """Returns each merged tensor's coefficients of the base and the models, or None if a tensor has none.
 
-        Only that far: recipes whose methods take the same models and base share the reading.
-        """
-        assemblies = [self._assembly(recipe) for recipe in recipes]
-        if self._merger.keeps_all:
-            combine_all(one for name in self.names for one in passes(assemblies, name, [o[name] for o in outs]))
-        else:
-            self._build_in_turn(assemblies, outs)
-
-    def _build_in_turn(self, assemblies: Sequence[Assembly], outs: Sequence[Mapping[str, Tensor]]) -> None:
-        """One tensor after the other, as they come from where they are kept."""
-        for name, following in zip(self.names, [*self.names[1:], None], strict=True):
-            if following is not None:
-                self._merger.prefetch(assemblies[0].parts[following].inputs)
-            with self._residents.shared():
-                combine_all(passes(assemblies, name, [tensors[name] for tensors in outs]))
-
-    def coefficients(self, recipe: Recipe) -> dict[str, tuple[float, ...]] | None:
-        """Each tensor's coefficients of the base and the models, in so far as it is their linear combination.
-
-        Trimming, dropping and election are overlooked; None where a tensor has no coefficients at all.
+        Trimming, dropping and election are ignored.
         """
         return coefficients(self._assembly(recipe), self.names)
 
     def is_linear(self, recipe: Recipe) -> bool:
-        """Whether the recipe's model is the linear combination that ``coefficients`` says, with nothing overlooked."""
+        """Returns whether the recipe's model is exactly the linear combination of ``coefficients``."""
         return is_exact(self._assembly(recipe), self.names)
 
-    def slopes(self, recipe: Recipe, backward: Callable[[], float]) -> tuple[float, dict[str, tuple[float, ...]]]:
-        """Builds the recipe, and gives its loss with the derivatives by its ``coefficients``.
+    def coefficient_gradients(
+        self, recipe: Recipe, backward: Callable[[], float]
+    ) -> tuple[float, dict[str, Coefficients]]:
+        """Builds the recipe and returns its loss and the gradients by its ``coefficients``.
 
-        ``backward`` computes the live model's loss, returns it, and leaves its gradients on the parameters. The live
-        model is of no use afterwards until another candidate is built.
+        The gradients overwrite the live model, so that another candidate must be built afterwards.
+
+        Args:
+            recipe: the recipe.
+            backward: computes the live model's loss, leaves the gradients on the parameters, and returns the loss.
         """
         self.build(recipe)
         self._built = None
         loss = backward_in_place(self.model, backward)
-        return loss, slopes(self._assembly(recipe), self._views)
+        return loss, coefficient_gradients(self._assembly(recipe), self._views)
 
     def _assembly(self, recipe: Recipe) -> Assembly:
         if not recipe.keeps_shapes:
             what = "a vocabulary of its own" if recipe.vocabulary else "slices"
             raise UserError(f"the recipe has {what}: it cannot be built into the live model, whose shape is fixed")
-        return self._checked(recipe)
+        return self._checked_assembly(recipe)
 
-    def _checked(self, recipe: Recipe) -> Assembly:
+    def _checked_assembly(self, recipe: Recipe) -> Assembly:
         assembly = Assembly(self._merger, recipe)
-        found = torch_dtype(recipe.target_dtype) or common_dtype(
-            [self._merger.checkpoints[r] for r in recipe.references]
-        )
-        if found != self._dtype:
-            raise UserError(f"dtype: the recipe's is {found}, the live model's {self._dtype}")
+        checkpoints = [self._merger.checkpoints[reference] for reference in recipe.references]
+        dtype = torch_dtype(recipe.target_dtype) or common_dtype(checkpoints)
+        if dtype != self._dtype:
+            raise UserError(f"dtype: found {dtype} in the recipe, expected the live model's {self._dtype}")
         return assembly
 
     @property
     def views(self) -> Mapping[str, Tensor]:
-        """The live model's tensors by their names in the checkpoints; what is written to them is in the model."""
+        """Views into the live model's parameters by the tensors' names. Writing to a view changes the model."""
         return self._views
 
     @property
     def memory(self) -> MemoryPlan:
-        """What is kept where; as text, a line for the user."""
-        return self._residents.plan
-
-    @property
-    def _residents(self) -> Residents:
-        assert self._merger.residents is not None
-        return self._merger.residents
+        """Where the checkpoints are kept. As text, it is one line for the user."""
+        return self._merger.memory_plan
 
     def digest(self) -> str:
-        """SHA-256 over the tensors that ``save`` writes, by name, as a written folder's ``checkpoint.digest`` is."""
-        beside = set(self.names) - set(self._writer(self._now).names)
-        return tensors_digest((name, self._views[name]) for name in sorted(self._views.keys() - beside))
+        """Returns the SHA-256 of the tensors that ``save`` writes. It equals ``Checkpoint.digest`` of the folder."""
+        not_written = set(self.names) - set(self._merger_for(self._built_recipe).names)
+        return tensors_digest((name, self._views[name]) for name in sorted(self._views.keys() - not_written))
 
     def write(self, recipe: Recipe, out: Path) -> None:
-        """Writes the recipe's model as ``merge`` does."""
-        merger = self._writer(recipe)
+        """Writes the recipe's model to the folder ``out``, as ``merge`` does."""
+        merger = self._merger_for(recipe)
         write_folder(Assembly(merger, recipe), merger, out)
 
-    def _writer(self, recipe: Recipe) -> Merger:
-        """The engine's merger, but for recipes whose models have fewer tensors when they are seen by themselves.
+    def _merger_for(self, recipe: Recipe) -> Merger:
+        """Returns the engine's merger, or a new one if the recipe's checkpoints alone have fewer tensors.
 
-        Those with one embedding for both ends show it twice beside one that has two.
+        Checkpoints with tied embeddings have two embeddings if another checkpoint of the engine has two.
         """
         references = recipe.references
-        alone = aligned([self._merger.checkpoints[reference] for reference in references])
-        fewer = all(alone[r].own.items() < self._merger.inputs[r].own.items() for r in references)
+        alone = align([self._merger.checkpoints[reference] for reference in references])
+        fewer = all(alone[r].own_names.items() < self._merger.inputs[r].own_names.items() for r in references)
         return Merger(references, device=self._merger.device) if fewer else self._merger
 
     @property
     def built(self) -> Recipe | None:
-        """The recipe that is in the live model now; None where there is none yet."""
+        """The recipe in the live model, or None if none was built yet."""
         return self._built
 
     def save(self, out: Path) -> None:
-        """Writes the model that was built last, as ``write`` does."""
-        self.write(self._now, out)
+        """Writes the model of the recipe that was built last, as ``write`` does."""
+        self.write(self._built_recipe, out)
 
     @property
-    def _now(self) -> Recipe:
+    def _built_recipe(self) -> Recipe:
         if self._built is None:
             raise RuntimeError("no recipe was built into the live model yet")
         return self._built
@@ -190,32 +182,44 @@ class Engine:
 def merge(
     recipe: Recipe,
     out: Path,
-    places: Mapping[str, Path] | None = None,
-    text: str | None = None,
+    named_paths: Mapping[str, Path] | None = None,
+    recipe_text: str | None = None,
     say: Say = silent,
 ) -> None:
-    """Writes the recipe's model to the folder ``out`` as transformers loads it, or nothing where it fails.
+    """Writes the recipe's model to the folder ``out``, as transformers loads it. Writes nothing if it fails.
 
-    One tensor is in memory at a time. Beside the weights: config, tokenizer and generation config of the base (the
-    first model where there is none), changed as the recipe asks, and a model card with the recipe. ``places`` says
-    where checkpoints lie that go by other names than their path; ``text`` is the recipe to keep, where it is a part of
-    a larger one; ``say`` is given the memory plan. Raises UserError where ``out`` is not empty.
+    One tensor is in memory at a time. Beside the weights, the folder has the config, tokenizer and generation config of
+    the base (the first model if there is no base), changed as the recipe asks, a model card, and the recipe.
+
+    Args:
+        recipe: the recipe.
+        out: the folder, which must not exist or be empty.
+        named_paths: as for ``Checkpoint``.
+        recipe_text: the recipe to write, if ``recipe`` is one of several documents.
+        say: gets the memory plan.
+
+    Raises:
+        UserError: ``out`` is not empty, or the recipe cannot be merged.
     """
     check_output(out)
-    merger = Merger(recipe.references, places=places)
-    say(str(merger.streaming))
-    write_folder(Assembly(merger, recipe), merger, out, text)
+    merger = Merger(recipe.references, named_paths=named_paths)
+    say(str(merger.stream_plan))
+    write_folder(Assembly(merger, recipe), merger, out, recipe_text)
 
 
 def check_output(out: Path) -> None:
-    """Raises UserError unless ``out`` is free: not there, or an empty folder."""
+    """Raises UserError unless ``out`` does not exist or is an empty folder."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"{out}: is there already; give a new name or remove it")
+        raise UserError(f"{out}: already exists; choose another path or remove it")
 
 
-def find_device(wished: str) -> str:
-    """``auto`` is the GPU where there is one. Raises UserError for a GPU that is not there."""
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    if wished == "cuda" and found != "cuda":
+def find_device(name: str) -> str:
+    """Returns the device for ``cpu``, ``cuda`` or ``auto``, which is the GPU if there is one.
+
+    Raises:
+        UserError: the name is ``cuda`` and there is no GPU.
+    """
+    available = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and available != "cuda":
         raise UserError("device: found 'cuda', but torch sees no GPU here; use cpu or auto")
-    return found if wished == "auto" else wished
+    return available if name == "auto" else name

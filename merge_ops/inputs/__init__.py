@@ -1,1 +1,1 @@
-"""Checkpoints made alike: one set of names, one vocabulary, and where their tensors are kept."""
+"""Checkpoints prepared for merging: one set of tensor names, one vocabulary, and memory for their tensors."""

@@ -1,180 +1,141 @@
-"""Checkpoints seen under one set of names, so that the same tensor has the same name in all of them.
+"""Checkpoints under one set of names, so that corresponding tensors have the same name in all of them.
 
-Some files carry a prefix that others lack (``bert.encoder...`` and ``encoder...``), and a checkpoint with tied
-embeddings lacks the output embedding that an untied one has. Both are found by names and shapes, not by architecture.
+Some files have a prefix that others lack (``bert.encoder...`` and ``encoder...``), and a checkpoint with tied
+embeddings lacks the output embedding of an untied one. Both are found by names and shapes, whatever the architecture.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
 
-from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
-from mergesearch.merge_ops.inputs.memory import same_bits
+from mergesearch.merge_ops.inputs.tensor_cache import same_bits
 from mergesearch.merge_ops.recipe.layout import layer_of
-from mergesearch.merge_ops.recipe.resolution import TensorRecipe
 
-COMPUTED = re.compile(r"rotary_emb\.inv_freq$|position_ids$|masked_bias$")
-"""Buffers that old files carry and models compute for themselves."""
+COMPUTED_BUFFERS = re.compile(r"rotary_emb\.inv_freq$|position_ids$|masked_bias$")
+"""Buffers in old files that models compute for themselves."""
 OUTPUT_EMBEDDING = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output_projection)\.weight$")
 INPUT_EMBEDDING = re.compile(
     r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in|shared|tok_embeddings|embeddings)\.weight$"
 )
 
 
-@dataclass
-class Input:
-    """A checkpoint under the template's names: ``own`` says what each is called in the checkpoint."""
+@dataclass(frozen=True)
+class AlignedCheckpoint:
+    """A checkpoint under the template's names. ``own_names`` maps each of them to the checkpoint's own name."""
 
     checkpoint: Checkpoint
-    own: Mapping[str, str]
+    own_names: Mapping[str, str]
 
     @property
     def reference(self) -> str:
+        """The checkpoint's reference."""
         return self.checkpoint.reference
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
-        """Every tensor, in the names' order."""
-        return {name: self.checkpoint.tensors[own] for name, own in sorted(self.own.items())}
+        """Every tensor by its aligned name, sorted by name."""
+        return {name: self.checkpoint.tensors[own] for name, own in sorted(self.own_names.items())}
 
     @property
-    def shown_heads(self) -> list[str]:
-        """Output embeddings that it does not have, and shows its input embedding for."""
-        heads = [name for name in self.own if OUTPUT_EMBEDDING.search(name)]
-        return [name for name in heads if not OUTPUT_EMBEDDING.search(self.own[name])]
+    def tied_heads(self) -> list[str]:
+        """The output embeddings that the checkpoint does not store: its input embedding takes their place."""
+        heads = [name for name in self.own_names if OUTPUT_EMBEDDING.search(name)]
+        return [name for name in heads if not OUTPUT_EMBEDDING.search(self.own_names[name])]
 
     def tensor(self, name: str) -> Tensor:
-        return self.checkpoint.tensor(self.own[name])
+        """Reads one tensor, given by its aligned name, to the CPU."""
+        return self.checkpoint.tensor(self.own_names[name])
 
 
-def aligned(checkpoints: Sequence[Checkpoint]) -> dict[str, Input]:
-    """The checkpoints by reference, all under the names of the first, which is the template."""
+def align(checkpoints: Sequence[Checkpoint]) -> dict[str, AlignedCheckpoint]:
+    """Returns the checkpoints by reference, under the names of the first one, which is the template."""
     template = list(checkpoints[0].tensors)
-    inputs = {c.reference: Input(c, _renamed(list(c.tensors), template)) for c in checkpoints}
-    _drop_copies(inputs)
-    _untie(inputs)
-    _drop_computed(inputs)
-    return inputs
+    aligned = [AlignedCheckpoint(c, _own_names(list(c.tensors), template)) for c in checkpoints]
+    aligned = [_without_tied_copies(entry) for entry in aligned]
+    for head in dict.fromkeys(name for entry in aligned for name in entry.own_names if OUTPUT_EMBEDDING.search(name)):
+        aligned = [_with_head(entry, head) for entry in aligned]
+    return {entry.reference: entry for entry in _without_computed_buffers(aligned)}
 
 
-def _renamed(names: Sequence[str], template: Sequence[str]) -> dict[str, str]:
-    """What each tensor is called in the template, by its own name: with a prefix more, with one less, or the same."""
-    known = set(template)
-    if sum(name in known for name in names) * 2 >= len(names):
+def _own_names(names: Sequence[str], template: Sequence[str]) -> dict[str, str]:
+    """Returns the own name of each tensor by its name in the template: the same, with a prefix, or without one."""
+    template_names = set(template)
+    if sum(name in template_names for name in names) * 2 >= len(names):
         return {name: name for name in names}
-    longer, shorter = _prefix(names, template), _prefix(template, names)
-    if longer:
-        return {f"{longer}{name}" if f"{longer}{name}" in known else name: name for name in names}
-    return {name.removeprefix(shorter) if name.removeprefix(shorter) in known else name: name for name in names}
+    missing, superfluous = _common_prefix(names, template), _common_prefix(template, names)
+    if missing:
+        return {f"{missing}{name}" if f"{missing}{name}" in template_names else name: name for name in names}
+    shortened = {name: name.removeprefix(superfluous) for name in names}
+    return {short if short in template_names else name: name for name, short in shortened.items()}
 
 
-def _prefix(short: Sequence[str], long: Sequence[str]) -> str:
-    """What most of the short names lack at their beginning; empty where it is not the same for most."""
-    known = set(short)
-    found = Counter(name[:dot] for name in long for dot in _dots(name) if name[dot:] in known)
-    prefix, count = found.most_common(1)[0] if found else ("", 0)
+def _common_prefix(short: Sequence[str], long: Sequence[str]) -> str:
+    """Returns the prefix that most of the short names lack, or "" if they do not lack the same one."""
+    short_names = set(short)
+    prefixes = Counter(
+        name[: dot.end()] for name in long for dot in re.finditer(r"\.", name) if name[dot.end() :] in short_names
+    )
+    prefix, count = prefixes.most_common(1)[0] if prefixes else ("", 0)
     return prefix if count * 2 >= min(len(short), len(long)) else ""
 
 
-def _dots(name: str) -> list[int]:
-    return [match.end() for match in re.finditer(r"\.", name)]
+def _without_tied_copies(entry: AlignedCheckpoint) -> AlignedCheckpoint:
+    """Leaves out an output embedding that equals the input embedding to which the config ties it.
 
-
-def _drop_copies(inputs: Mapping[str, Input]) -> None:
-    """Leaves out an output embedding that is stored beside the equal input embedding that it is tied to.
-
-    The two are one parameter of the live model, which can have one recipe only. transformers ties none that differ.
+    The two are one parameter of the live model, which can have one recipe only. transformers ties them only if they are
+    equal.
     """
-    for entry in inputs.values():
-        source = _input_embedding(entry) if _is_said_tied(entry.checkpoint, unless_said=False) else None
-        heads = [name for name in entry.own if OUTPUT_EMBEDDING.search(name)]
-        copies = [name for name in heads if source and same_bits(entry.tensor(name), entry.tensor(source))]
-        entry.own = {name: own for name, own in entry.own.items() if name not in copies}
-        entry.__dict__.pop("tensors", None)
+    source = _input_embedding(entry) if _ties_embeddings(entry.checkpoint, default=False) else None
+    heads = [name for name in entry.own_names if OUTPUT_EMBEDDING.search(name)]
+    copies = [name for name in heads if source and same_bits(entry.tensor(name), entry.tensor(source))]
+    return replace(entry, own_names={name: own for name, own in entry.own_names.items() if name not in copies})
 
 
-def _untie(inputs: Mapping[str, Input]) -> None:
-    """Where some checkpoint has an output embedding, those with tied ones show it too: their input embedding."""
-    heads = {name: i.tensors[name] for i in inputs.values() for name in i.own if OUTPUT_EMBEDDING.search(name)}
-    for name in heads:
-        for entry in inputs.values():
-            source = tied_source(entry)
-            if name not in entry.own and source:
-                entry.own = {**entry.own, name: entry.own[source]}
-                entry.__dict__.pop("tensors", None)
+def _with_head(entry: AlignedCheckpoint, head: str) -> AlignedCheckpoint:
+    """Adds an output embedding of another checkpoint to one with tied embeddings: it is the input embedding."""
+    source = tied_source(entry)
+    if head in entry.own_names or source is None:
+        return entry
+    return replace(entry, own_names={**entry.own_names, head: entry.own_names[source]})
 
 
-def tied_source(entry: Input) -> str | None:
-    """The input embedding of a checkpoint without an output embedding, if its config says that the two are tied."""
-    # transformers ties unless the config says otherwise.
-    tied = _is_said_tied(entry.checkpoint, unless_said=True)
-    return None if any(map(OUTPUT_EMBEDDING.search, entry.own)) or not tied else _input_embedding(entry)
+def tied_source(entry: AlignedCheckpoint) -> str | None:
+    """Returns the input embedding of a checkpoint with tied embeddings and no output embedding, else None."""
+    # transformers ties embeddings unless the config says otherwise.
+    is_tied = _ties_embeddings(entry.checkpoint, default=True)
+    return None if any(map(OUTPUT_EMBEDDING.search, entry.own_names)) or not is_tied else _input_embedding(entry)
 
 
-def _input_embedding(entry: Input) -> str | None:
-    return next((name for name in entry.own if INPUT_EMBEDDING.search(name) and not layer_of(name)), None)
+def _input_embedding(entry: AlignedCheckpoint) -> str | None:
+    return next((name for name in entry.own_names if INPUT_EMBEDDING.search(name) and not layer_of(name)), None)
 
 
-def _is_said_tied(checkpoint: Checkpoint, unless_said: bool) -> bool:
-    if checkpoint.folder is None or not (checkpoint.folder / "config.json").exists():
+def _ties_embeddings(checkpoint: Checkpoint, default: bool) -> bool:
+    """Returns ``tie_word_embeddings`` of the config, the default if it has none, and False without a config."""
+    if not checkpoint.has_config:
         return False
     config = checkpoint.config
-    parts = [config, *(value for value in config.values() if isinstance(value, dict))]
-    return next((bool(p["tie_word_embeddings"]) for p in parts if "tie_word_embeddings" in p), unless_said)
+    sections = [config, *(value for value in config.values() if isinstance(value, dict))]
+    return next((bool(s["tie_word_embeddings"]) for s in sections if "tie_word_embeddings" in s), default)
 
 
-def _drop_computed(inputs: Mapping[str, Input]) -> None:
-    """Leaves out buffers that not every checkpoint has and that models compute anyway."""
-    everywhere = set.intersection(*(set(entry.own) for entry in inputs.values()))
-    for entry in inputs.values():
-        entry.own = {n: own for n, own in entry.own.items() if n in everywhere or not COMPUTED.search(n)}
-        entry.__dict__.pop("tensors", None)
-
-
-InfoOf = Callable[[str, str], TensorInfo | None]
-Tensors = Mapping[str, Collection[str]]
-
-
-def is_matched(part: TensorRecipe, info_of: InfoOf) -> bool:
-    """Whether all that have a say have the tensor, and in one shape."""
-    infos = [info_of(*entry) for entry in part.claims]
-    return None not in infos and len({info.shape for info in infos if info}) == 1
-
-
-def check_match(parts: Sequence[TensorRecipe], layouts: Tensors, info_of: InfoOf, layers: bool) -> None:
-    """Raises UserError, which lists the tensors that only some inputs have, or that differ in shape.
-
-    ``layers``: the result must have all of every input's layers, as it must have all that is outside them.
-    """
-    problems = [_described(part, info_of) for part in parts if not is_matched(part, info_of)]
-    problems += _unused(parts, layouts, layers)
-    if problems:
-        raise UserError(
-            f"the checkpoints differ in {listed(problems)}; `on_mismatch: base` in the recipe takes the base's tensors "
-            "there, `on_mismatch: overlap` merges the corner that they share"
-        )
-
-
-def _described(part: TensorRecipe, info_of: InfoOf) -> str:
-    found: dict[str, list[str]] = {}
-    for reference, source in part.inputs:
-        info = info_of(reference, source)
-        found.setdefault(str(list(info.shape)) if info else "missing", []).append(reference)
-    return f"{part.name} ({'; '.join(f'{shape} in {listed(owners)}' for shape, owners in found.items())})"
-
-
-def _unused(parts: Sequence[TensorRecipe], layouts: Tensors, layers: bool) -> list[str]:
-    made = {part.name for part in parts}
-    used = dict.fromkeys(reference for part in parts for reference, _ in part.inputs)
+def _without_computed_buffers(entries: Sequence[AlignedCheckpoint]) -> list[AlignedCheckpoint]:
+    """Leaves out buffers that models compute for themselves and that not every checkpoint has."""
+    everywhere = set.intersection(*(set(entry.own_names) for entry in entries))
     return [
-        f"{name} (only in {reference})"
-        for reference in used
-        for name in layouts[reference]
-        if name not in made and (layers or layer_of(name) is None)
+        replace(
+            entry,
+            own_names={
+                name: own
+                for name, own in entry.own_names.items()
+                if name in everywhere or not COMPUTED_BUFFERS.search(name)
+            },
+        )
+        for entry in entries
     ]

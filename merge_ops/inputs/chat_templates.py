@@ -1,4 +1,4 @@
-"""Chat templates that recipes name: how each format lays out a conversation, in Jinja."""
+"""Chat templates that recipes can name, in Jinja."""
 
 from mergesearch.errors import UserError, nearest
 
@@ -31,7 +31,9 @@ TEMPLATES = {"alpaca": ALPACA, "chatml": CHATML, "exaone": EXAONE, "llama3": LLA
 
 
 def named_template(name: str) -> str:
-    """Raises UserError for a name that is not known."""
+    """Returns the template of that name. Raises UserError with the nearest name if there is none."""
     if name not in TEMPLATES:
-        raise UserError(f"chat_template: {name!r} is no template, nor the name of one{nearest(name, TEMPLATES)}")
+        raise UserError(
+            f"chat_template: {name!r} is neither a Jinja template nor the name of one{nearest(name, TEMPLATES)}"
+        )
     return TEMPLATES[name]

@@ -1,89 +1,99 @@
-"""Where checkpoints are kept while candidates are built from them: on the GPU, in the host's memory, or on disk."""
+"""Plans where the checkpoints are kept while candidates are built: on the GPU, in host memory, or on disk."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 
-SPARE = 0.8
-"""The part of free memory that checkpoints may fill: evaluation needs the rest."""
-HEAD = 64
-Place = Literal["device", "host", "disk"]
-Key = tuple[str, str]
-"""A checkpoint's name and a tensor's."""
+USABLE = 0.8
+"""The fraction of free memory that checkpoints may fill. Evaluation needs the rest."""
+Location = Literal["device", "host", "disk"]
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What is kept where. ``place``: on the ``device``, pinned on the ``host`` and streamed to it, or on ``disk``.
+    """Where the checkpoints are kept. As text, it is one line for the user.
 
-    ``gradients``: bytes beside the live model while slopes are taken.
+    Attributes:
+        device: the device on which tensors are merged.
+        location: ``device``; ``host`` for pinned memory, from which tensors are streamed to the device; or ``disk``.
+        checkpoints: the bytes of each checkpoint by reference.
+        free: the free bytes at the location.
+        statistics: the bytes of cached statistics at most.
+        gradients: the bytes of gradients beside the live model.
     """
 
     device: str
-    place: Place
+    location: Location
     checkpoints: Mapping[str, int]
     free: int
     statistics: int = 0
     gradients: int = 0
 
     def __str__(self) -> str:
-        each = ", ".join(f"{name} {size(count)}" for name, count in self.checkpoints.items())
-        said = f"checkpoints: {each}; {size(sum(self.checkpoints.values()))} in all, {self._kept}"
-        said += f"; beside them at most {size(self.statistics)} of statistics" if self.statistics else ""
-        return f"{said}; gradients take {size(self.gradients)} beside the live model" if self.gradients else said
+        text = f"checkpoints: {_sizes(self.checkpoints)}; {size(sum(self.checkpoints.values()))} in all, {self._where}"
+        text += f"; statistics take at most {size(self.statistics)} more" if self.statistics else ""
+        return f"{text}; gradients take {size(self.gradients)} more" if self.gradients else text
 
     @property
-    def _kept(self) -> str:
-        room = f"{size(self.free)} free"
-        if self.place == "device":
-            return f"kept in memory on {self.device} ({room}); tensors that are equal are kept once"
-        if self.place == "host":
-            return f"kept in the host's memory ({room}) and streamed to {self.device}, where they do not fit"
-        return f"read from disk for every candidate: they do not fit into memory ({room})"
+    def _where(self) -> str:
+        free = f"{size(self.free)} free"
+        if self.location == "device":
+            return f"kept in memory on {self.device} ({free}); equal tensors are kept once"
+        if self.location == "host":
+            return f"kept in host memory ({free}) and streamed to {self.device}, where they do not fit"
+        return f"read from disk for every candidate, because they do not fit in memory ({free})"
 
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """What a merge to disk has in memory: the inputs and the result of one tensor, whatever the model's size."""
+    """What a merge to disk keeps in memory: the inputs and the result of one tensor. As text, one line for the user."""
 
     checkpoints: Mapping[str, int]
     largest: int
 
     def __str__(self) -> str:
-        each = ", ".join(f"{name} {size(count)}" for name, count in self.checkpoints.items())
-        return f"checkpoints: {each}; read from disk tensor by tensor, at most {size(self.largest)} of them at a time"
+        return (
+            f"checkpoints: {_sizes(self.checkpoints)}; read from disk tensor by tensor, at most {size(self.largest)} "
+            "of them at a time"
+        )
+
+
+def _sizes(checkpoints: Mapping[str, int]) -> str:
+    return ", ".join(f"{reference} {size(count)}" for reference, count in checkpoints.items())
 
 
 def plan_memory(
     checkpoints: Mapping[str, int], live_model: int, device: str, statistics: int = 0, gradients: int = 0
 ) -> MemoryPlan:
-    """The fastest place where the checkpoints (bytes by name) fit beside the live model, by what is free now.
+    """Returns the fastest location where the checkpoints fit beside the live model, by the memory that is free now.
 
-    ``statistics`` are the bytes that methods keep of them, which lie where they do; ``gradients`` those that lie where
-    the live model does.
+    Args:
+        checkpoints: the bytes of each checkpoint by reference.
+        live_model: the bytes of the live model.
+        device: the device of the live model.
+        statistics: the bytes of cached statistics, which are kept where the checkpoints are.
+        gradients: the bytes of gradients, which are kept where the live model is.
     """
-    needed, beside, host = sum(checkpoints.values()) + statistics, live_model + gradients, free_on_host()
+    needed, live, host = sum(checkpoints.values()) + statistics, live_model + gradients, free_on_host()
     if device.startswith("cuda"):
         free: int = torch.cuda.mem_get_info(device)[0]
-        if needed + beside <= SPARE * free:
+        if needed + live <= USABLE * free:
             return MemoryPlan(device, "device", checkpoints, free, statistics, gradients)
-        place: Place = "host" if needed <= SPARE * host else "disk"
-        return MemoryPlan(device, place, checkpoints, host, statistics, gradients)
-    place = "device" if needed + beside <= SPARE * host else "disk"
-    return MemoryPlan(device, place, checkpoints, host, statistics, gradients)
+        location: Location = "host" if needed <= USABLE * host else "disk"
+        return MemoryPlan(device, location, checkpoints, host, statistics, gradients)
+    location = "device" if needed + live <= USABLE * host else "disk"
+    return MemoryPlan(device, location, checkpoints, host, statistics, gradients)
 
 
 def free_on_host() -> int:
-    """Bytes that can be had without swapping, within the container's limit."""
-    limit = Path("/sys/fs/cgroup/memory.max")
-    limited = limit.read_text().strip() if limit.exists() else "max"
-    return min(_available(), int(limited)) if limited.isdigit() else _available()
+    """Returns the bytes of memory that can be allocated without swapping, within the container's limit."""
+    file = Path("/sys/fs/cgroup/memory.max")
+    limit = file.read_text().strip() if file.exists() else "max"
+    return min(_available(), int(limit)) if limit.isdigit() else _available()
 
 
 def _available() -> int:
@@ -95,86 +105,7 @@ def _available() -> int:
 
 
 def size(count: int) -> str:
-    """``1.5 GB``."""
-    unit, name = next(
-        (entry for entry in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")) if count >= entry[0]), (1, "bytes")
-    )
+    """Returns a number of bytes in words, such as ``1.5 GB``."""
+    units = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+    unit, name = next((entry for entry in units if count >= entry[0]), (1, "bytes"))
     return f"{count / unit:.3g} {name}"
-
-
-class Residents:
-    """Tensors by checkpoint and name, read when first asked for and kept as the plan says."""
-
-    def __init__(self, plan: MemoryPlan, read: Callable[[str, str], Tensor]) -> None:
-        self.plan = plan
-        self.saved = 0
-        """Bytes that were not kept a second time."""
-        self._read = read
-        self._kept: dict[Key, Tensor] = {}
-        self._by_name: dict[str, list[Tensor]] = {}
-        self._coming: dict[Key, Tensor] = {}
-        self._shared: dict[Key, Tensor] | None = None
-        streams = plan.place == "host" and plan.device.startswith("cuda")
-        self._stream: Any = torch.cuda.Stream(plan.device) if streams else None  # type: ignore[no-untyped-call]
-
-    def tensor(self, reference: str, name: str) -> Tensor:
-        """The tensor, on the device."""
-        if self._shared is None:
-            return self._find(reference, name)
-        if (reference, name) not in self._shared:
-            self._shared[reference, name] = self._find(reference, name)
-        return self._shared[reference, name]
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Within, a tensor that is asked for again is not read or copied again."""
-        self._shared = {}
-        try:
-            yield
-        finally:
-            self._shared = None
-
-    def _find(self, reference: str, name: str) -> Tensor:
-        if (reference, name) in self._coming:
-            return self._arrived(reference, name)
-        if self.plan.place == "disk":
-            return self._read(reference, name).to(self.plan.device)
-        return self._resident(reference, name).to(self.plan.device, non_blocking=True)
-
-    def prefetch(self, keys: Iterable[Key]) -> None:
-        """Begins to copy what is streamed to the device, while the device does something else."""
-        if self._stream is not None:
-            with torch.cuda.stream(self._stream):
-                self._coming |= {key: self._resident(*key).to(self.plan.device, non_blocking=True) for key in keys}
-
-    def _arrived(self, reference: str, name: str) -> Tensor:
-        tensor, current = self._coming.pop((reference, name)), torch.cuda.current_stream(self.plan.device)
-        current.wait_stream(self._stream)
-        # Its memory belongs to the other stream: do not give it away before this one is done.
-        tensor.record_stream(current)
-        return tensor
-
-    def _resident(self, reference: str, name: str) -> Tensor:
-        if (reference, name) not in self._kept:
-            self._kept[reference, name] = self._once(name, self._read(reference, name))
-        return self._kept[reference, name]
-
-    def _once(self, name: str, tensor: Tensor) -> Tensor:
-        """The tensor where it is to be kept, or the equal one of another checkpoint."""
-        placed = tensor.pin_memory() if self._stream else tensor
-        placed = placed.to(self.plan.device) if self.plan.place == "device" else placed
-        known = self._by_name.setdefault(name, [])
-        found = next((other for other in known if same_bits(other, placed)), None)
-        if found is None:
-            known.append(placed)
-            return placed
-        self.saved += placed.nbytes
-        return found
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same, bit for bit; most that differ do so early."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    one, two = (tensor.contiguous().view(-1).view(torch.uint8) for tensor in (a, b))
-    return torch.equal(one[:HEAD], two[:HEAD]) and torch.equal(one, two)

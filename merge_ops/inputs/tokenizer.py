@@ -1,4 +1,4 @@
-"""The tokenizer of a result: the base's, a model's, or the union of all; and its chat template."""
+"""The tokenizer of the result (the base's, a model's, or the union of all) and its chat template."""
 
 import json
 import tempfile
@@ -15,7 +15,7 @@ from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """transformers' tokenizer of a checkpoint; None where it has none."""
+    """Returns transformers' tokenizer of a checkpoint, or None if it has none."""
     folder = checkpoint.folder
     if folder is None or not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
         return None
@@ -29,51 +29,62 @@ def result_tokenizer(
     tokenizers: Mapping[str, Any],
     rows: Mapping[str, int],
     base: str,
-    places: Mapping[str, Path],
+    named_paths: Mapping[str, Path],
 ) -> Any:
-    """The result's tokenizer, and every token that ``config`` names in it.
+    """Returns the result's tokenizer, with every token that ``config`` names.
 
-    ``tokenizers`` and ``rows`` are each model's tokenizer and number of embeddings. As in mergekit, tokens of the base
-    beyond its embeddings are dropped, and what other models add is appended as added tokens.
+    As in mergekit, tokens of the base beyond its embeddings are dropped, and tokens of other models are appended as
+    added tokens.
+
+    Args:
+        config: the ``tokenizer`` section of the recipe.
+        tokenizers: the tokenizer of each model.
+        rows: the number of embeddings of each model.
+        base: the reference of the template.
+        named_paths: as for ``Checkpoint``.
     """
     if config.source == "base":
-        made = _stripped(tokenizers[base], rows[base], base)
+        tokenizer = _without_unembedded(tokenizers[base], rows[base], base)
     elif config.source == "union":
-        made = _union(_stripped(tokenizers[base], rows[base], base), tokenizers, rows)
+        tokenizer = _union(_without_unembedded(tokenizers[base], rows[base], base), tokenizers, rows)
     else:
-        made = load_tokenizer(Checkpoint(config.source, places))
-        if made is None:
+        tokenizer = load_tokenizer(Checkpoint(config.source, named_paths))
+        if tokenizer is None:
             raise UserError(f"tokenizer.source: {config.source} has no tokenizer")
-    known = made.get_vocab()
-    made.add_tokens([token for token in config.tokens if token not in known])
-    return made
+    vocabulary = tokenizer.get_vocab()
+    tokenizer.add_tokens([token for token in config.tokens if token not in vocabulary])
+    return tokenizer
 
 
-def _stripped(tokenizer: Any, rows: int, reference: str) -> Any:
-    """A copy without the tokens that have no embedding."""
-    made = _copied(tokenizer)
-    unused = {token for token, index in made.get_vocab().items() if index >= rows}
-    if unused:
-        content = json.loads(made.backend_tokenizer.to_str())
-        if content["model"]["type"] != "BPE":
-            kind = content["model"]["type"]
-            raise UserError(f"{reference}: the tokenizer has tokens without embeddings, and is {kind}, expected BPE")
-        _strip(content, unused)
-        made._tokenizer = type(made.backend_tokenizer).from_str(json.dumps(content))
-    return made
+def _without_unembedded(tokenizer: Any, rows: int, reference: str) -> Any:
+    """Returns a copy without the tokens that have no embedding."""
+    copy = _copied(tokenizer)
+    unembedded = {token for token, index in copy.get_vocab().items() if index >= rows}
+    if unembedded:
+        content = json.loads(copy.backend_tokenizer.to_str())
+        kind = content["model"]["type"]
+        if kind != "BPE":
+            raise UserError(
+                f"{reference}: {len(unembedded)} tokens of the tokenizer have no embedding; they can be removed from a "
+                f"BPE tokenizer only, found {kind}"
+            )
+        _remove_tokens(content, unembedded)
+        # transformers has no public way to replace the backend.
+        copy._tokenizer = type(copy.backend_tokenizer).from_str(json.dumps(content))
+    return copy
 
 
-def _strip(content: dict[str, Any], unused: set[str]) -> None:
+def _remove_tokens(content: dict[str, Any], tokens: set[str]) -> None:
     model = content["model"]
-    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in unused]
-    model["vocab"] = {token: index for token, index in model["vocab"].items() if token not in unused}
-    model["merges"] = [merge for merge in model["merges"] if not unused & _merge_tokens(merge)]
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in tokens]
+    model["vocab"] = {token: index for token, index in model["vocab"].items() if token not in tokens}
+    model["merges"] = [merge for merge in model["merges"] if not tokens & _tokens_of_merge(merge)]
 
 
-def _merge_tokens(merge: Any) -> set[str]:
-    """What a merge, "a b" or ["a", "b"], takes and what it makes."""
-    parts = merge.split(" ") if isinstance(merge, str) else list(merge)
-    return {*parts, "".join(parts)}
+def _tokens_of_merge(merge: Any) -> set[str]:
+    """Returns the two tokens of a BPE merge, "a b" or ["a", "b"], and the token that it produces."""
+    pair = merge.split(" ") if isinstance(merge, str) else list(merge)
+    return {*pair, "".join(pair)}
 
 
 def _copied(tokenizer: Any) -> Any:
@@ -84,44 +95,50 @@ def _copied(tokenizer: Any) -> Any:
         return AutoTokenizer.from_pretrained(folder)
 
 
-def _union(made: Any, tokenizers: Mapping[str, Any], rows: Mapping[str, int]) -> Any:
-    known = made.get_vocab()
+def _union(tokenizer: Any, tokenizers: Mapping[str, Any], rows: Mapping[str, int]) -> Any:
+    """Adds the tokens of all tokenizers that have an embedding. Changes ``tokenizer``."""
+    vocabulary = tokenizer.get_vocab()
     plain, added = dict[str, None](), dict[str, Any]()
-    for reference, tokenizer in tokenizers.items():
-        special = {info.content: info for i, info in tokenizer.added_tokens_decoder.items() if i < rows[reference]}
-        vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-        plain |= dict.fromkeys(t for t, i in vocabulary if i < rows[reference] and t not in special)
+    for reference, other in tokenizers.items():
+        special = {info.content: info for i, info in other.added_tokens_decoder.items() if i < rows[reference]}
+        by_index = sorted(other.get_vocab().items(), key=lambda entry: entry[1])
+        plain |= dict.fromkeys(t for t, i in by_index if i < rows[reference] and t not in special)
         added = {**special, **added}
-    made.add_tokens([token for token in plain if token not in added and token not in known])
-    made.add_tokens(list(added.values()))
-    return made
+    tokenizer.add_tokens([token for token in plain if token not in added and token not in vocabulary])
+    tokenizer.add_tokens(list(added.values()))
+    return tokenizer
 
 
 def chat_template(name: str, folders: Sequence[Path]) -> str | None:
-    """The template that a recipe asks for: Jinja as it is, one known by name, or with ``auto`` the models' commonest.
+    """Returns the chat template that a recipe asks for, or None for ``auto`` if no model has one.
 
-    ``folders`` are the models'. None: ``auto``, and no model has one. Raises UserError for what is neither.
+    Args:
+        name: a Jinja template, the name of one, or ``auto`` for the template that most models have.
+        folders: the models' folders.
+
+    Raises:
+        UserError: the name is neither.
     """
     if name == "auto":
-        found = [template.strip() for template in map(stored_template, folders) if template]
-        return Counter(found).most_common(1)[0][0] if found else None
+        templates = [template.strip() for template in map(stored_template, folders) if template]
+        return Counter(templates).most_common(1)[0][0] if templates else None
     return name if "{" in name else named_template(name)
 
 
 def stored_template(folder: Path) -> str | None:
-    """The chat template in a model's folder; the default one where there are several."""
+    """Returns the chat template in a model's folder, or the one named "default" if there are several."""
     file = folder / "chat_template.jinja"
     if file.exists():
         return file.read_text(encoding="utf-8")
     config = folder / "tokenizer_config.json"
-    found = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.exists() else None
-    if isinstance(found, list):
-        found = next((entry["template"] for entry in found if entry.get("name") == "default"), None)
-    return found if isinstance(found, str) else None
+    template = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.exists() else None
+    if isinstance(template, list):
+        template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+    return template if isinstance(template, str) else None
 
 
 def write_chat_template(folder: Path, template: str) -> None:
-    """Puts a chat template into a folder with a tokenizer, in place of what was there."""
+    """Replaces the chat template in a tokenizer's folder."""
     for file in [*folder.glob("chat_template.*"), *folder.glob("additional_chat_templates/*")]:
         file.unlink()
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
@@ -134,7 +151,7 @@ def write_chat_template(folder: Path, template: str) -> None:
 
 @contextmanager
 def quiet_tokenizers() -> Iterator[None]:
-    """Keeps transformers from warning of vocabularies that are about to be fitted."""
+    """Suppresses transformers' warnings about vocabularies, which are about to be adapted."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()

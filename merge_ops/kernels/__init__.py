@@ -1,1 +1,1 @@
-"""Plans for one tensor, and the kernels that carry them out: C, torch and Triton, with the same bits."""
+"""Kernels: a plan and the input tensors in, the merged tensor out, with the same bits by every backend."""

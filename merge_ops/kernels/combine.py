@@ -1,114 +1,108 @@
-"""One pass over memory writes a tensor, or several candidates' at once, from its inputs and a plan for each.
+"""Merges tensors by their plans, each in one pass over memory.
 
-Inputs of any float dtype are cast in once and the result is cast out once; between them everything is float32 (float64
-where an input is). The compiled kernels serve the CPU (``native``) and CUDA (``kernels_triton``), those in plain torch
-all else; a plan gives the same bits by each of them, in blocks of any size and on any number of threads.
+Inputs of any float dtype are cast to float32 (float64 if an input is float64), the result is cast once to the dtype of
+the output. ``native_backend`` serves the CPU, ``triton_backend`` serves CUDA, and ``torch_backend`` everything else. A
+plan gives the same bits by every backend, for any block size and any number of threads.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from mergesearch.merge_ops.kernels import native_backend as native
-from mergesearch.merge_ops.kernels import torch_backend as kernels_torch
+from mergesearch.merge_ops.kernels import native_backend, torch_backend
+from mergesearch.merge_ops.kernels.blocks import blocks
 from mergesearch.merge_ops.kernels.plans import SMALLEST_NORM, Pass, Plan, SignConsensus, Sparsity
 
 BLOCK = 1 << 14
-"""Elements that plain torch takes at a time: so many stay in cache, and torch gives them to one thread."""
+"""Elements that the torch backend takes at a time: they stay in cache, and torch processes them on one thread."""
 
 
 def combine(plan: Plan, base: Tensor | None, models: Sequence[Tensor], out: Tensor) -> None:
-    """Writes the merged tensor to ``out`` (same shape, any float dtype), in place.
+    """Writes the merged tensor to ``out``.
 
-    ``base`` is None for methods that take no task vectors. Nothing is allocated that grows with the tensor, unless a
-    tensor is not contiguous.
+    Memory that grows with the tensor is allocated only if a tensor is not contiguous.
+
+    Args:
+        plan: the method's decision.
+        base: the base, or None for methods without task vectors.
+        models: the models, of the same shape and of any float dtype.
+        out: the output, of the same shape and of any float dtype. It must not share memory with an input.
     """
-    combine_all([Pass([plan], base, models, [out])])
+    combine_all([Pass(plan, base, models, out)])
 
 
 def combine_all(passes: Iterable[Pass]) -> None:
-    """Writes every plan's tensor to its ``out``; the inputs of each pass are read from memory once.
+    """Writes the output of every pass.
 
-    On the CPU all passes are one call of the compiled kernels, in which the threads go from tensor to tensor without
-    waiting for each other. No ``out`` may share memory with an input.
+    On the CPU, all passes are one call of the compiled kernels for each thread, and threads take parts of any tensor
+    without waiting for each other.
     """
-    together = [ready for ready in (_with_scales(one) for one in passes) if not _combined_alone(ready)]
-    if together:
-        native.combine(together)
+    native = [scaled for scaled in map(_with_scales, passes) if not _combine_elsewhere(scaled)]
+    if native:
+        native_backend.combine(native)
 
 
-def _combined_alone(one: Pass) -> bool:
-    """Combines what the compiled kernels do not take as it is: False where they do."""
-    if not all(tensor.is_contiguous() for tensor in (*one.inputs, *one.outs)):
-        _combine_packed(one)
-    elif one.outs[0].is_cuda and find_spec("triton"):
-        _combine_on_gpu(one)
-    elif native.serves(one):
+def _combine_elsewhere(tensor_pass: Pass) -> bool:
+    """Combines what the compiled kernels do not take as it is. Returns False if they take it."""
+    if not all(tensor.is_contiguous() for tensor in (*tensor_pass.inputs, tensor_pass.out)):
+        _combine_packed(tensor_pass)
+    elif _is_for_triton(tensor_pass):
+        _combine_on_gpu(tensor_pass)
+    elif native_backend.serves(tensor_pass):
         return False
     else:
-        kernels_torch.combine(_flat(one), BLOCK)
+        torch_backend.combine(_flat(tensor_pass), BLOCK)
     return True
 
 
-def _combine_packed(one: Pass) -> None:
-    outs = [torch.empty_like(out, memory_format=torch.contiguous_format) for out in one.outs]
-    base = None if one.base is None else one.base.contiguous()
-    combine_all([Pass(one.plans, base, [model.contiguous() for model in one.models], outs)])
-    for out, packed in zip(one.outs, outs, strict=True):
-        out.copy_(packed)
+def _combine_packed(tensor_pass: Pass) -> None:
+    """Combines contiguous copies."""
+    packed = torch.empty_like(tensor_pass.out, memory_format=torch.contiguous_format)
+    base = None if tensor_pass.base is None else tensor_pass.base.contiguous()
+    combine(tensor_pass.plan, base, [model.contiguous() for model in tensor_pass.models], packed)
+    tensor_pass.out.copy_(packed)
 
 
-def _combine_on_gpu(one: Pass) -> None:
-    from mergesearch.merge_ops.kernels import triton_backend as kernels_triton
+def _is_for_triton(tensor_pass: Pass) -> bool:
+    return tensor_pass.out.is_cuda and find_spec("triton") is not None
 
-    flat = _flat(one)
-    if kernels_triton.serves(flat.plans, [*flat.outs, *flat.inputs]):
-        kernels_triton.combine(flat.plans, flat.base, flat.models, flat.outs)
+
+def _combine_on_gpu(tensor_pass: Pass) -> None:
+    from mergesearch.merge_ops.kernels import triton_backend
+
+    flat = _flat(tensor_pass)
+    if triton_backend.serves(flat):
+        triton_backend.combine(flat)
     else:
-        kernels_torch.combine(flat, BLOCK)
+        torch_backend.combine(flat, BLOCK)
 
 
-def _flat(one: Pass) -> Pass:
-    base = None if one.base is None else one.base.view(-1)
-    return Pass(one.plans, base, [model.view(-1) for model in one.models], [out.view(-1) for out in one.outs])
+def _flat(tensor_pass: Pass) -> Pass:
+    base = None if tensor_pass.base is None else tensor_pass.base.view(-1)
+    return Pass(tensor_pass.plan, base, [model.view(-1) for model in tensor_pass.models], tensor_pass.out.view(-1))
 
 
-def _with_scales(one: Pass) -> Pass:
-    """The pass with the scales that its plans leave open (``match_l1``) as numbers."""
-    if not any(map(_leaves_scales, one.plans)):
-        return one
-    assert one.base is not None
-    base, models = one.base.reshape(-1), [model.reshape(-1) for model in one.models]
-    return replace(one, plans=[_scaled(plan, base, models) for plan in one.plans])
-
-
-def _leaves_scales(plan: Plan) -> bool:
-    return isinstance(plan, SignConsensus) and any(sparsity.match_l1 for sparsity in plan.sparsity)
-
-
-def _scaled(plan: Plan, base: Tensor, models: Sequence[Tensor]) -> Plan:
-    if not isinstance(plan, SignConsensus):
-        return plan
-    scaled = (replace(s, scale=_scale(s, base, model)) for s, model in zip(plan.sparsity, models, strict=True))
-    return replace(plan, sparsity=tuple(scaled))
+def _with_scales(tensor_pass: Pass) -> Pass:
+    """Returns the pass with a number for every scale that its plan leaves open (``match_l1``)."""
+    plan, base = tensor_pass.plan, tensor_pass.base
+    if not isinstance(plan, SignConsensus) or not any(sparsity.match_l1 for sparsity in plan.sparsity):
+        return tensor_pass
+    assert base is not None
+    models = zip(plan.sparsity, tensor_pass.models, strict=True)
+    scaled = tuple(replace(sparsity, scale=_scale(sparsity, base, model)) for sparsity, model in models)
+    return replace(tensor_pass, plan=replace(plan, sparsity=scaled))
 
 
 def _scale(sparsity: Sparsity, base: Tensor, model: Tensor) -> float:
+    """Returns the scale, or with ``match_l1`` the factor that restores the task vector's L1 norm."""
     if not sparsity.match_l1:
         return sparsity.scale
     before, after = 0.0, 0.0
-    for start, delta in task_vector_blocks(base, model):
+    for start, (base_block, model_block) in blocks([base, model], BLOCK):
+        delta = model_block - base_block
         before += delta.abs().sum(dtype=torch.float64).item()
-        after += kernels_torch.make_sparse(delta, sparsity, start).abs_().sum(dtype=torch.float64).item()
+        after += torch_backend.make_sparse(delta, sparsity, start).abs_().sum(dtype=torch.float64).item()
     return before / after if min(before, after) > SMALLEST_NORM else 1.0
-
-
-def task_vector_blocks(base: Tensor, model: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The task vector in pieces, each with the place where it starts."""
-    wide = kernels_torch.wide_dtype([base, model])
-    for start in range(0, model.numel(), BLOCK):
-        block = slice(start, start + BLOCK)
-        yield start, model[block].to(wide) - base[block].to(wide)

@@ -1,8 +1,8 @@
-/* The kernels of kernels_torch.py, compiled: the same operations on the same float32 numbers in the same order, so the
- * same bits (compile without contraction of a*b + c and without -ffast-math). A step of STEP elements is carried through
- * in registers, from the inputs to the result, which goes to memory past the cache: nobody reads it again soon, and a
- * store through the cache would first read what it overwrites. Plans that share inputs take turns on tiles that stay in
- * the first-level cache: each input is read from memory once. */
+/* The kernels of torch_backend.py in C. They do the same operations on the same float32 numbers in the same order, so
+ * they give the same bits. Compile without contraction of a*b + c and without -ffast-math.
+ *
+ * A step of STEP elements stays in registers from the inputs to the result. The result is stored past the cache: it is
+ * not read again soon, and a store through the cache would first read the memory that it overwrites. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,7 +20,7 @@ enum { LINEAR_COMBINATION, SIGN_CONSENSUS };
 enum { MASS, COUNT, CHANGE };
 enum { ALL = 65536 };
 
-/* The compiler cuts these to the processor's vectors. Those in memory may lie anywhere. */
+/* The compiler splits these into the processor's vectors. Data in memory need not be aligned to them. */
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
@@ -32,32 +32,27 @@ struct tensor {
   int32_t dtype;
 };
 
-/* One model in one plan. */
+/* One model's term in a plan. */
 struct term {
   float weight, threshold, ceiling, factor;
   uint64_t key;
-  const char *places; /* uint16 for each element, to be looked up in kept and factors; NULL where all are alike */
+  const char *places; /* uint16 for each element, an index into kept and factors; NULL if all elements are alike */
   const int32_t *kept;
   const float *factors;
   int32_t grains;
 };
 
-struct plan {
-  int32_t form, task_vectors, elect, normalize, vote;
-  float base, lambda, rounding, least_spread;
+/* One pass: the plan of one tensor, its base, its k models and its output. Spans are numbered through all passes. */
+struct pass {
+  int64_t size, first_span, k;
   const struct term *terms;
-  struct tensor out;
-};
-
-/* One tensor: so many plans over the same base and k models. Spans are counted through all tensors. */
-struct work {
-  int64_t size, first_span, plans, k;
-  const struct plan *plan;
   const struct tensor *models;
-  struct tensor base;
+  struct tensor base, out;
+  int32_t form, task_vectors, elect, normalize, vote;
+  float base_coefficient, lambda, rounding, least_spread;
 };
 
-/* A step in registers. */
+/* One step in registers. */
 struct wide {
   floats a, b;
 };
@@ -79,7 +74,7 @@ INLINE floats unless(ints mask, floats value) { return (floats)(~mask & (ints)va
 
 INLINE floats magnitude(floats value) { return (floats)((words)value & 0x7FFFFFFF); }
 
-/* Between 16 and 32 bits: the compiler's own way takes three instructions where the processor has one. */
+/* Conversions between 16 and 32 bits. The compiler's own code takes three instructions where the processor has one. */
 INLINE words widened(halves bits) {
 #ifdef __AVX512F__
   return (words)_mm512_cvtepu16_epi32((__m256i)bits);
@@ -130,7 +125,7 @@ INLINE struct wide load(const char *from, int dtype) {
   return (struct wide){load_float16(from), load_float16(from + 2 * LANES)};
 }
 
-/* Round to nearest, ties to even; not-a-number stays that. */
+/* Rounds to nearest, ties to even. NaN stays NaN. */
 INLINE halves to_bfloat16(floats value) {
   words bits = (words)value;
   words rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
@@ -174,57 +169,57 @@ INLINE void store(char *to, int dtype, struct wide value, int past_cache) {
 
 INLINE int bytes_of(int dtype) { return dtype == FLOAT32 ? 4 : 2; }
 
-INLINE const char *at(struct tensor t, int dtype, int64_t place) { return t.data + place * bytes_of(dtype); }
+INLINE const char *at(struct tensor t, int dtype, int64_t index) { return t.data + index * bytes_of(dtype); }
 
-/* What is summed up: -0 to begin with, to which a term is added without a change. */
+/* Adds one term. The first total is -0, because -0 + x is x for every x, including -0. */
 INLINE struct wide added(struct wide total, struct wide x, struct wide base, int task_vectors, float c) {
   if (task_vectors) x.a -= base.a, x.b -= base.b;
   return (struct wide){total.a + x.a * c, total.b + x.b * c};
 }
 
-INLINE struct wide linear_combination(const struct work *w, const struct plan *p, int64_t place, int dtype) {
+INLINE struct wide linear_combination(const struct pass *p, int64_t index, int dtype) {
   struct wide base = all(0), total = all(-0.0f);
-  int none = 1;
-  if (w->base.data) {
-    base = load(at(w->base, dtype == MIXED ? w->base.dtype : dtype, place), dtype == MIXED ? w->base.dtype : dtype);
-    if (p->base != 0) total = added(total, base, base, 0, p->base), none = 0;
+  int empty = 1;
+  if (p->base.data) {
+    base = load(at(p->base, dtype == MIXED ? p->base.dtype : dtype, index), dtype == MIXED ? p->base.dtype : dtype);
+    if (p->base_coefficient != 0) total = added(total, base, base, 0, p->base_coefficient), empty = 0;
   }
-  for (int64_t i = 0; i < w->k; i++) {
+  for (int64_t i = 0; i < p->k; i++) {
     float c = p->terms[i].weight;
     if (c == 0) continue;
-    int own = dtype == MIXED ? w->models[i].dtype : dtype;
-    total = added(total, load(at(w->models[i], own, place), own), base, p->task_vectors && w->base.data, c);
-    none = 0;
+    int from = dtype == MIXED ? p->models[i].dtype : dtype;
+    total = added(total, load(at(p->models[i], from, index), from), base, p->task_vectors && p->base.data, c);
+    empty = 0;
   }
-  return none ? all(0) : total;
+  return empty ? all(0) : total;
 }
 
-/* The words of keep_mask in random.py for a step: each serves two elements. */
+/* The random words of draws in masks.py for one step. Each word serves two elements. */
 INLINE words mask_words(uint64_t key, int64_t start) {
-  uint64_t place = (uint64_t)start / 2, epoch = place >> 32;
+  uint64_t word = (uint64_t)start / 2, epoch = word >> 32;
   uint32_t low = (uint32_t)(key + epoch), high = (uint32_t)((key >> 32) ^ epoch);
-  words x = ((words){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + (uint32_t)place) * 0x9E3779B1u + low;
+  words x = ((words){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + (uint32_t)word) * 0x9E3779B1u + low;
   x = ((x ^ (x >> 16)) * 0x7FEB352Du) ^ high;
   x = (x ^ (x >> 15)) * 0x846CA68Bu;
   return x ^ (x >> 16);
 }
 
-/* Sums of each sign, so that the elected one need only be picked. Comparisons let not-a-number into both. */
+/* Sums over all terms and over the terms of each sign. Comparisons let NaN into both signs. */
 struct sums {
-  floats total, positive, negative, above, below;
+  floats total, positive, negative, positive_weight, negative_weight;
 };
 
-INLINE void add_part(struct sums *s, floats delta, const struct term *t, ints dropped, int elect, int vote) {
+INLINE void add_term(struct sums *s, floats delta, const struct term *t, ints dropped, int elect, int vote) {
   floats size = magnitude(delta), zero = {0};
-  floats kept = unless((size < t->threshold) | (size > t->ceiling) | dropped, delta), part = kept * t->factor;
-  if (vote != COUNT) s->total += vote == MASS ? part : kept;
+  floats kept = unless((size < t->threshold) | (size > t->ceiling) | dropped, delta), term = kept * t->factor;
+  if (vote != COUNT) s->total += vote == MASS ? term : kept;
   if (elect) {
-    ints less = part < zero, more = part > zero;
+    ints less = term < zero, more = term > zero;
     if (vote == COUNT) s->total += (floats)(more & (ints)(zero + 1)) - (floats)(less & (ints)(zero + 1));
-    s->positive += unless(less, part);
-    s->negative += unless(more, part);
-    s->above += (floats)(more & (ints)(zero + t->weight));
-    s->below += (floats)(less & (ints)(zero + t->weight));
+    s->positive += unless(less, term);
+    s->negative += unless(more, term);
+    s->positive_weight += (floats)(more & (ints)(zero + t->weight));
+    s->negative_weight += (floats)(less & (ints)(zero + t->weight));
   }
 }
 
@@ -233,132 +228,130 @@ INLINE floats elected(const struct sums *s, int normalize, float rounding) {
   ints plus = s->total >= zero;
   floats total = where(plus, s->positive, s->negative);
   if (!normalize) return total;
-  floats divisor = where(plus, s->above, s->below);
+  floats divisor = where(plus, s->positive_weight, s->negative_weight);
   return total / where(magnitude(divisor) <= rounding, zero + 1, divisor);
 }
 
-/* Whether the random draws of a step drop its elements. */
+/* Masks of the elements of a step that are dropped. */
 struct drops {
   ints a, b;
 };
 
-INLINE struct drops drawn(const struct term *t, int64_t place, ints kept_a, ints kept_b) {
-  words random = mask_words(t->key, place);
+INLINE struct drops drawn(const struct term *t, int64_t index, ints kept_a, ints kept_b) {
+  words random = mask_words(t->key, index);
   shorts half[2];
   memcpy(half, &random, sizeof half);
   return (struct drops){widened_signed(half[0]) >= kept_a, widened_signed(half[1]) >= kept_b};
 }
 
-INLINE ints looked_up(const void *table, words places) {
+INLINE ints gathered(const void *table, words indices) {
 #ifdef __AVX512F__
-  return (ints)_mm512_i32gather_epi32((__m512i)places, table, 4);
+  return (ints)_mm512_i32gather_epi32((__m512i)indices, table, 4);
 #else
-  ints found;
-  for (int l = 0; l < LANES; l++) memcpy((char *)&found + 4 * l, (const char *)table + 4 * places[l], 4);
-  return found;
+  ints values;
+  for (int l = 0; l < LANES; l++) memcpy((char *)&values + 4 * l, (const char *)table + 4 * indices[l], 4);
+  return values;
 #endif
 }
 
-/* A drop by place, with the factor of each. */
-INLINE struct drops drawn_by_place(const struct term *t, int64_t place, struct wide *factors) {
+/* A random drop by rank, with the factor of each element. */
+INLINE struct drops drawn_by_rank(const struct term *t, int64_t index, struct wide *factors) {
   halves half[2];
-  memcpy(half, t->places + 2 * place, sizeof half);
+  memcpy(half, t->places + 2 * index, sizeof half);
   words a = widened(half[0]), b = widened(half[1]);
-  *factors = (struct wide){(floats)looked_up(t->factors, a), (floats)looked_up(t->factors, b)};
-  return drawn(t, place, looked_up(t->kept, a), looked_up(t->kept, b));
+  *factors = (struct wide){(floats)gathered(t->factors, a), (floats)gathered(t->factors, b)};
+  return drawn(t, index, gathered(t->kept, a), gathered(t->kept, b));
 }
 
-INLINE struct wide task_vector(const struct work *w, int64_t i, int64_t place, struct wide base, int dtype) {
-  int own = dtype == MIXED ? w->models[i].dtype : dtype;
-  struct wide x = load(at(w->models[i], own, place), own);
+INLINE struct wide task_vector(const struct pass *p, int64_t i, int64_t index, struct wide base, int dtype) {
+  int from = dtype == MIXED ? p->models[i].dtype : dtype;
+  struct wide x = load(at(p->models[i], from, index), from);
   return (struct wide){x.a - base.a, x.b - base.b};
 }
 
-/* Where the task vectors' squared distances to their mean sum to less than the plan asks for. */
-INLINE struct drops little_spread(const struct work *w, const struct plan *p, int64_t place, struct wide base, int dtype) {
-  struct wide mean = task_vector(w, 0, place, base, dtype), sum = {0};
-  float share = (float)(1.0 / (double)w->k);
-  for (int64_t i = 1; i < w->k; i++) {
-    struct wide delta = task_vector(w, i, place, base, dtype);
+/* Masks of the elements whose task vectors' squared distances to their mean sum to less than least_spread. */
+INLINE struct drops below_least_spread(const struct pass *p, int64_t index, struct wide base, int dtype) {
+  struct wide mean = task_vector(p, 0, index, base, dtype), sum = {0};
+  float share = (float)(1.0 / (double)p->k);
+  for (int64_t i = 1; i < p->k; i++) {
+    struct wide delta = task_vector(p, i, index, base, dtype);
     mean.a += delta.a, mean.b += delta.b;
   }
   mean.a *= share, mean.b *= share;
-  for (int64_t i = 0; i < w->k; i++) {
-    struct wide delta = task_vector(w, i, place, base, dtype);
+  for (int64_t i = 0; i < p->k; i++) {
+    struct wide delta = task_vector(p, i, index, base, dtype);
     delta.a -= mean.a, delta.b -= mean.b;
     sum.a += delta.a * delta.a, sum.b += delta.b * delta.b;
   }
   return (struct drops){sum.a < p->least_spread, sum.b < p->least_spread};
 }
 
-INLINE struct wide sign_consensus(const struct work *w, const struct plan *p, int64_t place, int64_t start, int dtype,
-                                  int elect) {
-  int own = dtype == MIXED ? w->base.dtype : dtype;
-  struct wide base = load(at(w->base, own, place), own);
+INLINE struct wide sign_consensus(const struct pass *p, int64_t index, int64_t start, int dtype, int elect) {
+  int from = dtype == MIXED ? p->base.dtype : dtype;
+  struct wide base = load(at(p->base, from, index), from);
   struct sums a = {0}, b = {0};
-  struct drops little = {0};
-  if (p->least_spread > 0) little = little_spread(w, p, place, base, dtype);
-  for (int64_t i = 0; i < w->k; i++) {
+  struct drops close = {0};
+  if (p->least_spread > 0) close = below_least_spread(p, index, base, dtype);
+  for (int64_t i = 0; i < p->k; i++) {
     const struct term *t = p->terms + i;
-    struct wide delta = task_vector(w, i, place, base, dtype);
+    struct wide delta = task_vector(p, i, index, base, dtype);
     struct drops drop = {0};
     if (t->places) {
       struct wide factors;
-      drop = drawn_by_place(t, start + place, &factors);
+      drop = drawn_by_rank(t, start + index, &factors);
       delta.a = unless(drop.a, delta.a) * factors.a, delta.b = unless(drop.b, delta.b) * factors.b;
     } else if (t->grains < ALL) {
       ints kept = (ints){0} + (t->grains - ALL / 2);
-      drop = drawn(t, start + place, kept, kept);
+      drop = drawn(t, start + index, kept, kept);
     }
-    add_part(&a, delta.a, t, drop.a | little.a, elect, p->vote);
-    add_part(&b, delta.b, t, drop.b | little.b, elect, p->vote);
+    add_term(&a, delta.a, t, drop.a | close.a, elect, p->vote);
+    add_term(&b, delta.b, t, drop.b | close.b, elect, p->vote);
   }
   if (elect) a.total = elected(&a, p->normalize, p->rounding), b.total = elected(&b, p->normalize, p->rounding);
   return (struct wide){a.total * p->lambda + base.a, b.total * p->lambda + base.b};
 }
 
-/* Elements first to last, in whole steps; the tensors' data begin at element start of the whole tensor. */
-INLINE void walk(const struct work *w, const struct plan *p, int64_t first, int64_t last, int64_t start, int dtype) {
+/* Processes the elements first to last, in whole steps. The data pointers point to element start of the tensors. */
+INLINE void walk(const struct pass *p, int64_t first, int64_t last, int64_t start, int dtype) {
   int out = dtype == MIXED ? p->out.dtype : dtype;
   int past_cache = (uintptr_t)p->out.data % 64 == 0;
-  for (int64_t place = first; place < last; place += STEP) {
-    struct wide value = p->form == LINEAR_COMBINATION ? linear_combination(w, p, place, dtype)
-                        : p->elect                    ? sign_consensus(w, p, place, start, dtype, 1)
-                                                      : sign_consensus(w, p, place, start, dtype, 0);
-    store(p->out.data + place * bytes_of(out), out, value, past_cache);
+  for (int64_t index = first; index < last; index += STEP) {
+    struct wide value = p->form == LINEAR_COMBINATION ? linear_combination(p, index, dtype)
+                        : p->elect                    ? sign_consensus(p, index, start, dtype, 1)
+                                                      : sign_consensus(p, index, start, dtype, 0);
+    store(p->out.data + index * bytes_of(out), out, value, past_cache);
   }
 }
 
-/* The compiler makes a walk of its own for each dtype that all tensors may have. */
-static void walk_plan(const struct work *w, const struct plan *p, int64_t first, int64_t last, int64_t start) {
-  int dtype = p->out.dtype, same = !w->base.data || w->base.dtype == dtype;
-  for (int64_t i = 0; i < w->k; i++) same &= w->models[i].dtype == dtype;
+/* The compiler specializes the walk for each dtype that all tensors have in common. */
+static void walk_steps(const struct pass *p, int64_t first, int64_t last, int64_t start) {
+  int dtype = p->out.dtype, same = !p->base.data || p->base.dtype == dtype;
+  for (int64_t i = 0; i < p->k; i++) same &= p->models[i].dtype == dtype;
   if (same && dtype == FLOAT32)
-    walk(w, p, first, last, start, FLOAT32);
+    walk(p, first, last, start, FLOAT32);
   else if (same && dtype == BFLOAT16)
-    walk(w, p, first, last, start, BFLOAT16);
+    walk(p, first, last, start, BFLOAT16);
   else
-    walk(w, p, first, last, start, MIXED);
+    walk(p, first, last, start, MIXED);
 }
 
-/* Fewer elements than a step: copied to where there is room for a whole one. Returns nonzero where memory is out. */
-static int walk_rest(const struct work *w, int64_t first, int64_t last) {
-  struct tensor *models = malloc(w->k * sizeof *models);
-  char *room = calloc(w->k + 2, STEP * sizeof(float)), *next = room;
+/* Processes fewer elements than a step, in copies that are as long as a step. Returns nonzero if out of memory. */
+static int walk_remainder(const struct pass *p, int64_t first, int64_t last) {
+  struct tensor *models = malloc(p->k * sizeof *models);
+  char *room = calloc(p->k + 2, STEP * sizeof(float)), *next = room;
   int failed = !models || !room;
-  struct work rest = *w;
-  for (int64_t i = -1; i < w->k && !failed; i++, next += STEP * sizeof(float)) {
-    struct tensor from = i < 0 ? w->base : w->models[i];
+  struct pass rest = *p;
+  for (int64_t i = -1; i < p->k && !failed; i++, next += STEP * sizeof(float)) {
+    struct tensor from = i < 0 ? p->base : p->models[i];
     int bytes = bytes_of(from.dtype);
     if (from.data) memcpy(next, from.data + first * bytes, (last - first) * bytes);
     *(i < 0 ? &rest.base : models + i) = (struct tensor){from.data ? next : NULL, from.dtype};
   }
-  rest.models = models;
-  for (const struct plan *p = w->plan; p < w->plan + w->plans && !failed; p++) {
-    struct plan own = *p;
+  if (!failed) {
     int bytes = bytes_of(p->out.dtype);
-    own.out.data = next;
-    walk_plan(&rest, &own, 0, STEP, first);
+    rest.models = models;
+    rest.out.data = next;
+    walk_steps(&rest, 0, STEP, first);
     memcpy(p->out.data + first * bytes, next, (last - first) * bytes);
   }
   free(models);
@@ -366,26 +359,23 @@ static int walk_rest(const struct work *w, int64_t first, int64_t last) {
   return failed;
 }
 
-/* Elements start to end of one tensor, for every plan. */
-static int walk_span(const struct work *w, int64_t start, int64_t end) {
+/* Processes the elements start to end of one tensor. Returns nonzero if out of memory. */
+static int walk_span(const struct pass *p, int64_t start, int64_t end) {
   int64_t whole = end - (end - start) % STEP;
-  for (int64_t first = start; first < whole; first += TILE) {
-    int64_t last = whole - first < TILE ? whole : first + TILE;
-    for (const struct plan *p = w->plan; p < w->plan + w->plans; p++) walk_plan(w, p, first, last, 0);
-  }
-  return whole < end && walk_rest(w, whole, end);
+  walk_steps(p, start, whole, 0);
+  return whole < end && walk_remainder(p, whole, end);
 }
 
-/* Spans of any of the tensors until none is left; next is shared by the threads. Returns nonzero where memory is out. */
-int combine(const struct work *works, int64_t count, int64_t span, int64_t *next) {
-  const struct work *w = works, *end = works + count;
+/* Processes spans of any pass until none is left. The threads share next. Returns nonzero if out of memory. */
+int combine(const struct pass *passes, int64_t count, int64_t span, int64_t *next) {
+  const struct pass *p = passes, *end = passes + count;
   int failed = 0;
   while (!failed) {
-    int64_t mine = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
-    while (w < end && w->first_span + (w->size + span - 1) / span <= mine) w++;
-    if (w == end) break;
-    int64_t start = (mine - w->first_span) * span;
-    failed = walk_span(w, start, w->size - start < span ? w->size : start + span);
+    int64_t claimed = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
+    while (p < end && p->first_span + (p->size + span - 1) / span <= claimed) p++;
+    if (p == end) break;
+    int64_t start = (claimed - p->first_span) * span;
+    failed = walk_span(p, start, p->size - start < span ? p->size : start + span);
   }
 #ifdef __SSE2__
   _mm_sfence();
@@ -393,7 +383,7 @@ int combine(const struct work *works, int64_t count, int64_t span, int64_t *next
   return failed;
 }
 
-/* The tile as float32: where it lies, or cast into the buffer. */
+/* Returns the tile as float32: a pointer to the tensor's own data, or to the buffer after a cast. */
 static const float *load_tile(struct tensor from, int64_t start, int64_t n, float *restrict buffer) {
   const char *data = from.data + start * bytes_of(from.dtype);
   if (from.dtype == FLOAT32) return (const float *)data;
@@ -414,8 +404,8 @@ static double dot(const double *restrict a, const double *restrict b, int64_t n)
   return total;
 }
 
-/* Adds to sums (k by k, the upper half) the inner products of elements start to end, less the base's where it has data.
- * Returns nonzero where memory is out. */
+/* Adds the inner products of the elements start to end to sums (k by k, upper half). If the base has data, it is
+ * subtracted from every tensor first. Returns nonzero if out of memory. */
 int gram(struct tensor base, const struct tensor *tensors, int64_t k, int64_t start, int64_t end, double *sums) {
   double *wide = aligned_alloc(64, k * TILE * sizeof(double));
   _Alignas(64) float zero[TILE] = {0}, buffer[TILE], base_buffer[TILE];

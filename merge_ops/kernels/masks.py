@@ -1,8 +1,9 @@
-"""Random masks that depend on a key and the element's place alone: not on global state, device, order or block size.
+"""Random masks that depend only on a key and the element's index.
 
-A counter-based generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) of 32-bit
-multiplications and xor-shifts, as in Murmur3's finaliser, with half of the key on either side of the first round so
-that streams of different keys are not shifts of each other. Each 32-bit word serves two elements.
+They do not depend on global state, device, order or block size. The generator is counter-based (Salmon et al.,
+"Parallel random numbers: as easy as 1, 2, 3", SC 2011) and made of 32-bit multiplications and xor-shifts, as in
+Murmur3's finalizer. Half of the key enters before the first round and half after it, so that streams of different keys
+are not shifts of each other. Each 32-bit word serves two elements.
 """
 
 import hashlib
@@ -18,35 +19,43 @@ _WEYL, _FIRST, _SECOND = 0x9E3779B1 - (1 << 32), 0x7FEB352D, 0x846CA68B - (1 << 
 
 
 def mask_key(seed: int, model: str, tensor: str) -> int:
-    """The 64-bit key of one tensor's mask; ``model`` is the ``fingerprint`` of its weights.
+    """Returns the 64-bit key of one tensor's mask.
 
-    A hash: keys that differ in few bits would have correlated masks.
+    The key is a hash, because keys that differ in few bits would give correlated masks.
+
+    Args:
+        seed: the recipe's seed.
+        model: the ``fingerprint`` of the model's tensor.
+        tensor: the tensor's name.
     """
     return derive(seed, "mask", model, tensor, bits=64)
 
 
 def fingerprint(weights: Tensor) -> str:
-    """What a model's tensor is known by, wherever its checkpoint lies: a hash of elements from all over it."""
+    """Returns a hash of evenly spaced elements. It identifies a model's tensor independently of the model's path."""
     flat = weights.reshape(-1)
     sample = flat[:: max(1, flat.numel() // SAMPLED)].contiguous().cpu()
     return hashlib.sha256(sample.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def keep_mask(key: int, start: int, count: int, probability: float, device: torch.device) -> Tensor:
-    """Booleans for the elements ``start`` to ``start + count`` (``start`` even): true with ``rounded(probability)``."""
-    kept = grains(probability)
-    if kept == GRAIN:  # one more than an int16 can be compared with
+    """Returns a bool tensor for the elements from ``start`` on: True with probability ``rounded(probability)``.
+
+    ``start`` must be even.
+    """
+    kept_grains = grains(probability)
+    if kept_grains == GRAIN:  # one more than an int16 can be compared with
         return torch.ones(count, dtype=torch.bool, device=device)
-    return draws(key, start, count, device) < kept - GRAIN // 2
+    return draws(key, start, count, device) < kept_grains - GRAIN // 2
 
 
 def draws(key: int, start: int, count: int, device: torch.device) -> Tensor:
-    """An int16 for each of the elements ``start`` to ``start + count`` (``start`` even), all equally probable."""
+    """Returns a uniform int16 for each of the elements from ``start`` on. ``start`` must be even."""
     return _words(key, start // 2, (count + 1) // 2, device).view(torch.int16)[:count]
 
 
 def _words(key: int, start: int, count: int, device: torch.device) -> Tensor:
-    # Places beyond 2^32 words continue under another key.
+    # Words from the 2^32th on use another key.
     epoch, first = divmod(start, 1 << 32)
     low, high = _signed(key + epoch), _signed((key >> 32) ^ epoch)
     x = torch.arange(first, first + count, dtype=torch.int64, device=device).to(torch.int32)
@@ -57,7 +66,7 @@ def _words(key: int, start: int, count: int, device: torch.device) -> Tensor:
 
 
 def _xor_shift(x: Tensor, bits: int) -> Tensor:
-    # int32 shifts keep the sign: mask it away.
+    # A right shift of int32 extends the sign: mask it away.
     return x.bitwise_xor_((x >> bits).bitwise_and_((1 << (32 - bits)) - 1))
 
 

@@ -1,6 +1,6 @@
-"""``kernels.c`` on the CPU: compiled once by the system's C compiler, run on as many threads as torch.
+"""The kernels of ``kernels.c``: compiled once by the system's C compiler, run on as many threads as torch uses.
 
-Where there is no compiler, ``library`` is None and the kernels of ``kernels_torch`` serve, with the same results.
+If there is no compiler, ``library()`` is None and ``torch_backend`` serves, with the same bits.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +22,18 @@ from torch import Tensor
 
 from mergesearch.files import atomic_path
 from mergesearch.merge_ops.kernels.plans import LinearCombination, Pass, Plan, SignConsensus, Sparsity, Vote, grains
-from mergesearch.merge_ops.kernels.threads import SPAN, spread, together
+from mergesearch.merge_ops.kernels.threads import SPAN, run_on_threads, run_spans
 
 SOURCE = Path(__file__).with_name("kernels.c")
 # Contraction would round a·b + c once where torch rounds twice.
 FLAGS = ("-O3", "-fno-strict-aliasing", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
-MACHINES = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
-"""Flags for this machine's processor, the fastest first; not every compiler knows them."""
+MACHINE_FLAGS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
+"""Flags for this machine's processor, the fastest first. Compilers refuse those that they do not know."""
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 VOTES: dict[Vote, int] = {"mass": 0, "count": 1, "change": 2}
 FORMS: dict[type, int] = {LinearCombination: 0, SignConsensus: 1}
 
-
+# The structs of kernels.c.
 TENSOR = np.dtype([("data", "u8"), ("dtype", "i4")], align=True)
 TERM = np.dtype(
     [(name, "f4") for name in ("weight", "threshold", "ceiling", "factor")]
@@ -41,87 +41,77 @@ TERM = np.dtype(
     + [("grains", "i4")],
     align=True,
 )
-PLAN = np.dtype(
-    [(name, "i4") for name in ("form", "task_vectors", "elect", "normalize", "vote")]
-    + [(name, "f4") for name in ("base", "lambda", "rounding", "least_spread")]
-    + [("terms", "u8"), ("out", TENSOR)],
+PASS = np.dtype(
+    [(name, "i8") for name in ("size", "first_span", "k")]
+    + [("terms", "u8"), ("models", "u8"), ("base", TENSOR), ("out", TENSOR)]
+    + [(name, "i4") for name in ("form", "task_vectors", "elect", "normalize", "vote")]
+    + [(name, "f4") for name in ("base_coefficient", "lambda", "rounding", "least_spread")],
     align=True,
 )
-WORK = np.dtype(
-    [(name, "i8") for name in ("size", "first_span", "plans", "k")]
-    + [("plan", "u8"), ("models", "u8"), ("base", TENSOR)],
-    align=True,
-)
-"""The structs of kernels.c."""
-Table = NDArray[Any]
-Row = tuple[Any, ...]
-NONE = (0, 0)
+Struct = tuple[Any, ...]
+NO_TENSOR = (0, 0)
 
 
-def serves(one: Pass) -> bool:
-    """Whether the compiled kernels know this pass's plans and (contiguous) tensors."""
-    return all(type(plan) in FORMS for plan in one.plans) and reads([*one.inputs, *one.outs])
+def serves(tensor_pass: Pass) -> bool:
+    """Returns whether the compiled kernels take the plan and the tensors, which must be contiguous."""
+    return type(tensor_pass.plan) in FORMS and reads([*tensor_pass.inputs, tensor_pass.out])
 
 
 def reads(tensors: Sequence[Tensor]) -> bool:
-    """Whether the compiled kernels take these (contiguous) tensors."""
+    """Returns whether the compiled kernels take these tensors, which must be contiguous."""
     return all(t.dtype in DTYPES and t.device.type == "cpu" for t in tensors) and library() is not None
 
 
 def combine(passes: Sequence[Pass]) -> None:
-    """Writes each plan's tensor to its ``out``; all contiguous. One call for each thread, however many tensors."""
-    found, tables = library(), _Tables(passes)
-    assert found is not None
-    following = ctypes.c_int64(0)
+    """Writes the output of every pass, by one call of the compiled kernels for each thread.
+
+    All tensors must be contiguous. Raises ValueError if a plan and its pass differ in the number of models.
+    """
+    kernels, structs = library(), _Structs(passes)
+    assert kernels is not None
+    next_span = ctypes.c_int64(0)
 
     def work() -> None:
-        if found.combine(tables.works.ctypes.data, len(passes), SPAN, ctypes.byref(following)):
+        if kernels.combine(structs.passes.ctypes.data, len(passes), SPAN, ctypes.byref(next_span)):
             raise MemoryError
 
-    together(work, tables.spans)
+    run_on_threads(work, structs.spans)
 
 
-class _Tables:
-    """Passes as kernels.c reads them, in tables that point into each other."""
+class _Structs:
+    """Passes as arrays of the structs of kernels.c, which point into each other."""
 
     def __init__(self, passes: Sequence[Pass]) -> None:
-        plans = [plan for one in passes for plan in one.plans]
-        outs = [out for one in passes for out in one.outs]
-        with np.errstate(over="ignore"):  # a threshold may be beyond float32
-            self.terms = _table(TERM, [row for plan in plans for row in _term_rows(plan)])
-            rows = [(*_plan_row(plan), 0, _tensor_row(out)) for plan, out in zip(plans, outs, strict=True)]
-        self.plans = _table(PLAN, rows)
-        self.plans["terms"] = _places(self.terms, [_count(plan) for plan in plans])
-        self.models = _table(TENSOR, [_tensor_row(model) for one in passes for model in one.models])
-        self.works = _table(WORK, [_work_row(one) for one in passes])
-        self.works["plan"] = _places(self.plans, self.works["plans"])
-        self.works["models"] = _places(self.models, self.works["k"])
-        spans = -(-self.works["size"] // SPAN)
-        self.works["first_span"] = np.cumsum(spans) - spans
+        with np.errstate(over="ignore"):  # a threshold may exceed float32
+            terms = [term for p in passes for term, _ in zip(_terms(p.plan), p.models, strict=True)]
+            self.terms = np.array(terms, TERM)
+            self.passes = np.array([_pass(p) for p in passes], PASS)
+        self.models = np.array([_tensor(model) for p in passes for model in p.models], TENSOR)
+        self.passes["terms"] = _addresses(self.terms, self.passes["k"])
+        self.passes["models"] = _addresses(self.models, self.passes["k"])
+        spans = -(-self.passes["size"] // SPAN)
+        self.passes["first_span"] = np.cumsum(spans) - spans
         self.spans = int(spans.sum())
 
 
-def _table(dtype: "np.dtype[Any]", rows: Sequence[Row]) -> Table:
-    return np.array(rows, dtype)
-
-
-def _places(table: Table, counts: Any) -> NDArray[np.int64]:
-    """Where in memory the first of so many rows lies, then the first of the following, and so on."""
+def _addresses(structs: NDArray[Any], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the address of the first struct of each group, for consecutive groups of ``counts`` structs."""
     ends = np.cumsum(counts)
-    return np.asarray(table.ctypes.data + (ends - counts) * table.itemsize)
+    return np.asarray(structs.ctypes.data + (ends - counts) * structs.itemsize)
 
 
-def _tensor_row(tensor: Tensor) -> Row:
+def _tensor(tensor: Tensor) -> Struct:
     return tensor.data_ptr(), DTYPES[tensor.dtype]
 
 
-def _work_row(one: Pass) -> Row:
-    base = NONE if one.base is None else _tensor_row(one.base)
-    return one.outs[0].numel(), 0, len(one.plans), len(one.models), 0, 0, base
+def _pass(tensor_pass: Pass) -> Struct:
+    """Returns the struct of a pass with zeros for its first span and its pointers to terms and models."""
+    base = NO_TENSOR if tensor_pass.base is None else _tensor(tensor_pass.base)
+    out = tensor_pass.out
+    return out.numel(), 0, len(tensor_pass.models), 0, 0, base, _tensor(out), *_plan(tensor_pass.plan)
 
 
-def _plan_row(plan: Plan) -> Row:
-    """All but what it points to."""
+def _plan(plan: Plan) -> Struct:
     if isinstance(plan, LinearCombination):
         return FORMS[LinearCombination], plan.task_vectors, 0, 0, 0, plan.base, 0.0, 0.0, 0.0
     assert isinstance(plan, SignConsensus)
@@ -129,18 +119,15 @@ def _plan_row(plan: Plan) -> Row:
     return FORMS[SignConsensus], 0, *election, 0.0, plan.lambda_, plan.rounding, plan.least_spread
 
 
-def _count(plan: Plan) -> int:
-    return len(plan.coefficients if isinstance(plan, LinearCombination) else cast(SignConsensus, plan).weights)
-
-
-def _term_rows(plan: Plan) -> Iterator[Row]:
+def _terms(plan: Plan) -> Iterator[Struct]:
+    """Returns one struct for each model."""
     if isinstance(plan, LinearCombination):
         return ((c, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0) for c in plan.coefficients)
     assert isinstance(plan, SignConsensus)
-    return (_sparsity_row(sparsity, weight) for sparsity, weight in zip(plan.sparsity, plan.weights, strict=True))
+    return (_sparse_term(sparsity, weight) for sparsity, weight in zip(plan.sparsity, plan.weights, strict=True))
 
 
-def _sparsity_row(sparsity: Sparsity, weight: float) -> Row:
+def _sparse_term(sparsity: Sparsity, weight: float) -> Struct:
     factor, key = sparsity.scale * weight, sparsity.key & (1 << 64) - 1
     ranked = sparsity.ranked
     tables = (ranked.places, ranked.kept, ranked.factors) if ranked else ()
@@ -149,38 +136,36 @@ def _sparsity_row(sparsity: Sparsity, weight: float) -> Row:
 
 
 class _Tensor(ctypes.Structure):
+    """``struct tensor`` of kernels.c, for calls that take it by value."""
+
     _fields_ = (("data", ctypes.c_void_p), ("dtype", ctypes.c_int32))
 
 
 def gram(tensors: Sequence[Tensor], base: Tensor | None) -> list[list[list[float]]]:
-    """The inner products of flat tensors, in a matrix for each span; only the upper halves are filled."""
-    found, size, count = library(), tensors[0].numel(), len(tensors)
-    assert found is not None
-    c_base = _Tensor() if base is None else _tensor(base)
-    c_tensors = (_Tensor * count)(*map(_tensor, tensors))
+    """Returns the inner products of flat tensors in a matrix for each span. Only the upper halves are filled."""
+    kernels, size, count = library(), tensors[0].numel(), len(tensors)
+    assert kernels is not None
+    c_base = _Tensor(*(NO_TENSOR if base is None else _tensor(base)))
+    c_tensors = (_Tensor * count)(*(_Tensor(*_tensor(tensor)) for tensor in tensors))
     sums = np.zeros((max(1, -(-size // SPAN)), count, count))
 
     def work(start: int, end: int) -> None:
-        if found.gram(c_base, c_tensors, count, start, end, sums[start // SPAN].ctypes.data):
+        if kernels.gram(c_base, c_tensors, count, start, end, sums[start // SPAN].ctypes.data):
             raise MemoryError
 
-    spread(size, work)
+    run_spans(size, work)
     return sums.tolist()
-
-
-def _tensor(tensor: Tensor) -> _Tensor:
-    return _Tensor(tensor.data_ptr(), DTYPES[tensor.dtype])
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they cannot be had, or where MERGESEARCH_NATIVE=0 forbids them."""
+    """Returns the compiled kernels, or None if there is no C compiler or MERGESEARCH_NATIVE is 0."""
     compiler = _compiler()
     if compiler is None or os.environ.get("MERGESEARCH_NATIVE") == "0":
         return None
-    for machine in MACHINES:
+    for flags in MACHINE_FLAGS:
         try:
-            return _declared(ctypes.CDLL(str(_compiled([*compiler, *FLAGS, *machine]))))
+            return _declared(ctypes.CDLL(str(_compiled([*compiler, *FLAGS, *flags]))))
         except (OSError, subprocess.SubprocessError):
             continue
     return None
@@ -193,30 +178,27 @@ def _compiler() -> list[str] | None:
 
 
 def _compiled(command: list[str]) -> Path:
-    file = _folder() / f"kernels-{_digest(command)}.so"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergesearch"
+    file = folder / f"kernels-{_digest(command)}.so"
     if not file.exists():
-        # Several processes may compile at once: the last rename wins, and all are the same.
+        # Several processes may compile at once. The last rename wins, and all files are equal.
         with atomic_path(file) as built:
             subprocess.run([*command, str(SOURCE), "-o", str(built), "-lm"], check=True, capture_output=True)
     return file
 
 
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergesearch"
-
-
 def _digest(command: list[str]) -> str:
-    """Of all that the compiled file depends on: hosts of several kinds may share a home folder."""
+    """Returns a hash of all that the compiled file depends on. Different machines may share a home folder."""
     info = Path("/proc/cpuinfo")
     flags = [line for line in info.read_text().splitlines() if "flags" in line.lower()][:1] if info.exists() else []
-    parts = [SOURCE.read_text(encoding="utf-8"), *command, platform.machine(), platform.processor(), *flags]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    inputs = [SOURCE.read_text(encoding="utf-8"), *command, platform.machine(), platform.processor(), *flags]
+    return hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
 
 
-def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
+def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     size, tensors = ctypes.c_int64, ctypes.POINTER(_Tensor)
-    found.combine.argtypes = (ctypes.c_void_p, size, size, ctypes.POINTER(ctypes.c_int64))
-    found.combine.restype = ctypes.c_int
-    found.gram.argtypes = (_Tensor, tensors, size, size, size, ctypes.c_void_p)
-    found.gram.restype = ctypes.c_int
-    return found
+    kernels.combine.argtypes = (ctypes.c_void_p, size, size, ctypes.POINTER(ctypes.c_int64))
+    kernels.combine.restype = ctypes.c_int
+    kernels.gram.argtypes = (_Tensor, tensors, size, size, size, ctypes.c_void_p)
+    kernels.gram.restype = ctypes.c_int
+    return kernels

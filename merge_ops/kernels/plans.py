@@ -1,6 +1,7 @@
-"""What a method decides for one tensor: coefficients, thresholds and probabilities, never data.
+"""Plans: what a method decides for one tensor, as coefficients, thresholds and probabilities, never as tensor data.
 
-The forms here are all that the kernels of ``combine`` know. With base b, models x_i and task vectors δ_i = x_i − b:
+The kernels of ``combine`` know the plan types of this module and no others. In all formulas b is the base, x_i are the
+models and δ_i = x_i − b the task vectors.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,28 +13,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SMALLEST_NORM = 1e-7
-"""Norms below are taken for zero, as in mergekit: nothing is divided by them."""
+"""Smaller norms count as zero, as in mergekit: nothing is divided by them."""
 SMALLEST_SUM = 1e-8
-"""Sums of weights below are taken for zero."""
+"""Smaller sums of weights count as zero."""
 GRAIN = 1 << 16
 """Probabilities are rounded to multiples of 1/GRAIN."""
+RANKS = 1 << 16
+"""The largest number of places of a ``RankedDrop``."""
+PADDING = 64
+"""Elements that must follow the last place of a ``RankedDrop`` in memory, because kernels read it in whole steps."""
 
 
 def rounded(probability: float) -> float:
-    """The probability with which an element is really kept; above 0 wherever the wish is."""
+    """Returns the probability that the masks use: a multiple of 1/GRAIN, and above 0 if ``probability`` is."""
     return grains(probability) / GRAIN
 
 
 def grains(probability: float) -> int:
-    """The same as a whole number of grains."""
+    """Returns ``rounded(probability) * GRAIN`` as an integer."""
     return max(round(probability * GRAIN), 1 if probability > 0 else 0)
 
 
 @dataclass(frozen=True)
 class LinearCombination:
-    """``out = base·b + Σ_i c_i·x_i``, or ``base·b + Σ_i c_i·δ_i`` where ``task_vectors`` is set.
+    """``out = base·b + Σ_i c_i·x_i``, or ``out = base·b + Σ_i c_i·δ_i`` with ``task_vectors``.
 
-    The second form is the first in other numbers, but keeps the precision of small task vectors.
+    Both forms can express the same models. The second keeps the precision of small task vectors.
     """
 
     coefficients: tuple[float, ...]
@@ -42,18 +47,18 @@ class LinearCombination:
 
 
 Vote = Literal["mass", "count", "change"]
-RANKS = 1 << 16
-"""So many places ``RankedDrop`` may have."""
-PADDING = 64
-"""Elements that must follow in memory on the last of what the kernels read in steps."""
 
 
 @dataclass(frozen=True)
 class RankedDrop:
-    """A random drop by each element's place: kept where ``draws(key) < kept[place]``, then times ``factors[place]``.
+    """A random drop whose probability depends on the element's place in a table.
 
-    ``places`` are uint16 bit patterns in an int16 tensor, flat, at least PADDING longer than the task vector; ``kept``
-    (int32) are grains less GRAIN/2, as ``draws`` are; ``factors`` are float32.
+    An element is kept if ``draws(key) < kept[place]``, and then multiplied by ``factors[place]``.
+
+    Attributes:
+        places: uint16 bit patterns in a flat int16 tensor, at least PADDING elements longer than the task vector.
+        kept: int32, the probability of each place in grains minus GRAIN / 2, which is the range of ``draws``.
+        factors: float32, the factor of each place.
     """
 
     places: "Tensor"
@@ -65,8 +70,8 @@ class RankedDrop:
 class Sparsity:
     """What remains of one task vector: ``δ' = scale · δ · [threshold ≤ |δ| ≤ ceiling] · [random(key) < keep]``.
 
-    With ``ranked``, ``keep`` depends on the element. ``match_l1`` replaces ``scale`` by ``Σ|δ| / Σ|δ'|``, which takes
-    a pass of its own over the tensor where elements are dropped at random.
+    With ``ranked``, the probability and a factor depend on the element, and ``keep`` is not used. ``match_l1`` replaces
+    ``scale`` by ``Σ|δ| / Σ|δ'|``, which costs one more pass over the tensor.
     """
 
     threshold: float = 0.0
@@ -80,12 +85,18 @@ class Sparsity:
 
 @dataclass(frozen=True)
 class SignConsensus:
-    """``out = b + λ · Σ_i m_i·w_i·δ'_i / d``.
+    """``out = b + λ · Σ_i m_i·w_i·δ'_i / d``, element by element.
 
-    With ``elect``, m_i is 1 where ``w_i·δ'_i`` has the sign of ``Σ_i w_i·δ'_i`` (0 counts as +), else 0, and with
-    ``normalize`` d is ``Σ_i m_i·w_i`` (1 where that is 0). Without, both are 1. Other ``vote``s than ``mass`` elect the
-    sign of ``Σ_i sign(w_i·δ'_i)`` (``count``) or of ``Σ_i δ'_i`` (``change``). Where the task vectors'
-    ``Σ_i (δ_i − mean δ)²`` is less than ``least_spread``, all m_i are 0.
+    Without ``elect``, all m_i and d are 1. With ``elect``, m_i is 1 where ``w_i·δ'_i`` has the elected sign, else 0.
+    With ``normalize`` as well, d is ``Σ_i m_i·w_i``, or 1 where this sum is 0.
+
+    ``vote`` says which sum elects the sign; a sum of 0 elects +:
+
+    * ``mass``: ``Σ_i w_i·δ'_i``
+    * ``count``: ``Σ_i sign(w_i·δ'_i)``
+    * ``change``: ``Σ_i δ'_i``
+
+    All m_i are 0 where ``Σ_i (δ_i − mean δ)²`` is less than ``least_spread``.
     """
 
     weights: tuple[float, ...]
@@ -98,16 +109,19 @@ class SignConsensus:
 
     @property
     def rounding(self) -> float:
-        """What float32 may leave of weights that sum to zero, such as 0.1 + 0.6 − 0.7: not divided by."""
+        """The largest sum that float32 rounding may leave of weights that sum to zero, such as 0.1 + 0.6 − 0.7.
+
+        A divisor up to this size counts as zero.
+        """
         return 1e-6 * sum(map(abs, self.weights)) if min(self.weights, default=0) < 0 else 0.0
 
 
 @dataclass(frozen=True)
 class Elementwise:
-    """``out = function(b, [x_1, ...], start)``, block by block: for methods that no other form serves.
+    """``out = function(b, [x_1, ...], start)``, block by block, for methods that no other plan type can express.
 
-    The function is given flat float32 blocks (float64 where an input is) that begin at element ``start``, None for b
-    where the method takes no base, and returns a new block. It must not change what it is given.
+    The function gets flat float32 blocks (float64 if an input is float64) that begin at element ``start``. b is None if
+    the method takes no base. The function returns a new block and must not change its arguments.
     """
 
     function: "Callable[[Tensor | None, Sequence[Tensor], int], Tensor]"
@@ -118,13 +132,14 @@ Plan = LinearCombination | SignConsensus | Elementwise
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over one tensor's inputs: a plan and a place to write to for every candidate that is made of them."""
+    """One pass over memory: the plan of one tensor, its inputs, and ``out``, to which the result is written."""
 
-    plans: "Sequence[Plan]"
+    plan: Plan
     base: "Tensor | None"
     models: "Sequence[Tensor]"
-    outs: "Sequence[Tensor]"
+    out: "Tensor"
 
     @property
     def inputs(self) -> "list[Tensor]":
+        """The models, then the base if there is one."""
         return [*self.models] if self.base is None else [*self.models, self.base]

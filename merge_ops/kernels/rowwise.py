@@ -1,4 +1,4 @@
-"""Rows and columns as vectors of their own: inner products of each, and sums in which each has its own coefficients."""
+"""Inner products and linear combinations of vectors along one axis of a tensor, such as its rows or columns."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -11,30 +11,32 @@ from torch import Tensor
 from mergesearch.merge_ops.kernels.plans import Elementwise
 
 LARGEST_STEP = 1 << 20
-"""Elements that are in float64 at once."""
-Part = Callable[[slice], Tensor]
+"""The largest number of elements that are held in float64 at a time."""
 
 
 def row_dots(a: Tensor, b: Tensor, base: Tensor | None, axis: int) -> NDArray[np.float64]:
-    """``Σ a·b`` along one axis in float64, flat over the other axes; of ``a − base`` and ``b − base`` where given."""
+    """Returns ``Σ a·b`` along ``axis`` in float64, flat over the other axes.
+
+    With ``base``, the inner products are those of ``a − base`` and ``b − base``.
+    """
     if a.dim() == 0:
         a, b, base, axis = a.reshape(1), b.reshape(1), None if base is None else base.reshape(1), 0
     rows = [_rows(tensor, axis) for tensor in (a, b, *([] if base is None else [base]))]
     step = max(1, LARGEST_STEP // max(1, a.shape[axis]))
-    parts = [_dots(*(tensor[start : start + step] for tensor in rows)) for start in range(0, rows[0].shape[0], step)]
-    return np.asarray(torch.cat(parts).cpu().numpy() if parts else np.zeros(0))
+    steps = [_dots(*(tensor[start : start + step] for tensor in rows)) for start in range(0, rows[0].shape[0], step)]
+    return np.asarray(torch.cat(steps).cpu().numpy() if steps else np.zeros(0))
 
 
 def _rows(tensor: Tensor, axis: int) -> Tensor:
-    turned = tensor.movedim(axis, -1)
-    return turned.reshape(prod(turned.shape[:-1]), turned.shape[-1])
+    moved = tensor.movedim(axis, -1)
+    return moved.reshape(prod(moved.shape[:-1]), moved.shape[-1])
 
 
 def _dots(a: Tensor, b: Tensor, base: Tensor | None = None) -> Tensor:
-    one, two = a.double(), b.double()
+    wide_a, wide_b = a.double(), b.double()
     if base is not None:
-        one, two = one - base.double(), two - base.double()
-    return (one * two).sum(-1)
+        wide_a, wide_b = wide_a - base.double(), wide_b - base.double()
+    return (wide_a * wide_b).sum(-1)
 
 
 def combination(
@@ -44,41 +46,46 @@ def combination(
     base: NDArray[np.float64] | None = None,
     task_vectors: bool = False,
 ) -> Elementwise:
-    """``LinearCombination`` with coefficients of their own for all that lies along ``axis`` (as ``row_dots`` has them).
+    """Returns a plan like ``LinearCombination`` in which every vector along ``axis`` has its own coefficients.
 
-    ``base`` holds the base's coefficients; with ``task_vectors`` they are 1.
+    Args:
+        coefficients: for each model, one coefficient for each vector, in the order of ``row_dots``.
+        shape: the tensor's shape.
+        axis: the axis of the vectors.
+        base: the base's coefficients, if it has any. They are 1 with ``task_vectors``.
+        task_vectors: whether the coefficients are those of task vectors.
     """
-    place = _places(shape, axis)
+    index_of = _vector_indices(shape, axis)
 
     def function(b: Tensor | None, models: Sequence[Tensor], start: int) -> Tensor:
-        where = place(start, models[0].numel(), models[0].device)
+        indices = index_of(start, models[0].numel(), models[0].device)
         total = torch.zeros_like(models[0])
         for factors, model in zip(coefficients, models, strict=True):
-            part = model - b if task_vectors and b is not None else model
-            total.addcmul_(_spread(factors, where, part), part)
+            term = model - b if task_vectors and b is not None else model
+            total.addcmul_(_gathered(factors, indices, term), term)
         if b is not None and task_vectors:
             return total.add_(b)
-        return total if b is None or base is None else total.addcmul_(_spread(base, where, b), b)
+        return total if b is None or base is None else total.addcmul_(_gathered(base, indices, b), b)
 
     return Elementwise(function)
 
 
-def _spread(factors: NDArray[np.float64], where: Tensor, like: Tensor) -> Tensor:
-    return torch.from_numpy(factors).to(like.device)[where].to(like.dtype)
+def _gathered(factors: NDArray[np.float64], indices: Tensor, like: Tensor) -> Tensor:
+    return torch.from_numpy(factors).to(like.device)[indices].to(like.dtype)
 
 
-def _places(shape: Sequence[int], axis: int) -> Callable[[int, int, torch.device], Tensor]:
-    """Which coefficient each flat element has."""
+def _vector_indices(shape: Sequence[int], axis: int) -> Callable[[int, int, torch.device], Tensor]:
+    """Returns a function from the start and count of flat elements to the index of each element's vector."""
     axis = axis % len(shape) if shape else 0
     inner, length = prod(shape[axis + 1 :]), shape[axis] if shape else 1
 
-    def places(start: int, count: int, device: torch.device) -> Tensor:
+    def indices(start: int, count: int, device: torch.device) -> Tensor:
         flat = torch.arange(start, start + count, device=device)
         return flat // (inner * length) * inner + flat % inner
 
-    return places
+    return indices
 
 
 def row_of(shape: Sequence[int]) -> Callable[[int, int, torch.device], Tensor]:
-    """Which row (all that lies along the last axis) each flat element is in."""
-    return _places(shape, -1)
+    """Returns a function from the start and count of flat elements to the index of each element's row."""
+    return _vector_indices(shape, -1)

@@ -1,4 +1,7 @@
-"""Work on spans of a tensor, shared among threads: for functions that leave Python's lock."""
+"""Runs a function on the spans of a tensor, on several threads.
+
+This only helps functions that release Python's global interpreter lock.
+"""
 
 import os
 from collections.abc import Callable
@@ -11,24 +14,27 @@ SPAN = 1 << 16
 """Elements that a thread takes at a time. Fixed, so that sums over spans do not depend on the number of threads."""
 
 
-def spread(size: int, work: Callable[[int, int], None]) -> None:
-    """Calls ``work(start, end)`` for every span of ``size``, on as many threads as torch would use."""
+def run_spans(size: int, work: Callable[[int, int], None]) -> None:
+    """Calls ``work(start, end)`` for every span of ``size`` elements, on ``torch.get_num_threads()`` threads."""
     spans = [(start, min(start + SPAN, size)) for start in range(0, size, SPAN)]
 
     def run() -> None:
         while spans:
             try:
                 span = spans.pop()
-            except IndexError:  # another thread took the last
+            except IndexError:  # another thread took the last span
                 return
             work(*span)
 
-    together(run, len(spans))
+    run_on_threads(run, len(spans))
 
 
-def together(work: Callable[[], None], most: int) -> None:
-    """Calls ``work`` on as many threads as torch would use, this one among them, but not on more than ``most``."""
-    others = [_pool().submit(work) for _ in range(min(torch.get_num_threads(), most) - 1)]
+def run_on_threads(work: Callable[[], None], limit: int) -> None:
+    """Calls ``work`` once on each of ``min(torch.get_num_threads(), limit)`` threads, including the calling one.
+
+    Raises the exception of a thread if one fails.
+    """
+    others = [_pool().submit(work) for _ in range(min(torch.get_num_threads(), limit) - 1)]
     work()
     for other in others:
         other.result()

@@ -1,1 +1,1 @@
-"""Live models whose parameters are seen under their checkpoint names."""
+"""Live models: transformers' models whose parameters are accessed by the checkpoint's tensor names."""

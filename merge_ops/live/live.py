@@ -1,4 +1,7 @@
-"""A live model whose parameters are seen under their checkpoint names, so that candidates are built right into it."""
+"""Live models: loaded by transformers, with views into their parameters by the checkpoint's tensor names.
+
+Candidates are built by writing to the views.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,43 +13,50 @@ from torch import Tensor, nn
 
 from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
-from mergesearch.merge_ops.inputs.aligned_names import Input
+from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
 
 
 def load(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None = None) -> tuple[nn.Module, Any]:
-    """The checkpoint's model in evaluation mode, and its tokenizer (None where it has none)."""
+    """Returns the checkpoint's model in evaluation mode, and its tokenizer or None if it has none.
+
+    Raises:
+        UserError: the checkpoint is a single file, transformers does not have its class, or its adapter changes shapes.
+    """
     import transformers
 
-    if checkpoint.folder is None:
+    folder = checkpoint.folder
+    if folder is None:
         raise UserError(f"{checkpoint.reference}: a single file has no config to load a model by; give a folder")
-    with quiet():
-        model = _model_class(checkpoint).from_pretrained(checkpoint.folder, dtype=dtype or "auto")
-        tokenizer = _tokenizer(transformers, checkpoint)
+    with no_progress_bars():
+        model = _model_class(checkpoint).from_pretrained(folder, dtype=dtype or "auto")
+        has_tokenizer = any(folder.glob("tokenizer*"))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
     model = model.eval().requires_grad_(False).to(device)
-    if checkpoint.stored is not checkpoint:
+    if checkpoint.has_adapter:
         _apply_adapter(model, checkpoint)
     return model, tokenizer
 
 
-def make(
+def from_config(
     checkpoint: Checkpoint, config: dict[str, Any], tensors: dict[str, Tensor], device: str, dtype: torch.dtype
 ) -> nn.Module:
-    """A model of the checkpoint's class with another config and these weights by name, in evaluation mode."""
+    """Returns a model of the checkpoint's class with another config and other tensors, in evaluation mode."""
     model_class = _model_class(checkpoint)
-    with quiet():
-        made = model_class.config_class.from_dict(config)
-        model = model_class.from_pretrained(None, config=made, state_dict=tensors, dtype=dtype)
-    found: nn.Module = model.eval().requires_grad_(False).to(device)
-    return found
+    with no_progress_bars():
+        model_config = model_class.config_class.from_dict(config)
+        model = model_class.from_pretrained(None, config=model_config, state_dict=tensors, dtype=dtype)
+    return cast(nn.Module, model.eval().requires_grad_(False).to(device))
 
 
 def _apply_adapter(model: nn.Module, checkpoint: Checkpoint) -> None:
-    stored = checkpoint.stored
-    reshaped = [name for name, info in checkpoint.tensors.items() if stored.tensors.get(name, info).shape != info.shape]
-    if reshaped or checkpoint.tensors.keys() != stored.tensors.keys():
-        new = listed([*reshaped, *(checkpoint.tensors.keys() - stored.tensors.keys())])
-        raise UserError(f"{checkpoint.reference}: the adapter changes the shape of the model, in {new}; merge it first")
-    for name, view in bind(model, stored).items():
+    plain = checkpoint.without_adapter
+    reshaped = [name for name, info in checkpoint.tensors.items() if plain.tensors.get(name, info).shape != info.shape]
+    if reshaped or checkpoint.tensors.keys() != plain.tensors.keys():
+        changed = listed([*reshaped, *(checkpoint.tensors.keys() - plain.tensors.keys())])
+        raise UserError(
+            f"{checkpoint.reference}: the adapter changes the shape of the model, in {changed}; merge it first"
+        )
+    for name, view in bind(model, plain).items():
         view.copy_(checkpoint.tensor(name).view(view.shape))
 
 
@@ -54,52 +64,55 @@ def _model_class(checkpoint: Checkpoint) -> Any:
     import transformers
 
     names = checkpoint.config.get("architectures") or ["AutoModel"]
-    found = getattr(transformers, names[0], None)
-    if found is None:
+    model_class = getattr(transformers, names[0], None)
+    if model_class is None:
         raise UserError(f"{checkpoint.reference}: transformers has no model class {names[0]!r}")
-    return found
-
-
-def _tokenizer(transformers: Any, checkpoint: Checkpoint) -> Any:
-    assert checkpoint.folder is not None
-    if not any(checkpoint.folder.glob("tokenizer*")):
-        return None
-    return transformers.AutoTokenizer.from_pretrained(checkpoint.folder)
+    return model_class
 
 
 def bind(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Views into the live model's parameters by checkpoint name; writing to a view changes the model.
+    """Returns views into the live model's parameters by tensor name. Writing to a view changes the model.
 
-    The model must have been loaded from ``checkpoint``. Proved: read through the views, the model gives the checkpoint
-    back bit for bit (after the cast to the model's dtype). Raises UserError with the names where it does not.
+    The binding is verified: read through the views, the model equals the checkpoint bit for bit, after the cast to the
+    model's dtype.
+
+    Args:
+        model: a model that was loaded from the checkpoint.
+        checkpoint: the checkpoint.
+
+    Raises:
+        UserError: the model differs from the checkpoint. The message lists the tensors.
     """
-    bound = bind_names(model, list(checkpoint.tensors), checkpoint.reference)
-    differing = [name for name, view in bound.items() if not _same(view, checkpoint.tensor(name))]
+    views = bind_names(model, list(checkpoint.tensors), checkpoint.reference)
+    differing = [name for name, view in views.items() if not _equals(view, checkpoint.tensor(name))]
     if differing:
         raise UserError(f"{checkpoint.reference}: the loaded model differs from the file in {listed(differing)}")
-    return bound
+    return views
 
 
 def bind_names(model: nn.Module, names: Sequence[str], reference: str) -> dict[str, Tensor]:
-    """Views of these names into the live model's parameters; proved: each is one, and no parameter is left out."""
+    """Returns views of these names into the live model's parameters.
+
+    The binding is verified: every name is a view, and every parameter has a name. Raises UserError if not.
+    """
     views = _views(model)
     missing = set(names) - views.keys()
     if missing:
-        raise UserError(f"{reference}: the loaded model does not show the tensors {listed(missing)}")
+        raise UserError(f"{reference}: the loaded model does not have the tensors {listed(missing)}")
     bound = {name: views[name] for name in names}
-    _prove_views(bound, model, reference)
+    _check_views(bound, model, reference)
     return bound
 
 
-def bind_input(model: nn.Module, entry: Input) -> dict[str, Tensor]:
-    """``bind`` under the names that the checkpoint goes by; embeddings that must be two are untied in the model."""
+def bind_aligned(model: nn.Module, entry: AlignedCheckpoint) -> dict[str, Tensor]:
+    """Returns ``bind`` by aligned names. Unties output embeddings of the model that another checkpoint has untied."""
     views = bind(model, entry.checkpoint)
-    named = {name: views[own] for name, own in entry.own.items()}
-    return {**named, **{name: _untied_head(model) for name in entry.shown_heads}}
+    named = {name: views[own] for name, own in entry.own_names.items()}
+    return {**named, **{name: _untied_head(model) for name in entry.tied_heads}}
 
 
 def _untied_head(model: Any) -> Tensor:
-    """The model's output embedding, from now on a tensor of its own."""
+    """Gives the model's output embedding a tensor of its own and returns it."""
     head = model.get_output_embeddings()
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     for config in (model.config, model.config.get_text_config()):
@@ -114,12 +127,12 @@ def _views(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _split_views(model: nn.Module, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Checkpoint names of parameters that transformers fuses on loading (experts), as slices of the fused ones."""
+    """Returns the tensors that transformers fuses on loading (experts), as slices of the fused parameters."""
     if not getattr(model, "_weight_conversions", None):
         return {}
     from transformers.core_model_loading import revert_weight_conversion
 
-    # Without copies, what comes back are views of what went in.
+    # Without copies, the result consists of views into the input.
     with (
         mock.patch.object(Tensor, "contiguous", lambda t, **_: t),
         mock.patch.object(Tensor, "clone", lambda t, **_: t),
@@ -128,28 +141,29 @@ def _split_views(model: nn.Module, named: Mapping[str, Tensor]) -> dict[str, Ten
     return reverted
 
 
-def _prove_views(views: Mapping[str, Tensor], model: nn.Module, reference: str) -> None:
-    own = set(_storages(model.state_dict(keep_vars=True)).values())
-    copies = [name for name, storage in _storages(views).items() if storage not in own]
+def _check_views(views: Mapping[str, Tensor], model: nn.Module, reference: str) -> None:
+    model_storages = set(_storages(model.state_dict(keep_vars=True)).values())
+    copies = [name for name, storage in _storages(views).items() if storage not in model_storages]
     if copies:
         raise UserError(f"{reference}: cannot write into the loaded model's {listed(copies)}")
-    seen = set(_storages(views).values())
-    unseen = [name for name, storage in _storages(dict(model.named_parameters())).items() if storage not in seen]
-    if unseen:
-        raise UserError(f"{reference}: has nothing for the loaded model's {listed(unseen)}")
+    view_storages = set(_storages(views).values())
+    parameters = _storages(dict(model.named_parameters()))
+    unbound = [name for name, storage in parameters.items() if storage not in view_storages]
+    if unbound:
+        raise UserError(f"{reference}: has no tensors for the loaded model's {listed(unbound)}")
 
 
 def _storages(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return {name: tensor.untyped_storage().data_ptr() for name, tensor in tensors.items()}
 
 
-def _same(view: Tensor, stored: Tensor) -> bool:
+def _equals(view: Tensor, stored: Tensor) -> bool:
     return torch.equal(view.cpu(), stored.to(view.dtype).view(view.shape))
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps transformers' progress bars off the terminal, and puts them back."""
+def no_progress_bars() -> Iterator[None]:
+    """Disables transformers' progress bars, and restores the previous state at the end."""
     from transformers.utils import logging
 
     enabled = logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""A live model's quantised double, for scoring: what a user of bitsandbytes would load from the written candidate."""
+"""A quantized copy of a live model, for scoring: what bitsandbytes would load from the written candidate."""
 
 from __future__ import annotations
 
@@ -10,59 +10,68 @@ import torch
 from torch import Tensor, nn
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops.live.live import quiet
+from mergesearch.merge_ops.live.live import no_progress_bars
 
 
 def check_available() -> None:
-    """Raises UserError where bitsandbytes is not installed."""
+    """Raises UserError if bitsandbytes is not installed."""
     if find_spec("bitsandbytes") is None:
         raise UserError("quantization: needs bitsandbytes, which is not installed: pip install bitsandbytes")
 
 
 def quantized(live: Any, bits: int, built: Callable[[], object]) -> nn.Module:
-    """A second model whose linear layers have ``bits`` 4 or 8, at bitsandbytes' settings in transformers.
+    """Returns a copy of a live model with quantized linear layers, at transformers' settings for bitsandbytes.
 
-    Its weights follow those of ``live``: they are quantised anew, from full precision, at the first call after
-    ``built`` gives another object. Raises UserError where there is no bitsandbytes.
+    The copy follows the live model: at the first call after ``built`` returned another object, its weights are
+    quantized again from those of the live model.
+
+    Args:
+        live: the live model.
+        bits: 4 or 8.
+        built: returns an object that identifies what is in the live model.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
     """
     check_available()
     from transformers import BitsAndBytesConfig
 
-    settings = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
-    options = {"quantization_config": settings, "dtype": live.dtype, "device_map": {"": live.device}}
-    with quiet():
-        double = type(live).from_pretrained(live.name_or_path, **options)
-    double.eval().requires_grad_(False)
-    seen: list[object] = [object()]
+    config = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+    options = {"quantization_config": config, "dtype": live.dtype, "device_map": {"": live.device}}
+    with no_progress_bars():
+        copy = type(live).from_pretrained(live.name_or_path, **options)
+    copy.eval().requires_grad_(False)
+    last_built: list[object] = [object()]
 
     def follow(*_: Any) -> None:
-        if seen[0] is not built():
-            _requantize(double, live)
-            seen[0] = built()
+        if last_built[0] is not built():
+            _requantize(copy, live)
+            last_built[0] = built()
 
-    double.register_forward_pre_hook(follow)
-    return double  # type: ignore[no-any-return]
+    copy.register_forward_pre_hook(follow)
+    return copy  # type: ignore[no-any-return]
 
 
-def _requantize(double: nn.Module, live: nn.Module) -> None:
+def _requantize(copy: nn.Module, live: nn.Module) -> None:
     with torch.no_grad():
-        for name, module in double.named_modules():
+        for name, module in copy.named_modules():
             for key, parameter in module.named_parameters(recurse=False):
-                module.register_parameter(key, _like(parameter, live.get_parameter(f"{name}.{key}".lstrip("."))))
+                source = live.get_parameter(f"{name}.{key}".lstrip("."))
+                module.register_parameter(key, _with_values(parameter, source))
 
 
-def _like(parameter: nn.Parameter, source: Tensor) -> nn.Parameter:
-    """The parameter with the values of ``source``: quantised in the same way, or copied."""
+def _with_values(parameter: nn.Parameter, source: Tensor) -> nn.Parameter:
+    """Returns the parameter with the values of ``source``, quantized in the same way or copied."""
     from bitsandbytes.nn import Int8Params, Params4bit
 
-    made: nn.Parameter
+    new: nn.Parameter
     if isinstance(parameter, Params4bit):
-        kept = ("quant_type", "blocksize", "compress_statistics", "quant_storage")
-        settings = {key: getattr(parameter, key) for key in kept}
-        made = Params4bit(source.clone(), requires_grad=False, **settings).to(source.device)
+        keys = ("quant_type", "blocksize", "compress_statistics", "quant_storage")
+        options = {key: getattr(parameter, key) for key in keys}
+        new = Params4bit(source.clone(), requires_grad=False, **options).to(source.device)
     elif isinstance(parameter, Int8Params):
-        made = Int8Params(source.clone(), requires_grad=False, has_fp16_weights=False).to(source.device)
+        new = Int8Params(source.clone(), requires_grad=False, has_fp16_weights=False).to(source.device)
     else:
-        made = parameter
+        new = parameter
         parameter.copy_(source)
-    return made
+    return new

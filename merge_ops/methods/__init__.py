@@ -1,4 +1,4 @@
-"""The table of merge methods."""
+"""Merge methods: one module for each, and ``sparse_task_vectors`` for those that are rows of one table."""
 
 from dataclasses import replace
 from functools import cache
@@ -7,14 +7,8 @@ from mergesearch.errors import UserError
 from mergesearch.merge_ops.methods import (
     add_difference,
     arcee_fusion,
-    breadcrumbs,
-    breadcrumbs_ties,
     consensus_ta,
     cosine_add,
-    dare_linear,
-    dare_ties,
-    della,
-    della_linear,
     fisher,
     iso_c,
     karcher,
@@ -30,66 +24,80 @@ from mergesearch.merge_ops.methods import (
     regmean,
     sce,
     slerp,
-    task_arithmetic,
-    ties,
+    sparse_task_vectors,
     train_difference,
     tsv,
     wise_ft,
 )
-from mergesearch.merge_ops.methods._base import Method, Parameter, Scalar, Statistics, Values
+from mergesearch.merge_ops.methods._base import (
+    BASE,
+    TABLE_SIZE,
+    Method,
+    Parameter,
+    ParameterValues,
+    Quantiles,
+    Scalar,
+    Statistics,
+)
 from mergesearch.plugins import find
 
-__all__ = ["METHODS", "PARAMETER_NAMES", "Method", "Parameter", "Scalar", "Statistics", "Values", "find_method"]
+__all__ = [
+    "BASE",
+    "METHODS",
+    "PARAMETER_NAMES",
+    "TABLE_SIZE",
+    "Method",
+    "Parameter",
+    "ParameterValues",
+    "Quantiles",
+    "Scalar",
+    "Statistics",
+    "find_method",
+]
 
-_MODULES = (
-    linear,
-    slerp,
-    nuslerp,
-    multislerp,
-    karcher,
-    model_stock,
-    task_arithmetic,
-    ties,
-    dare_linear,
-    dare_ties,
-    della_linear,
-    della,
-    breadcrumbs,
-    breadcrumbs_ties,
-    sce,
-    consensus_ta,
-    magmax,
-    ram,
-    ramplus_tl,
-    tsv,
-    iso_c,
-    fisher,
-    regmean,
-    arcee_fusion,
-    nearswap,
-    cosine_add,
-    wise_ft,
-    add_difference,
-    train_difference,
-    passthrough,
+_METHODS = (
+    linear.METHOD,
+    slerp.METHOD,
+    nuslerp.METHOD,
+    multislerp.METHOD,
+    karcher.METHOD,
+    model_stock.METHOD,
+    *sparse_task_vectors.METHODS,
+    sce.METHOD,
+    consensus_ta.METHOD,
+    magmax.METHOD,
+    ram.METHOD,
+    ramplus_tl.METHOD,
+    tsv.METHOD,
+    iso_c.METHOD,
+    fisher.METHOD,
+    regmean.METHOD,
+    arcee_fusion.METHOD,
+    nearswap.METHOD,
+    cosine_add.METHOD,
+    wise_ft.METHOD,
+    add_difference.METHOD,
+    train_difference.METHOD,
+    passthrough.METHOD,
 )
-METHODS: dict[str, Method] = {module.METHOD.name: module.METHOD for module in _MODULES}
+METHODS: dict[str, Method] = {method.name: method for method in _METHODS}
 
 PARAMETER_NAMES = frozenset(parameter.name for method in METHODS.values() for parameter in method.parameters)
-"""The names of all methods' parameters."""
+"""The names of the parameters of all methods."""
 
 
 @cache
 def find_method(name: str) -> Method:
-    """The method of that name: ours, an entry point of ``mergesearch.merge_methods``, or ``"module:METHOD"``.
+    """Returns the method of that name.
 
-    It goes by the name that it was found by, so that recipes with it can be read again. Raises UserError with the
-    nearest name where there is none.
+    The method is one of METHODS, an entry point of ``mergesearch.merge_methods``, or ``"module:METHOD"``. Its ``name``
+    is the name that it was found by, so that recipes with it can be read again. Raises UserError with the nearest name
+    if there is no such method.
     """
     try:
-        found = find(name, METHODS, "mergesearch.merge_methods", "method")
+        method = find(name, METHODS, "mergesearch.merge_methods", "method")
     except UserError as error:
         raise UserError(f"merge_method: {error}") from None
-    if not isinstance(found, Method):
-        raise UserError(f"merge_method: {name} is a {type(found).__name__}, expected a Method")
-    return replace(found, name=name)
+    if not isinstance(method, Method):
+        raise UserError(f"merge_method: {name} is a {type(method).__name__}, expected a Method")
+    return replace(method, name=name)

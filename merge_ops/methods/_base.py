@@ -1,4 +1,4 @@
-"""What a merge method is: a declaration, and a function that decides."""
+"""The contract of merge methods: a declaration, and a function that decides how one tensor is merged."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,119 +12,157 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    Compute = Callable[[Tensor | None, Sequence[Tensor]], "Value"]
-
-Value = TypeVar("Value")
+T = TypeVar("T")
 Scalar = bool | int | float | str
 BASE = -1
 """The index of the base where ``Statistics`` takes the index of an input."""
+TABLE_SIZE = 1 << 16
+"""The largest number of entries in a table of a tensor's sorted values."""
 
 
 class Quantiles(Protocol):
-    """The magnitudes |δ| of one task vector, sorted."""
+    """The sorted magnitudes |δ| of one task vector, or of all task vectors of a model.
+
+    ``size`` is the number of magnitudes, ``total`` their sum.
+    """
 
     size: int
     total: float
 
     def largest(self, rank: int) -> float:
-        """The ``rank``-th largest magnitude, counted from 1."""
+        """Returns the ``rank``-th largest magnitude, counted from 1."""
         ...
 
     def sum_from(self, threshold: float) -> float:
-        """The sum of the magnitudes that are at least ``threshold``."""
+        """Returns the sum of the magnitudes that are at least ``threshold``."""
         ...
 
     def count_from(self, threshold: float) -> int:
-        """How many magnitudes are at least ``threshold``."""
+        """Returns the number of magnitudes that are at least ``threshold``."""
         ...
 
 
 class Statistics(Protocol):
-    """What depends only on the inputs of one tensor; computed when first asked for, then kept for the run."""
+    """Statistics of one tensor's inputs. They do not depend on a candidate's parameters.
+
+    Each is computed on first access and cached for the run. ``size`` and ``shape`` are the tensor's, ``count`` is the
+    number of models without the base.
+    """
 
     size: int
     shape: tuple[int, ...]
     count: int
-    """How many models there are beside the base."""
     has_base: bool
 
     def dot(self, a: int, b: int) -> float:
-        """The inner product of two inputs as flat vectors (float64); ``BASE`` is the base."""
+        """Returns the inner product of two inputs as flat vectors, in float64. ``BASE`` is the index of the base."""
         ...
 
     def task_dot(self, a: int, b: int) -> float:
-        """The inner product of two task vectors (float64)."""
+        """Returns the inner product of two task vectors, in float64."""
         ...
 
     def row_dots(self, a: int, b: int, axis: int, task_vectors: bool) -> "NDArray[np.float64]":
-        """Inner products along one axis of two inputs, or of two task vectors; flat, in the others' order."""
+        """Returns inner products along one axis of two inputs or task vectors, flat over the other axes."""
         ...
 
     def magnitudes(self, model: int) -> Quantiles:
-        """The sorted |x_model − base|."""
+        """Returns the sorted magnitudes of the model's task vector in this tensor."""
         ...
 
     def model_magnitudes(self, model: int) -> Quantiles:
-        """The sorted |x_model − base| of all of the model's tensors together."""
+        """Returns the sorted magnitudes of the model's task vectors in all tensors."""
         ...
 
     def derived(
         self,
-        what: str,
-        compute: "Compute[Value]",
+        name: str,
+        compute: "Callable[[Tensor | None, Sequence[Tensor]], T]",
         models: Sequence[int] | None = None,
         settings: Hashable = (),
-    ) -> Value:
-        """What ``compute(base, models)`` makes of the whole tensors, kept until it is asked for with other settings.
+    ) -> T:
+        """Returns ``compute(base, models)`` for the whole tensors.
 
-        ``models`` are the inputs to hand over, all by default; ``what`` is the name under which the value is kept.
+        The value is cached until it is requested with other settings.
+
+        Args:
+            name: the name of the value in the cache.
+            compute: gets the base, or None if there is none, and the models.
+            models: the indices of the models to pass. All by default.
+            settings: whatever the value depends on beside the tensors.
         """
         ...
 
-    def everywhere(self, what: str, model: int, compute: "Callable[[Iterable[tuple[Tensor, Tensor]]], Value]") -> Value:
-        """What ``compute`` makes of the whole model, kept under ``what``.
+    def model_derived(self, name: str, model: int, compute: "Callable[[Iterable[tuple[Tensor, Tensor]]], T]") -> T:
+        """Returns ``compute(pairs)`` for a whole model.
 
-        It is given each of the base's float tensors with the model's of the same name and shape.
+        ``pairs`` holds every float tensor of the base with the model's tensor of the same name and shape.
         """
         ...
 
     def calibrated(self, kind: str, model: int, text: str, tokens: int) -> "Tensor | None":
-        """What the model shows of this tensor when it runs over a text; None where it shows nothing.
+        """Returns a statistic of this tensor from running the model on a text, or None if the tensor has none.
 
-        ``fisher`` is the mean squared gradient, ``inputs`` the Gram matrix of a linear layer's inputs: (d, d), or
-        (1, d, d) where its weight has a row for every input.
+        Args:
+            kind: ``fisher`` for the mean squared gradient, of the tensor's shape, or ``inputs`` for the Gram matrix of
+                a linear layer's inputs: (d, d), or (1, d, d) if the layer's weight has a row for every input.
+            model: the index of the model.
+            text: the path of the text file.
+            tokens: the number of tokens to read.
         """
         ...
 
 
 @dataclass(frozen=True)
-class Values:
-    """A candidate's numbers for one tensor: one for all, one for each model, and each model's random key."""
+class ParameterValues:
+    """A candidate's parameters for one tensor.
+
+    Attributes:
+        shared: the parameters with one value for all models.
+        per_model: the parameters with one value for each model, in the order of the models.
+        mask_keys_of: from a seed to the key of each model's random mask.
+    """
 
     shared: Mapping[str, Scalar]
-    each: Mapping[str, tuple[Scalar, ...]]
-    keys: Callable[[int], tuple[int, ...]]
+    per_model: Mapping[str, tuple[Scalar, ...]]
+    mask_keys_of: Callable[[int], tuple[int, ...]]
 
     def number(self, name: str) -> float:
+        """Returns a number that all models share."""
         return cast(float, self.shared[name])
 
     def switch(self, name: str) -> bool:
+        """Returns a switch that all models share."""
         return cast(bool, self.shared[name])
 
     def text(self, name: str) -> str:
+        """Returns a choice or path that all models share."""
         return cast(str, self.shared[name])
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        return cast(tuple[float, ...], self.each[name])
+        """Returns each model's number."""
+        return cast(tuple[float, ...], self.per_model[name])
 
-    def random_keys(self) -> tuple[int, ...]:
-        """A key for each model, from the parameter ``seed``, the model's weights and the tensor's name."""
-        return self.keys(cast(int, self.shared["seed"]))
+    def mask_keys(self) -> tuple[int, ...]:
+        """Returns each model's mask key, which depends on ``seed``, the model's weights and the tensor's name."""
+        return self.mask_keys_of(cast(int, self.shared["seed"]))
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: its type, default (None: it must be given), valid range, and the range worth searching."""
+    """The declaration of one parameter of a method.
+
+    Attributes:
+        name: the key in a recipe.
+        help: one line for the user.
+        kind: the type of its values.
+        default: the value if the recipe has none. None means that it is required.
+        per_model: whether each model has its own value.
+        low: the smallest valid number.
+        high: the largest valid number.
+        choices: the valid values of a choice.
+        search: the range worth searching, or the choices worth trying.
+    """
 
     name: str
     help: str
@@ -137,13 +175,13 @@ class Parameter:
     search: tuple[Scalar, ...] = ()
 
     def read(self, value: object) -> Scalar:
-        """The value in the parameter's type; raises ValueError which says what was expected."""
+        """Returns the value in the parameter's type. Raises ValueError with what is valid."""
         if self.kind == "choice":
             return self._read_choice(value)
         if self.kind == "switch":
-            return self._read_switch(value)
+            return _read_switch(value)
         if self.kind == "file":
-            return self._read_path(value)
+            return _read_path(value)
         return self._read_number(value)
 
     def _read_choice(self, value: object) -> Scalar:
@@ -152,18 +190,8 @@ class Parameter:
                 return choice
         raise ValueError(f"{value!r} is not one of {', '.join(map(repr, self.choices))}")
 
-    def _read_switch(self, value: object) -> bool:
-        if value in (0, 1):
-            return bool(value)
-        raise ValueError(f"{value!r} is not true or false")
-
-    def _read_path(self, value: object) -> str:
-        if not isinstance(value, str) or not value:
-            raise ValueError(f"{value!r} is not the path of a file")
-        return value
-
     def _read_number(self, value: object) -> float | int:
-        number = _as_number(value)
+        number = _as_float(value)
         if not self.low <= number <= self.high or not isfinite(number):
             raise ValueError(f"{value!r} is not between {self.low:g} and {self.high:g}")
         if self.kind == "integer" and number != int(number):
@@ -171,7 +199,19 @@ class Parameter:
         return int(number) if self.kind == "integer" else number
 
 
-def _as_number(value: object) -> float:
+def _read_switch(value: object) -> bool:
+    if value in (0, 1):
+        return bool(value)
+    raise ValueError(f"{value!r} is not true or false")
+
+
+def _read_path(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is not the path of a file")
+    return value
+
+
+def _as_float(value: object) -> float:
     # YAML 1.1 reads 1e-5 as text.
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{value!r} is not a number")
@@ -181,13 +221,12 @@ def _as_number(value: object) -> float:
         raise ValueError(f"{value!r} is not a number") from None
 
 
-TABLE_SIZE = 1 << 16
-"""The most entries of a table of a tensor's sorted numbers."""
-Kept = Callable[[tuple[int, ...], int], int]
-"""From a tensor's shape and the number of models to bytes."""
+StatisticsBytes = Callable[[tuple[int, ...], int], int]
+"""From a tensor's shape and the number of models to the bytes of its cached statistics."""
 
 
-def nothing(_: tuple[int, ...], __: int) -> int:
+def no_bytes(_: tuple[int, ...], __: int) -> int:
+    """Statistics of a few numbers, which need no room of their own."""
     return 0
 
 
@@ -195,10 +234,19 @@ def nothing(_: tuple[int, ...], __: int) -> int:
 class Method:
     """A merge method.
 
-    ``base`` says whether task vectors are taken from ``base_model`` (``required``; ``optional``: where there is one)
-    or it is an input like the others (``input``). ``fewest`` and ``most`` count the models beside the base.
-    ``symmetric``: the order of the models does not matter. ``kept`` says how many bytes of statistics stay in memory
-    for a tensor, where that is more than a few numbers.
+    Attributes:
+        name: the ``merge_method`` of recipes.
+        summary: one line on the result.
+        paper: authors, title and URL, separated by commas.
+        formula: the merged tensor θ, then its symbols, separated by commas.
+        base: ``required`` if the method takes task vectors from ``base_model``, ``optional`` if it does so where a
+            recipe has a ``base_model``, ``input`` if ``base_model`` is a model like the others.
+        parameters: the declarations of its parameters.
+        decide: from statistics and a candidate's parameters to the plan of one tensor.
+        min_models: the smallest number of models beside the base.
+        max_models: the largest number of models beside the base. None means any.
+        symmetric: whether the order of the models does not matter.
+        statistics_bytes: the size of the statistics of one tensor that stay in memory.
     """
 
     name: str
@@ -207,18 +255,19 @@ class Method:
     formula: str
     base: Literal["required", "optional", "input"]
     parameters: tuple[Parameter, ...]
-    decide: Callable[[Statistics, Values], Plan]
-    fewest: int = 1
-    most: int | None = None
+    decide: Callable[[Statistics, ParameterValues], Plan]
+    min_models: int = 1
+    max_models: int | None = None
     symmetric: bool = True
-    kept: Kept = nothing
+    statistics_bytes: StatisticsBytes = no_bytes
 
     @property
-    def count_in_words(self) -> str:
-        """How many models it takes beside the base."""
-        if self.most is None:
-            return f"{self.fewest} or more"
-        return str(self.fewest) if self.fewest == self.most else f"{self.fewest} to {self.most}"
+    def model_count(self) -> str:
+        """The number of models beside the base, in words: ``2``, ``1 or more``, ``1 to 3``."""
+        if self.max_models is None:
+            return f"{self.min_models} or more"
+        return str(self.min_models) if self.min_models == self.max_models else f"{self.min_models} to {self.max_models}"
 
     def parameter(self, name: str) -> Parameter | None:
+        """Returns the parameter of that name, or None."""
         return next((p for p in self.parameters if p.name == name), None)

@@ -1,4 +1,4 @@
-"""Methods that need only inner products: of whole tensors, or of rows or columns as vectors of their own."""
+"""Access to inner products, for methods that need nothing else: of whole tensors, or of vectors along one axis."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Vectors:
-    """The models of one tensor as vectors: task vectors where there is a base, whole or along ``axis``."""
+    """The models' tensors as vectors x_i: task vectors if there is a base, flat or along ``axis``."""
 
     def __init__(self, statistics: Statistics, axis: int | None = None) -> None:
         self._statistics = statistics
@@ -20,26 +20,29 @@ class Vectors:
         self.count = statistics.count
 
     def dot(self, a: int, b: int) -> "NDArray[np.float64]":
-        """``⟨x_a, x_b⟩``: one number, or one for each vector along the axis."""
+        """Returns ``⟨x_a, x_b⟩``: one number, or one for each vector along the axis."""
         import numpy as np
 
-        known = self._statistics
+        statistics = self._statistics
         if self._axis is not None:
-            return known.row_dots(a, b, self._axis, known.has_base)
-        return np.asarray(known.task_dot(a, b) if known.has_base else known.dot(a, b))
+            return statistics.row_dots(a, b, self._axis, statistics.has_base)
+        return np.asarray(statistics.task_dot(a, b) if statistics.has_base else statistics.dot(a, b))
 
     def gram(self) -> "NDArray[np.float64]":
-        """``⟨x_i, x_j⟩`` in the first two dimensions."""
+        """Returns ``⟨x_i, x_j⟩`` in the first two dimensions."""
         import numpy as np
 
         models = range(self.count)
         return np.stack([np.stack([self.dot(i, j) for j in models]) for i in models])
 
     def combination(self, coefficients: Sequence[Any]) -> Plan:
-        """``Σ c_i x_i``, plus the base where there is one; a coefficient is a number, or one for each vector."""
-        based = self._statistics.has_base
+        """Returns the plan of ``Σ c_i x_i``, plus the base if there is one.
+
+        Each coefficient is one number, or one for each vector along the axis.
+        """
+        has_base = self._statistics.has_base
         if self._axis is None:
-            return LinearCombination(tuple(map(float, coefficients)), base=float(based), task_vectors=based)
+            return LinearCombination(tuple(map(float, coefficients)), base=float(has_base), task_vectors=has_base)
         from mergesearch.merge_ops.kernels.rowwise import combination
 
-        return combination(list(coefficients), self._statistics.shape, self._axis, task_vectors=based)
+        return combination(list(coefficients), self._statistics.shape, self._axis, task_vectors=has_base)

@@ -1,4 +1,4 @@
-"""How alike two tensors point, column by column: the similarities of supermerger's cosine modes, in float64."""
+"""Cosine similarities of two tensors, column by column, as in supermerger's cosine modes. In float64."""
 
 from collections.abc import Iterable
 
@@ -10,42 +10,47 @@ from mergesearch.merge_ops.kernels.plans import SMALLEST_NORM
 from mergesearch.merge_ops.kernels.rowwise import row_dots
 
 Columns = NDArray[np.float64]
-"""A number for each vector along the first axis, flat over the other axes."""
+"""One number for each vector along the first axis, flat over the other axes."""
 
 
 def column_similarities(mode: str, a: Tensor, b: Tensor) -> Columns:
-    """The mean of each column's cosine and the whole tensor's.
+    """Returns, for each column, the mean of its cosine and the cosine of the whole tensors.
 
-    The whole tensor's is that of the tensors as they are, or in ``cosineA`` of those with columns of length one.
+    In ``cosineA`` the columns are scaled to length one before the cosine of the whole tensors is taken.
     """
-    aa, bb, ab = (row_dots(one, two, None, 0) for one, two in ((a, a), (b, b), (a, b)))
+    aa, bb, ab = _dots(a, b)
     columns = _cosines(aa, bb, ab)
     if mode == "cosineA":
-        aa, bb, ab = _is_vector(aa), _is_vector(bb), columns
+        aa, bb, ab = _unit_squares(aa), _unit_squares(bb), columns
     whole = _cosines(*(np.asarray(total.sum()) for total in (aa, bb, ab)))
     return np.asarray((columns + whole) / 2)
 
 
 def similarity_range(mode: str, pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """The extremes in a model without a hundredth at either end: of the similarities, in ``cosineA`` of the cosines."""
-    found = [_ranged(mode, a, b) for a, b in pairs if a.numel()]
-    known = np.concatenate(found) if found else np.zeros(1)
-    known = known[known >= np.percentile(known, 1, method="midpoint")]
-    known = known[known <= np.percentile(known, 99, method="midpoint")]
-    return float(known.min()), float(known.max())
+    """Returns the smallest and the largest value over all pairs, without the first and the last percentile.
+
+    The values are the similarities, or in ``cosineA`` the cosines of the columns.
+    """
+    columns = [
+        _cosines(*_dots(a, b)) if mode == "cosineA" else column_similarities(mode, a, b) for a, b in pairs if a.numel()
+    ]
+    values = np.concatenate(columns) if columns else np.zeros(1)
+    values = values[values >= np.percentile(values, 1, method="midpoint")]
+    values = values[values <= np.percentile(values, 99, method="midpoint")]
+    return float(values.min()), float(values.max())
 
 
-def _ranged(mode: str, a: Tensor, b: Tensor) -> Columns:
-    if mode != "cosineA":
-        return column_similarities(mode, a, b)
-    return _cosines(*(row_dots(one, two, None, 0) for one, two in ((a, a), (b, b), (a, b))))
+def _dots(a: Tensor, b: Tensor) -> tuple[Columns, Columns, Columns]:
+    """Returns ``⟨a, a⟩``, ``⟨b, b⟩`` and ``⟨a, b⟩`` of the columns."""
+    return row_dots(a, a, None, 0), row_dots(b, b, None, 0), row_dots(a, b, None, 0)
 
 
 def _cosines(aa: Columns, bb: Columns, ab: Columns) -> Columns:
-    """Zero where a vector is."""
+    """Returns zero for a zero vector."""
     norms = np.sqrt(aa * bb)
     return np.where(norms > SMALLEST_NORM**2, ab / np.maximum(norms, SMALLEST_NORM**2), 0.0)
 
 
-def _is_vector(squares: Columns) -> Columns:
+def _unit_squares(squares: Columns) -> Columns:
+    """Returns the squared lengths after scaling to length one: 1, or 0 for a zero vector."""
     return np.asarray(squares > SMALLEST_NORM**2, dtype=np.float64)

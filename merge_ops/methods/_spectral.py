@@ -1,4 +1,4 @@
-"""Matrices of task vectors by their singular values, in float64; computed once, kept in the dtype that is merged in."""
+"""Singular values of task matrices, in float64. Results are returned in the dtype that kernels compute in."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,72 +11,68 @@ from mergesearch.merge_ops.kernels.plans import Elementwise
 from mergesearch.merge_ops.methods._base import Statistics
 
 TOLERANCE = 1e-7
-"""Singular values below this part of the largest are none: their directions are rounding."""
+"""Singular values below this fraction of the largest count as zero: their directions are rounding errors."""
 
 
 def task_matrices(base: Tensor | None, models: Sequence[Tensor]) -> list[Tensor]:
+    """Returns the task vectors in float64."""
     assert base is not None
     return [model.double() - base.double() for model in models]
 
 
-def added(parts: Sequence[Tensor], weights: Sequence[float]) -> Elementwise:
-    """The base plus the weighted parts, which are whole tensors, flat."""
+def added(terms: Sequence[Tensor], weights: Sequence[float]) -> Elementwise:
+    """Returns the plan of the base plus the weighted terms, which are whole tensors, flat."""
 
     def function(base: Tensor | None, models: Sequence[Tensor], start: int) -> Tensor:
         assert base is not None
         total = torch.zeros_like(models[0])
-        for part, weight in zip(parts, weights, strict=True):
-            total.add_(part[start : start + total.numel()].to(total), alpha=weight)
+        for term, weight in zip(terms, weights, strict=True):
+            total.add_(term[start : start + total.numel()].to(total), alpha=weight)
         return total.add_(base)
 
     return Elementwise(function)
 
 
-def decorrelated(statistics: Statistics, share: float) -> list[Tensor]:
-    """Each task's part of TSV-Merge's sum, flat: its leading singular vectors after all tasks' are decorrelated."""
-    return statistics.derived("decorrelated", partial(_decorrelate, share), settings=share)
+def decorrelated(statistics: Statistics, rank_share: float) -> list[Tensor]:
+    """Returns each task's term of TSV-Merge, flat: its leading singular vectors after decorrelation."""
+    return statistics.derived("decorrelated", partial(_decorrelate, rank_share), settings=rank_share)
 
 
-def _decorrelate(share: float, base: Tensor | None, models: Sequence[Tensor]) -> list[Tensor]:
+def _decorrelate(rank_share: float, base: Tensor | None, models: Sequence[Tensor]) -> list[Tensor]:
     deltas, wide = task_matrices(base, models), wide_dtype(models)
-    rank = max(1, int(share * min(deltas[0].shape) / len(deltas))) if deltas[0].numel() else 0
-    cut = [_leading(delta, rank) for delta in deltas]
-    left, right = (polar(torch.cat([triple[side] for triple in cut], dim=1)) for side in (0, 2))
-    sizes = [triple[1].numel() for triple in cut]
-    columns = [torch.split(vectors, sizes, dim=1) for vectors in (left, right)]
-    parts = zip(columns[0], [triple[1] for triple in cut], columns[1], strict=True)
-    return [((u * s) @ v.t()).reshape(-1).to(wide) for u, s, v in parts]
-
-
-def _leading(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """U, σ and V of the ``rank`` largest singular values that are any."""
-    u, s, v = singular(delta)
-    return u[:, :rank], s[:rank], v[:, :rank]
+    rank = max(1, int(rank_share * min(deltas[0].shape) / len(deltas))) if deltas[0].numel() else 0
+    truncated = [(u[:, :rank], s[:rank], v[:, :rank]) for u, s, v in map(singular, deltas)]
+    left, right = (polar(torch.cat([factors[side] for factors in truncated], dim=1)) for side in (0, 2))
+    sizes = [s.numel() for _, s, _ in truncated]
+    us, vs = (torch.split(vectors, sizes, dim=1) for vectors in (left, right))
+    terms = zip(us, truncated, vs, strict=True)
+    return [((u * s) @ v.t()).reshape(-1).to(wide) for u, (_, s, _), v in terms]
 
 
 def singular(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U, σ and V over the directions that the matrix has, the largest σ first.
+    """Returns U, σ and V of the nonzero singular values, in descending order.
 
-    From the eigenvectors of the smaller Gram matrix: faster than a decomposition of the matrix, with half its digits.
+    Computed from the eigenvectors of the smaller Gram matrix, which is faster than a decomposition of the matrix and
+    has half as many exact digits.
     """
     if matrix.shape[0] < matrix.shape[1]:
         v, s, u = singular(matrix.t())
         return u, s, v
     squares, vectors = torch.linalg.eigh(matrix.t() @ matrix)
     s = squares.clamp(min=0).sqrt().flip(0)
-    kept = int((s > TOLERANCE * s[:1]).sum())
-    s, v = s[:kept], vectors.flip(1)[:, :kept]
+    rank = int((s > TOLERANCE * s[:1]).sum())
+    s, v = s[:rank], vectors.flip(1)[:, :rank]
     return matrix @ v / s, s, v
 
 
 def polar(matrix: Tensor) -> Tensor:
-    """``PQᵀ`` of ``matrix = P Σ Qᵀ``, over the directions that it has: the nearest matrix with σ of one or zero."""
+    """Returns ``PQᵀ`` of ``matrix = P Σ Qᵀ``: the nearest matrix whose singular values are all one or zero."""
     u, _, v = singular(matrix)
     return u @ v.t()
 
 
 def isotropic(statistics: Statistics) -> Tensor:
-    """The sum of the task matrices with all of its singular values at their mean, flat."""
+    """Returns the sum of the task matrices with all singular values replaced by their mean, flat."""
     return statistics.derived("isotropic", _isotropic)
 
 

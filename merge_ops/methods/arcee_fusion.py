@@ -1,20 +1,20 @@
-"""Arcee Fusion: of what the other model changed, only the most important.
+"""Arcee Fusion: the base with only the most important changes of the other model.
 
-Arcee AI, "Meet mergekit v0.1: Arcee Fusion", arcee.ai/blog, as mergekit has it. The importance of an element is its
-change times the divergence of its row (the vector along the last axis), and what is above an outlier's threshold is
-taken:
+Arcee AI, "Meet mergekit v0.1: Arcee Fusion", arcee.ai/blog, as implemented in mergekit. The importance s of an element
+is its change times the divergence of its row (the vector along the last axis). Elements whose importance is an outlier
+are taken:
 
 ``s = |θ_1 − θ_b| · KL(softmax θ_1 ‖ softmax θ_b),  θ = θ_b + [s ≥ Q_2 + 1.5 (Q_3 − Q_1)] (θ_1 − θ_b)``
 
-with 1e-8 added to both distributions. The quartiles are those of all elements of the tensor; mergekit samples a million
-of larger ones, without a seed.
+1e-8 is added to both distributions. The quartiles are those of all elements of the tensor. mergekit samples a million
+elements of larger tensors, without a seed.
 """
 
 from mergesearch.merge_ops.kernels.plans import Elementwise
-from mergesearch.merge_ops.methods._base import Method, Statistics, Values
+from mergesearch.merge_ops.methods._base import Method, ParameterValues, Statistics
 
 
-def decide(statistics: Statistics, _: Values) -> Elementwise:
+def decide(statistics: Statistics, _: ParameterValues) -> Elementwise:
     from mergesearch.merge_ops.methods._selection import Importance, take_important
 
     return take_important(statistics.derived("importance", Importance.of), statistics.shape)
@@ -29,5 +29,5 @@ METHOD = Method(
     base="required",
     parameters=(),
     decide=decide,
-    most=1,
+    max_models=1,
 )

@@ -1,12 +1,12 @@
-"""Consensus task arithmetic: only elements that matter to several tasks (TALL masks).
+"""Consensus task arithmetic: only the elements that matter to several tasks (TALL masks).
 
 Wang et al., "Localizing task information for improved model merging and compression", arXiv:2405.07813. With
-τ = Σ w_i δ_i (the paper's weights are 1), an element matters to task i where its own change stands out:
+τ = Σ w_i δ_i (the paper's weights are 1), an element matters to task i if the task's own change stands out:
 
 ``m_i = [|δ_i| ≥ c_i |τ − δ_i|],  θ = θ_b + λ [Σ_i m_i ≥ k] ∘ τ``
 
-k = 2 drops what is selfish or needed by none. Of fewer models than k, all must agree (the paper's code then keeps
-nothing).
+k = 2 drops elements that matter to one task or to none. With fewer than k models, all models must agree. The paper's
+code keeps nothing then.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import Elementwise
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
-from mergesearch.merge_ops.methods._shared import LAMBDA, WEIGHT
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._parameters import LAMBDA, WEIGHT
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def decide(statistics: Statistics, values: Values) -> Elementwise:
-    agreeing = min(int(values.number("consensus")), statistics.count)
-    return Elementwise(partial(_agreed, values, agreeing))
+def decide(statistics: Statistics, values: ParameterValues) -> Elementwise:
+    required = min(int(values.number("consensus")), statistics.count)
+    return Elementwise(partial(_masked_sum, values, required))
 
 
-def _agreed(values: Values, agreeing: int, base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":
+def _masked_sum(values: ParameterValues, required: int, base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":
     deltas = [model - base for model in models]
     total = base.new_zeros(base.shape)
     for weight, delta in zip(values.numbers("weight"), deltas, strict=True):
@@ -34,7 +34,7 @@ def _agreed(values: Values, agreeing: int, base: "Tensor", models: "Sequence[Ten
     votes = base.new_zeros(base.shape)
     for scale, delta in zip(values.numbers("mask_scale"), deltas, strict=True):
         votes.add_(delta.abs() >= scale * (total - delta).abs())
-    return total.mul_(votes >= agreeing).mul_(values.number("lambda")).add_(base)
+    return total.mul_(votes >= required).mul_(values.number("lambda")).add_(base)
 
 
 METHOD = Method(
@@ -48,13 +48,15 @@ METHOD = Method(
         LAMBDA,
         Parameter(
             "mask_scale",
-            "c_i: how far an own change must stand out",
+            "c_i: how far the model's own change must stand out",
             default=0.4,
             per_model=True,
             low=0.0,
             search=(0.2, 0.6),
         ),
-        Parameter("consensus", "k: how many tasks must need an element", kind="integer", default=2, low=0, high=1000),
+        Parameter(
+            "consensus", "k: how many tasks an element must matter to", kind="integer", default=2, low=0, high=1000
+        ),
     ),
     decide=decide,
 )

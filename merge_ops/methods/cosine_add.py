@@ -1,24 +1,24 @@
 """Cosine-weighted addition: the more a column differs in direction, the more of the other model's column is taken.
 
-hako-mikan, sd-webui-supermerger, "cosineA" and "cosineB", github.com/hako-mikan/sd-webui-supermerger. With A the
-base_model and B the other, for every column j (the vector along the first axis):
+hako-mikan, sd-webui-supermerger, "cosineA" and "cosineB", github.com/hako-mikan/sd-webui-supermerger. A is the
+base_model, B the other model. For every column j (the vector along the first axis):
 
 ``θ_j = k_j θ_A,j + (1 − k_j) θ_B,j,  k_j = clip((s_j − low) / (high − low) − α, 0, 1),  s_j = (c_j + c) / 2``
 
-with c_j = cos(θ_A,j, θ_B,j) and c the cosine of the whole tensors, in ``cosineA`` of tensors whose columns were brought
-to length one. low and high are the extremes over all of the model's columns, without a hundredth at either end: of s in
-``cosineB``, of c_j in ``cosineA``. There cosineA is said to favour A's structure, cosineB B's.
+c_j is cos(θ_A,j, θ_B,j), and c is the cosine of the whole tensors, in ``cosineA`` after their columns are scaled to
+length one. low and high are the extremes over all of the model's columns, without the first and the last percentile: of
+s in ``cosineB``, of c_j in ``cosineA``. According to supermerger, cosineA favors A's structure and cosineB favors B's.
 
-A zero column has the cosine 0; where all columns are as similar, k is 1 − α. A large negative α (−100) leaves a tensor
-as in A: in a filter on ``first_stage_model`` it spares the VAE, as supermerger does. Tensors that only one model has,
-or in another shape, do not count for the extremes.
+A zero column has the cosine 0. If all columns are equally similar, k is 1 − α. A large negative α (−100) leaves a
+tensor as in A: with a filter on ``first_stage_model`` this spares the VAE, as supermerger does. Tensors that only one
+model has, or that differ in shape, do not count for the extremes.
 """
 
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import LinearCombination, Plan
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-SMALLEST_SPREAD = 1e-12
+SMALLEST_RANGE = 1e-12
 
 
-def decide(statistics: Statistics, values: Values) -> Plan:
+def decide(statistics: Statistics, values: ParameterValues) -> Plan:
     import numpy as np
 
     from mergesearch.merge_ops.kernels.rowwise import combination
@@ -39,11 +39,11 @@ def decide(statistics: Statistics, values: Values) -> Plan:
     mode, alpha = values.text("mode"), values.number("alpha")
     if statistics.size == 0:
         return LinearCombination((alpha,), base=1 - alpha)
-    low, high = statistics.everywhere(f"{mode} range", 0, partial(similarity_range, mode))
+    low, high = statistics.model_derived(f"{mode} range", 0, partial(similarity_range, mode))
     similar = statistics.derived(f"{mode} similarities", partial(_similarities, mode))
-    scaled = (similar - low) / (high - low) if high - low > SMALLEST_SPREAD else np.ones_like(similar)
-    kept = np.clip(scaled - alpha, 0, 1)
-    return combination([1 - kept], statistics.shape, 0, base=kept)
+    scaled = (similar - low) / (high - low) if high - low > SMALLEST_RANGE else np.ones_like(similar)
+    base_share = np.clip(scaled - alpha, 0, 1)
+    return combination([1 - base_share], statistics.shape, 0, base=base_share)
 
 
 def _similarities(mode: str, base: "Tensor | None", models: "Sequence[Tensor]") -> "NDArray[np.float64]":
@@ -64,7 +64,7 @@ METHOD = Method(
         Parameter("alpha", "a shift towards the other model", default=0.0, high=1.0, search=(0.0, 1.0)),
         Parameter(
             "mode",
-            "cosineA favours base_model's structure, cosineB the other's",
+            "cosineA favors base_model's structure, cosineB the other model's",
             kind="choice",
             default="cosineA",
             choices=("cosineA", "cosineB"),
@@ -72,5 +72,5 @@ METHOD = Method(
         ),
     ),
     decide=decide,
-    most=1,
+    max_models=1,
 )

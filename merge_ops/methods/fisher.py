@@ -1,13 +1,13 @@
-"""Fisher-weighted averaging: each element by how much each model's likelihood depends on it.
+"""Fisher-weighted averaging: each element is weighted by how much each model's likelihood depends on it.
 
 Matena and Raffel, "Merging models with Fisher-weighted averaging", arXiv:2111.09832:
 
 ``θ = Σ w_i F_i θ_i / Σ w_i F_i``
 
-with F_i the diagonal of model i's empirical Fisher information: the squared gradient of the log-likelihood of the
-``calibration`` text, averaged over its sequences, at least ``floor``. Every model runs over the text once, in float32;
-its F_i is kept (a model's size for each). Where a tensor has no gradient, or the weights cancel, the plain weighted
-average is taken.
+F_i is the diagonal of model i's empirical Fisher information: the squared gradient of the log-likelihood of the
+``calibration`` text, averaged over its sequences, and at least ``floor``. Every model runs on the text once, in
+float32. Its F_i, which has the size of the model, is cached. Tensors without a gradient get the plain weighted average,
+and so do all tensors if the weights cancel out.
 """
 
 from dataclasses import replace
@@ -16,8 +16,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import SMALLEST_SUM, Elementwise, LinearCombination, Plan
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
-from mergesearch.merge_ops.methods._shared import CALIBRATION, CALIBRATION_TOKENS, WEIGHT, divided
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._parameters import CALIBRATION, CALIBRATION_TOKENS, WEIGHT, normalized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def decide(statistics: Statistics, values: Values) -> Plan:
+def decide(statistics: Statistics, values: ParameterValues) -> Plan:
     text, tokens = values.text("calibration"), int(values.number("calibration_tokens"))
-    found = [statistics.calibrated("fisher", model, text, tokens) for model in range(statistics.count)]
-    weights, known = values.numbers("weight"), [fisher.reshape(-1) for fisher in found if fisher is not None]
-    if len(known) < len(found) or abs(sum(weights)) <= SMALLEST_SUM:
-        return LinearCombination(divided(weights, True))
-    return Elementwise(partial(_average, values, known))
+    each = [statistics.calibrated("fisher", model, text, tokens) for model in range(statistics.count)]
+    weights, fishers = values.numbers("weight"), [fisher.reshape(-1) for fisher in each if fisher is not None]
+    if len(fishers) < len(each) or abs(sum(weights)) <= SMALLEST_SUM:
+        return LinearCombination(normalized(weights))
+    return Elementwise(partial(_average, values, fishers))
 
 
 def _average(
-    values: Values, fishers: "Sequence[Tensor]", _: "Tensor | None", models: "Sequence[Tensor]", start: int
+    values: ParameterValues, fishers: "Sequence[Tensor]", _: "Tensor | None", models: "Sequence[Tensor]", start: int
 ) -> "Tensor":
-    # As a step from the first model, so that equal ones give themselves exactly.
+    # As a step from the first model, so that equal models give exactly themselves.
     total, divisor = (models[0].new_zeros(models[0].shape) for _ in range(2))
     for weight, fisher, model in zip(values.numbers("weight"), fishers, models, strict=True):
         floored = fisher[start : start + model.numel()].to(model).clamp(min=values.number("floor"))
@@ -47,7 +47,7 @@ def _average(
     return models[0] + total / divisor
 
 
-def kept(shape: tuple[int, ...], models: int) -> int:
+def statistics_bytes(shape: tuple[int, ...], models: int) -> int:
     """Every model's Fisher information, in float32."""
     return 4 * models * prod(shape)
 
@@ -63,10 +63,10 @@ METHOD = Method(
         CALIBRATION,
         CALIBRATION_TOKENS,
         Parameter(
-            "floor", "the least Fisher information of an element", default=1e-12, low=1e-30, search=(1e-12, 1e-8)
+            "floor", "the smallest Fisher information of an element", default=1e-12, low=1e-30, search=(1e-12, 1e-8)
         ),
     ),
     decide=decide,
-    kept=kept,
-    fewest=2,
+    statistics_bytes=statistics_bytes,
+    min_models=2,
 )

@@ -5,19 +5,19 @@ arXiv:2502.04959, section 4. With Σ_i δ_i = U diag(σ) Vᵀ:
 
 ``θ = θ_b + λ σ̄ U Vᵀ,  σ̄ = mean(σ)``
 
-Tensors that are not matrices get ``θ_b + λ Σ δ_i / T``, the paper's average. Where the sum has no full rank, U Vᵀ and
-the mean are over the directions that it has; the others would be random. The matrix is computed once and kept (a
-model's size), so that a candidate costs one pass.
+Tensors that are not matrices get ``θ_b + λ Σ δ_i / T``, the paper's average. If the sum has not full rank, U Vᵀ and the
+mean are over its nonzero singular values, because the other directions would be random. The matrix U Vᵀ σ̄, which has
+the size of the tensor, is computed once and cached.
 """
 
 from math import prod
 
 from mergesearch.merge_ops.kernels.plans import LinearCombination, Plan
-from mergesearch.merge_ops.methods._base import Method, Statistics, Values
-from mergesearch.merge_ops.methods._shared import LAMBDA
+from mergesearch.merge_ops.methods._base import Method, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._parameters import LAMBDA
 
 
-def decide(statistics: Statistics, values: Values) -> Plan:
+def decide(statistics: Statistics, values: ParameterValues) -> Plan:
     factor = values.number("lambda")
     if len(statistics.shape) != 2:
         share = factor / statistics.count
@@ -27,7 +27,7 @@ def decide(statistics: Statistics, values: Values) -> Plan:
     return added([isotropic(statistics)], [factor])
 
 
-def kept(shape: tuple[int, ...], _: int) -> int:
+def statistics_bytes(shape: tuple[int, ...], _: int) -> int:
     """The matrix that is added, in float32."""
     return 4 * prod(shape) if len(shape) == 2 else 0
 
@@ -40,5 +40,5 @@ METHOD = Method(
     base="required",
     parameters=(LAMBDA,),
     decide=decide,
-    kept=kept,
+    statistics_bytes=statistics_bytes,
 )

@@ -1,22 +1,22 @@
-"""Karcher mean: the point on the sphere with the least sum of squared angles to the models.
+"""Karcher mean: the point on the sphere with the smallest sum of squared angles to the models.
 
 Karcher, "Riemannian center of mass and mollifier smoothing", 1977, as in Wang, Ye and Yin, "Functionality-oriented LLM
-merging on the Fisher–Rao manifold", arXiv:2603.04972. With u_i = θ_i / ‖θ_i‖ and α_i = 1/N, from the mean direction
-onwards:
+merging on the Fisher–Rao manifold", arXiv:2603.04972. With u_i = θ_i / ‖θ_i‖ and α_i = 1/N, starting at the mean
+direction:
 
 ``v = Σ α_i (ϑ_i / sin ϑ_i) (u_i − cos ϑ_i μ), cos ϑ_i = ⟨μ, u_i⟩;  μ ← cos‖v‖ μ + sin‖v‖ v / ‖v‖``
 
-until ‖v‖ < tol; then ``θ = Σ α_i ‖θ_i‖ · μ``. μ stays in the span of the u_i: the iterations run on its coefficients,
-with inner products from the Gram matrix of the models.
+until ‖v‖ < tol. Then ``θ = Σ α_i ‖θ_i‖ · μ``. μ stays in the span of the u_i, so the iterations run on its
+coefficients, with inner products from the Gram matrix of the models.
 
-Unlike mergekit: where the directions cancel out there is no mean direction, and the result is the plain average rather
-than the first model's direction; a model opposite to μ, towards which no direction leads, has no pull.
+Unlike in mergekit, directions that cancel out, and so have no mean, give the plain average rather than the first
+model's direction. A model opposite to μ has no tangent direction and does not move μ.
 """
 
 from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import Plan
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 from mergesearch.merge_ops.methods._gram import Vectors
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 SMALLEST_SINE = 1e-9
 
 
-def decide(statistics: Statistics, values: Values) -> Plan:
-    """Candidates differ in when to stop, if at all: the coefficients are kept."""
+def decide(statistics: Statistics, values: ParameterValues) -> Plan:
+    """The coefficients depend only on when the iterations stop, so most candidates share them."""
     vectors, settings = Vectors(statistics), (int(values.number("max_iter")), values.number("tol"))
     return vectors.combination(
         statistics.derived("karcher", lambda *_: _coefficients(vectors, *settings), settings=settings)
@@ -35,7 +35,10 @@ def decide(statistics: Statistics, values: Values) -> Plan:
 
 
 def _coefficients(vectors: Vectors, iterations: int, tol: float) -> list[float]:
-    """Models whose norm is at most ``tol`` have no direction, but count in the mean norm."""
+    """Returns each model's coefficient.
+
+    Models whose norm is at most ``tol`` have no direction, but count in the mean norm.
+    """
     import numpy as np
 
     gram = vectors.gram()
@@ -52,7 +55,7 @@ def _coefficients(vectors: Vectors, iterations: int, tol: float) -> list[float]:
 
 
 def _mean(cosines: "NDArray[np.float64]", iterations: int, tol: float) -> "NDArray[np.float64] | None":
-    """The coefficients of μ, a unit vector, on the unit vectors with these inner products; None where there is none."""
+    """Returns the coefficients of the unit vector μ on unit vectors with these inner products, or None if undefined."""
     import numpy as np
 
     alpha = np.full(len(cosines), 1 / len(cosines))
@@ -73,12 +76,13 @@ def _mean(cosines: "NDArray[np.float64]", iterations: int, tol: float) -> "NDArr
 def _tangent(
     mean: "NDArray[np.float64]", alpha: "NDArray[np.float64]", cosines: "NDArray[np.float64]"
 ) -> "NDArray[np.float64]":
+    """Returns the coefficients of v, the mean in the tangent space at μ."""
     import numpy as np
 
     cosine = np.clip(cosines @ mean, -1, 1)
     angle, sine = np.arccos(cosine), np.sqrt(1 - cosine**2)
-    pull = np.where(sine > SMALLEST_SINE, alpha * angle / np.maximum(sine, SMALLEST_SINE), 0)
-    return np.asarray(pull - (pull @ cosine) * mean)
+    factors = np.where(sine > SMALLEST_SINE, alpha * angle / np.maximum(sine, SMALLEST_SINE), 0)
+    return np.asarray(factors - (factors @ cosine) * mean)
 
 
 def _norm(coefficients: "NDArray[np.float64]", cosines: "NDArray[np.float64]") -> float:
@@ -92,7 +96,7 @@ METHOD = Method(
     formula="θ = Σ ‖θ_i‖/N · argmin_μ Σ ∠(μ, θ_i)²",
     base="input",
     parameters=(
-        Parameter("max_iter", "the most iterations", kind="integer", default=10, low=0, high=10000),
+        Parameter("max_iter", "the largest number of iterations", kind="integer", default=10, low=0, high=10000),
         Parameter("tol", "the step at which to stop, and the smallest norm", default=1e-5, low=0.0, high=1.0),
     ),
     decide=decide,

@@ -7,12 +7,12 @@ inference time", arXiv:2203.05482: ``θ = Σ_i w_i θ_i / Σ_i w_i``.
 from dataclasses import replace
 
 from mergesearch.merge_ops.kernels.plans import LinearCombination
-from mergesearch.merge_ops.methods._base import Method, Statistics, Values
-from mergesearch.merge_ops.methods._shared import WEIGHT, divided, normalize
+from mergesearch.merge_ops.methods._base import Method, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._parameters import WEIGHT, normalize, normalized
 
 
-def decide(_: Statistics, values: Values) -> LinearCombination:
-    return LinearCombination(divided(values.numbers("weight"), values.switch("normalize")))
+def decide(_: Statistics, values: ParameterValues) -> LinearCombination:
+    return LinearCombination(normalized(values.numbers("weight"), values.switch("normalize")))
 
 
 METHOD = Method(

@@ -1,7 +1,7 @@
-"""MagMax: of all task vectors, each element that moved the most.
+"""MagMax: for each element, the largest change of all models.
 
 Marczak et al., "MagMax: leveraging model merging for seamless continual learning", arXiv:2407.06322:
-``θ = θ_b + λ δ_{i*}, i* = argmax_i |δ_i|`` element by element. Of opposite ones as large, the positive is taken.
+``θ = θ_b + λ δ_{i*}, i* = argmax_i |δ_i|``. Of two changes of equal size and opposite sign, the positive one is taken.
 """
 
 from collections.abc import Sequence
@@ -9,19 +9,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import Elementwise
-from mergesearch.merge_ops.methods._base import Method, Statistics, Values
-from mergesearch.merge_ops.methods._shared import LAMBDA
+from mergesearch.merge_ops.methods._base import Method, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._parameters import LAMBDA
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def decide(_: Statistics, values: Values) -> Elementwise:
+def decide(_: Statistics, values: ParameterValues) -> Elementwise:
     return Elementwise(partial(_largest, values.number("lambda")))
 
 
 def _largest(factor: float, base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":
-    """The one of the highest and the lowest that is further from zero."""
     deltas = [model - base for model in models]
     highest, lowest = deltas[0], deltas[0]
     for delta in deltas[1:]:

@@ -1,19 +1,19 @@
-"""Model Stock: between the base and the average, by the angles between the task vectors.
+"""Model Stock: between the base and the average, depending on the angles between the task vectors.
 
 Jang et al., "Model Stock: all we need is just a few fine-tuned models", arXiv:2403.19522, for N models:
 
 ``θ = t · Σ θ_i / N + (1 − t) θ_b,  t = N cos ϑ / (1 + (N − 1) cos ϑ)``
 
-with the mean of the cosines of all pairs of task vectors, of whole tensors or, with ``filter_wise``, of vectors along
-the last axis. t stays in [0, 1]: where the cosine is negative it is 0 (mergekit extrapolates without bound). A zero
-task vector has the cosine 0; other cosines are exact (mergekit shrinks them where the norms' product is below 1e-6).
+cos ϑ is the mean cosine over all pairs of task vectors: of whole tensors or, with ``filter_wise``, of vectors along the
+last axis. t stays in [0, 1]: a negative cosine gives 0, where mergekit extrapolates without bound. A zero task vector
+has the cosine 0. Other cosines are exact, where mergekit shrinks those with a product of norms below 1e-6.
 """
 
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import SMALLEST_NORM, Plan
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 from mergesearch.merge_ops.methods._gram import Vectors
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def decide(statistics: Statistics, values: Values) -> Plan:
-    """No number of a candidate changes the shares: they are found once."""
+def decide(statistics: Statistics, values: ParameterValues) -> Plan:
     axis = -1 if values.switch("filter_wise") else None
     vectors = Vectors(statistics, axis)
     share = statistics.derived("model stock", lambda *_: _share(vectors), settings=axis)
@@ -30,7 +29,7 @@ def decide(statistics: Statistics, values: Values) -> Plan:
 
 
 def _share(vectors: Vectors) -> "NDArray[np.float64]":
-    """t / N: one number, or one for each vector."""
+    """Returns t / N: one number, or one for each vector."""
     import numpy as np
 
     n, gram = vectors.count, vectors.gram()
@@ -52,12 +51,12 @@ METHOD = Method(
     parameters=(
         Parameter(
             "filter_wise",
-            "angles of the vectors along the last axis, not of whole tensors",
+            "take the angles of vectors along the last axis instead of whole tensors",
             kind="switch",
             default=False,
             search=(False, True),
         ),
     ),
     decide=decide,
-    fewest=2,
+    min_models=2,
 )

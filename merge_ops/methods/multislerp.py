@@ -1,35 +1,35 @@
 """Barycentric interpolation of several models on a hypersphere.
 
-Goddard, "Multi-SLERP", goddard.blog/posts/multislerp-wow-what-a-cool-idea, as mergekit has it: with x_i = θ_i (θ_i −
-θ_b where there is a base_model), u_i = x_i / (‖x_i‖ + ε) and m = Σ w_i u_i / ‖Σ w_i u_i‖, the mean is taken in the
-tangent space at m, mapped back to the sphere and given the mean length:
+Goddard, "Multi-SLERP", goddard.blog/posts/multislerp-wow-what-a-cool-idea, as implemented in mergekit. With x_i = θ_i
+(θ_i − θ_b if there is a base_model), u_i = x_i / (‖x_i‖ + ε) and m = Σ w_i u_i / ‖Σ w_i u_i‖, the mean is taken in the
+tangent space at m, mapped back to the sphere and scaled to the mean length:
 
 ``θ = θ_b + Σ w_i ‖x_i‖ · exp_m(Σ w_i (u_i − ⟨u_i, m⟩ m))``
 
-The mean in the tangent space is zero, for Σ w_i u_i is parallel to m. What remains is exact:
+The mean in the tangent space is zero, because Σ w_i u_i is parallel to m. So the result is exactly
 
 ``θ = θ_b + Σ w_i ‖x_i‖ · Σ w_i u_i / ‖Σ w_i u_i‖``
 
-Unlike mergekit: weights that sum to zero are not divided by their sum, and where Σ w_i u_i is zero the result is the
-weighted sum for any number of models, not an error for more than two.
+Unlike in mergekit, weights that sum to zero are not divided by their sum. If Σ w_i u_i is zero, the result is the
+weighted sum for any number of models, where mergekit raises an error for more than two.
 """
 
 from dataclasses import replace
 
 from mergesearch.merge_ops.kernels.plans import Plan
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 from mergesearch.merge_ops.methods._gram import Vectors
-from mergesearch.merge_ops.methods._shared import WEIGHT, divided, normalize
+from mergesearch.merge_ops.methods._parameters import WEIGHT, normalize, normalized
 
 
-def decide(statistics: Statistics, values: Values) -> Plan:
-    """One model is itself, whatever its weight."""
+def decide(statistics: Statistics, values: ParameterValues) -> Plan:
+    """One model gives itself, whatever its weight."""
     import numpy as np
 
     vectors, eps = Vectors(statistics), values.number("eps")
     if vectors.count == 1:
         return vectors.combination([1.0])
-    w = np.asarray(divided(values.numbers("weight"), values.switch("normalize_weights")))
+    w = np.asarray(normalized(values.numbers("weight"), values.switch("normalize_weights")))
     gram = vectors.gram()
     lengths = np.sqrt(np.diag(gram))
     scaled = w / (lengths + eps)
@@ -46,7 +46,7 @@ METHOD = Method(
     parameters=(
         WEIGHT,
         replace(normalize(True), name="normalize_weights"),
-        Parameter("eps", "lengths below are zero", default=1e-8, low=0.0, high=1.0),
+        Parameter("eps", "smaller lengths count as zero", default=1e-8, low=0.0, high=1.0),
     ),
     decide=decide,
 )

@@ -1,4 +1,4 @@
-"""NearSwap: take what is near from the other model, and keep the base where they differ.
+"""NearSwap: the other model's values where they are near the base's, and the base's values elsewhere.
 
 alchemonaut, QuartetAnemoi-70B-t0.0001, huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001, element by element:
 
@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import Elementwise
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SMALLEST_DIFFERENCE = 1e-6
 
 
-def decide(_: Statistics, values: Values) -> Elementwise:
+def decide(_: Statistics, values: ParameterValues) -> Elementwise:
     return Elementwise(partial(_swap, values.number("t")))
 
 
@@ -34,7 +34,9 @@ METHOD = Method(
     paper="alchemonaut, QuartetAnemoi-70B-t0.0001, https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
     formula="θ = (1 − s) θ_b + s θ_1, s = min(1, t / |θ_1 − θ_b|)",
     base="required",
-    parameters=(Parameter("t", "the difference up to which the other model is taken", low=0.0, search=(0.0, 0.01)),),
+    parameters=(
+        Parameter("t", "the difference up to which the other model's value is taken", low=0.0, search=(0.0, 0.01)),
+    ),
     decide=decide,
-    most=1,
+    max_models=1,
 )

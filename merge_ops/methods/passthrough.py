@@ -1,14 +1,14 @@
 """One model as it is, or scaled: ``θ = s θ_1``.
 
-Mostly for recipes whose slices repeat or reorder layers; with a filter, a scale of zero on a block's output projections
-makes it the identity.
+Mostly for recipes whose slices repeat or reorder layers. A scale of zero on a block's output projections, set by a
+filter, makes the block the identity.
 """
 
 from mergesearch.merge_ops.kernels.plans import LinearCombination
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 
 
-def decide(_: Statistics, values: Values) -> LinearCombination:
+def decide(_: Statistics, values: ParameterValues) -> LinearCombination:
     return LinearCombination(values.numbers("scale"))
 
 
@@ -20,5 +20,5 @@ METHOD = Method(
     base="input",
     parameters=(Parameter("scale", "a factor on the tensor", default=1.0, per_model=True, search=(0.0, 1.0)),),
     decide=decide,
-    most=1,
+    max_models=1,
 )

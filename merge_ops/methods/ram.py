@@ -1,4 +1,4 @@
-"""Reinforced Agent Merging: average what several models changed, keep whole what one alone did.
+"""Reinforced Agent Merging: averages changes that several models share, keeps changes of a single model whole.
 
 Yuan et al., "Behavior knowledge merge in reinforced agentic models", arXiv:2601.13572. With c the number of models
 whose |δ_i| is above ε: ``θ = θ_b + Σ_{i: |δ_i| > ε} δ_i / max(1, c)``, element by element.
@@ -9,29 +9,29 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import Elementwise
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-EPSILON = Parameter("epsilon", "changes up to this size are none", default=1e-5, low=0.0, search=(0.0, 1e-3))
+EPSILON = Parameter("epsilon", "changes up to this size count as none", default=1e-5, low=0.0, search=(0.0, 1e-3))
 
 
-def decide(statistics: Statistics, values: Values) -> Elementwise:
+def decide(statistics: Statistics, values: ParameterValues) -> Elementwise:
     return Elementwise(partial(merged, values.number("epsilon"), [1.0] * statistics.count))
 
 
-def merged(epsilon: float, alone: Sequence[float], base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":
-    """``alone`` holds each model's factor on what it alone changed."""
-    total, own, count = (base.new_zeros(base.shape) for _ in range(3))
-    for factor, model in zip(alone, models, strict=True):
+def merged(epsilon: float, factors: Sequence[float], base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":
+    """Returns the merged block. ``factors`` holds each model's factor on changes that no other model shares."""
+    total, single, count = (base.new_zeros(base.shape) for _ in range(3))
+    for factor, model in zip(factors, models, strict=True):
         delta = model - base
         changed = delta.abs() > epsilon
-        kept = delta * changed
+        change = delta * changed
         count += changed
-        total += kept
-        own.add_(kept, alpha=factor)
-    return own.where(count == 1, total / count.clamp(min=1)).add_(base)
+        total += change
+        single.add_(change, alpha=factor)
+    return single.where(count == 1, total / count.clamp(min=1)).add_(base)
 
 
 METHOD = Method(

@@ -1,8 +1,8 @@
-"""Reinforced Agent Merging Plus, per tensor: what one model alone changed is strengthened.
+"""Reinforced Agent Merging Plus, tensor by tensor: strengthens changes of a single model.
 
-Yuan et al., arXiv:2601.13572, in mergekit's tensor-local form: as ``ram``, with what model i alone changed (|δ_i| > ε)
-multiplied by ``1 + r · min(α, ρ_i)``, where ρ_i is the number of its shared changes in this tensor over that of its
-own.
+Yuan et al., arXiv:2601.13572, in mergekit's tensor-local form: ``ram`` with changes of model i alone (|δ_i| > ε)
+multiplied by ``1 + r · min(α, ρ_i)``. ρ_i is the number of changes in this tensor that the model shares with others,
+divided by the number of those that it does not.
 """
 
 from collections.abc import Sequence
@@ -11,31 +11,32 @@ from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import Elementwise
 from mergesearch.merge_ops.methods import ram
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def decide(statistics: Statistics, values: Values) -> Elementwise:
+def decide(statistics: Statistics, values: ParameterValues) -> Elementwise:
     epsilon, r, alpha = (values.number(name) for name in ("epsilon", "r", "alpha"))
     counts = statistics.derived("changes", partial(_changes, epsilon), settings=epsilon)
-    ratios = [shared / alone if alone else (alpha if shared else 0.0) for shared, alone in counts]
+    ratios = [shared / single if single else (alpha if shared else 0.0) for shared, single in counts]
     return Elementwise(partial(ram.merged, epsilon, [1 + r * min(alpha, ratio) for ratio in ratios]))
 
 
 def _changes(epsilon: float, base: "Tensor | None", models: "Sequence[Tensor]") -> list[tuple[int, int]]:
-    """How many changes each model shares, and how many are its own."""
+    """Returns, for each model, the number of changes that others share and of those that they do not."""
     from mergesearch.merge_ops.kernels.blocks import blocks
 
-    shared, alone = [0] * len(models), [0] * len(models)
-    for _, (origin, *pieces) in blocks([base, *models] if base is not None else models):
-        changed = [(piece - origin).abs() > epsilon for piece in pieces]
-        count = sum(part.int() for part in changed)
-        for i, part in enumerate(changed):
-            shared[i] += int((part & (count > 1)).sum())
-            alone[i] += int((part & (count == 1)).sum())
-    return list(zip(shared, alone, strict=True))
+    assert base is not None
+    shared, single = [0] * len(models), [0] * len(models)
+    for _, (base_block, *model_blocks) in blocks([base, *models]):
+        changed = [(block - base_block).abs() > epsilon for block in model_blocks]
+        count = sum(mask.int() for mask in changed)
+        for i, mask in enumerate(changed):
+            shared[i] += int((mask & (count > 1)).sum())
+            single[i] += int((mask & (count == 1)).sum())
+    return list(zip(shared, single, strict=True))
 
 
 METHOD = Method(
@@ -46,8 +47,8 @@ METHOD = Method(
     base="required",
     parameters=(
         ram.EPSILON,
-        Parameter("r", "how much stronger, by the share of shared changes", default=0.1, low=0.0, search=(0.0, 1.0)),
-        Parameter("alpha", "the most that the share counts", default=0.2, low=0.0, search=(0.0, 1.0)),
+        Parameter("r", "the strengthening for a ratio of one", default=0.1, low=0.0, search=(0.0, 1.0)),
+        Parameter("alpha", "the largest ratio that counts", default=0.2, low=0.0, search=(0.0, 1.0)),
     ),
     decide=decide,
 )

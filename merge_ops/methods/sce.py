@@ -1,32 +1,32 @@
-"""SCE: select the elements on which the models differ most, weigh the models by their energy, erase the minority sign.
+"""SCE: selects the elements on which models differ most, weights models by energy, erases the minority sign.
 
 Wan et al., "FuseChat: knowledge fusion of chat models", arXiv:2408.07990. Of the elements whose variance over the
-models is not zero, the ``select_topk`` part with the largest is kept (δ'); then
+models is not zero, the fraction ``select_topk`` with the largest variance is kept (δ'). Then
 
 ``η_i = Σ δ'_i² / Σ_j Σ δ'_j²,  θ = θ_b + Σ_{i∈A} η_i δ'_i / Σ_{i∈A} η_i,  A = {i : sign(δ'_i) = sign(Σ_j δ'_j)}``
 
-A ``select_topk`` above zero keeps at least one element (mergekit may keep none); equal variances at the cut are all
-kept. As in mergekit, the η_i are equal where the mean squares sum to less than 1e-6: true of most fine-tunes at small
-learning rates, and not in the paper. ``smallest_energy: 0`` is the paper's form.
+A ``select_topk`` above zero keeps at least one element, where mergekit may keep none. Elements whose variance equals
+the smallest one are all kept. As in mergekit, all η_i are equal if the mean squares sum to less than 1e-6. This is not
+in the paper, and it holds for most fine-tunes at small learning rates. ``smallest_energy: 0`` gives the paper's form.
 """
 
 from math import prod
 
 from mergesearch.merge_ops.kernels.plans import SignConsensus, Sparsity
-from mergesearch.merge_ops.methods._base import TABLE_SIZE, Method, Parameter, Statistics, Values
-from mergesearch.merge_ops.methods._shared import INT8_MASK
+from mergesearch.merge_ops.methods._base import TABLE_SIZE, Method, Parameter, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._parameters import INT8_MASK
 
 
-def decide(statistics: Statistics, values: Values) -> SignConsensus:
+def decide(statistics: Statistics, values: ParameterValues) -> SignConsensus:
     from mergesearch.merge_ops.methods._selection import SpreadTable
 
     table, count = statistics.derived("spreads", SpreadTable.of), statistics.count
     threshold, energies = table.largest(values.number("select_topk"))
     total = sum(energies)
     small = total <= values.number("smallest_energy") * max(1, statistics.size)
-    shares = (1 / count,) * count if small else tuple(energy / total for energy in energies)
+    weights = (1 / count,) * count if small else tuple(energy / total for energy in energies)
     return SignConsensus(
-        weights=shares,
+        weights=weights,
         sparsity=(Sparsity(),) * count,
         elect=True,
         normalize=True,
@@ -35,8 +35,8 @@ def decide(statistics: Statistics, values: Values) -> SignConsensus:
     )
 
 
-def kept(shape: tuple[int, ...], models: int) -> int:
-    """The sorted spreads: rank, spread, and every model's energy."""
+def statistics_bytes(shape: tuple[int, ...], models: int) -> int:
+    """The table of spreads: rank, spread, and every model's energy."""
     return 8 * (2 + models) * min(prod(shape), TABLE_SIZE)
 
 
@@ -48,11 +48,16 @@ METHOD = Method(
     base="required",
     parameters=(
         Parameter(
-            "select_topk", "the part of the elements that is kept", default=1.0, low=0.0, high=1.0, search=(0.1, 1.0)
+            "select_topk",
+            "the fraction of the elements that is kept",
+            default=1.0,
+            low=0.0,
+            high=1.0,
+            search=(0.1, 1.0),
         ),
         Parameter("smallest_energy", "the mean square below which all models weigh the same", default=1e-6, low=0.0),
         INT8_MASK,
     ),
     decide=decide,
-    kept=kept,
+    statistics_bytes=statistics_bytes,
 )

@@ -1,7 +1,7 @@
 """Spherical linear interpolation between two models.
 
 Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, as mergekit applies it to weights: the angle is
-that between the tensors as flat vectors, the interpolation that of the tensors themselves:
+that between the tensors as flat vectors, and the tensors themselves are interpolated:
 
 ``θ = sin((1−t)Ω)/sin Ω · θ_0 + sin(tΩ)/sin Ω · θ_1,  cos Ω = ⟨θ_0, θ_1⟩ / (‖θ_0‖ ‖θ_1‖)``
 """
@@ -9,14 +9,14 @@ that between the tensors as flat vectors, the interpolation that of the tensors 
 from math import acos, sin, sqrt
 
 from mergesearch.merge_ops.kernels.plans import LinearCombination
-from mergesearch.merge_ops.methods._base import BASE, Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._base import BASE, Method, Parameter, ParameterValues, Statistics
 
 COLLINEAR = 0.9995
 SMALLEST_NORM = 1e-8
 
 
-def decide(statistics: Statistics, values: Values) -> LinearCombination:
-    """Linear interpolation where the vectors are nearly collinear or opposite, where sin Ω vanishes."""
+def decide(statistics: Statistics, values: ParameterValues) -> LinearCombination:
+    """Interpolates linearly if the vectors are nearly parallel or opposite, because sin Ω vanishes there."""
     t, cosine = values.number("t"), _cosine(statistics)
     if abs(cosine) > COLLINEAR:
         return LinearCombination((t,), base=1 - t)
@@ -38,7 +38,7 @@ METHOD = Method(
     paper="Shoemake, Animating rotation with quaternion curves, https://doi.org/10.1145/325334.325242",
     formula="θ = (sin((1−t)Ω) θ_0 + sin(tΩ) θ_1) / sin Ω, cos Ω = ⟨θ_0, θ_1⟩ / (‖θ_0‖ ‖θ_1‖), θ_0 = base_model",
     base="required",
-    parameters=(Parameter("t", "where between the two", low=0.0, high=1.0, search=(0.0, 1.0)),),
+    parameters=(Parameter("t", "the position between the two models", low=0.0, high=1.0, search=(0.0, 1.0)),),
     decide=decide,
-    most=1,
+    max_models=1,
 )

@@ -1,11 +1,11 @@
-"""Train difference: what B learned from C, added to A as far as A has not learned it.
+"""Train difference: adds to A what B learned from C, as far as A has not learned it already.
 
 hako-mikan, sd-webui-supermerger, "trainDifference", github.com/hako-mikan/sd-webui-supermerger. A and B are the
-recipe's first and second model, C its base_model; element by element, with 1.8 as there:
+recipe's first and second model, C is its base_model. Element by element, with supermerger's factor 1.8:
 
 ``θ = θ_A + 1.8 α (θ_B − θ_C) |θ_B − θ_A| / (|θ_B − θ_A| + |θ_B − θ_C|)``
 
-Where B has what A has, nothing is added.
+Where A and B are equal, nothing is added.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import Elementwise
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STRENGTH = 1.8
 
 
-def decide(_: Statistics, values: Values) -> Elementwise:
+def decide(_: Statistics, values: ParameterValues) -> Elementwise:
     return Elementwise(partial(_add, STRENGTH * values.number("alpha")))
 
 
@@ -40,9 +40,9 @@ METHOD = Method(
     formula="θ = θ_A + 1.8 α (θ_B − θ_C) |θ_B − θ_A| / (|θ_B − θ_A| + |θ_B − θ_C|), "
     "θ_A = the first model, θ_B = the second, θ_C = base_model",
     base="required",
-    parameters=(Parameter("alpha", "how much of the difference", default=1.0, search=(0.0, 1.5)),),
+    parameters=(Parameter("alpha", "how much of the difference is added", default=1.0, search=(0.0, 1.5)),),
     decide=decide,
-    fewest=2,
-    most=2,
+    min_models=2,
+    max_models=2,
     symmetric=False,
 )

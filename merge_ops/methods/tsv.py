@@ -1,25 +1,25 @@
-"""TSV-Merge: the leading singular vectors of every task, decorrelated.
+"""TSV-Merge: the sum of every task's leading singular vectors, after decorrelation.
 
-Gargiulo et al., "Task singular vectors: reducing task interference in model merging", arXiv:2412.00081. Of the task
-matrices δ_i = U_i Σ_i V_iᵀ each of T tasks keeps its r/T largest singular values; the kept vectors, side by side, are
+Gargiulo et al., "Task singular vectors: reducing task interference in model merging", arXiv:2412.00081. Each of the T
+task matrices δ_i = U_i Σ_i V_iᵀ keeps its r/T largest singular values. The kept vectors of all tasks, side by side, are
 replaced by the nearest orthonormal ones (orthogonal Procrustes):
 
 ``Û = [U_1 … U_T] = P_U D_U Q_Uᵀ,  U_⊥ = P_U Q_Uᵀ,  V_⊥ likewise,  θ = θ_b + λ Σ_i w_i U_⊥,i Σ_i V_⊥,iᵀ``
 
 The paper's weights are 1. Tensors that are not matrices get ``θ_b + λ Σ w_i δ_i / T``, the paper's average. Directions
-that Û does not span are left out: those of two equal task matrices are one, not one and a random other. The parts U_⊥,i
-Σ_i V_⊥,iᵀ are computed once, and kept (a model's size for each task), so that a candidate costs one pass.
+that Û does not span are left out: the directions of two equal task matrices count once, without random ones in
+addition. The terms U_⊥,i Σ_i V_⊥,iᵀ, which have the size of a model for each task, are computed once and cached.
 """
 
 from dataclasses import replace
 from math import prod
 
 from mergesearch.merge_ops.kernels.plans import LinearCombination, Plan
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
-from mergesearch.merge_ops.methods._shared import LAMBDA, WEIGHT
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._parameters import LAMBDA, WEIGHT
 
 
-def decide(statistics: Statistics, values: Values) -> Plan:
+def decide(statistics: Statistics, values: ParameterValues) -> Plan:
     weights = [w * values.number("lambda") for w in values.numbers("weight")]
     if len(statistics.shape) != 2:
         return LinearCombination(tuple(w / statistics.count for w in weights), base=1.0, task_vectors=True)
@@ -28,8 +28,8 @@ def decide(statistics: Statistics, values: Values) -> Plan:
     return added(decorrelated(statistics, values.number("rank_share")), weights)
 
 
-def kept(shape: tuple[int, ...], models: int) -> int:
-    """Every model's part of the sum, in float32."""
+def statistics_bytes(shape: tuple[int, ...], models: int) -> int:
+    """Every model's term of the sum, in float32."""
     return 4 * models * prod(shape) if len(shape) == 2 else 0
 
 
@@ -42,8 +42,10 @@ METHOD = Method(
     parameters=(
         replace(WEIGHT, default=1.0),
         LAMBDA,
-        Parameter("rank_share", "of the r/T singular values of a task, the part kept", default=1.0, low=0.0, high=1.0),
+        Parameter(
+            "rank_share", "the fraction of a task's r/T singular values that is kept", default=1.0, low=0.0, high=1.0
+        ),
     ),
     decide=decide,
-    kept=kept,
+    statistics_bytes=statistics_bytes,
 )

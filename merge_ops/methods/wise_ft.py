@@ -1,13 +1,13 @@
-"""WiSE-FT: the straight line from a base to its fine-tune.
+"""WiSE-FT: linear interpolation between a base and its fine-tune.
 
 Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv:2109.01903: ``θ = (1 − α) θ_b + α θ_1``.
 """
 
 from mergesearch.merge_ops.kernels.plans import LinearCombination
-from mergesearch.merge_ops.methods._base import Method, Parameter, Statistics, Values
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 
 
-def decide(_: Statistics, values: Values) -> LinearCombination:
+def decide(_: Statistics, values: ParameterValues) -> LinearCombination:
     alpha = values.number("alpha")
     return LinearCombination((alpha,), base=1 - alpha)
 
@@ -18,7 +18,7 @@ METHOD = Method(
     paper="Wortsman et al., Robust fine-tuning of zero-shot models, https://arxiv.org/abs/2109.01903",
     formula="θ = (1 − α) θ_b + α θ_1",
     base="required",
-    parameters=(Parameter("alpha", "how far towards the fine-tune", default=0.5, search=(0.0, 1.0)),),
+    parameters=(Parameter("alpha", "the position between base and fine-tune", default=0.5, search=(0.0, 1.0)),),
     decide=decide,
-    most=1,
+    max_models=1,
 )

@@ -1,1 +1,1 @@
-"""Merged models on disk: weights, config, tokenizer, model card; whole or not at all."""
+"""Merged models on disk: weights, config, tokenizer and model card, written completely or not at all."""

@@ -1,21 +1,31 @@
-"""The model card of a merged model: what a hub shows, and the recipe that rebuilds it."""
+"""The model card of a merged model: metadata for the Hugging Face Hub, and the recipe that rebuilds the model."""
+
+from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.recipe.recipe import Recipe
-from mergesearch.parsing import dump_yaml
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
 
 
-def model_card(recipe: Recipe, title: str, text: str) -> str:
-    """Markdown with the hub's metadata on top; ``text`` is the recipe as it is kept."""
-    metadata = {
-        "library_name": "transformers",
-        "tags": ["merge", "mergesearch"],
-        "base_model": recipe.references,
-    }
+def model_card(recipe: Recipe, title: str, recipe_text: str) -> "ModelCard":
+    """Returns the card of a recipe's result.
+
+    Args:
+        recipe: the recipe of the result.
+        title: the heading.
+        recipe_text: the recipe as it is written beside the card, with all documents of its file.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    metadata = ModelCardData(library_name="transformers", tags=["merge", "mergesearch"], base_model=recipe.references)
+    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n{_text(recipe, recipe_text)}")
+
+
+def _text(recipe: Recipe, recipe_text: str) -> str:
     models = "\n".join(f"* {reference}" for reference in recipe.references if reference != recipe.base_model)
-    base = f", from the base `{recipe.base_model}`" if recipe.base_model else ""
+    base = f", with the base `{recipe.base_model}`" if recipe.base_model else ""
     return (
-        f"---\n{dump_yaml(metadata)}---\n# {title}\n\n"
-        f"Merged with mergesearch by `{recipe.merge_method}` "
-        f"({recipe.method.paper}){base}:\n\n{models}\n\n"
-        f"The recipe rebuilds it:\n\n```yaml\n{text}```\n"
+        f"Merged with mergesearch by `{recipe.merge_method}` ({recipe.method.paper}){base}:\n\n{models}\n\n"
+        f"This recipe rebuilds the model:\n\n```yaml\n{recipe_text}```\n"
     )

@@ -1,4 +1,7 @@
-"""The result's ``config.json``: the template's, with what the merge changed. Keys are found by name, not by model."""
+"""The ``config.json`` of a result: the template's, with the keys that the merge changes.
+
+Keys are found by their names, not by the architecture.
+"""
 
 import json
 import re
@@ -20,7 +23,7 @@ Json = dict[str, Any]
 
 
 def edit(folder: Path, change: Callable[[Json], Json], files: Sequence[str] = FILES[:1]) -> None:
-    """Changes those of these files that are there."""
+    """Applies ``change`` to the content of those files that exist."""
     for file in (folder / name for name in files):
         if file.exists():
             changed = change(json.loads(file.read_text(encoding="utf-8")))
@@ -28,108 +31,126 @@ def edit(folder: Path, change: Callable[[Json], Json], files: Sequence[str] = FI
 
 
 def with_dtype(config: Json, dtype: torch.dtype) -> Json:
-    named = {key: value for key, value in config.items() if key != "torch_dtype"}
-    return {**named, "dtype": str(dtype).removeprefix("torch.")}
+    """Returns the config with ``dtype``, and without its old name ``torch_dtype``."""
+    others = {key: value for key, value in config.items() if key != "torch_dtype"}
+    return {**others, "dtype": str(dtype).removeprefix("torch.")}
 
 
 def untied(config: Json) -> Json:
-    """The embeddings are two tensors now."""
-    return {**_each_part(config, _untied_part), "tie_word_embeddings": False}
+    """Returns the config of a model with separate input and output embeddings."""
+
+    def change(section: Json) -> Json:
+        return {**section, "tie_word_embeddings": False} if "tie_word_embeddings" in section else section
+
+    return {**_each_section(config, change), "tie_word_embeddings": False}
 
 
-def _untied_part(config: Json) -> Json:
-    return {**config, "tie_word_embeddings": False} if "tie_word_embeddings" in config else config
+def with_vocabulary(config: Json, size: int, new_id: Callable[[int], int]) -> Json:
+    """Returns the config with a vocabulary of ``size`` rows. ``new_id`` maps old token ids to new ones."""
+    old_size = config.get("vocab_size")
+
+    def change(section: Json) -> Json:
+        return {key: _renumbered(key, value, old_size, size, new_id) for key, value in section.items()}
+
+    return _each_section(config, change)
 
 
-def with_vocabulary(config: Json, size: int, number: Callable[[int], int]) -> Json:
-    """The config with a vocabulary of ``size`` rows; ``number`` gives a token's new number for its old one."""
-    before = config.get("vocab_size")
-
-    def change(part: Json) -> Json:
-        return {key: _renumbered(key, value, before, size, number) for key, value in part.items()}
-
-    return _each_part(config, change)
-
-
-def _renumbered(key: str, value: Any, before: Any, size: int, number: Callable[[int], int]) -> Any:
-    if key == "vocab_size" and (before is None or value == before):
+def _renumbered(key: str, value: Any, old_size: Any, size: int, new_id: Callable[[int], int]) -> Any:
+    if key == "vocab_size" and (old_size is None or value == old_size):
         return size
     if not key.endswith("_token_id"):
         return value
     if isinstance(value, list):
-        return [number(entry) for entry in value]
-    return number(value) if isinstance(value, int) else value
+        return [new_id(entry) for entry in value]
+    return new_id(value) if isinstance(value, int) else value
 
 
 @dataclass(frozen=True)
 class SourceLayer:
-    """Where a layer of the result comes from: a layer of a model with this config and so many layers."""
+    """The source of a layer of the result.
+
+    Attributes:
+        model: the reference of the model, for messages.
+        index: the index of the layer in the model.
+        count: the number of layers of the model's stack.
+        config: the model's config.
+    """
 
     model: str
     index: int
-    height: int
+    count: int
     config: Json
 
-    def part(self, key: str) -> "SourceLayer":
-        """The same with the config's part of that name; empty where there is none."""
+    def section(self, key: str) -> "SourceLayer":
+        """Returns the same layer with a section of the config, which is empty if there is none."""
         return replace(self, config=self.config.get(key) or {})
 
     def entry(self, key: str, template: list[Any]) -> Any:
-        """The layer's entry in the model's list of one for each layer; in the template's where the model has none."""
+        """Returns the layer's entry in a list of one entry per layer: the model's list, or the template's instead."""
         own = self.config.get(key)
-        known = own if isinstance(own, list) and len(own) == self.height else template
-        if self.index >= len(known):
-            expected = f"expected one for each of {self.height} layers"
+        entries = own if isinstance(own, list) and len(own) == self.count else template
+        if self.index >= len(entries):
+            expected = f"expected one for each of {self.count} layers"
             raise UserError(f"{self.model}: config.json: {key}: found {own!r}, {expected}")
-        return known[self.index]
+        return entries[self.index]
 
     def is_in(self, key: str, template: list[Any]) -> bool:
-        """Whether the layer's number is in the model's list of layers; in the template's where the model has none."""
+        """Returns whether the layer's index is in a list of layers: the model's list, or the template's instead."""
         own = self.config.get(key)
         return self.index in (own if isinstance(own, list) else template)
 
 
-def with_layers(config: Json, stack: str, before: int, sources: Sequence[SourceLayer]) -> Json:
-    """The config of a model whose ``stack`` of ``before`` layers became one from the layers ``sources``.
+def with_layers(config: Json, stack: str, old_count: int, sources: Sequence[SourceLayer]) -> Json:
+    """Returns the config of a model whose stack of layers was replaced.
 
-    The number of layers, lists with an entry for each layer, and lists of the numbers of some layers. Raises UserError
-    for a layer that no list has an entry for.
+    Changes the number of layers, lists with one entry per layer, and lists of layer indices.
+
+    Args:
+        config: the template's config.
+        stack: the name of the stack.
+        old_count: its number of layers before.
+        sources: the sources of its new layers.
+
+    Raises:
+        UserError: a list has no entry for a layer.
     """
-    parts = {key: value for key, value in config.items() if _is_part(key, value)}
-    made = config | {
-        key: with_layers(part, stack, before, [source.part(key) for source in sources]) for key, part in parts.items()
+    sections = {key: value for key, value in config.items() if _is_section(key, value)}
+    config = config | {
+        key: with_layers(section, stack, old_count, [source.section(key) for source in sources])
+        for key, section in sections.items()
     }
-    if not any(_counts(key, value, stack, before) for key, value in made.items()):
-        return made
-    return {key: _relayered(key, value, stack, before, sources) for key, value in made.items()}
+    if not any(_is_layer_count(key, value, stack, old_count) for key, value in config.items()):
+        return config
+    return {key: _relayered(key, value, stack, old_count, sources) for key, value in config.items()}
 
 
-def _relayered(key: str, value: Any, stack: str, before: int, sources: Sequence[SourceLayer]) -> Any:
-    if _counts(key, value, stack, before):
+def _relayered(key: str, value: Any, stack: str, old_count: int, sources: Sequence[SourceLayer]) -> Any:
+    if _is_layer_count(key, value, stack, old_count):
         return len(sources)
     if not isinstance(value, list) or key.endswith(("token_id", "token_ids", "architectures")):
         return value
-    if len(value) == before and PER_LAYER.search(key):
+    if len(value) == old_count and PER_LAYER.search(key):
         return [source.entry(key, value) for source in sources]
-    if LAYER_INDICES.search(key) and _are_layers(value, before):
-        return [place for place, source in enumerate(sources) if source.is_in(key, value)]
+    if LAYER_INDICES.search(key) and _are_layer_indices(value, old_count):
+        return [index for index, source in enumerate(sources) if source.is_in(key, value)]
     return value
 
 
-def _counts(key: str, value: Any, stack: str, before: int) -> bool:
+def _is_layer_count(key: str, value: Any, stack: str, old_count: int) -> bool:
+    """Returns whether a key is the number of layers of this stack, not of an encoder beside a decoder or vice versa."""
     other = {"encoder": "decoder", "decoder": "encoder"}
-    of_another = any(part in key for word, part in other.items() if word in stack.split("."))
-    return bool(LAYER_COUNT.match(key)) and value == before and not isinstance(value, bool) and not of_another
+    is_others = any(part in key for word, part in other.items() if word in stack.split("."))
+    return bool(LAYER_COUNT.match(key)) and value == old_count and not isinstance(value, bool) and not is_others
 
 
-def _are_layers(value: Iterable[Any], before: int) -> bool:
-    return all(isinstance(entry, int) and not isinstance(entry, bool) and 0 <= entry < before for entry in value)
+def _are_layer_indices(value: Iterable[Any], count: int) -> bool:
+    return all(isinstance(entry, int) and not isinstance(entry, bool) and 0 <= entry < count for entry in value)
 
 
-def _each_part(config: Json, change: Callable[[Json], Json]) -> Json:
-    """The config and those in it (``text_config``), changed."""
-    return change({key: _each_part(v, change) if _is_part(key, v) else v for key, v in config.items()})
+def _each_section(config: Json, change: Callable[[Json], Json]) -> Json:
+    """Applies ``change`` to the config and its sections, such as ``text_config``."""
+    return change({key: _each_section(v, change) if _is_section(key, v) else v for key, v in config.items()})
 
 
-def _is_part(key: str, value: Any) -> bool:
+def _is_section(key: str, value: Any) -> bool:
     return isinstance(value, dict) and "config" in key

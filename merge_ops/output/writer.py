@@ -1,4 +1,4 @@
-"""Checkpoints to disk: whole or not at all, never more of them in memory than one tensor, and read back once."""
+"""Writes checkpoints completely or not at all, with one tensor in memory at a time, and reads them back once."""
 
 import json
 import os
@@ -22,50 +22,60 @@ SHARD_BYTES = 5 * 10**9
 
 @contextmanager
 def written_checkpoint(out: Path, tensors: Mapping[str, TensorInfo]) -> Iterator["Writer"]:
-    """A folder under a temporary name; renamed to ``out`` when the block ends well and the files are proved, else
-    removed: also where the process is asked to end (SIGTERM)."""
+    """Yields a writer to a temporary folder, which is renamed to ``out`` at the end.
+
+    If the block or the verification of the files fails, or the process gets SIGTERM, the temporary folder is removed.
+    """
     with ended_by_exception(), new_parents_removed(out), atomic_path(out) as temporary:
         temporary.mkdir()
         writer = Writer(temporary, tensors)
         yield writer
-        writer.prove()
+        writer.verify()
 
 
 class Writer:
-    """Safetensors files laid out ahead, so that each tensor is written to its place and none is held in memory."""
+    """Writes safetensors files whose layout is known in advance, so that no tensor needs to stay in memory.
+
+    Args:
+        folder: the folder of the files.
+        tensors: the shape and dtype of every tensor.
+        shard_bytes: the largest size of a file, unless it has a single tensor.
+    """
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int = SHARD_BYTES) -> None:
         self.folder = folder
         self._shards = _plan_shards(tensors, shard_bytes)
-        self._sums: dict[Path, dict[str, int]] = {}
+        self._checksums: dict[Path, dict[str, int]] = {}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Each tensor's name and memory to fill, which is written, and used again, when the next is asked for."""
+        """Yields each tensor's name and memory to fill. The tensor is written when the next one is requested."""
         names = _shard_names(len(self._shards))
         largest = max((info.bytes for shard in self._shards for info in shard.values()), default=0)
         memory = torch.empty(largest, dtype=torch.uint8)
         for file, tensors in zip(names, self._shards, strict=True):
-            yield from self._shard(self.folder / file, tensors, memory)
+            yield from self._write_shard(self.folder / file, tensors, memory)
         if len(names) > 1:
             self._write_index(names)
 
-    def prove(self) -> None:
-        """Reads every tensor back. Raises UserError unless it is what was written."""
-        for path, sums in self._sums.items():
+    def verify(self) -> None:
+        """Reads every tensor back. Raises UserError if one differs from what was written."""
+        for path, checksums in self._checksums.items():
             file = TensorFile(path)
-            wrong = [name for name, written in sums.items() if zlib.crc32(as_bytes(file.read(name))) != written]
-            if wrong or file.tensors.keys() != sums.keys():
+            wrong = [name for name, written in checksums.items() if zlib.crc32(as_bytes(file.read(name))) != written]
+            if wrong or file.tensors.keys() != checksums.keys():
                 raise UserError(f"{path}: what was read back is not what was written: {listed(wrong)}")
 
     def copy_side_files(self, source: Path) -> None:
-        """Copies config and tokenizer."""
+        """Copies config, tokenizer and similar files from another folder."""
         for file in (f for pattern in SIDE_FILES for f in sorted(source.glob(pattern)) if f.is_file()):
             shutil.copyfile(file, self.folder / file.name)
 
-    def _shard(self, path: Path, tensors: Mapping[str, TensorInfo], memory: Tensor) -> Iterator[tuple[str, Tensor]]:
-        # Widest elements first: every tensor then starts at a multiple of its element's size, as the format asks.
+    def _write_shard(
+        self, path: Path, tensors: Mapping[str, TensorInfo], memory: Tensor
+    ) -> Iterator[tuple[str, Tensor]]:
+        # Widest dtypes first: then every tensor starts at a multiple of its element size, as the format asks.
         ordered = dict(sorted(tensors.items(), key=lambda entry: (-entry[1].dtype.itemsize, entry[0])))
-        sums = self._sums.setdefault(path, {})
+        checksums = self._checksums.setdefault(path, {})
         with path.open("wb") as file:
             header = _header(ordered)
             _reserve(file, len(header) + sum(info.bytes for info in ordered.values()))
@@ -73,28 +83,28 @@ class Writer:
             for name, info in ordered.items():
                 yield name, memory[: info.bytes].view(info.dtype).view(info.shape)
                 data = as_bytes(memory[: info.bytes])
-                sums[name] = zlib.crc32(data)
+                checksums[name] = zlib.crc32(data)
                 file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            _forget(file)
+            _drop_from_page_cache(file)
 
     def _write_index(self, names: Sequence[str]) -> None:
-        places = {name: file for file, shard in zip(names, self._shards, strict=True) for name in shard}
+        weight_map = {name: file for file, shard in zip(names, self._shards, strict=True) for name in shard}
         total = sum(info.bytes for shard in self._shards for info in shard.values())
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_text(self.folder / INDEX, json.dumps(index, indent=2) + "\n")
 
 
 def _plan_shards(tensors: Mapping[str, TensorInfo], limit: int) -> list[dict[str, TensorInfo]]:
     shards: list[dict[str, TensorInfo]] = [{}]
-    room = limit
+    free = limit
     for name, info in tensors.items():
-        if info.bytes > room and shards[-1]:
+        if info.bytes > free and shards[-1]:
             shards.append({})
-            room = limit
+            free = limit
         shards[-1][name] = info
-        room -= info.bytes
+        free -= info.bytes
     return shards
 
 
@@ -105,13 +115,13 @@ def _shard_names(count: int) -> list[str]:
 
 
 def _reserve(file: BinaryIO, size: int) -> None:
-    """Takes the space, so that a full disk is an error now."""
+    """Allocates the space on disk, so that a full disk is an error before anything is written."""
     if hasattr(os, "posix_fallocate") and size:
         os.posix_fallocate(file.fileno(), 0, size)
 
 
-def _forget(file: BinaryIO) -> None:
-    """Drops the file from the system's cache, so that reading it back reads the disk."""
+def _drop_from_page_cache(file: BinaryIO) -> None:
+    """Makes the verification read the disk."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -132,7 +142,7 @@ def _header(tensors: Mapping[str, TensorInfo]) -> bytes:
 
 @contextmanager
 def new_parents_removed(out: Path) -> Iterator[None]:
-    """Removes the folders that were made for ``out`` where it did not come to be."""
+    """Removes the parent folders that the block created for ``out``, if ``out`` does not exist at the end."""
     new = [parent for parent in out.absolute().parents if not parent.exists()]
     try:
         yield

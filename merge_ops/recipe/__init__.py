@@ -1,1 +1,1 @@
-"""Recipes: mergekit's YAML, read, written, and resolved to a method and its numbers for every tensor."""
+"""Recipes: mergekit's YAML, parsed, written, and resolved to a method and its parameters for every tensor."""

@@ -1,40 +1,46 @@
-"""Whether a method can take the models and parameters that a group gives it."""
+"""Checks whether a method can take the models and parameters of a group."""
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops.recipe.layout import Group
-from mergesearch.merge_ops.recipe.resolution import base_of, inputs_of
-from mergesearch.merge_ops.recipe.settings import check_parameters
+from mergesearch.merge_ops.recipe.layout import MergeGroup
+from mergesearch.merge_ops.recipe.parameter_settings import check_parameters
 
 
-def check_group(group: Group) -> None:
-    """Raises UserError for inputs that the method cannot take, or parameters that are wrong."""
+def check_group(group: MergeGroup) -> None:
+    """Raises UserError if the method cannot take the inputs of the group, or if a parameter is not valid."""
     method = group.method
     if method.base == "required" and not group.base:
         raise UserError(f"base_model: is missing; {method.name} needs it")
-    _check_once(group)
-    count = len(inputs_of(group))
-    if count < method.fewest or (method.most is not None and count > method.most):
-        beside = " beside base_model" if method.base == "required" else ""
-        raise UserError(f"{group.where}: found {count}{beside}, {method.name} takes {method.count_in_words}")
-    for index, entry in enumerate(group.entries):
+    _check_duplicates(group)
+    _check_count(group)
+    for index, entry in enumerate(group.inputs):
         check_parameters(entry.parameters, f"{group.where}[{index}].parameters", [method])
     if group.where.endswith(".sources"):
-        check_parameters(group.settings[0], f"{group.where.removesuffix('.sources')}.parameters", [method])
+        check_parameters(group.parameter_levels[0], f"{group.where.removesuffix('.sources')}.parameters", [method])
     _check_base_layers(group)
 
 
-def _check_once(group: Group) -> None:
-    once = [(entry.model, entry.layers) for entry in group.entries]
-    for model, layers in once:
-        count = once.count((model, layers))
-        if model == base_of(group):
-            count = sum(model == other for other, _ in once)
+def _check_count(group: MergeGroup) -> None:
+    method, count = group.method, len(group.merged_inputs)
+    if count < method.min_models or (method.max_models is not None and count > method.max_models):
+        beside = " beside base_model" if method.base == "required" else ""
+        raise UserError(f"{group.where}: found {count}{beside}, {method.name} takes {method.model_count}")
+
+
+def _check_duplicates(group: MergeGroup) -> None:
+    listed = [(entry.model, entry.layers) for entry in group.inputs]
+    for model, layers in listed:
+        count = listed.count((model, layers))
+        if model == group.task_vector_base:
+            count = sum(model == other for other, _ in listed)
         if count > 1:
             raise UserError(f"{group.where}: {model} is listed {count} times, expected once")
 
 
-def _check_base_layers(group: Group) -> None:
-    implied = next((entry for entry in group.entries if entry.implied), None)
-    ranges = {entry.layers for entry in group.entries if not entry.implied}
+def _check_base_layers(group: MergeGroup) -> None:
+    implied = next((entry for entry in group.inputs if entry.implied), None)
+    ranges = {entry.layers for entry in group.inputs if not entry.implied}
     if implied and len(ranges) > 1 and group.method.base != "input":
-        raise UserError(f"{group.where}: the base {implied.model} is not listed, and the layers of the others differ")
+        raise UserError(
+            f"{group.where}: the base {implied.model} is not listed, and the layers of the others differ; "
+            "list the base with its layer_range"
+        )

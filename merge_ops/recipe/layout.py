@@ -1,8 +1,8 @@
-"""From a recipe's slices to tensors: which layer of which checkpoint each tensor of the result is made from.
+"""From a recipe's slices to tensors: the layer and checkpoint that each tensor of the result is made from.
 
-Names decide: a tensor belongs to a layer if its name has a number, as in ``model.layers.7.mlp.up_proj.weight``; what
-comes before the number names the stack of layers. Tensors outside the stacks come before the layers (embeddings) or
-after them (norms, heads), again by name.
+Names decide. A tensor belongs to a layer if its name has a number, as in ``model.layers.7.mlp.up_proj.weight``. The
+part of the name before the number is the name of the stack of layers. Tensors outside the stacks belong to the first
+layers (embeddings) or to the last ones (norms, heads), again by name.
 """
 
 import re
@@ -17,16 +17,21 @@ BEFORE_LAYERS = re.compile(
     r"emb(?!ed_out)|wte|wpe|shared|patch|conv|pre_(?!classifier)|_pre\.|class_token|cls_token|time_"
 )
 AFTER_LAYERS = re.compile(r"unembed|embedding_norm|lm_head|post_")
-MODULES_OF_MERGEKIT = {"text_decoder": re.compile(r"text|language|^model\.layers"), "vision_tower": re.compile(r"vis")}
-"""What mergekit calls the stacks of models that see and write, whatever their tensors are called."""
+MERGEKIT_MODULES = {"text_decoder": re.compile(r"text|language|^model\.layers"), "vision_tower": re.compile(r"vis")}
+"""mergekit's names of the stacks of vision-language models, with patterns for the stacks' own names."""
 Layouts = Mapping[str, Collection[str]]
+"""The tensor names of each checkpoint."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One model of a group: its layers from, up to (None: all) and the parameters that are its own.
+class GroupInput:
+    """One model of a group.
 
-    ``implied``: the base, which the recipe does not list among the models.
+    Attributes:
+        model: the checkpoint's reference.
+        parameters: the settings of this model alone.
+        layers: the first layer and the one after the last. None means all.
+        implied: whether the model is the base of the recipe and not listed among the models.
     """
 
     model: str
@@ -36,93 +41,126 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Models that are merged with each other: one slice's, or all of a recipe's.
+class MergeGroup:
+    """Models that are merged with each other: those of one slice, or all of a recipe.
 
-    ``settings`` are the parameters that they share, the nearest first; ``where`` names the group in messages.
+    Attributes:
+        inputs: the models, with the base.
+        base: the reference of the base.
+        parameter_levels: the settings that all inputs share, from the most specific to the most general.
+        where: the key of the group in the recipe, for messages.
+        method: the merge method.
     """
 
-    entries: tuple[Entry, ...]
+    inputs: tuple[GroupInput, ...]
     base: str | None
-    settings: tuple[Mapping[str, Any], ...]
+    parameter_levels: tuple[Mapping[str, Any], ...]
     where: str
     method: Method
 
+    @property
+    def task_vector_base(self) -> str | None:
+        """The reference of the model that task vectors are taken from. None if the method takes none."""
+        return None if self.method.base == "input" else self.base
+
+    @property
+    def merged_inputs(self) -> list[GroupInput]:
+        """The listed inputs, without the base if the method takes task vectors."""
+        base = self.task_vector_base
+        return [entry for entry in self.inputs if entry.model != base and not entry.implied]
+
 
 @dataclass(frozen=True)
-class Place:
-    """One tensor of the result: its depth (0 to 1), its group, and what it is called in each entry's checkpoint."""
+class ResultTensor:
+    """One tensor of the result.
+
+    Attributes:
+        name: its name.
+        depth: its relative depth in the stack of layers, from 0 to 1.
+        group: the models that it is made from.
+        sources: its name in the checkpoint of each input of the group.
+    """
 
     name: str
     depth: float
-    group: Group
+    group: MergeGroup
     sources: tuple[str, ...]
 
 
 def layer_of(name: str) -> tuple[str, int] | None:
-    """The stack (the name up to the first number) and the layer's index; None outside the stacks."""
+    """Returns the stack (the name up to the first number) and the index of the layer. None outside the stacks."""
     match = re.search(r"(?:^|\.)(\d+)\.", name)
     return (name[: match.start()], int(match[1])) if match else None
 
 
-def heights(names: Collection[str]) -> dict[str, int]:
-    """The number of layers of each stack."""
-    found: dict[str, int] = {}
+def layer_counts(names: Collection[str]) -> dict[str, int]:
+    """Returns the number of layers of each stack."""
+    counts: dict[str, int] = {}
     for stack, index in filter(None, map(layer_of, names)):
-        found[stack] = max(found.get(stack, 0), index + 1)
-    return found
+        counts[stack] = max(counts.get(stack, 0), index + 1)
+    return counts
 
 
 def relative_depths(names: Sequence[str]) -> dict[str, float]:
-    """Each tensor's place in its stack of layers, from 0 (first) to 1 (last); 0 outside the stacks, as in mergekit."""
-    tall = heights(names)
-    places = {name: layer_of(name) for name in names}
-    return {name: _depth(place[1], tall[place[0]]) if place else 0.0 for name, place in places.items()}
+    """Returns each tensor's depth in its stack, from 0 (first layer) to 1 (last). Outside the stacks it is 0."""
+    counts = layer_counts(names)
+    layers = {name: layer_of(name) for name in names}
+    return {name: _depth(layer[1], counts[layer[0]]) if layer else 0.0 for name, layer in layers.items()}
 
 
 def _depth(index: int, count: int) -> float:
     return index / (count - 1) if count > 1 else 1.0
 
 
-def whole_places(group: Group, names: Sequence[str]) -> Iterator[Place]:
-    """Every tensor from the same tensor of every model."""
-    depths, count = relative_depths(names), len(group.entries)
-    return (Place(name, depths[name], group, (name,) * count) for name in names)
+def unsliced_tensors(group: MergeGroup, names: Sequence[str]) -> Iterator[ResultTensor]:
+    """Yields every tensor, made from the tensor of the same name of every input."""
+    depths, count = relative_depths(names), len(group.inputs)
+    return (ResultTensor(name, depths[name], group, (name,) * count) for name in names)
 
 
-def sliced_places(modules: Mapping[str, Sequence[Group]], names: Sequence[str], layouts: Layouts) -> list[Place]:
-    """The tensors of a result whose layers are put together anew, in the names' order.
+def sliced_tensors(
+    modules: Mapping[str, Sequence[MergeGroup]], names: Sequence[str], layouts: Layouts
+) -> list[ResultTensor]:
+    """Returns the tensors of a result that is assembled from slices, sorted by name.
 
-    ``modules`` gives each stack's groups from the first layer to the last, by the stack's name or a word of it; with
-    one stack its name does not matter. A key that is a word of tensors outside the stacks alone (``shared``) is for
-    these. ``names`` are the template's tensors, ``layouts`` each checkpoint's. Raises UserError for a stack that is not
-    there or not given, and for layers that a checkpoint has not.
+    Args:
+        modules: the groups of each stack from the first layer to the last, by the stack's name or a word of it. With
+            one stack, the key may be anything. A key that is a word of tensors outside the stacks (``shared``) is for
+            these.
+        names: the template's tensor names.
+        layouts: each checkpoint's tensor names.
+
+    Raises:
+        UserError: a stack does not exist or has no groups, or a checkpoint does not have a layer.
     """
-    loose = [name for name in names if layer_of(name) is None]
-    beside = {key: modules[key] for key in modules if _is_beside(key, loose, list(heights(names)))}
-    stacks = _match({key: groups for key, groups in modules.items() if key not in beside}, list(heights(names)))
-    places = [_loose_place(name, stacks, beside) for name in loose]
+    outside, stack_names = [name for name in names if layer_of(name) is None], list(layer_counts(names))
+    outside_modules = {key: groups for key, groups in modules.items() if _is_outside(key, outside, stack_names)}
+    stack_modules = {key: groups for key, groups in modules.items() if key not in outside_modules}
+    stacks = _stacks_by_name(stack_modules, stack_names)
+    tensors = [_outside_tensor(name, stacks, outside_modules) for name in outside]
     for stack, groups in stacks.items():
-        places += _stack_places(stack, groups, layouts)
-    return sorted(places, key=lambda place: place.name)
+        tensors += _stack_tensors(stack, groups, layouts)
+    return sorted(tensors, key=lambda tensor: tensor.name)
 
 
-def _match(modules: Mapping[str, Sequence[Group]], stacks: Sequence[str]) -> dict[str, Sequence[Group]]:
+def _stacks_by_name(
+    modules: Mapping[str, Sequence[MergeGroup]], stacks: Sequence[str]
+) -> dict[str, Sequence[MergeGroup]]:
     if len(modules) == 1 and len(stacks) == 1:
         return {stacks[0]: next(iter(modules.values()))}
-    found = {_find_stack(key, stacks): groups for key, groups in modules.items()}
-    missing = [stack for stack in stacks if stack not in found]
-    if missing or len(found) < len(modules):
+    by_name = {_stack_of_key(key, stacks): groups for key, groups in modules.items()}
+    missing = [stack for stack in stacks if stack not in by_name]
+    if missing or len(by_name) < len(modules):
         raise UserError(f"modules: found {', '.join(modules)}, expected one for each of: {', '.join(stacks)}")
-    return found
+    return by_name
 
 
-def _is_beside(key: str, loose: Sequence[str], stacks: Sequence[str]) -> bool:
-    return not _fitting(key, stacks) and any(key in name.split(".") for name in loose)
+def _is_outside(key: str, outside: Sequence[str], stacks: Sequence[str]) -> bool:
+    return not _matching_stacks(key, stacks) and any(key in name.split(".") for name in outside)
 
 
-def _fitting(key: str, stacks: Sequence[str]) -> list[str]:
-    pattern = MODULES_OF_MERGEKIT.get(key)
+def _matching_stacks(key: str, stacks: Sequence[str]) -> list[str]:
+    pattern = MERGEKIT_MODULES.get(key)
     return (
         [stack for stack in stacks if stack == key]
         or [stack for stack in stacks if key in stack.split(".")]
@@ -130,77 +168,72 @@ def _fitting(key: str, stacks: Sequence[str]) -> list[str]:
     )
 
 
-def _find_stack(key: str, stacks: Sequence[str]) -> str:
-    fitting = _fitting(key, stacks)
-    if len(fitting) != 1:
+def _stack_of_key(key: str, stacks: Sequence[str]) -> str:
+    matching = _matching_stacks(key, stacks)
+    if len(matching) != 1:
         if key == "":
             raise UserError(f"slices: there are several stacks of layers; use modules, with keys {', '.join(stacks)}")
         raise UserError(f"modules: {key!r} is not the name of one stack of layers{nearest(key, stacks)}")
-    return fitting[0]
+    return matching[0]
 
 
-def _loose_place(name: str, stacks: Mapping[str, Sequence[Group]], beside: Mapping[str, Sequence[Group]]) -> Place:
-    own = next((groups[0] for key, groups in beside.items() if key in name.split(".")), None)
-    if own:
-        return Place(name, 0.0, own, (name,) * len(own.entries))
-    first = _is_first(name)
-    # Of equally near stacks, a head belongs to the last (T5's to the decoder), an embedding to the first.
-    order = list(stacks) if first else list(stacks)[::-1]
+def _outside_tensor(
+    name: str, stacks: Mapping[str, Sequence[MergeGroup]], outside_modules: Mapping[str, Sequence[MergeGroup]]
+) -> ResultTensor:
+    own_group = next((groups[0] for key, groups in outside_modules.items() if key in name.split(".")), None)
+    if own_group:
+        return ResultTensor(name, 0.0, own_group, (name,) * len(own_group.inputs))
+    is_first = bool(BEFORE_LAYERS.search(name)) and not AFTER_LAYERS.search(name)
+    # Of equally near stacks, a head belongs to the last (T5: the decoder) and an embedding to the first.
+    order = list(stacks) if is_first else list(stacks)[::-1]
     groups = stacks[max(order, key=lambda stack: _shared_parts(name, stack))]
-    group = groups[0] if first else groups[-1]
-    return Place(name, 0.0, group, (name,) * len(group.entries))
-
-
-def _is_first(name: str) -> bool:
-    return bool(BEFORE_LAYERS.search(name)) and not AFTER_LAYERS.search(name)
+    group = groups[0] if is_first else groups[-1]
+    return ResultTensor(name, 0.0, group, (name,) * len(group.inputs))
 
 
 def _shared_parts(name: str, stack: str) -> int:
+    """Returns the number of leading parts that two names share."""
     pairs = zip(name.split("."), stack.split("."), strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(name.count("."), stack.count(".")) + 1)
 
 
-def _stack_places(stack: str, groups: Sequence[Group], layouts: Layouts) -> Iterator[Place]:
-    layers = {model: _layers(names, stack) for model, names in layouts.items()}
+def _stack_tensors(stack: str, groups: Sequence[MergeGroup], layouts: Layouts) -> Iterator[ResultTensor]:
+    layers = {model: _layer_tensors(names, stack) for model, names in layouts.items()}
     start = 0
     for group in groups:
-        ranges = [_range(entry, layers, group.where) for entry in group.entries]
+        ranges = [_layer_range(entry, layers, group.where) for entry in group.inputs]
         count = _common_length(ranges, group)
         for offset in range(count):
-            yield from _layer_places(stack, start + offset, _depth(offset, count), group, ranges, offset, layers)
+            indices = [layer_range[offset] for layer_range in ranges]
+            for suffix in _suffixes(group, indices, layers):
+                sources = tuple(_name(stack, index, suffix) for index in indices)
+                yield ResultTensor(_name(stack, start + offset, suffix), _depth(offset, count), group, sources)
         start += count
 
 
-def _layer_places(  # noqa: PLR0913, PLR0917 - one layer is all of these
-    stack: str,
-    index: int,
-    depth: float,
-    group: Group,
-    ranges: Sequence[range],
-    offset: int,
-    layers: Mapping[str, Mapping[int, Sequence[str]]],
-) -> Iterator[Place]:
-    indices = [layer_range[offset] for layer_range in ranges]
-    leader = next((i for i, entry in enumerate(group.entries) if entry.model == group.base), 0)
-    for rest in layers[group.entries[leader].model].get(indices[leader], ()):
-        yield Place(_named(stack, index, rest), depth, group, tuple(_named(stack, i, rest) for i in indices))
+def _suffixes(
+    group: MergeGroup, indices: Sequence[int], layers: Mapping[str, Mapping[int, Sequence[str]]]
+) -> Sequence[str]:
+    """Returns the suffixes of the base's layer, or of the first input's layer if there is no base among the inputs."""
+    leader = next((i for i, entry in enumerate(group.inputs) if entry.model == group.base), 0)
+    return layers[group.inputs[leader].model].get(indices[leader], ())
 
 
-def _layers(names: Collection[str], stack: str) -> dict[int, list[str]]:
-    """What follows the number in the names of each layer's tensors."""
-    found: dict[int, list[str]] = {}
+def _layer_tensors(names: Collection[str], stack: str) -> dict[int, list[str]]:
+    """Returns, for each layer of the stack, what follows the number in the names of its tensors."""
+    suffixes: dict[int, list[str]] = {}
     for name in names:
-        place = layer_of(name)
-        if place and place[0] == stack:
-            found.setdefault(place[1], []).append(name[len(_named(stack, place[1], "")) :])
-    return found
+        layer = layer_of(name)
+        if layer and layer[0] == stack:
+            suffixes.setdefault(layer[1], []).append(name[len(_name(stack, layer[1], "")) :])
+    return suffixes
 
 
-def _named(stack: str, index: int, rest: str) -> str:
-    return f"{stack}.{index}.{rest}" if stack else f"{index}.{rest}"
+def _name(stack: str, index: int, suffix: str) -> str:
+    return f"{stack}.{index}.{suffix}" if stack else f"{index}.{suffix}"
 
 
-def _range(entry: Entry, layers: Mapping[str, Mapping[int, Sequence[str]]], where: str) -> range:
+def _layer_range(entry: GroupInput, layers: Mapping[str, Mapping[int, Sequence[str]]], where: str) -> range:
     count = 1 + max(layers[entry.model], default=-1)
     start, end = entry.layers or (0, count)
     if not 0 <= start < end <= count:
@@ -208,9 +241,9 @@ def _range(entry: Entry, layers: Mapping[str, Mapping[int, Sequence[str]]], wher
     return range(start, end)
 
 
-def _common_length(ranges: Sequence[range], group: Group) -> int:
+def _common_length(ranges: Sequence[range], group: MergeGroup) -> int:
     counts = {len(layer_range) for layer_range in ranges}
     if len(counts) > 1:
-        found = listed(f"{entry.model}: {len(r)}" for entry, r in zip(group.entries, ranges, strict=True))
-        raise UserError(f"{group.where}: the sources differ in their number of layers: {found}")
+        lengths = listed(f"{entry.model}: {len(r)}" for entry, r in zip(group.inputs, ranges, strict=True))
+        raise UserError(f"{group.where}: the sources have different numbers of layers: {lengths}")
     return counts.pop()

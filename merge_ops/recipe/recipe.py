@@ -1,4 +1,4 @@
-"""Recipes: mergekit's YAML, read, written, and resolved to a method and its numbers for every tensor."""
+"""Recipes: mergekit's YAML, parsed, written, and resolved to a method and its parameters for every tensor."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from mergesearch.errors import UserError
 from mergesearch.files import digest
@@ -16,108 +16,69 @@ from mergesearch.merge_ops.checkpoint.references import ModelName
 from mergesearch.merge_ops.methods import Method, find_method
 from mergesearch.merge_ops.recipe.group_checks import check_group
 from mergesearch.merge_ops.recipe.layout import (
-    Entry,
-    Group,
+    GroupInput,
     Layouts,
-    Place,
+    MergeGroup,
+    ResultTensor,
     layer_of,
-    relative_depths,
-    sliced_places,
-    whole_places,
+    sliced_tensors,
+    unsliced_tensors,
 )
-from mergesearch.merge_ops.recipe.resolution import Resolver, TensorRecipe, frozen_place, inputs_of
-from mergesearch.merge_ops.recipe.settings import PlainSettings, Settings, check_parameters, nothing_is
+from mergesearch.merge_ops.recipe.parameter_settings import (
+    OptionalSettings,
+    ParameterSettings,
+    blank_as,
+    check_parameters,
+)
+from mergesearch.merge_ops.recipe.resolution import Resolver, TensorRecipe, frozen_recipe
+from mergesearch.merge_ops.recipe.schema import (
+    Dtype,
+    FrozenLayers,
+    ModelInput,
+    OutputModule,
+    OutputSlice,
+    TokenizerSource,
+)
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 from mergesearch.parsing import Strict, dump_yaml, parse
 
-__all__ = ["Recipe", "TensorRecipe", "check_parameters", "layer_of", "relative_depths"]
+__all__ = ["Recipe", "check_parameters", "layer_of"]
 
-Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16", "float64"],
-    BeforeValidator(lambda name: name.removeprefix("torch.") if isinstance(name, str) else name),
-]
-
-
-def _without_kind(source: Any) -> Any:
-    """Old recipes say ``model:PATH``."""
-    return source.removeprefix("model:") if isinstance(source, str) else source
-
-
-FOREIGN = {
+OTHER_TOOLS = {
     "experts": "is a config of mergekit-moe, which makes a mixture of experts; expected one that merges weights",
     "gate_mode": "is a config of mergekit-moe, which makes a mixture of experts; expected one that merges weights",
     "genome": "is a config of mergekit-evolve; expected a recipe (to search, put {search: [low, high]} for a number)",
 }
-"""Keys of mergekit's other files, and what these are."""
-
-
-class ModelInput(Strict):
-    """One model of a recipe, with the parameters that are its own."""
-
-    model: ModelName
-    parameters: Settings
-
-
-class SliceSource(Strict):
-    """Some layers of one model: from the first number up to, but without, the second."""
-
-    model: ModelName
-    layer_range: tuple[int, int]
-    parameters: Settings
-
-
-class OutputSlice(Strict):
-    """The next layers of the result, by the recipe's method and base or by their own.
-
-    ``residual_weight`` is accepted for mergekit's sake, which ignores it.
-    """
-
-    sources: list[SliceSource] = Field(min_length=1)
-    base_model: ModelName | None = None
-    merge_method: str | None = None
-    residual_weight: float | None = None
-    parameters: Settings
-
-
-class OutputModule(Strict):
-    """One stack of layers of a model that has several."""
-
-    slices: Annotated[list[OutputSlice], nothing_is(list)] = Field(default_factory=list)
-    models: Annotated[list[ModelInput], nothing_is(list)] = Field(default_factory=list)
-    parameters: Settings
-
-
-class FrozenLayers(Strict):
-    """Layers of the result, from the first number up to, but without, the second."""
-
-    layers: tuple[int, int]
+"""Keys of the files of mergekit's other tools, with the message for each."""
 
 
 class Recipe(Strict):
     """The full description of one merged model: of whole ``models``, of ``slices``, or of ``modules`` with slices.
 
-    ``frozen`` are texts in tensors' names, or layers, that stay the base's whatever the method does with the others.
+    ``frozen`` lists parts of tensor names, or layers, whose tensors stay the base's. ``name`` is the name by which
+    other documents of the same file refer to the result.
     """
 
     merge_method: str
-    models: Annotated[list[ModelInput], nothing_is(list)] = Field(default_factory=list)
-    slices: Annotated[list[OutputSlice], nothing_is(list)] = Field(default_factory=list)
-    modules: Annotated[dict[str, OutputModule], nothing_is(dict)] = Field(default_factory=dict)
+    models: Annotated[list[ModelInput], blank_as(list)] = Field(default_factory=list)
+    slices: Annotated[list[OutputSlice], blank_as(list)] = Field(default_factory=list)
+    modules: Annotated[dict[str, OutputModule], blank_as(dict)] = Field(default_factory=dict)
     base_model: ModelName | None = None
-    parameters: Settings
+    parameters: OptionalSettings
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
-    tokenizer_source: Annotated[ModelName | None, BeforeValidator(_without_kind)] = None
+    tokenizer_source: TokenizerSource = None
     tokenizer: TokenizerConfig | None = None
     chat_template: str | None = None
     on_mismatch: Literal["base", "overlap"] | None = None
-    frozen: Annotated[list[str | FrozenLayers], nothing_is(list)] = Field(default_factory=list)
+    frozen: Annotated[list[str | FrozenLayers], blank_as(list)] = Field(default_factory=list)
     name: str | None = None
 
     @classmethod
     def read(cls, data: Any, where: str = "recipe") -> "Recipe":
-        """A recipe from a YAML document, checked against its method; raises UserError."""
-        _check_kind(data, where)
+        """Returns the recipe of a YAML document. Raises UserError, which begins with ``where``, if it is not valid."""
+        for key in OTHER_TOOLS.keys() & (data if isinstance(data, dict) else {}).keys():
+            raise UserError(f"{where}: {OTHER_TOOLS[key]}")
         recipe = parse(cls, data, where)
         try:
             recipe._check()
@@ -127,51 +88,41 @@ class Recipe(Strict):
 
     @property
     def references(self) -> list[str]:
-        """Every checkpoint that the recipe names, the template of the result first."""
+        """The references of all checkpoints. The first is the template of the result."""
         base = [self.base_model] if self.base_model else []
-        groups = [group for groups in self.groups.values() for group in groups]
+        groups = self._all_groups
         bases = [group.base for group in groups if group.base]
-        return list(dict.fromkeys(base + [entry.model for group in groups for entry in group.entries] + bases))
+        return list(dict.fromkeys(base + [entry.model for group in groups for entry in group.inputs] + bases))
 
     @property
     def tokenizers(self) -> list[str]:
-        """The models that the recipe names for their tokenizer alone."""
+        """The references of models that are used for their tokenizer alone."""
         source = self.vocabulary.source if self.vocabulary else None
         return [] if source in (None, "base", "union") else [str(source)]
 
     @property
     def target_dtype(self) -> Dtype | None:
-        """The dtype of the result; None: that of the inputs."""
+        """The dtype of the result. None means that of the inputs."""
         return self.out_dtype or self.dtype
 
     @property
     def vocabulary(self) -> TokenizerConfig | None:
-        """How the result's vocabulary is made; None: every model's is the same."""
+        """How the result's vocabulary is made. None means that all models have the same."""
         return TokenizerConfig(source=self.tokenizer_source) if self.tokenizer_source else self.tokenizer
 
     @property
     def keeps_shapes(self) -> bool:
-        """Whether the result has the tensors of the template, name by name and shape by shape."""
+        """Whether the result has the template's tensors, with the same names and shapes."""
         return bool(self.models) and self.vocabulary is None
 
     @cached_property
     def method(self) -> Method:
+        """The recipe's method. Slices may have others."""
         return find_method(self.merge_method)
 
-    @property
-    def methods(self) -> list[Method]:
-        """The recipe's method, and those that slices have of their own."""
-        groups = [group for groups in self.groups.values() for group in groups]
-        return list({method.name: method for method in (self.method, *(group.method for group in groups))}.values())
-
-    @property
-    def inputs(self) -> list[Entry]:
-        """The models that the method combines in the first group, beside the base where it takes task vectors."""
-        return inputs_of(next(iter(self.groups.values()))[0])
-
     @cached_property
-    def groups(self) -> dict[str, list[Group]]:
-        """For each module (the only one has the name ""), its groups from the first layer to the last."""
+    def groups(self) -> dict[str, list[MergeGroup]]:
+        """The groups of each module from the first layer to the last. Without modules, the one key is ""."""
         if not self.modules:
             return {"": self._groups(self.models, self.slices, (self.parameters,), "")}
         return {
@@ -179,80 +130,103 @@ class Recipe(Strict):
             for name, m in self.modules.items()
         }
 
+    @property
+    def _all_groups(self) -> list[MergeGroup]:
+        return [group for groups in self.groups.values() for group in groups]
+
     def to_yaml(self) -> str:
+        """Returns the recipe as YAML, without keys that have their default."""
         return dump_yaml(self.model_dump(exclude_defaults=True, exclude_none=True))
 
-    def resolve(self, names: Sequence[str], layouts: Layouts | None = None) -> Iterator[TensorRecipe]:
-        """The method's numbers for each tensor of the result; raises UserError where one is missing or invalid.
+    def resolve(self, names: Sequence[str], layouts: Layouts | None = None) -> Sequence[TensorRecipe]:
+        """Returns the method, inputs and parameters of each tensor of the result.
 
-        ``names`` are the template's tensors; ``layouts`` each checkpoint's, by reference, where they differ.
+        Without slices, the result of the last call is kept: the phenotype of a candidate and its tensors need the same.
+
+        Args:
+            names: the template's tensor names.
+            layouts: each checkpoint's tensor names, by reference, if they differ from the template's.
+
+        Raises:
+            UserError: a parameter is missing or not valid, or a layer or stack does not exist.
         """
+        if not self.models:
+            return tuple(self._resolve(names, layouts))
+        if (key := tuple(names)) not in self._resolved:
+            self._resolved.clear()
+            self._resolved[key] = tuple(self._resolve(names, layouts))
+        return self._resolved[key]
+
+    @cached_property
+    def _resolved(self) -> dict[tuple[str, ...], tuple[TensorRecipe, ...]]:
+        return {}
+
+    def _resolve(self, names: Sequence[str], layouts: Layouts | None) -> Iterator[TensorRecipe]:
         if self.models:
-            places = whole_places(self.groups[""][0], names)
+            tensors = unsliced_tensors(self.groups[""][0], names)
         else:
-            alike = dict.fromkeys(self.references, names)
-            places = iter(sliced_places(self.groups, names, layouts or alike))
+            same = dict.fromkeys(self.references, names)
+            tensors = iter(sliced_tensors(self.groups, names, layouts or same))
         template = self.references[0] if self.models and self.on_mismatch else None
         resolver = Resolver(template)
         if not self.frozen:
-            return map(resolver.resolve, places)
-        return self._resolve_around_frozen(list(places), resolver)
+            return map(resolver.resolve, tensors)
+        return self._resolve_with_frozen(list(tensors), resolver)
 
-    def _resolve_around_frozen(self, places: Sequence[Place], resolver: Resolver) -> Iterator[TensorRecipe]:
+    def _resolve_with_frozen(self, tensors: Sequence[ResultTensor], resolver: Resolver) -> Iterator[TensorRecipe]:
         for entry in self.frozen:
-            if not any(_covers(entry, place.name) for place in places):
+            if not any(_covers(entry, tensor.name) for tensor in tensors):
                 raise UserError(f"frozen: {entry if isinstance(entry, str) else entry.layers} is no part of the model")
-        for place in places:
-            frozen = any(_covers(entry, place.name) for entry in self.frozen)
-            yield frozen_place(place) if frozen else resolver.resolve(place)
+        for tensor in tensors:
+            is_frozen = any(_covers(entry, tensor.name) for entry in self.frozen)
+            yield frozen_recipe(tensor) if is_frozen else resolver.resolve(tensor)
 
     def phenotype(self, names: Sequence[str]) -> str:
-        """A hash that two recipes share when they build the same tensors from the same checkpoints."""
-        tensors = [self._described(tensor) for tensor in self.resolve(names)]
+        """Returns a hash that two recipes share if they build the same tensors from the same checkpoints."""
+        tensors = [_described(tensor_recipe) for tensor_recipe in self.resolve(names)]
         vocabulary = self.vocabulary.model_dump() if self.vocabulary else None
         content = [self.target_dtype, self.merge_method, tensors, vocabulary, self.on_mismatch]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    def _described(self, tensor: TensorRecipe) -> dict[str, Any]:
-        """What says how the tensor is made; of files their contents, wherever they lie."""
-        files = {name: digest(Path(str(tensor.shared[name]))) for name in tensor.files}
-        return {**asdict(tensor), "shared": {**tensor.shared, **files}}
 
     def _groups(
         self,
         models: Sequence[ModelInput],
         slices: Sequence[OutputSlice],
-        settings: tuple[PlainSettings, ...],
+        parameter_levels: tuple[ParameterSettings, ...],
         where: str,
-    ) -> list[Group]:
+    ) -> list[MergeGroup]:
         if models:
-            entries = [Entry(entry.model, entry.parameters) for entry in models]
-            return [_with_base(entries, Group((), self.base_model, settings, f"{where}models", self.method))]
+            inputs = [GroupInput(entry.model, entry.parameters) for entry in models]
+            return [
+                _with_base(inputs, MergeGroup((), self.base_model, parameter_levels, f"{where}models", self.method))
+            ]
         return [
             _with_base(
-                [Entry(source.model, source.parameters, source.layer_range) for source in piece.sources],
-                Group(
+                [GroupInput(source.model, source.parameters, source.layer_range) for source in output.sources],
+                MergeGroup(
                     (),
-                    piece.base_model or self.base_model,
-                    (piece.parameters, *settings),
+                    output.base_model or self.base_model,
+                    (output.parameters, *parameter_levels),
                     f"{where}slices[{index}].sources",
-                    find_method(piece.merge_method) if piece.merge_method else self.method,
+                    find_method(output.merge_method) if output.merge_method else self.method,
                 ),
             )
-            for index, piece in enumerate(slices)
+            for index, output in enumerate(slices)
         ]
 
     def _check(self) -> None:
-        check_parameters(self.parameters, "parameters", self.methods)
+        groups = self._all_groups
+        methods = list({method.name: method for method in (self.method, *(group.method for group in groups))}.values())
+        check_parameters(self.parameters, "parameters", methods)
         self._check_forms()
-        for module, entry in self.modules.items():
-            check_parameters(entry.parameters, f"modules.{module}.parameters", self.methods)
-        for group in (group for groups in self.groups.values() for group in groups):
+        for name, module in self.modules.items():
+            check_parameters(module.parameters, f"modules.{name}.parameters", methods)
+        for group in groups:
             check_group(group)
-        if self.frozen and not all(group.base for groups in self.groups.values() for group in groups):
+        if self.frozen and not all(group.base for group in groups):
             raise UserError("frozen: needs base_model, whose tensors it keeps")
         if self.tokenizer and self.tokenizer_source:
-            raise UserError("tokenizer_source: is there beside tokenizer; give one of them")
+            raise UserError("tokenizer_source: found beside tokenizer, expected only one of them")
 
     def _check_forms(self) -> None:
         given = [key for key in ("models", "slices", "modules") if getattr(self, key)]
@@ -264,24 +238,24 @@ class Recipe(Strict):
                 raise UserError(f"modules.{name}: expected either slices or models")
 
 
-def _check_kind(data: Any, where: str) -> None:
-    """Raises UserError for mergekit's files that are no recipes."""
-    for key in FOREIGN.keys() & (data if isinstance(data, dict) else {}).keys():
-        raise UserError(f"{where}: {FOREIGN[key]}")
+def _described(tensor_recipe: TensorRecipe) -> dict[str, Any]:
+    """Returns the recipe of a tensor with the digests of files in place of their paths."""
+    files = {name: digest(Path(str(tensor_recipe.shared[name]))) for name in tensor_recipe.files}
+    return {**asdict(tensor_recipe), "shared": {**tensor_recipe.shared, **files}}
 
 
 def _covers(frozen: str | FrozenLayers, name: str) -> bool:
     if isinstance(frozen, str):
         return frozen in name
-    place = layer_of(name)
-    return place is not None and frozen.layers[0] <= place[1] < frozen.layers[1]
+    layer = layer_of(name)
+    return layer is not None and frozen.layers[0] <= layer[1] < frozen.layers[1]
 
 
-def _with_base(entries: list[Entry], group: Group) -> Group:
-    """The group with these entries and the base among them: it has the layers on which the others agree."""
+def _with_base(inputs: list[GroupInput], group: MergeGroup) -> MergeGroup:
+    """Returns the group with these inputs and the base. An implied base has the layers that all others have."""
     base = group.base
-    if base and all(entry.model != base for entry in entries):
-        ranges = {entry.layers for entry in entries}
+    if base and all(entry.model != base for entry in inputs):
+        ranges = {entry.layers for entry in inputs}
         layers = next(iter(ranges)) if len(ranges) == 1 else None
-        entries = [*entries, Entry(base, {}, layers, implied=True)]
-    return replace(group, entries=tuple(entries))
+        inputs = [*inputs, GroupInput(base, {}, layers, implied=True)]
+    return replace(group, inputs=tuple(inputs))

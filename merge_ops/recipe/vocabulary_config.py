@@ -1,22 +1,22 @@
-"""The ``tokenizer`` part of a recipe: where the result's vocabulary and its embeddings come from."""
+"""The ``tokenizer`` section of a recipe: the source of the result's vocabulary and of its embeddings."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from mergesearch.merge_ops.checkpoint.references import ModelName
-from mergesearch.merge_ops.recipe.settings import nothing_is
+from mergesearch.merge_ops.recipe.parameter_settings import blank_as
 from mergesearch.parsing import Strict
 
 
 class ZeroEmbedding(Strict):
-    """Zeros."""
+    """An embedding of zeros."""
 
     kind: Literal["zero"]
 
 
 class TokenEmbedding(Strict):
-    """The embedding of one token of one model, by text or number."""
+    """The embedding of one token of one model, given by its text or its id."""
 
     kind: Literal["model_token"]
     model: ModelName
@@ -24,9 +24,9 @@ class TokenEmbedding(Strict):
     token: str | None = None
 
     @model_validator(mode="after")
-    def _one_token(self) -> "TokenEmbedding":
+    def _has_one_token(self) -> "TokenEmbedding":
         if (self.token_id is None) == (self.token is None):
-            raise ValueError("expected one of token_id and token")
+            raise ValueError("expected either token_id or token")
         return self
 
 
@@ -40,15 +40,26 @@ def _read_source(value: Any) -> Any:
 
 
 class TokenConfig(Strict):
-    """The embedding of one token: a model's for the same token, or another's; ``force``: for every model alike."""
+    """The embedding of one token.
+
+    Attributes:
+        source: a model, for its embedding of the same token; the embedding of another token; or zeros.
+        force: also replace the token's embedding in models that have one.
+    """
 
     source: Annotated[ZeroEmbedding | TokenEmbedding | ModelName | None, BeforeValidator(_read_source)] = None
     force: bool = False
 
 
 class TokenizerConfig(Strict):
-    """``source``: base, union, or a model. ``pad_to_multiple_of`` rounds the number of rows up."""
+    """The vocabulary of the result.
+
+    Attributes:
+        source: ``base``, ``union``, or a model.
+        tokens: the embeddings of single tokens.
+        pad_to_multiple_of: round the number of rows up to a multiple.
+    """
 
     source: ModelName = "union"
-    tokens: Annotated[dict[str, TokenConfig], nothing_is(dict)] = Field(default_factory=dict)
+    tokens: Annotated[dict[str, TokenConfig], blank_as(dict)] = Field(default_factory=dict)
     pad_to_multiple_of: int | None = Field(default=None, ge=1)

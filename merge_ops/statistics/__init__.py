@@ -1,1 +1,1 @@
-"""What is computed once per tensor or per model, so that a candidate costs one pass over memory."""
+"""Statistics of tensors and models, computed once, so that each candidate costs one pass over memory."""

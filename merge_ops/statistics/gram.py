@@ -1,4 +1,4 @@
-"""Inner products of several tensors at once: each is read from memory once, and the sums are in float64.
+"""Inner products of several tensors. Each tensor is read from memory once, and the sums are in float64.
 
 The sums of spans of a fixed size are added without rounding, so that the result does not depend on the threads.
 """
@@ -9,8 +9,8 @@ from math import fsum
 import torch
 from torch import Tensor
 
-from mergesearch.merge_ops.kernels import native_backend as native
-from mergesearch.merge_ops.kernels.threads import spread
+from mergesearch.merge_ops.kernels import native_backend
+from mergesearch.merge_ops.kernels.threads import run_spans
 
 BLOCK = 1 << 14
 GPU_BLOCK = 1 << 22
@@ -18,40 +18,42 @@ Matrix = list[list[float]]
 
 
 def gram(tensors: Sequence[Tensor], base: Tensor | None = None) -> Matrix:
-    """``⟨x_i − b, x_j − b⟩`` of tensors as flat vectors (b = 0 where ``base`` is None)."""
+    """Returns ``⟨x_i − b, x_j − b⟩`` of tensors as flat vectors. b is 0 without ``base``."""
     flat = [tensor.contiguous().view(-1) for tensor in tensors]
-    origin = None if base is None else base.contiguous().view(-1)
-    if native.reads([*flat, *([] if origin is None else [origin])]):
-        return _summed(native.gram(flat, origin))
-    return _summed(_gram(flat, origin))
+    flat_base = None if base is None else base.contiguous().view(-1)
+    if native_backend.reads([*flat, *([] if flat_base is None else [flat_base])]):
+        return _sum(native_backend.gram(flat, flat_base))
+    return _sum(_torch_gram(flat, flat_base))
 
 
-def _summed(parts: Sequence[Matrix]) -> Matrix:
-    """The sum of the parts' upper halves, made symmetric."""
-    size = len(parts[0])
-    upper = [[fsum(part[i][j] for part in parts) if i <= j else 0.0 for j in range(size)] for i in range(size)]
+def _sum(matrices: Sequence[Matrix]) -> Matrix:
+    """Returns the sum of the upper halves as a symmetric matrix."""
+    size = len(matrices[0])
+    upper = [[fsum(m[i][j] for m in matrices) if i <= j else 0.0 for j in range(size)] for i in range(size)]
     return [[upper[min(i, j)][max(i, j)] for j in range(size)] for i in range(size)]
 
 
-def _gram(tensors: Sequence[Tensor], base: Tensor | None) -> list[Matrix]:
-    size, step = tensors[0].numel(), BLOCK if tensors[0].device.type == "cpu" else GPU_BLOCK
-    parts: dict[int, Matrix] = {}
+def _torch_gram(tensors: Sequence[Tensor], base: Tensor | None) -> list[Matrix]:
+    """Returns the inner products of each block."""
+    on_cpu = tensors[0].device.type == "cpu"
+    size, step = tensors[0].numel(), BLOCK if on_cpu else GPU_BLOCK
+    blocks: dict[int, Matrix] = {}
 
     def work(start: int, end: int) -> None:
         for first in range(start, end, step):
-            parts[first] = _block(tensors, base, slice(first, min(first + step, end)))
+            blocks[first] = _block_gram(tensors, base, slice(first, min(first + step, end)))
 
-    if tensors[0].device.type == "cpu":
-        spread(size, work)
+    if on_cpu:
+        run_spans(size, work)
     else:
         work(0, size)
-    return [parts[start] for start in sorted(parts)] or [_block(tensors, base, slice(0, 0))]
+    return [blocks[start] for start in sorted(blocks)] or [_block_gram(tensors, base, slice(0, 0))]
 
 
-def _block(tensors: Sequence[Tensor], base: Tensor | None, block: slice) -> Matrix:
+def _block_gram(tensors: Sequence[Tensor], base: Tensor | None, block: slice) -> Matrix:
     wide = torch.stack([tensor[block].double() for tensor in tensors])
     if base is not None:
         wide -= base[block].double()
-    # Not a matrix product, which may use fewer digits on a GPU and other sums on other threads.
+    # Not a matrix product: it may use fewer digits on a GPU, and add in another order on other threads.
     products = [[torch.dot(a, b) for b in wide] for a in wide]
     return [[value.item() for value in row] for row in products]

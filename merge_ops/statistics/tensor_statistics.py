@@ -1,45 +1,49 @@
-"""Statistics of one tensor's inputs, computed once and kept: every candidate then costs one pass over memory."""
+"""Statistics of one tensor's inputs. Computed on first access and cached for the run."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mergesearch.merge_ops.inputs.aligned_names import Input
 from mergesearch.merge_ops.kernels.rowwise import row_dots
-from mergesearch.merge_ops.methods._base import BASE, TABLE_SIZE, Quantiles
+from mergesearch.merge_ops.methods import BASE, Quantiles
 from mergesearch.merge_ops.statistics.gram import gram
-from mergesearch.merge_ops.statistics.model_statistics import JointQuantiles, Pairs, WholeModels
+from mergesearch.merge_ops.statistics.model_statistics import ModelStatistics, Pairs
+from mergesearch.merge_ops.statistics.quantiles import JointQuantiles, QuantileTable
 
 Cache = MutableMapping[tuple[Any, ...], Any]
-Value = TypeVar("Value")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Source:
-    """One input of a tensor: which checkpoint, and the data."""
+class InputTensor:
+    """One input of a tensor. ``source`` identifies it in the cache: the checkpoint's reference, for most tensors."""
 
-    checkpoint: str
+    source: str
     data: Tensor
 
 
 class TensorStatistics:
-    """The ``Statistics`` of the method contract. ``cache`` is shared by all tensors and candidates of a run.
+    """The ``Statistics`` of the method contract.
 
-    ``whole`` answers what one tensor cannot say; methods that need it fail without.
+    Args:
+        name: the tensor's name.
+        base: the base's tensor, if there is a base.
+        models: the models' tensors.
+        cache: shared by all tensors and candidates of a run.
+        whole: statistics of whole models. Methods that need them fail without.
     """
 
     def __init__(
         self,
         name: str,
-        base: Source | None,
-        models: Sequence[Source],
+        base: InputTensor | None,
+        models: Sequence[InputTensor],
         cache: Cache,
-        whole: WholeModels | None = None,
+        whole: ModelStatistics | None = None,
     ) -> None:
         self._name = name
         self._base = base
@@ -54,134 +58,65 @@ class TensorStatistics:
     def dot(self, a: int, b: int) -> float:
         return self._inner(None, a, b)
 
-    def magnitudes(self, model: int) -> "QuantileTable":
-        base, source = self._input(BASE), self._models[model]
-        key = ("magnitudes", self._name, base.checkpoint, source.checkpoint)
-        return self._kept(key, lambda: QuantileTable.of(source.data, base.data))
-
     def task_dot(self, a: int, b: int) -> float:
         return self._inner(self._input(BASE), a, b)
 
     def row_dots(self, a: int, b: int, axis: int, task_vectors: bool) -> NDArray[np.float64]:
         base = self._input(BASE) if task_vectors else None
-        one, two = sorted((self._input(a), self._input(b)), key=lambda source: source.checkpoint)
-        key = ("row dots", self._name, base and base.checkpoint, one.checkpoint, two.checkpoint, axis)
-        return self._kept(key, lambda: row_dots(one.data, two.data, base.data if base else None, axis))
+        first, second = sorted((self._input(a), self._input(b)), key=lambda entry: entry.source)
+        key = ("row dots", self._name, base and base.source, first.source, second.source, axis)
+        return self._cached(key, lambda: row_dots(first.data, second.data, base.data if base else None, axis))
+
+    def magnitudes(self, model: int) -> Quantiles:
+        base, entry = self._input(BASE), self._models[model]
+        key = ("magnitudes", self._name, base.source, entry.source)
+        return self._cached(key, lambda: QuantileTable.of(entry.data, base.data))
 
     def model_magnitudes(self, model: int) -> Quantiles:
-        return self.everywhere("magnitudes", model, _joint_magnitudes)
-
-    def everywhere(self, what: str, model: int, compute: Callable[[Pairs], Value]) -> Value:
-        base, source = self._input(BASE), self._models[model]
-        return self._everything.everywhere(what, base.checkpoint, source.checkpoint, compute)
-
-    def calibrated(self, kind: str, model: int, text: str, tokens: int) -> Tensor | None:
-        found = self._everything.calibrated(kind, self._models[model].checkpoint, text, tokens)
-        return found.get(self._name)
+        return self.model_derived("magnitudes", model, JointQuantiles.of)
 
     def derived(
         self,
-        what: str,
-        compute: Callable[[Tensor | None, Sequence[Tensor]], Value],
+        name: str,
+        compute: Callable[[Tensor | None, Sequence[Tensor]], T],
         models: Sequence[int] | None = None,
         settings: Hashable = (),
-    ) -> Value:
-        sources = self._models if models is None else [self._models[i] for i in models]
-        base, names = self._base, tuple(source.checkpoint for source in sources)
-        key = ("derived", what, self._name, base and base.checkpoint, names)
+    ) -> T:
+        entries = self._models if models is None else [self._models[i] for i in models]
+        base, sources = self._base, tuple(entry.source for entry in entries)
+        key = ("derived", name, self._name, base and base.source, sources)
         if key not in self._cache or self._cache[key][0] != settings:
-            value = compute(base.data if base else None, [source.data for source in sources])
+            value = compute(base.data if base else None, [entry.data for entry in entries])
             self._cache[key] = (settings, value)
-        return cast(Value, self._cache[key][1])
+        return cast(T, self._cache[key][1])
 
-    def _inner(self, base: Source | None, a: int, b: int) -> float:
-        """All inner products are computed when the first is asked for: it is the same pass over memory."""
-        key, one, two = ("dot", self._name, base and base.checkpoint), self._input(a), self._input(b)
-        if (*key, one.checkpoint, two.checkpoint) not in self._cache:
+    def model_derived(self, name: str, model: int, compute: Callable[[Pairs], T]) -> T:
+        return self._models_as_wholes.derived(name, self._input(BASE).source, self._models[model].source, compute)
+
+    def calibrated(self, kind: str, model: int, text: str, tokens: int) -> Tensor | None:
+        statistics = self._models_as_wholes.calibrated(kind, self._models[model].source, text, tokens)
+        return statistics.get(self._name)
+
+    def _inner(self, base: InputTensor | None, a: int, b: int) -> float:
+        """Computes all inner products on the first access, because that is the same pass over memory."""
+        key, first, second = ("dot", self._name, base and base.source), self._input(a), self._input(b)
+        if (*key, first.source, second.source) not in self._cache:
             inputs = [*self._models, *([self._base] if self._base and not base else [])]
-            products = gram([source.data for source in inputs], base.data if base else None)
-            for source, row in zip(inputs, products, strict=True):
-                for other, value in zip(inputs, row, strict=True):
-                    self._cache[*key, source.checkpoint, other.checkpoint] = value
-        return cast(float, self._cache[*key, one.checkpoint, two.checkpoint])
+            products = gram([entry.data for entry in inputs], base.data if base else None)
+            for row_input, row in zip(inputs, products, strict=True):
+                for column_input, value in zip(inputs, row, strict=True):
+                    self._cache[*key, row_input.source, column_input.source] = value
+        return cast(float, self._cache[*key, first.source, second.source])
 
     @property
-    def _everything(self) -> WholeModels:
-        assert self._whole is not None, "made without a view of whole models"
+    def _models_as_wholes(self) -> ModelStatistics:
+        assert self._whole is not None, "created without statistics of whole models"
         return self._whole
 
-    def _input(self, index: int) -> Source:
-        return cast(Source, self._base) if index == BASE else self._models[index]
+    def _input(self, index: int) -> InputTensor:
+        return cast(InputTensor, self._base) if index == BASE else self._models[index]
 
-    def _kept(self, key: tuple[Any, ...], compute: Callable[[], Value]) -> Value:
+    def _cached(self, key: tuple[Any, ...], compute: Callable[[], T]) -> T:
         if key not in self._cache:
             self._cache[key] = compute()
-        return cast(Value, self._cache[key])
-
-
-def whole_models(inputs: Mapping[str, Input], read: Callable[[str, str], Tensor], device: str) -> WholeModels:
-    """What is asked of whole models, from open checkpoints; ``read`` gives a checkpoint's tensor by aligned name."""
-
-    def pairs(base: str, model: str) -> Iterator[tuple[Tensor, Tensor]]:
-        others = inputs[model].tensors
-        for name, info in inputs[base].tensors.items():
-            if name in others and others[name].shape == info.shape and info.dtype.is_floating_point:
-                yield read(base, name), read(model, name)
-
-    def calibrate(kind: str, model: str, text: str, tokens: int) -> Mapping[str, Tensor]:
-        from mergesearch.merge_ops.statistics.calibration import calibrated
-
-        found = calibrated(kind, inputs[model].checkpoint, text, tokens, device)
-        return {name: found[own] for name, own in inputs[model].own.items() if own in found}
-
-    return WholeModels(pairs, calibrate)
-
-
-def _joint_magnitudes(pairs: Pairs) -> JointQuantiles:
-    return JointQuantiles([QuantileTable.of(model, base) for base, model in pairs])
-
-
-class QuantileTable:
-    """The sorted magnitudes of a task vector: all of them up to TABLE_SIZE, else as many evenly spaced ranks.
-
-    Each entry is exact for its rank. In a larger tensor a rank is answered with the nearest entry's: at most
-    ``n / (2 · TABLE_SIZE)`` places away, so a density is met to 0.0008 %.
-    """
-
-    def __init__(self, descending: Tensor) -> None:
-        self.size = descending.numel()
-        count = min(self.size, TABLE_SIZE)
-        self._ranks = np.linspace(1, self.size, count).round().astype(np.int64)
-        places, values = self._ranks - 1, descending.numpy()
-        self._values = values[places]
-        starts = np.concatenate([[0], places[:-1] + 1])
-        self._sums = np.add.reduceat(values, starts, dtype=np.float64).cumsum() if count else np.zeros(0)
-        self.total = float(self._sums[-1]) if count else 0.0
-
-    @classmethod
-    def of(cls, model: Tensor, base: Tensor) -> "QuantileTable":
-        wide = torch.promote_types(torch.promote_types(model.dtype, base.dtype), torch.float32)
-        return cls(_descending((model.to(wide) - base.to(wide)).abs_().reshape(-1)))
-
-    def largest(self, rank: int) -> float:
-        right = int(np.searchsorted(self._ranks, rank))
-        left = max(right - 1, 0)
-        nearest = right if self._ranks[right] - rank <= rank - self._ranks[left] else left
-        return float(self._values[nearest])
-
-    def count_from(self, threshold: float) -> int:
-        count = self._values.size - int(np.searchsorted(self._values[::-1], threshold))
-        return int(self._ranks[count - 1]) if count else 0
-
-    def sum_from(self, threshold: float) -> float:
-        count = self._values.size - int(np.searchsorted(self._values[::-1], threshold))
-        return float(self._sums[count - 1]) if count else 0.0
-
-
-def _descending(values: Tensor) -> Tensor:
-    if values.device.type != "cpu":
-        return values.sort(descending=True).values.cpu()
-    # numpy sorts with the processor's vectors, torch does not: 8 against 190 ns an element.
-    ascending = values.numpy()
-    ascending.sort()
-    return torch.from_numpy(ascending[::-1].copy())
+        return cast(T, self._cache[key])

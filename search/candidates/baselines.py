@@ -1,14 +1,18 @@
-"""What every run scores first: what the user had, the soups, and the standard recipes at their usual settings."""
+"""Baselines, which every run scores first: the user's models, their soups, and standard recipes at usual settings."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from mergesearch.errors import nearest
-from mergesearch.merge_ops.methods import Scalar
+from optuna.study import Study
+
+from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.recipe.recipe import Recipe
-from mergesearch.search.candidates.soups import Soup, follow, greedy, soup_recipe
+from mergesearch.search.candidates.soups import Members, follow, greedy, soup_recipe
+from mergesearch.search.candidates.source import Candidate, Done, Wait
+from mergesearch.search.candidates.usual_settings import usual_settings
+from mergesearch.search.config.constraints import Constraint
 from mergesearch.search.space.paths import model_labels
 from mergesearch.search.study import trials as t
 
@@ -17,34 +21,16 @@ UNIFORM = "uniform soup"
 
 @dataclass(frozen=True)
 class Baseline:
-    """A recipe from outside the search space, as a rule one that a search must beat; ``kind`` is that of its trial."""
+    """A recipe that the search has to beat."""
 
     name: str
     recipe: Recipe
-    kind: str = t.BASELINE
-
-
-def usual_settings(models: int) -> dict[str, dict[str, Scalar]]:
-    """The numbers that the standard recipes are used with, for that many models.
-
-    Task arithmetic 0.4 and TIES (density 0.2, weight 1) are the TIES paper's for an unvalidated merge
-    (arXiv:2306.01708, section 5); DARE-TIES with density 0.5 and weights that sum to one are mergekit's example.
-    """
-    share = 1 / models
-    return {
-        "linear": {"weight": share},
-        "slerp": {"t": 0.5},
-        "task_arithmetic": {"weight": 0.4},
-        "ties": {"weight": 1.0, "density": 0.2},
-        "dare_ties": {"weight": share, "density": 0.5},
-        "dare_linear": {"weight": share, "density": 0.5},
-    }
 
 
 class Endpoints:
-    """What the user had: the base and each model, in the order in which they are scored.
+    """The base and each model, in the order in which they are scored.
 
-    ``fixed`` are recipe keys that all share, such as dtype; ``beside`` are checkpoints that are scored but not mixed.
+    ``fixed`` are recipe keys that all share, such as dtype; ``beside`` are checkpoints that are scored, not averaged.
     """
 
     def __init__(
@@ -57,15 +43,15 @@ class Endpoints:
         self._labels = model_labels(list(dict.fromkeys(endpoints)))
 
     def following(self, scores: Mapping[str, float], in_work: Collection[str] = ()) -> Baseline | None:
-        """The next baseline to score, given the scores (higher is better) by name so far; None when all are there.
+        """The next baseline to score, given the scores so far by name (higher is better); None where there is none.
 
-        None too where it depends on one of those ``in_work``, which are being scored elsewhere.
+        None also where the next one depends on a baseline ``in_work``, which another worker scores now.
         """
         known = {*scores, *in_work}
         return next((baseline for baseline in self._standard() if baseline.name not in known), None)
 
     def __len__(self) -> int:
-        """How many there are in all."""
+        """The number of baselines."""
         return sum(1 for _ in self._standard())
 
     def _standard(self) -> Iterator[Baseline]:
@@ -73,7 +59,7 @@ class Endpoints:
             yield Baseline(label, self._soup([reference]))
 
     def recipe_named(self, name: str) -> Recipe:
-        """The recipe of a model, or of a standard recipe, by its name or path; the base also as ``base``.
+        """The recipe of a model or a standard recipe, by name or path; the base also as ``base``.
 
         Raises KeyError with the nearest name.
         """
@@ -86,7 +72,7 @@ class Endpoints:
 
     @property
     def members(self) -> list[Recipe]:
-        """What an ensemble averages the outputs of: the models, and the base where there is one model only."""
+        """The recipes whose outputs an ensemble averages: the models, and the base if there is a single model."""
         alone = [self._base] if self._base and len(self._models) == 1 else []
         return [self._soup([reference]) for reference in [*alone, *self._models]]
 
@@ -95,7 +81,7 @@ class Endpoints:
 
 
 class Baselines(Endpoints):
-    """The endpoints, and what anybody would try first."""
+    """The endpoints, the uniform and the greedy soup, and standard methods at their usual settings."""
 
     def following(self, scores: Mapping[str, float], in_work: Collection[str] = ()) -> Baseline | None:
         """See ``Endpoints.following``."""
@@ -117,7 +103,7 @@ class Baselines(Endpoints):
         if len(self._models) < 2 or "greedy soup" in scores:
             return None
 
-        def score(soup: Soup) -> float:
+        def score(soup: Members) -> float:
             return scores.get(self._name(soup), -inf)
 
         ranked = sorted(self._models, key=lambda model: -score((model,)))
@@ -128,7 +114,7 @@ class Baselines(Endpoints):
         members = [model for model in self._models if model in soup]
         return Baseline("greedy soup" if ended else self._name(soup), self._soup(members))
 
-    def _name(self, soup: Soup) -> str:
+    def _name(self, soup: Members) -> str:
         labels = [self._labels[model] for model in soup]
         return labels[0] if len(labels) == 1 else f"soup of {' + '.join(labels)}"
 
@@ -137,3 +123,45 @@ class Baselines(Endpoints):
         models = [{"model": reference, "parameters": dict(settings)} for reference in self._models]
         data = {**self._fixed, "merge_method": method, "base_model": self._base, "models": models}
         return Recipe.read(data, "baseline")
+
+
+class BaselineSource:
+    """The baselines as candidates."""
+
+    may_overtake = False
+
+    def __init__(self, baselines: Endpoints) -> None:
+        self._baselines = baselines
+        self._are_scored = False
+
+    def next(self, study: Study) -> Candidate | Wait | Done:
+        """See ``Source.next``."""
+        in_work = t.names_in_work(study)
+        baseline = self._baselines.following(_scores(study), in_work)
+        if baseline is not None:
+            return Candidate(t.BASELINE, baseline.name, recipe=lambda: baseline.recipe)
+        return Wait() if in_work else Done("every baseline is scored")
+
+    def are_scored(self, study: Study) -> bool:
+        """Whether every baseline is scored."""
+        self._are_scored = self._are_scored or isinstance(self.next(study), Done)
+        return self._are_scored
+
+
+def _scores(study: Study) -> dict[str, float]:
+    """The objective of the baselines that are scored, by name."""
+    trials = [trial for trial in t.finished(study) if t.kind_of(trial) == t.BASELINE]
+    return {str(trial.user_attrs[t.NAME]): t.score_of(trial) for trial in trials}
+
+
+def constraint_baselines(constraints: Sequence[Constraint], baselines: Endpoints) -> dict[str, Recipe]:
+    """The recipes of the baselines that constraints name, by name. Raises UserError for an unknown name."""
+    recipes = {}
+    for index, constraint in enumerate(constraints):
+        if constraint.baseline is None:
+            continue
+        try:
+            recipes[constraint.baseline] = baselines.recipe_named(constraint.baseline)
+        except KeyError as error:
+            raise UserError(f"evaluate: constraints[{index}]: {error.args[0]}") from None
+    return recipes

@@ -1,25 +1,25 @@
-"""Soups: which of several fine-tunes of one base to average.
+"""Soup algorithms: which of several fine-tunes of one base to average.
 
 Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing
-inference time", arXiv:2203.05482. Each recipe here is a coroutine that asks whether one soup is better than another,
-is told yes or no, and returns the soup that it ends with; who answers scores the soups when they are asked about. It
-can be begun anew at any time with the answers so far, which is what makes a run resumable.
+inference time", arXiv:2203.05482. Each algorithm here is a coroutine: it yields two soups, is sent whether the first is
+better, and returns its last soup. It can be started again at any time with the answers so far, which makes a run
+resumable.
 
-``ranked`` are the ingredients in descending order of their own score on the search items. A soup lists its members in
-that order too, so that the same members always give the same bits.
+``ranked`` are the models in descending order of their own score on the search items. A soup lists its members in that
+order, so that the same members always give the same bits.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 
-Soup = tuple[str, ...]
-Steps = Generator[tuple[Soup, Soup], bool, Soup]
+Members = tuple[str, ...]
+Steps = Generator[tuple[Members, Members], bool, Members]
 """Yields (new, old) and is sent whether the new soup is better."""
 
 
 def greedy(ranked: Sequence[str]) -> Steps:
-    """Algorithm 1 of the paper: one pass from the best; an ingredient stays in if the soup is better with it.
+    """Algorithm 1 of the paper: one pass from the best model; a model is added if the soup is better with it.
 
-    Strictly better, as in the paper's code; its text also keeps what changes nothing.
+    Strictly better, as in the paper's code; its text also adds models that change nothing.
     """
     soup = tuple(ranked[:1])
     for model in ranked[1:]:
@@ -29,11 +29,11 @@ def greedy(ranked: Sequence[str]) -> Steps:
 
 
 def pruned(ranked: Sequence[str]) -> Steps:
-    """The other way round: from all ingredients, those without which the soup is better are left out.
+    """Starts with all models and removes each without which the soup is better.
 
-    Passes go from the worst ingredient to the best, until one leaves out none.
+    Passes go from the worst model to the best, until a pass removes none.
     """
-    soup: Soup = ()
+    soup: Members = ()
     smaller = tuple(ranked)
     while smaller != soup:
         soup = smaller
@@ -45,18 +45,15 @@ def pruned(ranked: Sequence[str]) -> Steps:
 
 
 def uniform(ranked: Sequence[str]) -> Steps:
-    """All of them; there is nothing to ask."""
+    """All models; nothing is compared."""
     yield from ()
     return tuple(ranked)
 
 
-RECIPES: Mapping[str, Callable[[Sequence[str]], Steps]] = {"uniform": uniform, "greedy": greedy, "pruned": pruned}
-
-
 def follow(
-    steps: Steps, is_scored: Callable[[Soup], bool], is_better: Callable[[Soup, Soup], bool]
-) -> tuple[Soup, bool]:
-    """Follows a recipe as far as the scores go: the soup to score next and False, or its last soup and True."""
+    steps: Steps, is_scored: Callable[[Members], bool], is_better: Callable[[Members, Members], bool]
+) -> tuple[Members, bool]:
+    """Runs an algorithm as far as scores are known: the soup to score next and False, or the last soup and True."""
     try:
         question = next(steps)
         while True:

@@ -1,7 +1,8 @@
-"""Constraints: values that a winner must keep, in numbers or measured on one of the baselines.
+"""Constraints: bounds on tasks' values that a winner must satisfy, as numbers or relative to a baseline.
 
-Candidates are ordered as Deb does (Computer Methods in Applied Mechanics and Engineering 186, 2000): one that keeps all
-constraints is before any that does not, and of two that do not, the one that misses by less is better.
+Candidates are ranked by Deb's rule (Computer Methods in Applied Mechanics and Engineering 186, 2000): a candidate that
+satisfies all constraints ranks before one that does not; of two that do not, the one with the smaller violation ranks
+first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,6 @@ from pydantic import Field, model_validator
 from mergesearch.errors import UserError, nearest
 from mergesearch.evaluators import Metric
 from mergesearch.parsing import Strict
-from mergesearch.search.candidates.baselines import Endpoints
 
 FLOORS, CEILINGS = ("at_least", "never_below"), ("at_most", "never_above")
 """The keys for metrics of which more is better, and those for metrics of which less is."""
@@ -22,10 +22,10 @@ Value = TypeVar("Value", float, NDArray[np.float64])
 
 
 class Constraint(Strict):
-    """One task's value on the search items is ``at_least`` or ``at_most`` a number, or that of a baseline.
+    """A bound on one task's value on the search items.
 
-    ``never_below: base`` with ``by: 0.01``: no more than that below the base, in the metric's own units;
-    ``never_above`` is the same for metrics of which less is better.
+    ``at_least`` and ``at_most`` are numbers. ``never_below: base`` with ``by: 0.01`` allows at most 0.01 below the
+    base, in the metric's units; ``never_above`` is the same for metrics of which less is better.
     """
 
     task: str
@@ -47,7 +47,7 @@ class Constraint(Strict):
 
     @property
     def is_floor(self) -> bool:
-        """Whether more is allowed, rather than less."""
+        """Whether the bound is a lower one."""
         return self.at_least is not None or self.never_below is not None
 
     @property
@@ -56,9 +56,9 @@ class Constraint(Strict):
         return self.never_below or self.never_above
 
     def margin(self, value: Value, baseline: Value | None = None) -> Value:
-        """How far the task's value is on the right side, in its units; below 0 where the constraint is broken.
+        """The distance of the task's value from the bound, in its units; negative where the constraint is broken.
 
-        ``baseline``: the task's value of the baseline on the same items.
+        ``baseline`` is the baseline's value on the same items.
         """
         bound = (self.at_least if self.is_floor else self.at_most) if baseline is None else baseline
         if bound is None:
@@ -73,14 +73,14 @@ class Constraint(Strict):
 
 
 def check_tasks(constraints: Sequence[Constraint], metrics: Mapping[str, Metric]) -> None:
-    """Raises UserError for a task that the search has no items of, and for a bound on the wrong side.
+    """Raises UserError for a task without search items, and for a bound in the wrong direction.
 
-    metrics: those of the search's tasks, by name.
+    ``metrics`` are those of the search's tasks, by name.
     """
     for index, constraint in enumerate(constraints):
         name, where = constraint.task, f"constraints[{index}]"
         if name not in metrics:
-            raise UserError(f"{where}: there is no task {name!r} that the search scores{nearest(name, metrics)}")
+            raise UserError(f"{where}: the search has no task {name!r}{nearest(name, metrics)}")
         metric = metrics[name]
         if metric.higher_is_better != constraint.is_floor:
             better, keys = ("more", FLOORS) if metric.higher_is_better else ("less", CEILINGS)
@@ -88,14 +88,3 @@ def check_tasks(constraints: Sequence[Constraint], metrics: Mapping[str, Metric]
                 f"{where}: task {name!r} is scored by {metric.name}, of which {better} is better: "
                 f"say {' or '.join(keys)}"
             )
-
-
-def check_baselines(constraints: Sequence[Constraint], baselines: Endpoints) -> None:
-    """Raises UserError for a constraint by a baseline that there is not."""
-    for index, constraint in enumerate(constraints):
-        if constraint.baseline is None:
-            continue
-        try:
-            baselines.recipe_named(constraint.baseline)
-        except KeyError as error:
-            raise UserError(f"evaluate: constraints[{index}]: {error.args[0]}") from None

@@ -1,26 +1,23 @@
-"""What a search maximises: one number from the values of its tasks, or several."""
+"""The objective: one number from the values of the tasks, or several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mergesearch.errors import UserError, listed
 from mergesearch.evaluators import Metric
-
-Array = NDArray[np.float64]
-Aggregation = Literal["mean", "min", "geometric_mean", "pareto"]
-Direction = Literal["maximize", "minimize"]
+from mergesearch.search.config.evaluate import Aggregation
+from mergesearch.search.statistics import Array
+from mergesearch.search.study.trials import Direction
 
 
 @dataclass(frozen=True)
 class Share:
-    """One task's part in the objective.
+    """One task's share of the objective.
 
-    ``chances``: what guessing scores in each part of the task (a group has its subtasks, most tasks are one part),
-    where its values are to be normalised by that; none where its value counts as it is.
+    ``chances`` is the score of random guessing in each part of the task, if its values are normalised: a group has one
+    part for each subtask, other tasks have one part. Empty if the value counts as it is.
     """
 
     task: str
@@ -30,7 +27,7 @@ class Share:
 
     @property
     def rows(self) -> int:
-        """How many values the objective takes of the task."""
+        """The number of values that the objective takes from the task."""
         return len(self.chances) or 1
 
     @property
@@ -40,19 +37,18 @@ class Share:
 
 @dataclass(frozen=True)
 class Objective:
-    """The tasks' values, normalised where asked, as one number, of which more is better.
+    """Combines the tasks' values, normalised where the config says so, into one number; higher is better.
 
-    ``mean``: by weight, values that are better when lower with their sign turned. ``min``: the worst task's value.
-    ``geometric_mean``: by weight, values below 0 counted as 0. For the latter two the tasks must be better in one
-    direction; where that is down, the number is minus the highest value, or minus the geometric mean. ``pareto``: each
-    task is an objective of its own (``each``); the one number, by which a winner is picked among candidates that no
-    other beats in all, is the same as for ``mean``.
+    ``mean``: the weighted mean; values where lower is better count negatively. ``min``: the worst value.
+    ``geometric_mean``: the weighted geometric mean; values below 0 count as 0. The latter two need tasks with the same
+    direction; if lower is better, the number is minus the highest value, or minus the geometric mean. ``pareto``: each
+    task is an objective (``each``); the winner on the front is selected by the weighted mean.
 
-    Normalised is max(0, (value − chance) / (1 − chance)), task by task before any aggregation, and in a group subtask
-    by subtask before their plain mean, as the Open LLM Leaderboard 2 does
-    (huggingface.co/docs/leaderboards/open_llm_leaderboard/normalization), in [0, 1] and not in %.
+    The normalised value is max(0, (value − chance) / (1 − chance)), for each task before the aggregation, and for each
+    subtask of a group before their plain mean, as in the Open LLM Leaderboard 2
+    (huggingface.co/docs/leaderboards/open_llm_leaderboard/normalization); in [0, 1], not in %.
 
-    Raises UserError, which names the tasks, for what cannot be combined so.
+    Raises UserError, which names the tasks, where they cannot be combined.
     """
 
     shares: Sequence[Share]
@@ -62,12 +58,12 @@ class Objective:
         for share in self.shares:
             if share.chances and not share.metric.higher_is_better:
                 raise UserError(
-                    f"normalize: task {share.task!r} is scored by {share.metric.name}, of which less is better; "
-                    "only scores from chance to 1 can be normalised: say normalize: none for it"
+                    f"normalize: task {share.task!r} has the metric {share.metric.name}, where lower is better; "
+                    "only scores from chance to 1 can be normalised: set normalize: none for it"
                 )
         if self.aggregate == "pareto" and len(self.shares) < 2:
             named = listed(share.task for share in self.shares)
-            raise UserError(f"aggregate: pareto needs two tasks of a weight above 0 at least, found {named}")
+            raise UserError(f"aggregate: pareto needs two or more tasks with a weight above 0, found {named}")
         if self.aggregate in ("min", "geometric_mean"):
             self._check_directions()
         if self.aggregate == "min" and len({share.weight for share in self.shares}) > 1:
@@ -78,16 +74,16 @@ class Objective:
         lower = [share.task for share in self.shares if not share.metric.higher_is_better]
         if 0 < len(lower) < len(self.shares):
             raise UserError(
-                f"aggregate: {self.aggregate} needs tasks that are all better when higher, or all when lower; "
-                f"lower is better for {listed(lower)}: give these weight 0, another metric, or use the mean"
+                f"aggregate: {self.aggregate} needs tasks with the same direction; lower is better for "
+                f"{listed(lower)}: set their weight to 0, take another metric, or use the mean"
             )
 
     def combine(self, values: Array) -> Array:
-        """[rows, ...] float64, the values of tasks' parts, of candidates or resamples -> [...], higher is better."""
+        """[rows, ...] float64, the values of the tasks' parts -> [...], higher is better."""
         return self.aggregated(self.each(values))
 
     def each(self, values: Array) -> Array:
-        """[rows, ...] -> [tasks, ...]: normalised where asked; higher is better where the metric says so."""
+        """[rows, ...] -> [tasks, ...]: the (normalised) values of the tasks, in the direction of their metrics."""
         parts = np.split(values, np.cumsum([share.rows for share in self.shares])[:-1])
         return np.stack([_normalized(share, part) for share, part in zip(self.shares, parts, strict=True)])
 
@@ -99,7 +95,7 @@ class Objective:
 
     @property
     def directions(self) -> dict[str, Direction]:
-        """Which way each task's value is better, by the task's name."""
+        """The direction of each task, by name."""
         return {share.task: "maximize" if share.sign > 0 else "minimize" for share in self.shares}
 
 

@@ -1,16 +1,14 @@
-"""What a model is scored on: evaluators with their items split, and how their values become one number."""
+"""A task of a run: an evaluator, its items on each side of the split, and its share in the objective."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from mergesearch.errors import UserError, listed
-from mergesearch.evaluators import Evaluator, Item, aggregate, has_contributions, open_evaluator, split_items
-from mergesearch.merge_ops.live.quantized import check_available
-from mergesearch.search.config import Evaluate, TaskEntry
-from mergesearch.search.config.constraints import check_tasks
-from mergesearch.search.problem.objective import Objective, Share
+from mergesearch.errors import UserError
+from mergesearch.evaluators import Evaluator, Item, LoadedModel, aggregate, open_evaluator, split_items
+from mergesearch.search.config.evaluate import Evaluate, TaskEntry
+from mergesearch.search.problem.objective import Share
 from mergesearch.search.statistics import Stratum
 
 Scores = dict[str, Tensor]
@@ -63,9 +61,21 @@ class Task:
         return [self.evaluator.value(items, scores[places]) for items, places in self._parts(side)]
 
     def share(self, side: str) -> Share:
-        """The task's part in that side's objective. Raises UserError where it has no chance level to normalise by."""
+        """The task's share of that side's objective. Raises UserError where its chance level is needed and unknown."""
         chances = [self._chance(items) for items, _ in self._parts(side)] if self.normalize else ()
         return Share(self.name, self.weight, self.evaluator.metric, chances)
+
+    def prepare(self, model: LoadedModel) -> list[str]:
+        """Checks the task against the model before anything is scored. Returns notes for the user; raises UserError."""
+        try:
+            notes = list(self.evaluator.prepare(model))
+        except UserError as error:
+            text = str(error)
+            prefix = "" if text.startswith(f"task {self.name!r}") else f"task {self.name!r}: "
+            raise UserError(f"evaluate: {prefix}{text}") from None
+        if len(self.search) == 1 and not self.test and self.weight:
+            notes.append("gives one number for the whole model: it counts in the search, without interval or verdict")
+        return [f"task {self.name!r}: {note}" for note in notes]
 
     def _stratum(self, items: Sequence[Item], scores: Tensor) -> Stratum:
         contributions = self.evaluator.contributions(items, scores).tolist()
@@ -74,10 +84,10 @@ class Task:
     def _parts(self, side: str) -> list[tuple[Sequence[Item], list[int]]]:
         """One side's items with their places; of a group that is normalised, each subtask's by themselves."""
         items = self.items(side)
-        names = dict.fromkeys(item.part for item in items) if self.normalize else {}
+        names = dict.fromkeys(item.subtask for item in items) if self.normalize else {}
         if len(names) < 2:
             return [(items, list(range(len(items))))]
-        places = [[n for n, item in enumerate(items) if item.part == name] for name in names]
+        places = [[n for n, item in enumerate(items) if item.subtask == name] for name in names]
         return [([items[n] for n in part], part) for part in places]
 
     def _chance(self, items: Sequence[Item]) -> float:
@@ -93,74 +103,16 @@ class Task:
         return aggregate(items, known)
 
 
-def open_tasks(evaluate: Evaluate) -> list[Task]:
-    """The tasks with their items split. Raises UserError for a task that is unknown or cannot be split."""
-    if not evaluate.test_tasks and evaluate.split is None:
-        raise UserError("evaluate: expected split (search and test items) or test_tasks, found neither")
-    try:
-        tasks = _opened(evaluate)
-        _check_contributions(evaluate, tasks)
-        for side in ("search", "test"):
-            objective_of(evaluate, tasks, side)
-        check_tasks(evaluate.constraints, {task.name: task.evaluator.metric for task in tasks if task.search})
-        if evaluate.ensemble:
-            _check_averaged(tasks)
-        if evaluate.quantization:
-            check_available()
-    except UserError as error:
-        raise UserError(f"evaluate: {error}") from None
-    return tasks
-
-
-def _opened(evaluate: Evaluate) -> list[Task]:
+def opened_tasks(evaluate: Evaluate) -> list[Task]:
+    """The config's tasks with their items split. Raises UserError for a task that is unknown or cannot be split."""
     if evaluate.split:
         fraction, seed = evaluate.split.search, evaluate.split.seed
-        return _distinct([_task(evaluate, entry, fraction, seed) for entry in evaluate.tasks])
-    searched = [_task(evaluate, entry, 1.0, 0) for entry in evaluate.tasks]
-    return _distinct([*searched, *(_task(evaluate, entry, 0.0, 0) for entry in evaluate.test_tasks)])
+        return _distinct([_open(evaluate, entry, fraction, seed) for entry in evaluate.tasks])
+    searched = [_open(evaluate, entry, 1.0, 0) for entry in evaluate.tasks]
+    return _distinct([*searched, *(_open(evaluate, entry, 0.0, 0) for entry in evaluate.test_tasks)])
 
 
-def counted(tasks: Sequence[Task], side: str) -> list[Task]:
-    """The tasks that count in the objective of that side."""
-    return [task for task in tasks if task.items(side) and task.weight]
-
-
-def objective_of(evaluate: Evaluate, tasks: Sequence[Task], side: str) -> Objective:
-    """How the values of the counted tasks become one number. Raises UserError where no verdict can be held on them."""
-    found = counted(tasks, side)
-    if all(len(task.items(side)) == 1 for task in found) and side == "test":
-        weighted = [task for task in tasks if task.weight]
-        whole = listed(repr(task.name) for task in weighted)
-        items = sum(len(task.evaluator.items) for task in weighted)
-        if items > len(weighted):
-            raise UserError(f"tasks: {whole}: {items} items are too few for a search and a verdict, expected more")
-        raise UserError(
-            f"tasks: {whole}: one number for the whole model, and no items to hold a verdict on; give the scores by "
-            "item, or add a task that has items"
-        )
-    return Objective([task.share(side) for task in found], evaluate.aggregate)
-
-
-def _check_contributions(evaluate: Evaluate, tasks: Sequence[Task]) -> None:
-    guarded = {constraint.task for constraint in evaluate.constraints}
-    for task in tasks:
-        if (task.weight or task.name in guarded) and not has_contributions(task.evaluator):
-            raise UserError(
-                f"task {task.name!r}: no item adds a share to its {task.evaluator.metric.name}, as to a median, so "
-                "that no interval of it can be told: say weight: 0 (and no constraint) to see it in the report, or "
-                "take another metric, such as one that is aggregated by a mean"
-            )
-
-
-def _check_averaged(tasks: Sequence[Task]) -> None:
-    others = [repr(task.name) for task in tasks if task.weight and not task.is_averaged]
-    if others:
-        raise UserError(
-            f"ensemble: there are no logits to average in {listed(others)}: give weight 0, or say ensemble: false"
-        )
-
-
-def _task(evaluate: Evaluate, entry: TaskEntry, fraction: float, seed: int) -> Task:
+def _open(evaluate: Evaluate, entry: TaskEntry, fraction: float, seed: int) -> Task:
     evaluator = open_evaluator(entry.evaluator, entry.options, evaluate.shared())
     search, test = _sides(list(evaluator.items), fraction, seed)
     normalize = (entry.normalize or evaluate.normalize) == "leaderboard"
@@ -168,14 +120,14 @@ def _task(evaluate: Evaluate, entry: TaskEntry, fraction: float, seed: int) -> T
 
 
 def _sides(items: list[Item], fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """A single item, one number for the whole model, is the search's: no part of it was never looked at."""
+    """A single item, which is one number for the whole model, belongs to the search: it cannot be split."""
     if fraction in (0.0, 1.0):
         return (items, []) if fraction else ([], items)
     return (items, []) if len(items) == 1 else split_items(items, fraction, seed)
 
 
 def _distinct(tasks: list[Task]) -> list[Task]:
-    """Tasks asked for several metrics are told apart by them."""
+    """A task that is listed with several metrics is named by task and metric."""
     names = [task.name for task in tasks]
     named = [
         replace(task, name=f"{task.name}:{task.evaluator.metric.name}") if names.count(task.name) > 1 else task

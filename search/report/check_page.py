@@ -1,4 +1,4 @@
-"""What ``mergesearch check`` shows of a job: the space, what each sampler can do with it, time and memory."""
+"""The output of ``mergesearch check``: the space, which samplers fit it, and estimates of time and memory."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ from rich.table import Table
 
 from mergesearch.errors import listed
 from mergesearch.evaluators import has_targets
-from mergesearch.search.problem.problem import Job
-from mergesearch.search.samplers import SAMPLERS, Kind
+from mergesearch.search.candidates.plan import SearchPlan
+from mergesearch.search.samplers import SAMPLERS, SamplerTraits
 from mergesearch.search.scoring.cost import Cost, memory_plan, spoken
-from mergesearch.search.space.dimension import Hole
+from mergesearch.search.space.dimension import Dimension
 from mergesearch.search.space.space import Space
 
 CONDITIONAL = {
@@ -20,56 +20,58 @@ CONDITIONAL = {
 }
 """What a sampler does with dimensions that not every candidate has."""
 STEP_COST = 3
-"""A step forward and back, in scorings of the same items: 2.6 were measured."""
+"""The time of a forward and backward pass, in forward passes over the same items; 2.6 were measured."""
 SHOWN = 60
-"""Rows of the table of dimensions; what is more is counted."""
+"""The most rows in the table of dimensions."""
 
 
 def print_space(screen: Console, space: Space) -> None:
-    """Every dimension: its name, kind and range, and the methods that ask it where not all do."""
+    """A table of the dimensions: name, kind, range, and the methods that have it if not all do."""
     conditional = space.is_conditional
-    table = Table("dimension", "kind", "from", title=f"{len(space.holes)} dimensions", title_justify="left")
+    table = Table("dimension", "kind", "from", title=f"{len(space.dimensions)} dimensions", title_justify="left")
     if conditional:
         table.add_column("asked by")
-    for hole in space.holes[:SHOWN]:
-        table.add_row(hole.name, hole.kind, _meant(hole), *([_askers(space, hole)] if conditional else []))
+    for dimension in space.dimensions[:SHOWN]:
+        table.add_row(
+            dimension.name, dimension.kind, _meant(dimension), *([_askers(space, dimension)] if conditional else [])
+        )
     screen.print(table)
-    if len(space.holes) > SHOWN:
-        screen.print(f"and {len(space.holes) - SHOWN} more")
+    if len(space.dimensions) > SHOWN:
+        screen.print(f"and {len(space.dimensions) - SHOWN} more")
 
 
-def _meant(hole: Hole) -> str:
-    return f"{hole.described} ({hole.meaning})" if hole.meaning else hole.described
+def _meant(dimension: Dimension) -> str:
+    return f"{dimension.described} ({dimension.meaning})" if dimension.meaning else dimension.described
 
 
-def _askers(space: Space, hole: Hole) -> str:
-    askers = [method.name for method in space.methods if hole in space.holes_of(method)]
+def _askers(space: Space, dimension: Dimension) -> str:
+    askers = [method.name for method in space.methods if dimension in space.dimensions_of(method)]
     return "all" if len(askers) in (0, len(space.methods)) else ", ".join(askers)
 
 
 def print_samplers(screen: Console, space: Space) -> None:
-    """For each sampler, what it does with this space."""
+    """A table of the samplers, and how each fits the space."""
     table = Table("sampler", "this space", "several objectives", "constraints", title="samplers", title_justify="left")
     for name, can in SAMPLERS.items():
         table.add_row(name, _fit(name, can, space), _yes(can.objectives), _yes(can.constraints))
     screen.print(table)
 
 
-def _fit(name: str, can: Kind, space: Space) -> str:
+def _fit(name: str, can: SamplerTraits, space: Space) -> str:
     problems = _problems(can, space)
     if space.is_stack:
         problems = ["stacks as wholes" if name == "stack" else "layers one by one", *problems]
     return "; ".join(problems) if problems else "all of it"
 
 
-def _problems(can: Kind, space: Space) -> Sequence[str]:
+def _problems(can: SamplerTraits, space: Space) -> Sequence[str]:
     found = []
     if space.has_choices and not can.choices:
         found.append("choices drawn at random")
     if space.is_conditional and can.conditional != "learns":
         found.append(f"what only some methods have: {CONDITIONAL[can.conditional]}")
-    if len(space.holes) > can.dimensions:
-        found.append(f"{len(space.holes)} dimensions, of use up to about {can.dimensions}")
+    if len(space.dimensions) > can.dimensions:
+        found.append(f"{len(space.dimensions)} dimensions, of use up to about {can.dimensions}")
     return found
 
 
@@ -77,30 +79,30 @@ def _yes(can: bool) -> str:
     return "yes" if can else "no"
 
 
-def print_start(screen: Console, job: Job) -> None:
-    """What a gradient start would follow and cost, or why there is none."""
-    settings = job.config.search.gradient
-    if not job.start.gradient:
-        if job.start.why:
-            screen.print(f"before the sampler: no descent: {job.start.why}")
+def print_start(screen: Console, plan: SearchPlan) -> None:
+    """What the gradient start would follow and cost, or why there is none."""
+    settings = plan.problem.config.search.gradient
+    if not plan.start.gradient:
+        if plan.start.why:
+            screen.print(f"gradient start: none, because {plan.start.why}")
         return
-    tasks = job.tasks_of("search")
+    tasks = plan.problem.tasks.counted("search")
     followed, others = ([task.name for task in tasks if has_targets(task.evaluator) is able] for able in (True, False))
-    unseen = f"; it does not see {listed(others)}, without such a loss" if others else ""
-    why = f" ({job.start.why})" if job.start.why else ""
+    unseen = f"; it does not see {listed(others)}, which has no such loss" if others else ""
+    why = f" ({plan.start.why})" if plan.start.why else ""
     screen.print(
-        f"before the sampler: up to {settings.steps} steps down the gradient of {listed(followed)}{unseen}{why}; "
-        f"each costs about as much as scoring {STEP_COST * settings.items:.2g} candidates"
+        f"gradient start: up to {settings.steps} steps down the gradient of {listed(followed)}{unseen}{why}; "
+        f"each takes about as long as scoring {STEP_COST * settings.items:.2g} candidates"
     )
 
 
-def print_cost(screen: Console, job: Job, cost: Cost) -> None:
-    """Time and memory, and how the numbers were come by."""
-    trials = job.trials
-    screen.print(f"memory: {memory_plan(job)}")
-    if job.space.stack:
-        screen.print(f"beside them a live model of up to {job.space.stack.deepest} layers, made anew at each new depth")
+def print_cost(screen: Console, plan: SearchPlan, cost: Cost) -> None:
+    """Estimates of time and memory, and how they were made."""
+    trials, stack = plan.trials, plan.problem.space.stack
+    screen.print(f"memory: {memory_plan(plan.problem, plan.takes_gradients)}")
+    if stack:
+        screen.print(f"beside them a live model of up to {stack.deepest} layers, created again for each new depth")
     screen.print(
         f"time: about {spoken(cost.build)} to build and {spoken(cost.score)} to score a candidate, "
-        f"{spoken(cost.total(trials))} for {trials} trials without early stopping, and the verdict ({cost.how})"
+        f"{spoken(cost.total(trials))} for {trials} trials without early stopping, plus the verdict ({cost.how})"
     )

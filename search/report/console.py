@@ -7,20 +7,20 @@ from time import monotonic
 
 from optuna.trial import FrozenTrial
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mergesearch.search.optimize.loop import Loop
-from mergesearch.search.problem.problem import Job
+from mergesearch.search.candidates.plan import SearchPlan
+from mergesearch.search.optimize.callbacks import RunView, Watcher
 from mergesearch.search.report.check_page import print_cost, print_samplers, print_space, print_start
-from mergesearch.search.run import Watcher
-from mergesearch.search.samplers.schedule import plan
+from mergesearch.search.samplers.schedule import plan as plan_samplers
 from mergesearch.search.scoring.cost import Cost
-from mergesearch.search.statistics import Estimate as Interval
 from mergesearch.search.study import trials as t
+from mergesearch.search.verdict.finalists import search_estimate
+from mergesearch.search.verdict.formatting import interval
 from mergesearch.search.verdict.front import Front
-from mergesearch.search.verdict.judge import search_estimate
-from mergesearch.search.verdict.result import SIDES, Row, Verdict, shown_name
+from mergesearch.search.verdict.result import SIDES, CandidateRow, Verdict, shown_name
 from mergesearch.search.verdict.wording import (
     difference_in_words,
     front_in_words,
@@ -66,7 +66,7 @@ class _Bar:
         self._best = -1
         self._text = ""
         self._last_line = monotonic()
-        self._course_told = False
+        self._race_told = False
 
     def watcher(self) -> Watcher:
         return Watcher(stage=self._stage, begun=self._begun, trial=self._trial)
@@ -74,51 +74,52 @@ class _Bar:
     def _stage(self, text: str) -> None:
         self._screen.print(f"[dim]{text}[/dim]")
 
-    def _begun(self, loop: Loop) -> None:
-        self._stage(str(loop.engine.memory))
-        if loop.job.objectives and loop.job.config.search.racing:
-            self._stage("racing: off, a candidate that is behind in one objective may be ahead in another")
-        done, total = len(t.finished(loop.study)), loop.job.trials
+    def _begun(self, view: RunView) -> None:
+        self._stage(view.memory)
+        if view.tasks.directions and view.races:
+            self._stage("racing: off, because a candidate that is behind in one objective may be ahead in another")
+        done, total = len(t.finished(view.study)), view.trials
         if done:
-            self._stage(f"going on with {loop.folder.path}: {done} of {total} trials are done")
+            self._stage(f"resuming {view.path}: {done} of {total} trials are done")
         self._progress.update(self._task, total=total, completed=min(done, total))
 
-    def _trial(self, loop: Loop, trial: FrozenTrial) -> None:
+    def _trial(self, view: RunView, trial: FrozenTrial) -> None:
         if t.REASON in trial.user_attrs:
             self._screen.print(f"[red]{t.label_of(trial)} failed:[/red] {trial.user_attrs[t.REASON]}")
-        self._note_course(loop, trial)
-        self._note_best(loop)
-        done = len(t.finished(loop.study))
-        self._progress.update(self._task, completed=done, best=f"{self._text}{_spent(loop)}")
-        is_due = done == loop.job.trials or monotonic() - self._last_line > LINE_SECONDS
+        self._note_race(view, trial)
+        self._note_best(view)
+        done = len(t.finished(view.study))
+        self._progress.update(self._task, completed=done, best=f"{self._text}{_spent(view)}")
+        is_due = done == view.trials or monotonic() - self._last_line > LINE_SECONDS
         if not self._screen.is_terminal and is_due:
             self._last_line = monotonic()
-            self._screen.print(f"trials {done}/{loop.job.trials} {self._text}{_spent(loop)}")
+            self._screen.print(f"trials {done}/{view.trials} {self._text}{_spent(view)}")
 
-    def _note_course(self, loop: Loop, trial: FrozenTrial) -> None:
-        if not self._course_told and t.kind_of(trial) not in t.NAMED and loop.course:
-            self._course_told = True
-            self._stage(loop.course.described)
+    def _note_race(self, view: RunView, trial: FrozenTrial) -> None:
+        if not self._race_told and t.kind_of(trial) not in t.NAMED and view.scorer.race_plan:
+            self._race_told = True
+            self._stage(view.scorer.race_plan.described)
 
-    def _note_best(self, loop: Loop) -> None:
-        trials = t.contenders(loop.study)
+    def _note_best(self, view: RunView) -> None:
+        trials = t.contenders(view.study)
         if trials and (best := t.best(trials)).number != self._best:
             self._best = best.number
-            self._text = f"best {_interval(search_estimate(loop, best))} ({t.label_of(best)})"
+            estimate = search_estimate(view.tasks, view.store, best, view.seed)
+            self._text = f"best {escape(interval(estimate))} ({t.label_of(best)})"
 
 
-def _spent(loop: Loop) -> str:
-    """How many trials were stopped early, and what the raced trials' items come to."""
-    stopped = len(t.stopped(loop.study))
+def _spent(view: RunView) -> str:
+    """How many trials were stopped early, and which share of their items the raced trials were scored on."""
+    stopped = len(t.stopped(view.study))
     if not stopped:
         return ""
-    raced = [t.items_of(trial) for trial in t.finished(loop.study) if t.kind_of(trial) not in t.NAMED]
-    in_full = sum(map(bool, raced)) * sum(len(task.search) for task in loop.job.searched)
-    return f"  {stopped} stopped early, {sum(raced) / in_full:.0%} of the items"
+    raced = [t.items_of(trial) for trial in t.finished(view.study) if t.kind_of(trial) not in t.NAMED]
+    in_full = sum(map(bool, raced)) * view.tasks.search_items
+    return f"  {stopped} stopped early, {sum(raced) / in_full:.0%} of the items scored"
 
 
 def print_verdict(screen: Console, verdict: Verdict) -> None:
-    """The table of candidates, the paired difference and the sentence."""
+    """The table of candidates, the paired difference and the headline."""
     table = Table(title="Candidates, with 95 % intervals; tasks on the test items", title_justify="left")
     table.add_column("")
     for side in SIDES:
@@ -145,8 +146,8 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
 
 
 def _print_front(screen: Console, front: Front, winner: int) -> None:
-    """Its members with their objectives on the test items, and the differences from the best baseline."""
-    table = Table(title="Pareto front of the search items, as the test items have it", title_justify="left")
+    """The front's members: objectives on the test items, and differences from the best baseline."""
+    table = Table(title="Pareto front of the search items, scored on the test items", title_justify="left")
     table.add_column("")
     tested = [task for task in front.directions if any(member.standings[task].test for member in front.members)]
     for task in tested:
@@ -155,50 +156,41 @@ def _print_front(screen: Console, front: Front, winner: int) -> None:
     for member in front.members:
         marks = [mark for mark, number in (("winner", winner), ("knee", front.knee)) if number == member.trial]
         standings = [member.standings[task] for task in tested]
-        cells = [cell for s in standings for cell in (_optional(s.test), _optional(s.difference, "+"))]
+        cells = [cell for s in standings for cell in (escape(interval(s.test)), escape(interval(s.difference, "+")))]
         name = f"{member.name} ({', '.join([member.method, *marks])})"
         table.add_row(name, *cells, style="bold" if member.trial == winner else "")
     screen.print(table)
 
 
-def _optional(estimate: Interval | None, sign: str = "") -> str:
-    return "" if estimate is None else _interval(estimate, sign)
-
-
-def _cells(row: Row) -> list[str]:
+def _cells(row: CandidateRow) -> list[str]:
     tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
-    return [shown_name(row), _interval(row.search), _interval(row.test), *tasks]
+    return [shown_name(row), escape(interval(row.search)), escape(interval(row.test)), *tasks]
 
 
-def _interval(estimate: Interval, sign: str = "") -> str:
-    low, high = f"{estimate.low:{sign}.3f}", f"{estimate.high:{sign}.3f}"
-    return f"{estimate.value:{sign}.3f} \\[{low}, {high}]"
-
-
-def print_job(screen: Console, job: Job, cost: Cost) -> None:
-    """What a run of the job would do, and what it would cost."""
-    if job.soups:
-        models = len(job.soups.models)
-        screen.print(
-            f"soups: {', '.join(job.soups.kinds)} of {models} models; about {job.soups.expected_trials} trials"
-        )
-    if job.config.soup is None:
-        _print_search(screen, job)
+def print_plan(screen: Console, plan: SearchPlan, cost: Cost) -> None:
+    """What a run of the plan would do, and what it would cost."""
+    problem, soups = plan.problem, plan.soups
+    if soups:
+        kinds, models = ", ".join(soups.kinds), len(soups.models)
+        screen.print(f"soups: {kinds} of {models} models; about {soups.expected_trials} trials")
+    if problem.config.soup is None:
+        _print_search(screen, plan)
     tasks = Table("task", "metric", "weight", "search items", "test items", title="tasks", title_justify="left")
-    for task in job.tasks:
+    for task in problem.tasks:
         metric = task.evaluator.metric.name
         tasks.add_row(task.name, metric, f"{task.weight:g}", str(len(task.search)), str(len(task.test)))
     screen.print(tasks)
-    for constraint in job.constraints:
+    for constraint in problem.tasks.constraints:
         screen.print(f"constraint: {constraint}")
-    print_cost(screen, job, cost)
+    print_cost(screen, plan, cost)
 
 
-def _print_search(screen: Console, job: Job) -> None:
-    search = job.config.search
-    screen.print(f"methods: {', '.join(method.name for method in job.space.methods)}")
-    stages = plan(job.space, search, several=job.objectives is not None, gradient=job.start.gradient)
-    screen.print(f"sampler: {stages}; {search.trials} trials; seed {search.seed}")
-    print_start(screen, job)
-    print_space(screen, job.space)
-    print_samplers(screen, job.space)
+def _print_search(screen: Console, plan: SearchPlan) -> None:
+    problem, search = plan.problem, plan.problem.config.search
+    screen.print(f"methods: {', '.join(method.name for method in problem.space.methods)}")
+    several, is_descending = problem.tasks.directions is not None, plan.start.gradient
+    schedule = plan_samplers(problem.space, search, several=several, gradient=is_descending)
+    screen.print(f"sampler: {schedule}; {search.trials} trials; seed {search.seed}")
+    print_start(screen, plan)
+    print_space(screen, problem.space)
+    print_samplers(screen, problem.space)

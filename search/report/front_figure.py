@@ -1,4 +1,4 @@
-"""The report's part on several objectives: the front as a figure, and its members objective by objective."""
+"""The Pareto front in the report: a figure, and a table of its members by objective."""
 
 from collections.abc import Sequence
 from html import escape
@@ -6,9 +6,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from mergesearch.search.statistics import Estimate
 from mergesearch.search.study import trials as t
-from mergesearch.search.verdict.front import Front, Member, Standing
+from mergesearch.search.verdict.formatting import interval
+from mergesearch.search.verdict.front import Front, FrontMember, Standing
 
 GROUPS = {
     "front": {"color": "#2563a8", "size": 10},
@@ -21,7 +21,7 @@ WINNER, KNEE = "#15803d", "#b45309"
 MARKS = {"winner by the weights": (WINNER, "star", 17), "knee": (KNEE, "circle-open", 20)}
 HOVER = "%{text}<extra></extra>"
 LONGEST = 14
-"""Numbers of a recipe that the hover shows."""
+"""The most parameters that a hover label shows."""
 
 
 def front_figure(front: Front, trials: Sequence[FrozenTrial], winner: int) -> Any:
@@ -72,7 +72,7 @@ def _add_dots(figure: Any, name: str, trials: Sequence[FrozenTrial], marker: dic
 
 
 def _hover(trial: FrozenTrial) -> str:
-    """The recipe's numbers."""
+    """The hover label of a trial: its values and parameters."""
     values = [f"{name}: {value:.4g}" for name, value in trial.user_attrs[t.VALUES].items()]
     numbers = [f"{n} = {v:.4g}" if isinstance(v, float) else f"{n} = {v}" for n, v in trial.params.items()]
     more = [f"and {len(numbers) - LONGEST} more"] if len(numbers) > LONGEST else []
@@ -81,7 +81,7 @@ def _hover(trial: FrozenTrial) -> str:
 
 
 def _axes(front: Front, trials: Sequence[FrozenTrial], winner: int, names: Sequence[str]) -> Any:
-    """One line a trial: plotly's own parallel coordinates show neither names nor marks."""
+    """One line per trial. Plotly's parallel coordinates show neither names nor marks."""
     from plotly import graph_objects as go
 
     figure, members = go.Figure(), {member.trial for member in front.members}
@@ -135,7 +135,7 @@ def front_table(front: Front, winner: int) -> str:
     return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>{note}"
 
 
-def _row(member: Member, tasks: Sequence[str], winner: int, knee: int | None) -> str:
+def _row(member: FrontMember, tasks: Sequence[str], winner: int, knee: int | None) -> str:
     marks = [mark for mark, number in (("winner", winner), ("knee", knee)) if number == member.trial]
     name = f"{member.name} ({', '.join([member.method, *marks])})" if marks else f"{member.name} ({member.method})"
     cells = [name, member.recipe, *(cell for task in tasks for cell in _cells(member.standings[task]))]
@@ -146,10 +146,3 @@ def _row(member: Member, tasks: Sequence[str], winner: int, knee: int | None) ->
 def _cells(standing: Standing) -> list[str]:
     p = "" if standing.p_holm is None else f"{standing.p_holm:.4f}"
     return [interval(standing.search), interval(standing.test), interval(standing.difference, "+"), p]
-
-
-def interval(estimate: Estimate | None, sign: str = "") -> str:
-    """``0.812 [0.790, 0.834]``; nothing where there is none."""
-    if estimate is None:
-        return ""
-    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"

@@ -1,4 +1,4 @@
-"""The report: one page that needs no network, with the verdict, the candidates and the course of the search."""
+"""The report: one HTML page that needs no network, with the verdict, the candidates and the history of the search."""
 
 from collections.abc import Callable, Sequence
 from html import escape
@@ -9,10 +9,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.files import write_text
 from mergesearch.search.report.front_figure import front_figure, front_table
-from mergesearch.search.scoring.live_model import Bench
 from mergesearch.search.study import trials as t
-from mergesearch.search.verdict.judge import recipe_of
-from mergesearch.search.verdict.result import Row, Verdict
+from mergesearch.search.study.run_store import RunStore
+from mergesearch.search.verdict.formatting import interval
+from mergesearch.search.verdict.result import CandidateRow, Verdict
 from mergesearch.search.verdict.wording import (
     front_in_words,
     limits_in_words,
@@ -42,10 +42,10 @@ pre { background: #f6f7f8; padding: .8rem; overflow-x: auto; } .note { color: #5
 """
 
 
-def write_report(bench: Bench, verdict: Verdict) -> None:
+def write_report(store: RunStore, verdict: Verdict) -> None:
     """Writes ``report.html`` to the run's folder."""
-    name = escape(bench.folder.path.name)
-    winner = next(trial for trial in t.completed(bench.study) if trial.number == verdict.winner.trial)
+    name = escape(store.folder.path.name)
+    winner = next(trial for trial in t.completed(store.study) if trial.number == verdict.winner.trial)
     rows = [*shown_baselines(verdict), verdict.winner, *([verdict.ensemble] if verdict.ensemble else [])]
     parts = [
         f"<h1>{name}</h1><p class=verdict>{escape(verdict.sentence)}</p>",
@@ -53,24 +53,24 @@ def write_report(bench: Bench, verdict: Verdict) -> None:
         "<h2>Candidates</h2>",
         _table(rows, verdict),
         _html(_intervals(rows), first=True),
-        *_front(bench, verdict),
+        *_front(store, verdict),
         "<h2>The search</h2>",
-        _html(_history(bench)),
-        *([_html(_items(bench))] if verdict.stopped else []),
+        _html(_history(store)),
+        *([_html(_items(store))] if verdict.stopped else []),
         "<h2>The winner against each baseline, on the test items</h2>",
         _comparisons(verdict),
         f"<h2>The search's best recipe, {escape(verdict.winner.name)}</h2>",
-        f"<pre>{escape(recipe_of(winner).to_yaml())}</pre>",
+        f"<pre>{escape(t.recipe_of(winner).to_yaml())}</pre>",
     ]
     page = f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>{''.join(parts)}"
-    write_text(bench.folder.path / "report.html", page)
+    write_text(store.folder.path / "report.html", page)
 
 
-def _front(bench: Bench, verdict: Verdict) -> list[str]:
-    """With several objectives: the figure of the front, and the table of its members."""
+def _front(store: RunStore, verdict: Verdict) -> list[str]:
+    """With several objectives: a figure of the front, and a table of its members."""
     if verdict.front is None:
         return []
-    figure = front_figure(verdict.front, t.completed(bench.study), verdict.winner.trial)
+    figure = front_figure(verdict.front, t.completed(store.study), verdict.winner.trial)
     return [
         "<h2>The Pareto front, on the search items</h2>",
         f"<p class=note>{escape(front_in_words(verdict))}</p>",
@@ -87,7 +87,7 @@ def _facts(verdict: Verdict) -> str:
         unproven_in_words(verdict),
         optimism_in_words(verdict),
         f"{verdict.trials} trials, {verdict.stopped} of them stopped early; {verdict.items_spent:,} items scored, "
-        f"{share:.0%} of what all trials in full would have been{_descended(verdict)}.",
+        f"{share:.0%} of the items that all trials in full would take{_descended(verdict)}.",
         f"The search ended: {verdict.ended}." if verdict.ended else "",
         looks_in_words(verdict.test_looks - 1),
     ]
@@ -96,25 +96,25 @@ def _facts(verdict: Verdict) -> str:
 
 def _descended(verdict: Verdict) -> str:
     count = verdict.items_descended
-    return f"; gradients were taken on {count:,} more, forward and back" if count else ""
+    return f"; gradients were taken on {count:,} more" if count else ""
 
 
 def _comparisons(verdict: Verdict) -> str:
     shown = {row.name for row in shown_baselines(verdict)}
     body = "".join(
-        f"<tr><td>{escape(one.baseline)}</td><td>{one.difference.value:+.4f} [{one.difference.low:+.4f}, "
-        f"{one.difference.high:+.4f}]</td><td>{one.p:.4f}</td><td>{one.p_holm:.4f}</td></tr>"
+        f"<tr><td>{escape(one.baseline)}</td><td>{interval(one.difference, '+', 4)}</td>"
+        f"<td>{one.p:.4f}</td><td>{one.p_holm:.4f}</td></tr>"
         for one in verdict.comparisons
         if one.baseline in shown
     )
     note = (
-        f"<p class=note>The verdict rests on {escape(verdict.best_baseline)}, the best on the search items; the last "
-        "column is corrected for comparing with all.</p>"
+        f"<p class=note>The verdict compares with {escape(verdict.best_baseline)}, the best on the search items; "
+        "the last column is corrected for the number of comparisons.</p>"
     )
     return f"<table><tr><th></th><th>difference</th><th>p</th><th>p (Holm)</th></tr>{body}</table>{note}"
 
 
-def _table(rows: Sequence[Row], verdict: Verdict) -> str:
+def _table(rows: Sequence[CandidateRow], verdict: Verdict) -> str:
     objective = "weighted sum, " if verdict.front else ""
     heads = ["", f"{objective}search", "test", *(f"{task} {metric}" for task, metric in verdict.metrics.items())]
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)
@@ -123,8 +123,8 @@ def _table(rows: Sequence[Row], verdict: Verdict) -> str:
     return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>{note}"
 
 
-def _table_row(row: Row, wins: bool) -> str:
-    both = (f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in (row.search, row.test))
+def _table_row(row: CandidateRow, wins: bool) -> str:
+    both = (interval(estimate) for estimate in (row.search, row.test))
     tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
     cells = "".join(f"<td>{escape(text)}</td>" for text in (row.name, *both, *tasks))
     return f"<tr{' class=winner' if wins else ''}>{cells}</tr>"
@@ -134,7 +134,7 @@ def _html(figure: Any, first: bool = False) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=first, config={"displaylogo": False}))
 
 
-def _intervals(rows: Sequence[Row]) -> Any:
+def _intervals(rows: Sequence[CandidateRow]) -> Any:
     from plotly import graph_objects as go
 
     figure = go.Figure()
@@ -158,15 +158,15 @@ def _intervals(rows: Sequence[Row]) -> Any:
     return _styled(figure, 120 + 34 * len(rows))
 
 
-def _history(bench: Bench) -> Any:
+def _history(store: RunStore) -> Any:
     from plotly import graph_objects as go
 
     figure = go.Figure()
-    _add_trials(figure, [*t.completed(bench.study), *t.stopped(bench.study)], t.score_of)
-    trials = t.contenders(bench.study)
+    _add_trials(figure, [*t.completed(store.study), *t.stopped(store.study)], t.score_of)
+    trials = t.contenders(store.study)
     best = [t.score_of(t.best(trials[: i + 1])) for i in range(len(trials))]
     numbers = [trial.number for trial in trials]
-    last = t.finished(bench.study)[-1].number
+    last = t.finished(store.study)[-1].number
     figure.add_scatter(
         x=[*numbers, last],
         y=[*best, best[-1]],
@@ -178,17 +178,17 @@ def _history(bench: Bench) -> Any:
     return _styled(figure, 420)
 
 
-def _items(bench: Bench) -> Any:
+def _items(store: RunStore) -> Any:
     from plotly import graph_objects as go
 
     figure = go.Figure()
-    _add_trials(figure, [*t.completed(bench.study), *t.stopped(bench.study)], t.items_of)
+    _add_trials(figure, [*t.completed(store.study), *t.stopped(store.study)], t.items_of)
     figure.update_layout(xaxis_title="trial", yaxis_title="items scored", yaxis={"rangemode": "tozero"})
     return _styled(figure, 300)
 
 
 def _add_trials(figure: Any, trials: Sequence[FrozenTrial], height: Callable[[FrozenTrial], float | None]) -> None:
-    """A dot for each trial, hollow where it was stopped early."""
+    """A dot for each trial; hollow if it was stopped early."""
     for (kind, colour), stopped in product(COLOURS.items(), (False, True)):
         chosen = [
             trial for trial in trials if t.kind_of(trial) == kind and (trial.state == TrialState.PRUNED) is stopped

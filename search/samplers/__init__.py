@@ -1,7 +1,14 @@
-"""Samplers by name: what each can do, and how it is made.
+"""Samplers: points of a search space, one file an algorithm.
 
-A sampler is made anew for every trial, and everything that it knows comes from the study's finished trials and its
-seed: a run that was killed at any instant and resumed asks for what it would have asked for otherwise.
+``SAMPLERS`` lists them by the name in the config, and ``schedule`` decides which one asks for which trial.
+
+* Algorithms: ``cmaes``, ``grid``, ``qmc``, ``stack``, and Optuna's own in ``optuna_samplers``.
+* ``branches``: what a sampler needs of a space; ``_unit_cube``: dimensions as coordinates from 0 to 1.
+* ``_replayable``: samplers whose points are a sequence; ``_reduced``: sampling in fewer dimensions.
+* ``_study_views``: what a sampler sees of a study, and all use of Optuna's private API.
+
+A sampler is made anew for every trial. All that it knows comes from the study's finished trials and from its seed, so a
+run that is killed at any moment and resumed asks for the same points as a run that is not.
 """
 
 import warnings
@@ -9,28 +16,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 
 from mergesearch.errors import nearest
-from mergesearch.search.samplers import _optuna
-from mergesearch.search.samplers._cmaes import CmaEsSampler, Settings
-from mergesearch.search.samplers._grid import POINTS, GridSampler, grid_size
-from mergesearch.search.samplers._qmc import QmcSampler
-from mergesearch.search.samplers._reduced import TiedSampler
-from mergesearch.search.samplers._replayable import InSpace, PlacedSampler
-from mergesearch.search.samplers._space import METHOD, Branch, SearchSpace, branches_of
+from mergesearch.search.samplers import optuna_samplers
+from mergesearch.search.samplers._reduced import ReducedSampler
+from mergesearch.search.samplers._replayable import ReplayableSampler
+from mergesearch.search.samplers._study_views import StudyWithEstimates
 from mergesearch.search.samplers._unit_cube import from_unit, to_unit
+from mergesearch.search.samplers.branches import Branch, SearchSpace, branches_of
+from mergesearch.search.samplers.cmaes import CmaEsSampler, CmaEsSettings
+from mergesearch.search.samplers.grid import POINTS, GridSampler, grid_size
+from mergesearch.search.samplers.optuna_samplers import InSpaceSampler
+from mergesearch.search.samplers.qmc import QmcSampler
 from mergesearch.search.samplers.stack import StackSampler
+from mergesearch.search.space.dimension import METHOD
 from mergesearch.seeds import derive
 
 __all__ = [
     "METHOD",
     "SAMPLERS",
     "Branch",
-    "Kind",
-    "Order",
+    "SamplerRequest",
+    "SamplerTraits",
     "SearchSpace",
+    "StudyWithEstimates",
     "branches_of",
     "find_sampler",
     "from_unit",
@@ -42,8 +53,20 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a sampler is wanted for. ``label`` tells the sequences of one study apart."""
+class SamplerRequest:
+    """What a sampler is made for.
+
+    Attributes:
+        branches: the search space.
+        seed: the seed of the run.
+        finished: the number of trials so far; another one for every trial.
+        label: tells the sequences of one study apart.
+        dimensions: the number of dimensions that the sampler is to see; None: all.
+        sigma: of ``cmaes``; see ``CmaEsSettings``.
+        population: of ``cmaes``.
+        start: of ``cmaes``.
+        points: of ``grid``: the number of points of a range without steps.
+    """
 
     branches: Sequence[Branch]
     seed: int
@@ -57,15 +80,22 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A sampler: how it is made, and what it can do.
+class SamplerTraits:
+    """How a sampler is made, and what it can do.
 
-    ``conditional``, where methods have parameters of their own: ``learns`` which method is best; ``stays`` with the
-    method of the best trial so far; ``draws`` the method, and what not all have, at random or in turn. ``dimensions``:
-    the most that it is of use for.
+    Attributes:
+        make: makes one.
+        choices: whether it learns from the values of choices.
+        conditional: what it does where methods have dimensions of their own. It ``learns`` which method is best, it
+            ``stays`` with the method of the best trial so far, or it ``draws`` the method, and what not all methods
+            have, at random or in turn.
+        objectives: whether it can follow several objectives.
+        constraints: whether it learns from constraints.
+        dimensions: the largest number of dimensions that it is of use for.
+        summary: one line for the user.
     """
 
-    make: Callable[[Order], BaseSampler]
+    make: Callable[[SamplerRequest], BaseSampler]
     choices: bool
     conditional: Literal["learns", "stays", "draws"]
     objectives: bool
@@ -74,59 +104,78 @@ class Kind:
     summary: str
 
 
-def _seeded(make: Callable[[int], BaseSampler]) -> Callable[[Order], BaseSampler]:
-    """Optuna's samplers, whose seed must change from trial to trial."""
-    return lambda order: make(derive(order.seed, "sampler", order.finished))
+def _per_trial(make: Callable[[int], BaseSampler]) -> Callable[[SamplerRequest], BaseSampler]:
+    """For samplers whose seed must be another one for every trial."""
+    return lambda request: make(derive(request.seed, "sampler", request.finished))
 
 
-def _make_cmaes(order: Order) -> BaseSampler:
-    settings = Settings(order.sigma, order.population, order.start)
-    return CmaEsSampler(order.branches, derive(order.seed, "cmaes"), f"cmaes{order.label}", settings)
+def _cmaes(request: SamplerRequest) -> BaseSampler:
+    settings = CmaEsSettings(request.sigma, request.population, request.start)
+    return CmaEsSampler(request.branches, derive(request.seed, "cmaes"), f"cmaes{request.label}", settings)
 
 
-def _make_qmc(order: Order) -> BaseSampler:
-    return QmcSampler(order.branches, derive(order.seed, "qmc"), f"qmc{order.label}")
+def _qmc(request: SamplerRequest) -> BaseSampler:
+    return QmcSampler(request.branches, derive(request.seed, "qmc"), f"qmc{request.label}")
 
 
-def _make_grid(order: Order) -> BaseSampler:
-    return GridSampler(order.branches, order.seed, f"grid{order.label}", order.points)
+def _grid(request: SamplerRequest) -> BaseSampler:
+    return GridSampler(request.branches, request.seed, f"grid{request.label}", request.points)
 
 
-SAMPLERS: dict[str, Kind] = {
-    "gp": Kind(_seeded(_optuna.gp), True, "stays", True, True, 30, "Gaussian process: a few smooth dimensions"),
-    "cmaes": Kind(_make_cmaes, True, "stays", False, True, 1000, "CMA-ES from the best so far; diagonal where large"),
-    "tpe": Kind(_seeded(_optuna.tpe), True, "learns", True, True, 50, "Parzen estimators: choices and conditions"),
-    "nsgaii": Kind(_seeded(_optuna.nsgaii), True, "draws", True, True, 50, "genetic: several objectives"),
-    "nsgaiii": Kind(_seeded(_optuna.nsgaiii), True, "draws", True, True, 50, "genetic: more than three objectives"),
-    "qmc": Kind(_make_qmc, True, "draws", True, False, 1000, "Sobol points: even coverage, learns nothing"),
-    "random": Kind(_seeded(_optuna.random), True, "draws", True, False, 1000, "random points: the yardstick"),
-    "grid": Kind(_make_grid, True, "draws", True, False, 6, "every combination, in order"),
-    "stack": Kind(_seeded(StackSampler), True, "draws", False, True, 1000, "mutations of whole stacks of layers"),
-}
-"""By the name in the config, beside ``auto``, which is a schedule of them (see ``schedule``)."""
+SAMPLERS: dict[str, SamplerTraits] = {
+    # make, choices, conditional, objectives, constraints, dimensions, summary
+    "gp": SamplerTraits(
+        _per_trial(optuna_samplers.gp), True, "stays", True, True, 30, "Gaussian process: a few smooth dimensions"
+    ),
+    "cmaes": SamplerTraits(
+        _cmaes, True, "stays", False, True, 1000, "CMA-ES from the best so far; diagonal where large"
+    ),
+    "tpe": SamplerTraits(
+        _per_trial(optuna_samplers.tpe), True, "learns", True, True, 50, "Parzen estimators: choices and conditions"
+    ),
+    "nsgaii": SamplerTraits(
+        _per_trial(optuna_samplers.nsgaii), True, "draws", True, True, 50, "genetic: several objectives"
+    ),
+    "nsgaiii": SamplerTraits(
+        _per_trial(optuna_samplers.nsgaiii), True, "draws", True, True, 50, "genetic: more than three objectives"
+    ),
+    "qmc": SamplerTraits(
+        _qmc, True, "draws", True, False, 1000, "Sobol points: even coverage, learns nothing"
+    ),
+    "random": SamplerTraits(
+        _per_trial(optuna_samplers.random), True, "draws", True, False, 1000, "random points: the yardstick"
+    ),
+    "grid": SamplerTraits(
+        _grid, True, "draws", True, False, 6, "every combination, in order"
+    ),
+    "stack": SamplerTraits(
+        _per_trial(StackSampler), True, "draws", False, True, 1000, "mutations of whole stacks of layers"
+    ),
+}  # fmt: skip
+"""The samplers by name. ``auto`` is a schedule of them (see ``schedule``)."""
 
 
-def find_sampler(name: str) -> Kind:
-    """The sampler of that name; raises KeyError with the nearest name where there is none."""
+def find_sampler(name: str) -> SamplerTraits:
+    """The sampler of that name. Raises KeyError with the nearest name where there is none."""
     if name not in SAMPLERS:
-        raise KeyError(f"no sampler {name!r}{nearest(name, SAMPLERS)}")
+        raise KeyError(f"there is no sampler {name!r}{nearest(name, SAMPLERS)}")
     return SAMPLERS[name]
 
 
-def make_sampler(name: str, order: Order) -> BaseSampler:
-    """A sampler of that name."""
-    kind = find_sampler(name)
+def make_sampler(name: str, request: SamplerRequest) -> BaseSampler:
+    """A sampler of that name, which sees only the trials in the search space. Raises KeyError as ``find_sampler``."""
+    traits = find_sampler(name)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = kind.make(order)
-    if isinstance(sampler, PlacedSampler):
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        sampler = traits.make(request)
+    if isinstance(sampler, ReplayableSampler):
         return sampler
-    dimensions = order.dimensions
-    if dimensions is None and kind.conditional == "stays" and len(order.branches) > 1:
-        dimensions = max(len(branch.free) for branch in order.branches)
-    return InSpace(sampler) if dimensions is None else TiedSampler(sampler, order.branches, dimensions)
+    dimensions = request.dimensions
+    if dimensions is None and traits.conditional == "stays" and len(request.branches) > 1:
+        dimensions = max(len(branch.free) for branch in request.branches)
+    return InSpaceSampler(sampler) if dimensions is None else ReducedSampler(sampler, request.branches, dimensions)
 
 
 def is_sequence(name: str) -> bool:
-    """Whether the sampler may be kept from trial to trial, which makes its asking cheaper and changes nothing else."""
+    """Whether one sampler object may be used for many trials. It then asks for the same points, at less cost."""
     return name in ("cmaes", "qmc", "grid")

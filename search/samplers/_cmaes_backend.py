@@ -1,4 +1,8 @@
-"""The optimizers of the ``cmaes`` package behind one face: candidates in from 0 to 1, costs told by place."""
+"""One interface to the optimizers of the ``cmaes`` package: points out, the ranks of candidates in.
+
+Candidates are named by seeds: a candidate is drawn from its generation's state with a seed of its own, and drawn again
+with the same seed when the generation is told.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,24 +10,28 @@ from math import floor, log
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 
-from mergesearch.search.samplers._space import Point
-from mergesearch.search.samplers._unit_cube import from_unit, is_choice, levels, to_unit
+from mergesearch.search.samplers._unit_cube import from_unit, is_choice, is_continuous, levels, to_unit
+from mergesearch.search.samplers.branches import Point
+from mergesearch.search.statistics import Array
 
 SEPARABLE_FROM = 50
-"""Dimensions from which the covariance is kept diagonal (Ros and Hansen 2008): a full one has no time to be learned."""
+"""From this many dimensions on the covariance is diagonal (Ros and Hansen 2008): a run is too short for a full one."""
 RESAMPLED = 10
-"""How often a candidate outside the bounds is drawn again before it is moved to them."""
-FINE = 1000
-"""Steps from which a dimension is taken for continuous, and rounded."""
-Vector = NDArray[np.float64]
+"""How often a candidate outside of the bounds is drawn again before it is moved to them."""
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where an evolution begins: the mean, and the standard deviation of each dimension as a part of its range."""
+class EvolutionStart:
+    """Where an evolution starts.
+
+    Attributes:
+        mean: the value of each dimension.
+        sigma: the standard deviation, as a fraction of each dimension's range.
+        scales: for some dimensions, a factor on sigma.
+        population: the number of candidates of a generation.
+    """
 
     mean: Mapping[str, Any]
     sigma: float
@@ -37,44 +45,40 @@ def usual_population(dimensions: int) -> int:
 
 
 class Evolution(Protocol):
-    """One evolution, from its start to its stop."""
+    """One evolution, from its start until it stops."""
 
     def candidate(self, seed: int) -> Point:
-        """The candidate that the present generation has for this seed."""
+        """The candidate of the current generation with this seed."""
         ...
 
     def tell(self, seeds: Sequence[int], costs: Sequence[float]) -> None:
-        """Ends the generation: the seeds of its candidates and what they cost, the best first."""
+        """Ends the generation: the seeds of its candidates and their costs, the best first."""
         ...
 
     def is_over(self) -> bool:
-        """Whether one of the package's criteria says that nothing more is to be had."""
+        """Whether a stopping criterion of the package is met."""
         ...
 
 
-def evolve(free: Mapping[str, BaseDistribution], start: Start) -> Evolution:
+def evolve(free: Mapping[str, BaseDistribution], start: EvolutionStart) -> Evolution:
     """CMA-ES where all dimensions are continuous (with a diagonal covariance where they are many), else CatCMAwM."""
-    if all(_is_continuous(found) for found in free.values()):
-        return _Continuous(free, start)
-    return _Mixed(free, start)
+    if all(map(is_continuous, free.values())):
+        return _ContinuousEvolution(free, start)
+    return _MixedEvolution(free, start)
 
 
-def _is_continuous(distribution: BaseDistribution) -> bool:
-    count = levels(distribution)
-    return not is_choice(distribution) and (count is None or count > FINE)
+class _ContinuousEvolution:
+    """CMA-ES (Hansen, arXiv:1604.00772) or sep-CMA-ES, in coordinates in which every scale is 1."""
 
-
-class _Continuous:
-    """CMA-ES (Hansen, arXiv:1604.00772), or sep-CMA-ES, in coordinates in which all scales are one."""
-
-    def __init__(self, free: Mapping[str, BaseDistribution], start: Start) -> None:
+    def __init__(self, free: Mapping[str, BaseDistribution], start: EvolutionStart) -> None:
         import cmaes
 
         self._free = free
         self._scales = np.array([start.scales.get(name, 1.0) for name in free])
-        mean = np.array([to_unit(found, start.mean[name]) for name, found in free.items()])
-        kind, ends = cmaes.CMA if len(free) < SEPARABLE_FROM else cmaes.SepCMA, 1 / self._scales
-        self._optimizer = kind(
+        mean = np.array([to_unit(distribution, start.mean[name]) for name, distribution in free.items()])
+        optimizer = cmaes.CMA if len(free) < SEPARABLE_FROM else cmaes.SepCMA
+        ends = 1 / self._scales
+        self._optimizer = optimizer(
             mean=np.clip(mean / self._scales, 0, ends),
             sigma=start.sigma,
             bounds=np.stack([np.zeros(len(free)), ends], axis=1),
@@ -83,73 +87,80 @@ class _Continuous:
         )
 
     def candidate(self, seed: int) -> Point:
-        units = self._drawn(seed) * self._scales
-        return {name: from_unit(found, unit) for (name, found), unit in zip(self._free.items(), units, strict=True)}
+        return _point_of(self._free, self._draw(seed) * self._scales)
 
-    def _drawn(self, seed: int) -> Vector:
+    def _draw(self, seed: int) -> Array:
         self._optimizer.reseed_rng(seed)
-        drawn: Vector = self._optimizer.ask()
+        drawn: Array = self._optimizer.ask()
         return drawn
 
     def tell(self, seeds: Sequence[int], costs: Sequence[float]) -> None:
-        self._optimizer.tell([(self._drawn(seed), cost) for seed, cost in zip(seeds, costs, strict=True)])
+        self._optimizer.tell([(self._draw(seed), cost) for seed, cost in zip(seeds, costs, strict=True)])
 
     def is_over(self) -> bool:
         return bool(self._optimizer.should_stop())
 
 
-class _Mixed:
-    """CatCMA with margin (Hamano et al., arXiv:2504.07884) for ranges, steps and choices together."""
+class _MixedEvolution:
+    """CatCMA with margin (Hamano et al., arXiv:2504.07884), for ranges, steps and choices together."""
 
-    def __init__(self, free: Mapping[str, BaseDistribution], start: Start) -> None:
+    def __init__(self, free: Mapping[str, BaseDistribution], start: EvolutionStart) -> None:
         import cmaes
 
-        self._ranges = {name: found for name, found in free.items() if _is_continuous(found)}
-        self._steps = {n: found for n, found in free.items() if n not in self._ranges and not is_choice(found)}
-        self._choices = {name: found for name, found in free.items() if is_choice(found)}
-        numbers = {**self._ranges, **self._steps}
-        scales = np.array([start.scales.get(name, 1.0) for name in numbers])
-        mean = np.array([to_unit(found, start.mean[name]) for name, found in numbers.items()])
+        ranges = {name: each for name, each in free.items() if is_continuous(each)}
+        steps = {name: each for name, each in free.items() if not is_continuous(each) and not is_choice(each)}
+        self._numbers = {**ranges, **steps}
+        self._choices = {name: each for name, each in free.items() if is_choice(each)}
+        scales = np.array([start.scales.get(name, 1.0) for name in self._numbers])
+        mean = np.array([to_unit(each, start.mean[name]) for name, each in self._numbers.items()])
         self._optimizer = cmaes.CatCMAwM(
-            x_space=[[0.0, 1.0]] * len(self._ranges) or None,
-            z_space=[np.linspace(0, 1, levels(found) or 2).tolist() for found in self._steps.values()] or None,
-            c_space=[levels(found) for found in self._choices.values()] or None,
+            x_space=[[0.0, 1.0]] * len(ranges) or None,
+            z_space=[np.linspace(0, 1, levels(each) or 2).tolist() for each in steps.values()] or None,
+            c_space=[levels(each) for each in self._choices.values()] or None,
             population_size=start.population,
-            mean=mean if numbers else None,
+            mean=mean if self._numbers else None,
             sigma=start.sigma,
-            cov=np.diag(scales**2) if numbers else None,
-            cat_param=_leaning(self._choices, start.mean),
+            cov=np.diag(scales**2) if self._numbers else None,
+            cat_param=_start_probabilities(self._choices, start.mean),
         )
 
     def candidate(self, seed: int) -> Point:
-        drawn = self._drawn(seed)
+        drawn = self._draw(seed)
         numbers = np.concatenate([part for part in (drawn.x, drawn.z) if part is not None] or [np.zeros(0)])
-        named = {**self._ranges, **self._steps}
-        point = {name: from_unit(found, unit) for (name, found), unit in zip(named.items(), numbers, strict=True)}
         rows = drawn.c if drawn.c is not None else []
-        chosen = zip(self._choices.items(), rows, strict=True)
-        return point | {name: found.to_external_repr(int(np.argmax(row))) for (name, found), row in chosen}
+        chosen = {
+            name: distribution.to_external_repr(int(np.argmax(row)))
+            for (name, distribution), row in zip(self._choices.items(), rows, strict=True)
+        }
+        return _point_of(self._numbers, numbers) | chosen
 
-    def _drawn(self, seed: int) -> Any:
+    def _draw(self, seed: int) -> Any:
         self._optimizer.reseed_rng(seed)
         return self._optimizer.ask()
 
     def tell(self, seeds: Sequence[int], _costs: Sequence[float]) -> None:
-        # Ranks rather than costs: of equal costs the package would take the spread, which is zero, for a scale.
-        self._optimizer.tell([(self._drawn(seed), float(rank)) for rank, seed in enumerate(seeds)])
+        # Ranks instead of costs: the package uses the spread of the costs as a scale, which is 0 for equal ones.
+        self._optimizer.tell([(self._draw(seed), float(rank)) for rank, seed in enumerate(seeds)])
 
     def is_over(self) -> bool:
-        return bool(self._ranges or self._steps) and bool(self._optimizer.should_stop())
+        return bool(self._numbers) and bool(self._optimizer.should_stop())
 
 
-def _leaning(choices: Mapping[str, BaseDistribution], mean: Mapping[str, Any]) -> Any:
-    """Probabilities of the choices at the start: half for the start's own, the rest for all alike."""
+def _point_of(distributions: Mapping[str, BaseDistribution], units: Array) -> Point:
+    return {
+        name: from_unit(distribution, unit)
+        for (name, distribution), unit in zip(distributions.items(), units, strict=True)
+    }
+
+
+def _start_probabilities(choices: Mapping[str, BaseDistribution], mean: Mapping[str, Any]) -> Any:
+    """[choices, levels]: one half for the start's own value, and the other half shared by all values alike."""
     if not choices:
         return None
-    widest = max(levels(found) or 0 for found in choices.values())
+    widest = max(levels(distribution) or 0 for distribution in choices.values())
     rows = np.zeros((len(choices), widest))
-    for row, (name, found) in zip(rows, choices.items(), strict=True):
-        count = levels(found) or 0
+    for row, (name, distribution) in zip(rows, choices.items(), strict=True):
+        count = levels(distribution) or 0
         row[:count] = 0.5 / count
-        row[int(found.to_internal_repr(mean[name]))] += 0.5
+        row[int(distribution.to_internal_repr(mean[name]))] += 0.5
     return rows

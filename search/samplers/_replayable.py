@@ -1,41 +1,57 @@
-"""What our own samplers share: places in a sequence that trials take, and the view of the trials in the space."""
+"""The base class of samplers whose points are a sequence, which is replayed from the study's trials."""
 
 from collections.abc import Container, Mapping
 from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from mergesearch.search.samplers._space import Point
+from mergesearch.search.samplers._study_views import enqueued_point, set_user_attr
+from mergesearch.search.samplers.branches import Point
 from mergesearch.search.study import trials as t
 from mergesearch.seeds import derive
 
+Position = tuple[int, ...]
+"""A position in a sequence: its number, or for CMA-ES (restart, generation, index)."""
 
-class PlacedSampler(BaseSampler):
-    """A sampler whose points are a sequence: each trial takes the first place that no other one has.
 
-    The place is written on the trial, so that a sampler made anew finds the sequence where it stands. A trial whose
-    process ended gives its place back, or hands it on to the one that repeats it. ``label`` tells several sequences
-    of one study apart.
+class ReplayableSampler(BaseSampler):
+    """A sampler whose points are a sequence: each trial gets the first position that no other trial has.
+
+    The position is written on the trial, so that a new sampler object continues the sequence. A trial whose process
+    ended frees its position, for the trial that repeats it or for the next one.
+
+    Args:
+        seed: the seed of the sequence, the same for every trial.
+        label: tells the sequences of one study apart.
     """
 
     def __init__(self, seed: int, label: str) -> None:
         self.seed = seed
         self.label = label
 
-    def point(self, study: Study, trial: FrozenTrial) -> Point:
-        """The trial's whole point, for which it takes a place (see ``take``)."""
+    def space(self, study: Study) -> Mapping[str, BaseDistribution]:
+        """The dimensions of ``point``; there may be more."""
         raise NotImplementedError
 
-    def space(self, study: Study) -> Mapping[str, BaseDistribution]:
-        """The dimensions of ``point``, and maybe more."""
+    def point(self, study: Study, trial: FrozenTrial) -> Point:
+        """The complete point of the trial, for which it claims a position (see ``claim``)."""
         raise NotImplementedError
+
+    def trials_by_position(self, study: Study) -> dict[Position, FrozenTrial]:
+        """The trials of this sequence, without those whose process ended."""
+        trials = study.get_trials(deepcopy=False)
+        own = [trial for trial in trials if trial.user_attrs.get(t.SLOT, {}).get("of") == self.label]
+        return {tuple(trial.user_attrs[t.SLOT]["place"]): trial for trial in own if not t.is_interrupted(trial)}
+
+    def claim(self, study: Study, trial: FrozenTrial, *position: int, **state: Any) -> None:
+        """Writes the trial's position on it, and the state that a later replay of the sequence needs."""
+        set_user_attr(study, trial, t.SLOT, {"of": self.label, "place": list(position), **state})
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {} if is_given(trial) else dict(self.space(study))
+        return dict(self.space(study)) if enqueued_point(trial) is None else {}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -45,81 +61,17 @@ class PlacedSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """At random: for dimensions that the space does not show."""
-        seed = derive(self.seed, self.label, trial.number, param_name)
-        sampler = optuna.samplers.RandomSampler(seed=seed)
+        """A random value, for dimensions that are not in ``space``."""
+        sampler = RandomSampler(seed=derive(self.seed, self.label, trial.number, param_name))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def taken(self, study: Study) -> dict[tuple[int, ...], FrozenTrial]:
-        """The trials of this sequence by their places."""
-        found = study.get_trials(deepcopy=False)
-        mine = [trial for trial in found if trial.user_attrs.get(t.SLOT, {}).get("of") == self.label]
-        return {tuple(trial.user_attrs[t.SLOT]["place"]): trial for trial in mine if not t.is_interrupted(trial)}
-
-    def take(self, study: Study, trial: FrozenTrial, *place: int, **facts: Any) -> None:
-        """Writes the place, and what a later replay of the sequence must know, on the trial."""
-        slot = {"of": self.label, "place": list(place), **facts}
-        study._storage.set_trial_user_attr(trial._trial_id, t.SLOT, slot)
-
     def reseed_rng(self) -> None:
-        """Nothing: seeds come from the run's."""
+        """Does nothing: all randomness comes from ``seed``."""
 
 
-def is_given(trial: FrozenTrial) -> bool:
-    """Whether the trial's point was enqueued, so that there is nothing to sample."""
-    return "fixed_params" in trial.system_attrs
-
-
-def first_free(places: Container[tuple[int, ...]], *prefix: int) -> int:
-    """The lowest number that makes a place, after ``prefix``, that is not taken."""
+def first_free(taken: Container[Position], *prefix: int) -> int:
+    """The lowest number that, after ``prefix``, is a position that no trial has."""
     number = 0
-    while (*prefix, number) in places:
+    while (*prefix, number) in taken:
         number += 1
     return number
-
-
-class SpaceStudy(Study):
-    """A study without the finished trials that have no parameters: recipes from outside the search space.
-
-    Most samplers look for the parameters that all trials share, and would find none.
-    """
-
-    def __init__(self, study: Study) -> None:
-        self.__dict__.update(study.__dict__)
-        self._whole = study
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        # Of the study given, which may be a view itself: stopped trials are shown with their estimates.
-        trials = self._whole._get_trials(deepcopy, states, use_cache)
-        return [trial for trial in trials if trial.params or not trial.state.is_finished()]
-
-
-class InSpace(BaseSampler):
-    """The wrapped sampler, which sees the trials in the search space alone."""
-
-    def __init__(self, sampler: BaseSampler) -> None:
-        self._sampler = sampler
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(SpaceStudy(study), trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self._sampler.sample_relative(SpaceStudy(study), trial, search_space)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._sampler.sample_independent(SpaceStudy(study), trial, param_name, param_distribution)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self._sampler.before_trial(SpaceStudy(study), trial)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
-        self._sampler.after_trial(SpaceStudy(study), trial, state, values)
-
-    def reseed_rng(self) -> None:
-        """Nothing: seeds come from the run's."""

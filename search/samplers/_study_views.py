@@ -1,32 +1,81 @@
-"""What samplers are shown of the trials that were stopped early: an estimate counts as a value.
+"""Studies as samplers see them: views with other trials, the order of trials, and what is written on a trial.
 
-Optuna's Gaussian process, CMA-ES and NSGA-II look at complete trials alone, and would ask again for what was just
-stopped; TPE sorts stopped ones below all others by how far they came. The study itself keeps them apart.
+All use of Optuna's private API in this package is in this module, because there is no public way:
+
+* Samplers read trials by ``Study._get_trials``. A view overrides it to show a sampler other trials.
+* A sampler gets a ``FrozenTrial``, whose own ``set_user_attr`` changes a copy. ``study._storage`` writes on the trial.
+* An enqueued point is a system attribute of the trial, ``fixed_params``.
 """
 
 import copy
-from collections.abc import Container
+from collections.abc import Container, Iterable, Mapping
+from typing import Any
 
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from mergesearch.search.study import trials as t
 
-class StudyWithEstimates(Study):
-    """A study in which stopped trials are complete ones with their estimates as values; for asking."""
+
+class _StudyView(Study):
+    """The same study; subclasses show other trials of it. Views of views are possible."""
 
     def __init__(self, study: Study) -> None:
         self.__dict__.update(study.__dict__)
+        self._viewed = study
+
+
+class StudyWithEstimates(_StudyView):
+    """A study for asking, in which trials that were stopped early count as complete, with their estimates as values.
+
+    Without it Optuna's Gaussian process, CMA-ES and NSGA-II, which read complete trials only, would ask again for what
+    was just stopped, and TPE would rank stopped trials below all others. The study itself keeps the two apart.
+    """
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        trials = map(_estimated, super()._get_trials(deepcopy, None, use_cache))
+        trials = map(_with_estimate, self._viewed._get_trials(deepcopy, None, use_cache))
         return [trial for trial in trials if states is None or trial.state in states]
 
 
-def _estimated(trial: FrozenTrial) -> FrozenTrial:
+def _with_estimate(trial: FrozenTrial) -> FrozenTrial:
     if trial.state != TrialState.PRUNED or trial.value is None:
         return trial
-    shown = copy.copy(trial)
-    shown.state = TrialState.COMPLETE
-    return shown
+    complete = copy.copy(trial)
+    complete.state = TrialState.COMPLETE
+    return complete
+
+
+class StudyInSpace(_StudyView):
+    """A study without the finished trials that have no parameters: recipes from outside of the search space.
+
+    Most of Optuna's samplers search the parameters that all trials share, and would find none.
+    """
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = self._viewed._get_trials(deepcopy, states, use_cache)
+        return [trial for trial in trials if trial.params or not trial.state.is_finished()]
+
+
+def best_first(study: Study, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials, which have values, from the best on.
+
+    Those that violate constraints less come first, then those with better scores, then the older ones (Deb, Computer
+    Methods in Applied Mechanics and Engineering 186, 2000).
+    """
+    sign = 1 if study.directions == [StudyDirection.MINIMIZE] else -1
+    return sorted(trials, key=lambda trial: (t.violation(trial), sign * t.score_of(trial), trial.number))
+
+
+def enqueued_point(trial: FrozenTrial) -> Mapping[str, Any] | None:
+    """The point that the trial was enqueued with, which leaves nothing to sample; None where it was not enqueued."""
+    point: Mapping[str, Any] | None = trial.system_attrs.get("fixed_params")
+    return point
+
+
+def set_user_attr(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
+    """Writes a user attribute on a running trial."""
+    study._storage.set_trial_user_attr(trial._trial_id, key, value)

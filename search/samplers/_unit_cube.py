@@ -1,15 +1,18 @@
-"""Dimensions as coordinates from 0 to 1, the same scale for all: logarithms for log ranges, evenly spread for steps."""
+"""Dimensions as coordinates from 0 to 1: logarithmic for log ranges, evenly spread for steps and choices."""
 
 from math import log
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-Numeric = FloatDistribution | IntDistribution
+from mergesearch.search.space.dimension import Range, round_to_step
+
+FINE = 1000
+"""A number with more steps than this is treated as continuous, and rounded."""
 
 
 def levels(distribution: BaseDistribution) -> int | None:
-    """How many values there are; None for a range without steps."""
+    """The number of values of a dimension; None for a range without steps."""
     match distribution:
         case CategoricalDistribution(choices=choices):
             return len(choices)
@@ -21,36 +24,35 @@ def levels(distribution: BaseDistribution) -> int | None:
 
 
 def is_choice(distribution: BaseDistribution) -> bool:
+    """Whether a dimension is categorical."""
     return isinstance(distribution, CategoricalDistribution)
 
 
+def is_continuous(distribution: BaseDistribution) -> bool:
+    """Whether a dimension is a number without steps, or with very many."""
+    count = levels(distribution)
+    return not is_choice(distribution) and (count is None or count > FINE)
+
+
 def to_unit(distribution: BaseDistribution, value: Any) -> float:
-    """The coordinate of a value; of a choice, its place among the choices."""
+    """The coordinate of a value; for a choice, that of its index."""
     if isinstance(distribution, CategoricalDistribution):
-        return _share(distribution.to_internal_repr(value), 0, len(distribution.choices) - 1)
-    assert isinstance(distribution, Numeric)
+        return _fraction(distribution.to_internal_repr(value), 0, len(distribution.choices) - 1)
+    assert isinstance(distribution, Range)
     low, high = float(distribution.low), float(distribution.high)
-    return _share(log(value), log(low), log(high)) if distribution.log else _share(float(value), low, high)
+    return _fraction(log(value), log(low), log(high)) if distribution.log else _fraction(float(value), low, high)
 
 
 def from_unit(distribution: BaseDistribution, unit: float) -> Any:
-    """The value nearest to a coordinate; coordinates beyond 0 and 1 are those of the ends."""
+    """The value nearest to a coordinate; a coordinate outside of 0 to 1 is moved to the nearer end."""
     unit = min(max(float(unit), 0.0), 1.0)
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[round(unit * (len(distribution.choices) - 1))]
-    assert isinstance(distribution, Numeric)
+    assert isinstance(distribution, Range)
     low, high = distribution.low, distribution.high
     value = low ** (1 - unit) * high**unit if distribution.log else low + unit * (high - low)
-    return _on_step(distribution, value)
+    return round_to_step(distribution, value)
 
 
-def _on_step(distribution: Numeric, value: float) -> float | int:
-    low, high, step = distribution.low, distribution.high, distribution.step
-    if step is not None:
-        value = low + round((value - low) / step) * step
-    value = min(max(value, low), high)
-    return int(value) if isinstance(distribution, IntDistribution) else float(value)
-
-
-def _share(value: float, low: float, high: float) -> float:
+def _fraction(value: float, low: float, high: float) -> float:
     return (value - low) / (high - low) if high > low else 0.0

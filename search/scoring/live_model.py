@@ -1,41 +1,40 @@
-"""What a run works with: what is known before it, what it remembers, and the live model."""
+"""The live model of a run: candidates are built into it, and evaluators score it."""
 
-from functools import cached_property
+from collections.abc import Callable
 from typing import Any
 
-from optuna.study import Study
-
-from mergesearch.evaluators import LoadedModel
-from mergesearch.merge_ops.engine.engine import Engine, Say, find_device, silent
-from mergesearch.search.problem.problem import Job, live_model
-from mergesearch.search.scoring.token_budget import Batches
-from mergesearch.search.study.run_folder import RunFolder
+from mergesearch.evaluators import Budget, LoadedModel
+from mergesearch.merge_ops.engine.engine import Engine, MemoryReserve, find_device
+from mergesearch.merge_ops.live.quantized import quantized
+from mergesearch.search.config.evaluate import Evaluate
+from mergesearch.search.problem.problem import Problem
 
 
-class Bench:
-    """A job with its live model. ``study`` is all that a run remembers, with the per-item scores in ``folder``.
+def open_engine(problem: Problem, takes_gradients: bool) -> Engine:
+    """The engine with the problem's checkpoints in memory, on the config's device."""
+    methods = [*problem.space.methods, *problem.space.slice_methods.values()]
+    reserve = MemoryReserve(methods, takes_gradients)
+    return Engine(problem.references, problem.template, problem.dtype, find_device(problem.config.device), reserve)
 
-    ``say`` is given lines for the user.
-    """
 
-    def __init__(self, job: Job, folder: RunFolder, study: Study, engine: Engine, say: Say = silent) -> None:
-        self.job = job
-        self.folder = folder
-        self.study = study
+def scored_model(model: Any, evaluate: Evaluate, built: Callable[[], object]) -> Any:
+    """The model that is scored: ``model``, or its quantised double; ``built`` says which recipe ``model`` holds now."""
+    return model if evaluate.quantization is None else quantized(model, int(evaluate.quantization[0]), built)
+
+
+class LiveModel:
+    """The engine's model as evaluators take it, within a token budget."""
+
+    def __init__(self, engine: Engine, evaluate: Evaluate, budget: Budget) -> None:
         self.engine = engine
-        self.say = say
+        self._evaluate = evaluate
+        self._budget = budget
         self._scored: tuple[Any, Any] = (None, None)
 
     @property
-    def subject(self) -> LoadedModel:
-        """The live model as evaluators take it; a quantised double is another one at each depth."""
+    def loaded(self) -> LoadedModel:
+        """What evaluators are given. A stack of another depth is another model, and so is its quantised double."""
         engine = self.engine
         if self._scored[0] is not engine.views:
-            self._scored = engine.views, live_model(engine.model, self.job.config.evaluate, lambda: engine.built)
-        return LoadedModel(self._scored[1], engine.tokenizer, engine.save, self.batches.budget)
-
-    @cached_property
-    def batches(self) -> Batches:
-        """How much is scored at once."""
-        evaluate, device = self.job.config.evaluate, find_device(self.job.config.device)
-        return Batches(self.folder, evaluate, device, self.say)
+            self._scored = engine.views, scored_model(engine.model, self._evaluate, lambda: engine.built)
+        return LoadedModel(self._scored[1], engine.tokenizer, engine.save, self._budget)

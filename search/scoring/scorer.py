@@ -1,8 +1,9 @@
-"""Scores of one candidate: looked up where an identical one was scored, raced against the best so far, or in full."""
+"""The scorer: a candidate's recipe in, its per-item scores on the search items out."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
@@ -10,121 +11,143 @@ from torch import Tensor
 from mergesearch.errors import UserError, in_words
 from mergesearch.evaluators import Item
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.config.search import Racing
+from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores, Task
-from mergesearch.search.scoring.live_model import Bench
-from mergesearch.search.scoring.racing.plan import Course, set_course
+from mergesearch.search.scoring.live_model import LiveModel
+from mergesearch.search.scoring.racing.plan import RacePlan, plan_race
 from mergesearch.search.scoring.racing.race import Result, run_race, whole_result
+from mergesearch.search.scoring.token_budget import RunBudget
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.pareto import is_pareto
+from mergesearch.search.study.run_store import RunStore
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate's scores, its phenotype, how many items were scored now, and how long building and scoring took.
+    """A candidate's result, its phenotype, how many items were scored now, and the seconds to build and to score.
 
-    ``rival`` is the incumbent that it was raced against.
+    ``incumbent`` is the trial that it was raced against; None where it was scored in full.
     """
 
     phenotype: str
     result: Result
     spent: int
     seconds: dict[str, float]
-    rival: FrozenTrial | None = None
+    incumbent: FrozenTrial | None = None
 
 
-class Scoring:
-    """Builds candidates on the bench and scores them. ``has_baselines``: whether all of them are scored."""
+class Scorer:
+    """Builds candidates into the live model and scores them.
 
-    def __init__(self, bench: Bench, has_baselines: Callable[[], bool]) -> None:
-        self._bench = bench
-        self._has_baselines = has_baselines
-        self._course: Course | None = None
-        self._references: dict[str, Result] = {}
+    A candidate that is identical to a scored one takes over its scores. Once the baselines are scored, the others are
+    raced against the incumbent. ``constraint_baselines`` are the recipes of the baselines that constraints name.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what scoring consists of
+        self,
+        tasks: TaskSet,
+        live: LiveModel,
+        budget: RunBudget,
+        store: RunStore,
+        racing: Racing | Literal[False],
+        seed: int,
+        constraint_baselines: Mapping[str, Recipe],
+    ) -> None:
+        self._tasks = tasks
+        self._live = live
+        self._budget = budget
+        self._store = store
+        self._racing = racing
+        self._seed = seed
+        self._constraint_baselines = constraint_baselines
+        self._constraint_results: dict[str, Result] = {}
+        self.race_plan: RacePlan | None = None
+        """How candidates are raced; None before the baselines are scored, and where racing is off."""
 
     def score(self, recipe: Recipe, in_full: bool) -> Scored:
-        """Whatever building or scoring raises goes through."""
-        phenotype = recipe.phenotype(self._bench.engine.names)
-        rival = None if in_full else self._incumbent()
-        known = self._scored_before(phenotype, in_full)
-        if known is not None:
-            return Scored(phenotype, known, 0, {"build": 0.0, "score": 0.0}, rival)
-        self._bench.batches.follow()
+        """Scores a candidate on the search items. Passes on whatever building or scoring raises."""
+        phenotype = self.phenotype(recipe)
+        incumbent = None if in_full else self._incumbent()
+        earlier = self._scored_before(phenotype, in_full)
+        if earlier is not None:
+            return Scored(phenotype, earlier, 0, {"build": 0.0, "score": 0.0}, incumbent)
+        self._budget.follow()
         begin = time.perf_counter()
-        self._bench.engine.build(recipe)
+        self._live.engine.build(recipe)
         built = time.perf_counter()
-        result = self._race(self.course, rival) if rival and self.course else self._score_in_full()
+        result = self._race(self.race_plan, incumbent) if incumbent and self.race_plan else self._score_in_full()
         seconds = {"build": built - begin, "score": time.perf_counter() - built}
-        return Scored(phenotype, result, result.count, seconds, rival)
+        return Scored(phenotype, result, result.count, seconds, incumbent)
 
-    @property
-    def course(self) -> Course | None:
-        """How candidates are raced, settled when the baselines are scored; None before, and where none are raced."""
-        if self._course is None and self._has_baselines():
-            self._course = self._settled()
-        return self._course
+    def score_side(self, recipe: Recipe, side: str, tasks: Sequence[Task]) -> Scores:
+        """Scores a candidate on all items that these tasks have on one side."""
+        self._live.engine.build(recipe)
+        return self._tasks.score(self._live.loaded, side, tasks)
 
-    def score_references(self) -> None:
-        """Scores the baselines that constraints name, which every trial is to be held against. Raises UserError."""
-        bench = self._bench
-        for name in dict.fromkeys(each.baseline for each in bench.job.constraints if each.baseline):
-            recipe = bench.job.baselines.recipe_named(name)
-            file = t.reference_name(recipe.phenotype(bench.engine.names))
-            if not bench.folder.has_scores(file):
-                bench.folder.save_scores(file, *self._scored_reference(name, recipe))
-            self._references[name] = self._loaded(file)
+    def phenotype(self, recipe: Recipe) -> str:
+        """A hash that recipes share when they build the same tensors from the same checkpoints."""
+        return recipe.phenotype(self._live.engine.names)
 
-    def reference(self, baseline: str, task: str) -> float:
-        """A task's value of a baseline that a constraint names."""
-        return self._references[baseline].values[task]
+    def plan_race(self) -> None:
+        """Plans how candidates are raced, once, from the scores of the baselines."""
+        study = self._store.study
+        baselines = [trial for trial in t.completed(study) if t.kind_of(trial) == t.BASELINE]
+        if self.race_plan is None and self._racing and baselines and not is_pareto(study):
+            scores = [self._store.scores_of(trial) for trial in baselines]
+            self.race_plan = plan_race(self._tasks, scores, self._racing, self._seed)
+
+    def score_constraint_baselines(self) -> None:
+        """Scores the baselines that constraints name, with which every trial is compared. Raises UserError."""
+        folder = self._store.folder
+        for name, recipe in self._constraint_baselines.items():
+            file = t.reference_name(self.phenotype(recipe))
+            if not folder.has_scores(file):
+                result = self._score_constraint_baseline(name, recipe)
+                folder.save_scores(file, result.scores, result.items)
+            self._constraint_results[name] = self._load(file)
+
+    def baseline_value(self, baseline: str, task: str) -> float:
+        """A task's value of a baseline that a constraint names, on the search items."""
+        return self._constraint_results[baseline].values[task]
 
     def _incumbent(self) -> FrozenTrial | None:
-        """The best so far; None before there is any, and where it breaks a constraint, which a worse one may keep."""
-        complete = t.contenders(self._bench.study)
-        best = t.best(complete) if complete and not is_pareto(self._bench.study) else None
+        """The best trial so far; None where there is none, or it breaks a constraint, which a worse one may keep."""
+        trials = t.contenders(self._store.study)
+        best = t.best(trials) if trials and not is_pareto(self._store.study) else None
         return None if best is None or t.violation(best) else best
 
-    def _scored_reference(self, name: str, recipe: Recipe) -> tuple[Scores, dict[str, list[Item]]]:
+    def _score_constraint_baseline(self, name: str, recipe: Recipe) -> Result:
         try:
-            self._bench.engine.build(recipe)
-            result = self._score_in_full()
+            self._live.engine.build(recipe)
+            return self._score_in_full()
         except Exception as error:
             raise UserError(
-                f"constraints: {name} could not be scored, so nothing can be held against it: {in_words(error)}"
+                f"constraints: {name} could not be scored, so no candidate can be compared with it: {in_words(error)}"
             ) from error
-        return result.scores, result.items
 
     def _score_in_full(self) -> Result:
-        job = self._bench.job
-        return whole_result(job, job.score(self._bench.subject, "search", job.searched))
+        return whole_result(self._tasks, self._tasks.score(self._live.loaded, "search", self._tasks.searched))
 
-    def _race(self, course: Course, rival: FrozenTrial) -> Result:
-        incumbent = self._bench.folder.load_scores(t.scores_name(rival.number))
-        return run_race(self._bench.job, course, incumbent, self._score_items)
+    def _race(self, plan: RacePlan, incumbent: FrozenTrial) -> Result:
+        return run_race(self._tasks, plan, self._store.scores_of(incumbent), self._score_items)
 
     def _score_items(self, task: Task, items: Sequence[Item]) -> Tensor:
-        return task.evaluator.score(self._bench.subject, items)
-
-    def _settled(self) -> Course | None:
-        job, study = self._bench.job, self._bench.study
-        baselines = [trial for trial in t.completed(study) if t.kind_of(trial) == t.BASELINE]
-        if not job.config.search.racing or not baselines or is_pareto(study):
-            return None
-        scores = [self._bench.folder.load_scores(t.scores_name(trial.number)) for trial in baselines]
-        return set_course(job, scores, job.config.search.racing, job.config.search.seed)
+        return task.evaluator.score(self._live.loaded, items)
 
     def _scored_before(self, phenotype: str, in_full: bool) -> Result | None:
-        """What an identical candidate got; one that was stopped is no match for one that is wanted in full."""
-        folder = self._bench.folder
-        for trial in t.finished(self._bench.study):
+        """The result of an identical candidate; that of a stopped one does not do where full scores are wanted."""
+        folder = self._store.folder
+        for trial in t.finished(self._store.study):
             name = t.scores_name(trial.number)
             if trial.user_attrs.get(t.PHENOTYPE) != phenotype or not folder.has_scores(name):
                 continue
             if trial.state == TrialState.COMPLETE:
-                return self._loaded(name)
+                return self._load(name)
             if not in_full:
                 return Result({}, {}, trial.user_attrs[t.VALUES], stopped=True, estimate=trial.value)
         reference = t.reference_name(phenotype)
-        return self._loaded(reference) if folder.has_scores(reference) else None
+        return self._load(reference) if folder.has_scores(reference) else None
 
-    def _loaded(self, name: str) -> Result:
-        return whole_result(self._bench.job, self._bench.folder.load_scores(name))
+    def _load(self, name: str) -> Result:
+        return whole_result(self._tasks, self._store.folder.load_scores(name))

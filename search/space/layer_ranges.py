@@ -1,51 +1,39 @@
-"""What slices have of their own: methods, and ranges of layers whose ends are searched for."""
+"""Searched ends of layer ranges: ``layer_range: [0, {search: [lowest, highest]}]`` in the sources of slices."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from mergesearch.errors import UserError, nearest
-from mergesearch.merge_ops.methods import Method, Scalar, find_method
-from mergesearch.search.space.dimension import TIE_KEYS, Hole, check_keys, is_hole, number_range
-from mergesearch.search.space.parameters import OneHole
-from mergesearch.search.space.paths import Path, slices_in, spelled
+from mergesearch.merge_ops.methods import Scalar
+from mergesearch.search.space.checks import check_keys
+from mergesearch.search.space.dimension import Dimension
+from mergesearch.search.space.dimension_group import SingleDimension
+from mergesearch.search.space.paths import TIE_KEYS, Path, format_path, is_hole, iterate_slices
+from mergesearch.search.space.ranges import read_range
 
-METHOD, RANGE = "merge_method", "layer_range"
+RANGE = "layer_range"
 BOUND_KEYS = ("search", "name", "step")
 
 
-class Bound(OneHole):
-    """Where the layers of a source begin or end; the same number may stand in several sources and slices."""
+class LayerBound(SingleDimension):
+    """The first or the last layer of a source. Several sources and slices may share one, by ``same_as``."""
 
 
-def own_methods(recipe: Mapping[str, Any], where: str) -> dict[Path, Method]:
-    """The methods that slices have of their own, by the slice's path."""
-    found = {}
-    for path, piece in slices_in(recipe):
-        name = piece.get(METHOD)
-        if isinstance(name, dict):
-            here = f"{where}: {spelled((*path, METHOD))}"
-            raise UserError(f"{here}: a slice's own method cannot be a choice; that of the whole recipe can")
-        if name is not None:
-            found[path] = find_method(str(name))
-    return found
-
-
-def bounds(recipe: Mapping[str, Any], where: str) -> list[Bound]:
-    """``layer_range: [0, {search: [low, high]}]``; ``{same_as: NAME}`` is the same number in another place."""
-    specs = dict(_bound_places(recipe))
-    asked = {path: spec for path, spec in specs.items() if "search" in spec}
-    names = {path: str(spec.get("name", spelled(path))) for path, spec in asked.items()}
-    tied = {path: _tied(path, spec, names, where) for path, spec in specs.items() if path not in asked}
+def read_layer_bounds(recipe: Mapping[str, Any], where: str) -> list[LayerBound]:
+    """The holes in layer ranges, each with the holes that are tied to it."""
+    specs = dict(_bound_holes(recipe))
+    names = {path: str(spec.get("name", format_path(path))) for path, spec in specs.items() if "search" in spec}
+    ties = {path: _tied_name(path, spec, names.values(), where) for path, spec in specs.items() if path not in names}
     return [
-        Bound(_hole(path, spec, names[path], [path, *(p for p, name in tied.items() if name == names[path])], where))
-        for path, spec in asked.items()
+        LayerBound(_read_bound(specs[path], name, [path, *(p for p, tied in ties.items() if tied == name)], where))
+        for path, name in names.items()
     ]
 
 
-def _bound_places(recipe: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    for path, piece in slices_in(recipe):
-        sources = piece.get("sources")
+def _bound_holes(recipe: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    for path, entry in iterate_slices(recipe):
+        sources = entry.get("sources")
         for index, source in enumerate(sources if isinstance(sources, list) else []):
             ends = source.get(RANGE) if isinstance(source, dict) else None
             for side, end in enumerate(ends if isinstance(ends, list) else []):
@@ -53,32 +41,32 @@ def _bound_places(recipe: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str
                     yield (*path, "sources", index, RANGE, side), end
 
 
-def _tied(path: Path, spec: Mapping[str, Any], names: Mapping[Path, str], where: str) -> str:
-    here, name = f"{where}: {spelled(path)}", str(spec["same_as"])
-    check_keys(spec, TIE_KEYS, here)
-    if name not in names.values():
-        raise UserError(f"{here}.same_as: there is no layer searched for {name!r}{nearest(name, names.values())}")
+def _tied_name(path: Path, spec: Mapping[str, Any], names: Collection[str], where: str) -> str:
+    at, name = f"{where}: {format_path(path)}", str(spec["same_as"])
+    check_keys(spec, TIE_KEYS, at)
+    if name not in names:
+        raise UserError(f"{at}.same_as: there is no hole {name!r} in a layer_range{nearest(name, names)}")
     return name
 
 
-def _hole(path: Path, spec: Mapping[str, Any], name: str, paths: Sequence[Path], where: str) -> Hole:
-    here = f"{where}: {spelled(path)}"
-    check_keys(spec, BOUND_KEYS, here)
+def _read_bound(spec: Mapping[str, Any], name: str, paths: Sequence[Path], where: str) -> Dimension:
+    at = f"{where}: {format_path(paths[0])}"
+    check_keys(spec, BOUND_KEYS, at)
     if not isinstance(spec["search"], list) or len(spec["search"]) != 2:
-        raise UserError(f"{here}: search: found {spec['search']!r}, expected [lowest, highest]")
-    return Hole(name, number_range(spec, here, integer=True), tuple(paths), meaning="a layer")
+        raise UserError(f"{at}.search: found {spec['search']!r}, expected [lowest, highest]")
+    return Dimension(name, read_range(spec, at, integer=True), tuple(paths), meaning="number of a layer")
 
 
-def corners(found: Sequence[Bound]) -> Iterator[dict[str, Scalar]]:
+def bound_corners(bounds: Sequence[LayerBound]) -> Iterator[dict[str, Scalar]]:
     """The extreme values of each source's bounds.
 
-    Numbers of layers are linear in the bounds: where none of these gives too few or too many, or differs from source to
-    source of one slice, no other value does.
+    The number of layers of a source is linear in its bounds. So if no extreme value gives too few or too many layers,
+    or different numbers of layers for the sources of one slice, then no other value does.
     """
-    by_source: dict[Path, list[Hole]] = {}
-    for bound in found:
-        for path in bound.hole.paths:
-            by_source.setdefault(path[:-1], []).append(bound.hole)
-    for holes in by_source.values():
-        for ends in product(*(hole.ends for hole in holes)):
-            yield {hole.name: end for hole, end in zip(holes, ends, strict=True)}
+    by_source: dict[Path, list[Dimension]] = {}
+    for bound in bounds:
+        for path in bound.dimension.paths:
+            by_source.setdefault(path[:-1], []).append(bound.dimension)
+    for dimensions in by_source.values():
+        for ends in product(*(dimension.ends for dimension in dimensions)):
+            yield {dimension.name: end for dimension, end in zip(dimensions, ends, strict=True)}

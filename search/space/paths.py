@@ -1,34 +1,75 @@
-"""Where a recipe has holes in its parameters, with a short name for each: on every level where mergekit has them."""
+"""Paths into a recipe, and the holes in its parameters, on every level on which mergekit has parameters."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeGuard
 
-from mergesearch.errors import UserError
-from mergesearch.search.space.dimension import Path, is_hole
+from mergesearch.errors import UserError, listed
 
-__all__ = [
-    "Path",
-    "Place",
-    "entry_labels",
-    "model_labels",
-    "places",
-    "put",
-    "slice_of",
-    "slices_in",
-    "spelled",
-    "value_at",
-]
+Path = tuple[str | int, ...]
+"""Keys and indices from the top of a recipe, such as ``("models", 0, "parameters", "weight")``."""
+TIE_KEYS = ("same_as",)
+"""The keys of a hole that takes over another one's value."""
+
+
+def format_path(path: Path) -> str:
+    """The path as messages show it: ``models[0].parameters.weight``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def get_at(data: Any, path: Path) -> Any:
+    """The value at a path."""
+    for key in path:
+        data = data[key]
+    return data
+
+
+def set_at(data: Any, path: Path, value: Any) -> None:
+    """Replaces the value at a path."""
+    get_at(data, path[:-1])[path[-1]] = value
+
+
+def slice_path(path: Path) -> Path | None:
+    """The path of the slice that a path leads into; None where it leads into no slice."""
+    return path[: path.index("slices") + 2] if "slices" in path[:-1] else None
+
+
+def iterate_slices(recipe: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Every slice of the recipe and of its modules, with its path."""
+    owners: list[tuple[Path, Mapping[str, Any]]] = [((), recipe)]
+    owners += [(("modules", name), module) for name, module in _mappings_in(recipe.get("modules"))]
+    for path, owner in owners:
+        yield from (((*path, "slices", index), entry) for index, entry in _mappings_in(owner.get("slices")))
+
+
+def is_hole(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a value is a hole: ``{search: ...}``, or ``{same_as: ...}``, which takes over another hole's value."""
+    return isinstance(value, dict) and ("search" in value or "same_as" in value)
+
+
+def hole_paths(data: Any, path: Path = ()) -> Iterator[Path]:
+    """The paths of all holes, also of those where a hole is not allowed."""
+    if is_hole(data):
+        yield path
+    elif isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from hole_paths(value, (*path, key))
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a hole stands in the recipe, and what is said there.
+class Hole:
+    """A hole in a parameter of the recipe.
 
-    ``owner`` is the path of the model's entry whose parameter it is (None: it is for all), and ``inner`` the rest of
-    the path behind the parameter's name. ``in_list``: it is one of the values of a gradient.
+    Attributes:
+        path: where the hole is.
+        spec: its keys and values, such as ``{"search": [0.0, 1.0], "curve": 3}``.
+        parameter: the name of the parameter.
+        name: the hole's own name, unique in the recipe.
+        owner: the path of the model entry whose parameter it is; None where the parameter is for all models.
+        inner: the rest of the path after the parameter's name.
+        in_gradient: whether it is one value of a list of values over depth.
     """
 
     path: Path
@@ -37,131 +78,116 @@ class Place:
     name: str
     owner: Path | None = None
     inner: Path = ()
-    in_list: bool = False
+    in_gradient: bool = False
 
     @property
     def where(self) -> str:
-        return spelled(self.path)
+        """The path as messages show it."""
+        return format_path(self.path)
 
 
-def spelled(path: Path) -> str:
-    """The path as messages name it: ``models[0].parameters.weight``."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+def find_holes(recipe: Mapping[str, Any], where: str) -> list[Hole]:
+    """Every hole in the parameters of a recipe, in the recipe's order.
 
-
-def value_at(data: Any, path: Path) -> Any:
-    for key in path:
-        data = data[key]
-    return data
-
-
-def put(data: Any, path: Path, value: Any) -> None:
-    value_at(data, path[:-1])[path[-1]] = value
-
-
-def slice_of(path: Path) -> Path | None:
-    """The path of the slice that a path leads into; None where it leads past all slices."""
-    return path[: path.index("slices") + 2] if "slices" in path[:-1] else None
-
-
-def slices_in(recipe: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """Every slice of the recipe and of its modules."""
-    owners: list[tuple[Path, Mapping[str, Any]]] = [((), recipe)]
-    owners += [(("modules", name), module) for name, module in _mappings(recipe.get("modules"))]
-    for path, owner in owners:
-        yield from (((*path, "slices", index), piece) for index, piece in _mappings(owner.get("slices")))
-
-
-def places(recipe: Mapping[str, Any]) -> list[Place]:
-    """Every hole in the parameters of a recipe, named by ``name`` or by its place; a name that is taken gets a number.
-
-    Raises UserError where two holes are given the same name.
+    A hole is named by its key ``name``, else by its position, such as ``code.weight.mlp``. A position name that is
+    taken gets a number: ``code.weight.mlp~2``. Raises UserError where several holes are given the same name.
     """
-    found, taken = list(_all_places(recipe)), Counter[str]()
-    given = [str(place.spec["name"]) for place in found if "name" in place.spec]
-    for name, count in Counter(given).items():
-        if count > 1:
-            raise UserError(f"name: {name!r} is given to {count} holes, expected names of their own")
+    holes, counts = list(_holes_of_recipe(recipe)), Counter[str]()
+    _check_given_names(holes, where)
     named = []
-    for place in found:
-        name = str(place.spec.get("name", place.name))
-        taken[name] += 1
-        named.append(replace(place, name=name if taken[name] == 1 else f"{name}~{taken[name]}"))
+    for hole in holes:
+        name = str(hole.spec.get("name", hole.name))
+        counts[name] += 1
+        named.append(replace(hole, name=name if counts[name] == 1 else f"{name}~{counts[name]}"))
     return named
 
 
-def _all_places(recipe: Mapping[str, Any]) -> Iterator[Place]:
-    yield from _in_parameters(recipe, (), "", None)
-    yield from _in_group(recipe, (), "")
-    for name, module in _mappings(recipe.get("modules")):
-        yield from _in_parameters(module, ("modules", name), f"{name}.", None)
-        yield from _in_group(module, ("modules", name), f"{name}.")
+def _check_given_names(holes: Sequence[Hole], where: str) -> None:
+    by_name: dict[str, list[str]] = {}
+    for hole in holes:
+        if "name" in hole.spec:
+            by_name.setdefault(str(hole.spec["name"]), []).append(hole.where)
+    for name, paths in by_name.items():
+        if len(paths) > 1:
+            raise UserError(f"{where}: name: found {name!r} in {listed(paths)}, expected a unique name for each hole")
 
 
-def _in_group(owner: Mapping[str, Any], path: Path, prefix: str) -> Iterator[Place]:
-    """The holes of what a recipe, or a module of it, is put together from."""
-    yield from _in_entries(owner.get("models"), (*path, "models"), prefix)
-    for index, piece in _mappings(owner.get("slices")):
-        here: Path = (*path, "slices", index)
-        yield from _in_parameters(piece, here, f"{prefix}slice{index}.", None)
-        yield from _in_entries(piece.get("sources"), (*here, "sources"), f"{prefix}slice{index}.")
+def _holes_of_recipe(recipe: Mapping[str, Any]) -> Iterator[Hole]:
+    yield from _holes_of_parameters(recipe, (), "", None)
+    yield from _holes_of_inputs(recipe, (), "")
+    for name, module in _mappings_in(recipe.get("modules")):
+        yield from _holes_of_parameters(module, ("modules", name), f"{name}.", None)
+        yield from _holes_of_inputs(module, ("modules", name), f"{name}.")
 
 
-def _in_entries(entries: Any, path: Path, prefix: str) -> Iterator[Place]:
-    labels = entry_labels([entry for _, entry in _mappings(entries)])
-    for (index, entry), label in zip(_mappings(entries), labels, strict=True):
-        here: Path = (*path, index)
-        yield from _in_parameters(entry, here, f"{prefix}{label}.", here)
+def _holes_of_inputs(owner: Mapping[str, Any], path: Path, prefix: str) -> Iterator[Hole]:
+    """The holes in the models and slices of a recipe or of a module."""
+    yield from _holes_of_models(owner.get("models"), (*path, "models"), prefix)
+    for index, entry in _mappings_in(owner.get("slices")):
+        slice_at: Path = (*path, "slices", index)
+        yield from _holes_of_parameters(entry, slice_at, f"{prefix}slice{index}.", None)
+        yield from _holes_of_models(entry.get("sources"), (*slice_at, "sources"), f"{prefix}slice{index}.")
 
 
-def _mappings(value: Any) -> list[tuple[Any, Mapping[str, Any]]]:
-    """The mappings in a list or a mapping, by their key; whatever else is there is the recipe's to refuse."""
+def _holes_of_models(entries: Any, path: Path, prefix: str) -> Iterator[Hole]:
+    labels = entry_labels([entry for _, entry in _mappings_in(entries)])
+    for (index, entry), label in zip(_mappings_in(entries), labels, strict=True):
+        owner: Path = (*path, index)
+        yield from _holes_of_parameters(entry, owner, f"{prefix}{label}.", owner)
+
+
+def _mappings_in(value: Any) -> list[tuple[Any, Mapping[str, Any]]]:
+    """The mappings in a list or a mapping, by key. Anything else is skipped here; reading the recipe refuses it."""
     if isinstance(value, list):
         return [(index, entry) for index, entry in enumerate(value) if isinstance(entry, dict)]
     return [(k, v) for k, v in value.items() if isinstance(v, dict)] if isinstance(value, dict) else []
 
 
-def _in_parameters(holder: Mapping[str, Any], path: Path, prefix: str, owner: Path | None) -> Iterator[Place]:
+def _holes_of_parameters(holder: Mapping[str, Any], path: Path, prefix: str, owner: Path | None) -> Iterator[Hole]:
     parameters = holder.get("parameters")
     for name, setting in parameters.items() if isinstance(parameters, dict) else ():
-        for inner, spec, suffix in _in_setting(setting):
-            in_list = bool(inner) and isinstance(inner[-1], int)
+        for inner, spec, suffix in _holes_of_setting(setting):
+            in_gradient = bool(inner) and isinstance(inner[-1], int)
             whole: Path = (*path, "parameters", name, *inner)
-            yield Place(whole, spec, str(name), f"{prefix}{name}{suffix}", owner, inner, in_list)
+            yield Hole(whole, spec, str(name), f"{prefix}{name}{suffix}", owner, inner, in_gradient)
 
 
-def _in_setting(setting: Any) -> Iterator[tuple[Path, Mapping[str, Any], str]]:
+def _holes_of_setting(setting: Any) -> Iterator[tuple[Path, Mapping[str, Any], str]]:
+    """The path inside of the setting, the hole, and the end of its name."""
     if is_hole(setting):
         yield (), setting, ""
     elif isinstance(setting, dict):
-        yield from _in_value(setting, (), 0)
+        yield from _holes_of_element(setting, (), 0)
     elif isinstance(setting, list):
         for index, element in enumerate(setting):
             if isinstance(element, dict):
-                yield from _in_value(element, (index,), index)
+                yield from _holes_of_element(element, (index,), index)
 
 
-def _in_value(element: Mapping[str, Any], path: Path, index: int) -> Iterator[tuple[Path, Mapping[str, Any], str]]:
-    value = element.get("value")
+def _holes_of_element(
+    element: Mapping[str, Any], path: Path, index: int
+) -> Iterator[tuple[Path, Mapping[str, Any], str]]:
+    """The holes of one element of a list: a value of a gradient, or ``{filter, value}``."""
+    value, suffix = element.get("value"), f".{element.get('filter', 'rest')}"
     if is_hole(element):
         yield path, element, f"[{index}]"
     elif is_hole(value):
-        yield (*path, "value"), value, f".{element.get('filter', 'rest')}"  # type: ignore[misc]
+        yield (*path, "value"), value, suffix
     elif isinstance(value, list):
-        for place, knot in enumerate(value):
+        for number, knot in enumerate(value):
             if is_hole(knot):
-                yield (*path, "value", place), knot, f".{element.get('filter', 'rest')}[{place}]"
+                yield (*path, "value", number), knot, f"{suffix}[{number}]"
 
 
 def entry_labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A short name for each entry of a list of models; its place where the model itself is a choice."""
+    """A short name for each entry of a list of models; its index where the model itself is a hole."""
     names = [entry.get("model") for entry in entries]
     short = model_labels([str(name) for name in dict.fromkeys(n for n in names if not isinstance(n, dict))])
     return [f"models[{i}]" if isinstance(name, dict) else short[str(name)] for i, name in enumerate(names)]
 
 
 def model_labels(references: Sequence[str]) -> dict[str, str]:
-    """A short name for each checkpoint: the last part of its path where that is its alone, else the whole path."""
+    """A short name for each checkpoint: the last part of its path where that is unique, else the whole path."""
     names = [PurePath(reference).name.removesuffix(".safetensors") or reference for reference in references]
     return {
         reference: name if names.count(name) == 1 else reference

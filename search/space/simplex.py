@@ -1,10 +1,11 @@
-"""Weights that sum to a fixed number, with one dimension less than there are weights.
+"""Weights that sum to a fixed number (``sums_to``), with one dimension less than there are weights.
 
-Stick-breaking: of a stick of length 1, model k of K takes the part 1 − (1 − u_k)^(1/(K−k)) of what is left, and the
-last model the rest. With u uniform on [0, 1]^(K−1) that part is Beta(1, K−k), so the weights are uniform on the simplex
-(Devroye, Non-uniform random variate generation, 1986, XI.4), and every corner and face is reached. Normalising K
-numbers instead would add a direction in which nothing changes, and which model-based samplers have to learn. Where
-models are left out, the others in proportion are uniform on their own simplex (a Dirichlet vector's neutrality).
+Stick-breaking: of a stick of length 1, model k of K takes the fraction 1 − (1 − u_k)^(1/(K−k)) of what is left, and the
+last model takes the rest. With u uniform on [0, 1]^(K−1) that fraction is Beta(1, K−k), so the weights are uniform on
+the simplex (Devroye, Non-uniform random variate generation, 1986, XI.4), and every corner and face can be reached.
+Normalising K numbers instead would add a direction in which nothing changes, which model-based samplers would have to
+learn. Where models are left out, the weights of the others, in proportion, are uniform on their own simplex (neutrality
+of Dirichlet vectors).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,82 +16,104 @@ from optuna.distributions import FloatDistribution
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.methods import Method, Scalar
-from mergesearch.search.space.dimension import AUTO, SHAPE_KEYS, Hole, check_keys
-from mergesearch.search.space.parameters import Draft, Readers, Shape, methods_with
-from mergesearch.search.space.paths import Path, Place, put, value_at
+from mergesearch.search.space.checks import check_keys
+from mergesearch.search.space.dimension import Dimension
+from mergesearch.search.space.dimension_group import Draft
+from mergesearch.search.space.parameters import DEPTH_KEYS, DepthProfile
+from mergesearch.search.space.paths import Hole, Path, format_path, get_at, set_at
+from mergesearch.search.space.ranges import AUTO
+from mergesearch.search.space.recipe_methods import Readers, methods_with
 
-SIMPLEX_KEYS = ("search", "sums_to", *SHAPE_KEYS)
+SIMPLEX_KEYS = ("search", "sums_to", *DEPTH_KEYS)
 
 
 def weights_of(shares: Sequence[float]) -> list[float]:
-    """K weights that sum to one from K − 1 numbers between 0 and 1."""
+    """K weights that sum to 1, from K − 1 numbers between 0 and 1."""
     rest, weights = 1.0, []
-    for place, share in enumerate(shares):
-        weights.append(rest * (1 - (1 - share) ** (1 / (len(shares) - place))))
+    for index, share in enumerate(shares):
+        weights.append(rest * (1 - (1 - share) ** (1 / (len(shares) - index))))
         rest -= weights[-1]
     return [*weights, rest]
 
 
 def shares_of(weights: Sequence[float]) -> list[float]:
-    """The numbers from which ``weights_of`` makes these weights."""
+    """The inverse of ``weights_of``: the K − 1 numbers that give these K weights, in proportion."""
     rest, shares = sum(weights), []
-    for place, weight in enumerate(weights[:-1]):
-        part = min(weight / rest, 1.0) if rest > 0 else 0.0
-        shares.append(1 - (1 - part) ** (len(weights) - 1 - place))
+    for index, weight in enumerate(weights[:-1]):
+        fraction = min(weight / rest, 1.0) if rest > 0 else 0.0
+        shares.append(1 - (1 - fraction) ** (len(weights) - 1 - index))
         rest -= weight
     return shares
 
 
 @dataclass
 class Simplex:
-    """One parameter of several models, whose values sum to ``total`` at every depth.
+    """The dimensions of one parameter of several models, whose values sum to ``total`` at every depth.
 
-    ``fixed`` are the models with a number of their own, which counts.
+    Attributes:
+        holes: the hole of each model.
+        fixed: the values of the models without a hole, by their path; they count towards the total.
+        total: the sum.
+        profile: how the values of each model are laid out over depth.
+        dimensions: K − 1 shares for each of the profile's values.
+        readers: the methods that these dimensions are for.
     """
 
-    places: Sequence[Place]
+    holes: Sequence[Hole]
     fixed: Mapping[Path, float]
     total: float
-    shape: Shape
-    holes: Sequence[Hole]
+    profile: DepthProfile
+    dimensions: Sequence[Dimension]
     readers: Readers
 
-    def asked_by(self, method: Method) -> bool:
-        return self.readers.read(self.places[0].parameter, method)
+    @property
+    def extremes(self) -> list[Scalar]:
+        """The least and the largest value that a model can have."""
+        return [0, self.total]
+
+    def fills(self, hole: Hole) -> bool:
+        return any(hole.path == own.path for own in self.holes)
+
+    def applies_to(self, method: Method) -> bool:
+        return self.readers.read(self.holes[0].parameter, method)
 
     def fill(self, draft: Draft) -> None:
-        present = [place.owner not in draft.absent for place in self.places]
+        present = [hole.owner not in draft.absent for hole in self.holes]
         total = self.total - sum(value for owner, value in self.fixed.items() if owner not in draft.absent)
-        knots = [_scaled(weights, present, total) for weights in self._drawn(draft.values)]
-        curves = [self.shape.spread(list(values)) for values in zip(*knots, strict=True)]
-        if self.shape.form == "monotone":
-            # A cubic through each model's knots does not keep the sum between them.
-            at_layers = [_scaled(values, present, total) for values in zip(*curves, strict=True)]
-            curves = [list(values) for values in zip(*at_layers, strict=True)]
-        for place, curve in zip(self.places, curves, strict=True):
-            put(draft.data, place.path, curve)
+        knots = [_scaled(weights, present, total) for weights in self._weights(draft.values)]
+        curves = [self.profile.spread(list(values)) for values in zip(*knots, strict=True)]
+        if self.profile.form == "monotone":
+            # Cubics through the models' knots do not keep the sum between the knots.
+            layers = [_scaled(values, present, total) for values in zip(*curves, strict=True)]
+            curves = [list(values) for values in zip(*layers, strict=True)]
+        for hole, curve in zip(self.holes, curves, strict=True):
+            set_at(draft.data, hole.path, curve)
 
     def start(self, _: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        even = shares_of([1.0] * len(self.places))
-        return {hole.name: even[number % len(even)] for number, hole in enumerate(self.holes)}
+        """The same value for all models."""
+        even = shares_of([1.0] * len(self.holes))
+        return {dimension.name: even[number % len(even)] for number, dimension in enumerate(self.dimensions)}
 
-    def _drawn(self, values: Mapping[str, Scalar]) -> list[list[float]]:
-        """The weights at each knot, before models are left out."""
-        step = len(self.places) - 1
-        numbers = [float(values[hole.name]) for hole in self.holes]
-        return [weights_of(numbers[start : start + step]) for start in range(0, len(numbers), step)]
+    def _weights(self, values: Mapping[str, Scalar]) -> list[list[float]]:
+        """The weights at each knot, of sum 1, before models are left out."""
+        count = len(self.holes) - 1
+        shares = [float(values[dimension.name]) for dimension in self.dimensions]
+        return [weights_of(shares[start : start + count]) for start in range(0, len(shares), count)]
 
 
 def _scaled(weights: Sequence[float], present: Sequence[bool], total: float) -> list[float]:
-    """The weights of those present, in proportion, with that sum; even where all of them are zero."""
-    kept = [weight if here else 0.0 for weight, here in zip(weights, present, strict=True)]
-    if sum(kept) <= 0:
-        kept = [float(here) for here in present]
-    return [weight * total / sum(kept) if sum(kept) else 0.0 for weight in kept]
+    """The weights of the models that are present, scaled to the total; all alike where all of them are zero."""
+    weights = [weight if here else 0.0 for weight, here in zip(weights, present, strict=True)]
+    if sum(weights) <= 0:
+        weights = [float(here) for here in present]
+    return [weight * total / sum(weights) if sum(weights) else 0.0 for weight in weights]
 
 
-def spread_shorthand(recipe: dict[str, Any]) -> None:
-    """``parameters: {weight: {search: auto, sums_to: 1}}`` at the top stands for each model that says nothing."""
+def expand_shared_sums(recipe: dict[str, Any]) -> None:
+    """Moves ``parameters: {weight: {search: auto, sums_to: 1}}`` from the top of a recipe to its models.
+
+    Each model without a setting of its own gets the hole, but for the model that is the base.
+    """
     shared = recipe.get("parameters")
     if not isinstance(shared, dict) or not isinstance(recipe.get("models"), list):
         return
@@ -102,70 +125,73 @@ def spread_shorthand(recipe: dict[str, Any]) -> None:
                 entry["parameters"].setdefault(name, setting)
 
 
-def simplexes(
-    recipe: Mapping[str, Any], places: Sequence[Place], readers: Callable[[Path], Readers], layers: int, where: str
+def read_simplexes(
+    recipe: Mapping[str, Any], holes: Sequence[Hole], readers_at: Callable[[Path], Readers], layers: int, where: str
 ) -> list[Simplex]:
-    """The places with ``sums_to``, those of one parameter in one list of models together."""
-    groups: dict[tuple[Any, ...], list[Place]] = {}
-    for place in (place for place in places if "sums_to" in place.spec):
-        if place.owner is None or place.in_list:
-            raise UserError(f"{where}: {place.where}.sums_to: goes with a parameter of the models, as its whole value")
-        groups.setdefault((place.owner[:-1], place.parameter, place.inner), []).append(place)
-    return [_simplex(recipe, group, readers(group[0].path), layers, where) for group in groups.values()]
+    """The holes with ``sums_to``: those of one parameter in one list of models share a simplex."""
+    groups: dict[tuple[Any, ...], list[Hole]] = {}
+    for hole in (hole for hole in holes if "sums_to" in hole.spec):
+        if hole.owner is None or hole.in_gradient:
+            raise UserError(
+                f"{where}: {hole.where}.sums_to: expected in a parameter of a model, for its whole value; "
+                f"found {'inside of a gradient' if hole.in_gradient else 'outside of a model'}"
+            )
+        groups.setdefault((hole.owner[:-1], hole.parameter, hole.inner), []).append(hole)
+    return [_read_simplex(recipe, group, readers_at(group[0].path), layers, where) for group in groups.values()]
 
 
-def _simplex(recipe: Mapping[str, Any], places: Sequence[Place], readers: Readers, layers: int, where: str) -> Simplex:
-    first, here = places[0], f"{where}: {places[0].where}"
-    _check_spec(places, where)
-    total, shape = float(first.spec["sums_to"]), Shape.read(first.spec, layers, here)
-    methods_with(first.parameter, readers.all, here)
-    fixed = _fixed(recipe, places, where)
-    if len(places) < 2:
-        raise UserError(f"{here}.sums_to: is said of one model alone, expected two or more that share the sum")
+def _read_simplex(
+    recipe: Mapping[str, Any], holes: Sequence[Hole], readers: Readers, layers: int, where: str
+) -> Simplex:
+    first, at = holes[0], f"{where}: {holes[0].where}"
+    for hole in holes:
+        _check_hole(hole, first, f"{where}: {hole.where}")
+    total, profile = float(first.spec["sums_to"]), DepthProfile.read(first.spec, layers, at)
+    methods_with(first.parameter, readers.all, at)
+    fixed = _fixed_values(recipe, holes, at)
+    if len(holes) < 2:
+        raise UserError(f"{at}.sums_to: found in one model, expected in two or more, which share the sum")
     if sum(fixed.values()) >= total:
-        raise UserError(f"{here}.sums_to: the other models have {sum(fixed.values()):g} of {total:g}: nothing is left")
-    holes = [
-        Hole(
-            f"{place.name}.share{suffix}",
-            FloatDistribution(0.0, 1.0),
-            tuple(other.path for other in places),
-            first.parameter,
-            meaning=f"of what is left of the sum {total:g}",
+        raise UserError(
+            f"{at}.sums_to: found {total:g}, expected more than {sum(fixed.values()):g}, the sum of the models' fixed "
+            "values"
         )
-        for suffix in shape.suffixes
-        for place in places[:-1]
+    return Simplex(holes, fixed, total, profile, _share_dimensions(holes, profile, total), readers)
+
+
+def _share_dimensions(holes: Sequence[Hole], profile: DepthProfile, total: float) -> list[Dimension]:
+    paths, meaning = tuple(hole.path for hole in holes), f"share of the rest of the sum {total:g}"
+    return [
+        Dimension(f"{hole.name}.share{suffix}", FloatDistribution(0.0, 1.0), paths, hole.parameter, meaning)
+        for suffix in profile.suffixes
+        for hole in holes[:-1]
     ]
-    return Simplex(places, fixed, total, shape, holes, readers)
 
 
-def _check_spec(places: Sequence[Place], where: str) -> None:
-    for place in places:
-        here = f"{where}: {place.where}"
-        check_keys(place.spec, SIMPLEX_KEYS, here)
-        total = place.spec["sums_to"]
-        if isinstance(total, bool) or not isinstance(total, int | float) or total <= 0:
-            raise UserError(f"{here}.sums_to: found {total!r}, expected a number above 0")
-        if place.spec["search"] not in (AUTO, [0, total]):
-            raise UserError(f"{here}: search: found {place.spec['search']!r}, expected auto or [0, {total:g}]")
-        if dict(place.spec) | {"search": AUTO} != dict(places[0].spec) | {"search": AUTO}:
-            raise UserError(f"{here}: differs from {places[0].where}, expected the same in all that share the sum")
+def _check_hole(hole: Hole, first: Hole, where: str) -> None:
+    check_keys(hole.spec, SIMPLEX_KEYS, where)
+    total = hole.spec["sums_to"]
+    if isinstance(total, bool) or not isinstance(total, int | float) or total <= 0:
+        raise UserError(f"{where}.sums_to: found {total!r}, expected a number above 0")
+    if hole.spec["search"] not in (AUTO, [0, total]):
+        raise UserError(f"{where}.search: found {hole.spec['search']!r}, expected auto or [0, {total:g}]")
+    if dict(hole.spec) | {"search": AUTO} != dict(first.spec) | {"search": AUTO}:
+        raise UserError(
+            f"{where}: found {dict(hole.spec)}, expected {dict(first.spec)} as in {first.where}, which shares the sum"
+        )
 
 
-def _fixed(recipe: Mapping[str, Any], places: Sequence[Place], where: str) -> dict[Path, float]:
-    """The numbers of the models beside those of the simplex; a listed base may have none."""
-    first = places[0]
-    assert first.owner is not None
-    parent, owners = first.owner[:-1], {place.owner for place in places}
+def _fixed_values(recipe: Mapping[str, Any], holes: Sequence[Hole], where: str) -> dict[Path, float]:
+    """The numbers of the models beside those with a hole, by path. A base among the models may have none."""
+    parameter, owners, parent = holes[0].parameter, {hole.owner for hole in holes}, (holes[0].owner or ())[:-1]
     fixed: dict[Path, float] = {}
-    for index, entry in enumerate(value_at(recipe, parent)):
+    for index, entry in enumerate(get_at(recipe, parent)):
         path: Path = (*parent, index)
-        setting = (entry.get("parameters") or {}).get(first.parameter)
+        setting = (entry.get("parameters") or {}).get(parameter)
         if path in owners or (setting is None and entry.get("model") == recipe.get("base_model")):
             continue
         if isinstance(setting, bool) or not isinstance(setting, int | float):
-            raise UserError(
-                f"{where}: {first.where}.sums_to: another model of the list has {setting!r}, "
-                "expected a number or the same hole"
-            )
+            other = format_path((*path, "parameters", parameter))
+            raise UserError(f"{where}.sums_to: found {setting!r} in {other}, expected a number or the same hole there")
         fixed[path] = float(setting)
     return fixed

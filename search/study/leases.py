@@ -1,8 +1,8 @@
-"""Leases: who is at which trial, and until when that is to be believed.
+"""Leases: which worker scores a trial, and until when the others leave the trial to it.
 
-A worker writes its name and a time on each trial that it takes, and puts the time off for as long as it scores. A trial
-whose time has come, or whose worker is known to be dead, is free to be asked for again. Clocks of several hosts must
-agree to well under ``SECONDS``.
+A worker writes its name and a time on each trial that it takes, and puts the time off for as long as it scores. Once
+the time has passed, or the worker is known to be dead, the trial is lost, and its point is asked for again. The clocks
+of several hosts must agree to well under ``SECONDS``.
 """
 
 import threading
@@ -17,13 +17,13 @@ from mergesearch.search.study import trials as t
 from mergesearch.search.study.workers import Workers
 
 SECONDS = 120.0
-"""How long a lease is good for."""
+"""How long a lease is valid."""
 RENEWED = 20.0
 """Seconds from one renewal to the next."""
 
 
 class Leases:
-    """The leases of a study's trials, as ``worker`` takes them and judges those of others."""
+    """The leases on a study's trials. ``worker`` is the name of this process among the ``workers``."""
 
     def __init__(self, study: Study, workers: Workers, worker: str) -> None:
         self._study = study
@@ -31,19 +31,18 @@ class Leases:
         self._worker = worker
 
     def take(self, trial: Trial) -> None:
-        """Writes the lease on the trial, or puts off its end."""
-        lease = {"worker": self._worker, "until": time.time() + SECONDS}
-        self._study._storage.set_trial_user_attr(trial._trial_id, t.LEASE, lease)
+        """Writes this worker's lease on the trial, or puts off its end."""
+        trial.set_user_attr(t.LEASE, {"worker": self._worker, "until": time.time() + SECONDS})
 
     def is_held(self, trial: Trial) -> bool:
-        """Whether the trial is still this worker's: another one takes it where the lease ran out."""
-        found = self._study._storage.get_trial(trial._trial_id)
-        return found.state == TrialState.RUNNING and found.user_attrs[t.LEASE]["worker"] == self._worker
+        """Whether the trial still belongs to this worker. Another worker takes it after the lease has run out."""
+        now = self._study.get_trials(deepcopy=False)[trial.number]
+        return now.state == TrialState.RUNNING and now.user_attrs[t.LEASE]["worker"] == self._worker
 
     def is_lost(self, trial: FrozenTrial) -> bool:
-        """Whether nobody is at a running trial any more; to be asked under the folder's lock.
+        """Whether no worker scores a running trial any more. To be called under the run folder's lock.
 
-        One without a recipe was being asked for, which happens under that lock: whoever did so is dead.
+        A trial gets its recipe while its worker holds that lock: the worker of a trial without a recipe is dead.
         """
         lease = trial.user_attrs.get(t.LEASE)
         if lease is None or t.RECIPE not in trial.user_attrs:
@@ -52,17 +51,17 @@ class Leases:
 
     @contextmanager
     def renewed(self, trial: Trial) -> Iterator[None]:
-        """Renews the lease from a thread of its own until the context ends."""
-        over = threading.Event()
-        thread = threading.Thread(target=self._renew, args=(trial, over), daemon=True)
+        """Renews the lease from a thread until the context ends."""
+        is_over = threading.Event()
+        thread = threading.Thread(target=self._renew, args=(trial, is_over), daemon=True)
         thread.start()
         try:
             yield
         finally:
-            over.set()
+            is_over.set()
             thread.join()
 
-    def _renew(self, trial: Trial, over: threading.Event) -> None:
-        while not over.wait(RENEWED):
-            with suppress(Exception):  # what is wrong with the storage, telling the trial will say
+    def _renew(self, trial: Trial, is_over: threading.Event) -> None:
+        while not is_over.wait(RENEWED):
+            with suppress(Exception):  # a storage that fails is reported when the trial is told
                 self.take(trial)

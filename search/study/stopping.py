@@ -1,7 +1,7 @@
-"""What ends a search: its trials, its time, its patience, its target, or that nothing is left to ask for.
+"""When a search ends: after its trials, its time or its patience, or at its target.
 
-All of it follows from the study's trials, so that a run that is resumed ends where it would have ended otherwise; but
-for the time, which is another one on every machine.
+Everything but the time follows from the study's trials alone, so that a run that is resumed ends at the same trial as a
+run that was not interrupted.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from mergesearch.errors import UserError
 from mergesearch.search.study import trials as t
 
 
-class Limits(Protocol):
-    """What the config's ``search`` says."""
+class StoppingRules(Protocol):
+    """The stopping rules in the config's ``search`` section. ``timeout`` is in seconds."""
 
     @property
     def trials(self) -> int: ...
@@ -28,47 +28,42 @@ class Limits(Protocol):
     def target(self) -> float | None: ...
 
 
-def why_ended(study: Study, limits: Limits, has_baselines: bool) -> str | None:
-    """Why no further trial is begun, in words; None where the search goes on.
+def why_ended(study: Study, rules: StoppingRules, has_baselines: bool) -> str | None:
+    """The reason, for the user, why no further trial begins; None while the search goes on.
 
-    ``has_baselines``: whether all are scored, before which neither patience nor target end anything. Raises UserError
-    for patience or target where the study has several objectives, and so no one score.
+    ``has_baselines`` says whether all baselines are scored: patience and target do not end a search before. Raises
+    UserError for patience or target where the study has several objectives.
     """
-    if len(t.begun(study)) >= limits.trials:
-        return f"all {limits.trials} trials are done"
-    if limits.timeout is not None and t.finished(study) and (spent := seconds_spent(study)) >= limits.timeout:
-        return f"its time is up: trials were in work for {spent:.0f} s, of {limits.timeout:.0f} s"
-    return _why_satisfied(study, limits) if has_baselines else None
+    if len(t.begun(study)) >= rules.trials:
+        return f"all {rules.trials} trials are done"
+    if rules.timeout is not None and t.finished(study) and (spent := seconds_spent(study)) >= rules.timeout:
+        return f"the timeout is reached: the trials took {spent:.0f} s of {rules.timeout:.0f} s"
+    return _why_satisfied(study, rules) if has_baselines else None
 
 
-def _why_satisfied(study: Study, limits: Limits) -> str | None:
-    if limits.patience is None and limits.target is None:
+def _why_satisfied(study: Study, rules: StoppingRules) -> str | None:
+    if rules.patience is None and rules.target is None:
         return None
     if len(study.directions) > 1:
-        raise UserError("search: patience and target are for a single score, and this search has several objectives")
+        raise UserError("search: patience and target need a single objective, found several")
     complete = t.completed(study)
     if not complete:
         return None
     best = t.best(complete)
-    if limits.target is not None and t.score_of(best) >= limits.target:
-        return f"{t.label_of(best)} reached the target: {t.score_of(best):.4f}, of {limits.target:g}"
-    later = _beside_baselines_after(study, best)
-    if limits.patience is not None and later >= limits.patience:
-        return f"its patience is at an end: {later} trials without a better one than {t.label_of(best)}"
+    if rules.target is not None and t.score_of(best) >= rules.target:
+        return f"{t.label_of(best)} reached the target: score {t.score_of(best):.4f}, target {rules.target:g}"
+    later = [trial for trial in t.finished(study) if trial.number > best.number and t.kind_of(trial) != t.BASELINE]
+    if rules.patience is not None and len(later) >= rules.patience:
+        return f"the patience is used up: {len(later)} trials since the best, {t.label_of(best)}"
     return None
 
 
-def _beside_baselines_after(study: Study, best: FrozenTrial) -> int:
-    return sum(t.kind_of(trial) != t.BASELINE and trial.number > best.number for trial in t.finished(study))
-
-
 def seconds_spent(study: Study) -> float:
-    """How long trials were in work, in every session; several at the same time count once, a pause does not.
+    """The seconds in which at least one trial ran, in every session of the run; pauses between sessions do not count.
 
-    Of an interrupted trial nobody knows how long it was in work: it counts for nothing.
+    Interrupted trials do not count: it is unknown how long they ran.
     """
-    spans = [_span(trial) for trial in t.begun(study) if trial.datetime_start]
-    return _covered(sorted(spans))
+    return _covered(sorted(_span(trial) for trial in t.begun(study) if trial.datetime_start))
 
 
 def _span(trial: FrozenTrial) -> tuple[datetime, datetime]:
@@ -77,7 +72,7 @@ def _span(trial: FrozenTrial) -> tuple[datetime, datetime]:
 
 
 def _covered(spans: Sequence[tuple[datetime, datetime]]) -> float:
-    """Seconds in the union of spans, which are in the order of their beginnings."""
+    """The seconds in the union of spans, which are sorted by their beginnings."""
     total, reached = 0.0, datetime.min
     for begin, end in spans:
         total += max((end - max(begin, reached)).total_seconds(), 0.0)

@@ -1,48 +1,54 @@
-"""The reference row of a verdict: the average of the models' outputs, which costs as many models as there are."""
+"""The ensemble in a verdict: the average of the models' outputs, which costs as many models as there are.
 
+It is shown for reference; no verdict rests on it.
+"""
+
+from collections.abc import Sequence
 from copy import deepcopy
 
 from mergesearch.evaluators import LoadedModel
-from mergesearch.search.problem.problem import Job
+from mergesearch.merge_ops.engine.engine import Engine
+from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores
-from mergesearch.search.scoring.live_model import Bench
-from mergesearch.search.verdict.judge import estimate, task_values
-from mergesearch.search.verdict.result import SIDES, Row
+from mergesearch.search.study.run_folder import RunFolder
+from mergesearch.search.verdict.finalists import estimate, task_values
+from mergesearch.search.verdict.result import SIDES, CandidateRow
 from mergesearch.seeds import derive
 
 NAME = "ensemble"
 
 
-def reference_row(bench: Bench) -> Row:
-    """The ensemble of the models, scored once in a run; tasks that do not come from logits are left out."""
-    sides = {side: _scores(bench, side) for side in SIDES}
-    seed = derive(bench.job.config.search.seed, "bootstrap", NAME)
-    return Row(
-        name=f"ensemble of {len(bench.job.baselines.members)} models",
+def ensemble_row(
+    tasks: TaskSet, folder: RunFolder, engine: Engine, members: Sequence[Recipe], seed: int
+) -> CandidateRow:
+    """The ensemble of the members, scored once in a run; tasks that do not come from logits are left out.
+
+    ``seed`` is the run's. Needs memory for all members at once.
+    """
+    sides = {side: _scores(tasks, folder, engine, members, side) for side in SIDES}
+    seed = derive(seed, "bootstrap", NAME)
+    return CandidateRow(
+        name=f"ensemble of {len(members)} models",
         trial=-1,
         method="averaged outputs",
-        search=estimate(bench.job, "search", sides["search"], seed),
-        test=estimate(bench.job, "test", sides["test"], seed),
-        tasks={task.name: task_values(task, sides) if task.is_averaged else {} for task in bench.job.tasks},
+        search=estimate(tasks, "search", sides["search"], seed),
+        test=estimate(tasks, "test", sides["test"], seed),
+        tasks={task.name: task_values(task, sides) if task.is_averaged else {} for task in tasks},
     )
 
 
-def _scores(bench: Bench, side: str) -> Scores:
+def _scores(tasks: TaskSet, folder: RunFolder, engine: Engine, members: Sequence[Recipe], side: str) -> Scores:
     name = f"{NAME}-{side}"
-    if not bench.folder.has_scores(name):
-        scores = _scored(bench, side)
-        bench.folder.save_scores(name, scores, {task.name: task.items(side) for task in bench.job.tasks})
-    return bench.folder.load_scores(name)
+    if not folder.has_scores(name):
+        averaged = [task for task in tasks if task.is_averaged]
+        scores = tasks.score(_ensemble(engine, members), side, averaged)
+        folder.save_scores(name, scores, {task.name: task.items(side) for task in tasks})
+    return folder.load_scores(name)
 
 
-def _scored(bench: Bench, side: str) -> Scores:
-    job: Job = bench.job
-    return job.score(_ensemble(bench), side, [task for task in job.tasks if task.is_averaged])
-
-
-def _ensemble(bench: Bench) -> LoadedModel:
-    """Copies of the live model, each with the weights of one of the models."""
+def _ensemble(engine: Engine, members: Sequence[Recipe]) -> LoadedModel:
+    """Copies of the live model, each with the weights of one member."""
     from mergesearch.evaluators.tasks.ensemble import average
 
-    members = [deepcopy(bench.engine.build(recipe)) for recipe in bench.job.baselines.members]
-    return average(members, bench.engine.tokenizer)
+    return average([deepcopy(engine.build(recipe)) for recipe in members], engine.tokenizer)

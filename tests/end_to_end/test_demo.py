@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from optuna.trial import TrialState
 
+from mergesearch.demo import TINY
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 
+from ..tolerances import close, tolerance
 from .conftest import CONFIG, Place
 
 TRIALS = 16
@@ -76,7 +79,7 @@ def test_interrupted_with_ctrl_c(place: Place, whole: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert "The same command goes on from there" in err
+    assert "the same command resumes the run" in err
     assert "Traceback" not in err
     place.call("run", CONFIG, "--trials", TRIALS, "--name", "stopped")
     assert_same_run(whole, place.run_folder("stopped"))
@@ -90,15 +93,19 @@ def test_what_is_scored_is_what_is_saved_and_what_lm_eval_prints(place: Place, w
     printed = lm_eval(place, merged)
     evaluated = json.loads(place.call("eval", "merged", CONFIG, "--json"))["tasks"]
     for task in ("demo_python", "demo_cpp"):
-        assert recorded[task]["all"] == pytest.approx(printed[task]["acc,none"], abs=1e-12)
-        assert evaluated[task]["acc"] == pytest.approx(printed[task]["acc,none"], abs=1e-12)
+        # But for choices between lines that are equally likely, which batches of other shapes may make otherwise.
+        room = printed[task]["ties"] / TINY.items + tolerance(TINY.items)
+        assert recorded[task]["all"] == pytest.approx(printed[task]["acc,none"], rel=0, abs=room)
+        assert evaluated[task]["acc"] == pytest.approx(printed[task]["acc,none"], rel=0, abs=room)
+        assert printed[task]["ties"] < 3
 
 
 def lm_eval(place: Place, model: Path) -> dict[str, Any]:
-    """What the harness's own command line says of a folder."""
+    """What the harness's own command line says of a folder, and how many of its choices hang on rounding."""
     out = place.folder / "lm_eval"
     command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={model}"]
     command += ["--tasks", "demo_python,demo_cpp", "--include_path", "results/demo/tasks", "--output_path", str(out)]
+    command += ["--log_samples"]
     done = subprocess.run(
         [*command, "--device", "cpu"],
         cwd=place.folder,
@@ -110,7 +117,15 @@ def lm_eval(place: Place, model: Path) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     (found,) = out.rglob("results*.json")
     results: dict[str, Any] = json.loads(found.read_text())["results"]
-    return results
+    return {task: {**results[task], "ties": ties(out, task)} for task in ("demo_python", "demo_cpp")}
+
+
+def ties(out: Path, task: str) -> int:
+    """Items whose log-probabilities are within two thousand roundings of each other (see ``path_length``)."""
+    (samples,) = out.rglob(f"samples_{task}_*.jsonl")
+    said = [json.loads(line)["filtered_resps"] for line in samples.read_text().splitlines()]
+    pairs = [(float(one[0]), float(two[0])) for one, two in said]
+    return sum(abs(one - two) <= tolerance(2000, torch.float32, abs(one)) for one, two in pairs)
 
 
 def test_verdict(whole: Path) -> None:
@@ -121,7 +136,7 @@ def test_verdict(whole: Path) -> None:
     best = max(verdict["baselines"], key=lambda row: row["search"]["value"])
     assert verdict["best_baseline"] == best["name"]
     difference = verdict["winner"]["test"]["value"] - best["test"]["value"]
-    assert verdict["difference"]["value"] == pytest.approx(difference)
+    assert verdict["difference"]["value"] == close(difference, 2 * TINY.items, magnitude=1.0)
     for row in [*verdict["baselines"], verdict["winner"]]:
         for side in ("search", "test"):
             assert row[side]["low"] <= row[side]["value"] <= row[side]["high"]

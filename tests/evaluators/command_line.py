@@ -52,9 +52,9 @@ def _read(out: Path) -> Printed:
 
 
 def _items(path: Path) -> dict[str, dict[int, Any]]:
-    found: dict[str, dict[int, Any]] = {}
+    items: dict[str, dict[int, Any]] = {}
     for line in path.read_text().splitlines():
         sample = json.loads(line)
         for metric in sample["metrics"]:
-            found.setdefault(f"{metric},{sample['filter']}", {})[sample["doc_id"]] = sample[metric]
-    return found
+            items.setdefault(f"{metric},{sample['filter']}", {})[sample["doc_id"]] = sample[metric]
+    return items

@@ -1,4 +1,4 @@
-"""Tensors here are small: threads would only wait for each other."""
+"""Runs the tests on one thread, because their tensors are small."""
 
 from collections.abc import Iterator
 

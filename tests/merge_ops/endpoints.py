@@ -1,15 +1,15 @@
-"""Where a method gives back one of its inputs."""
+"""Parameters for which a method returns one of its inputs."""
 
 from typing import Any
 
-# Settings that make a merge of equal models the model itself: with the others it always is.
+# Parameters for which a merge of equal models is the model itself. Methods that are not listed need none.
 IDENTITY: dict[str, dict[str, Any]] = {
     "linear": {"normalize": True},
     "multislerp": {"normalize_weights": True},
     "passthrough": {"scale": 1.0},
 }
 
-# Where a method's numbers make it return an input: (what, its settings, the index of the input; -1 is the base).
+# (description, parameters, index of the input that is returned; -1 is the base)
 Endpoint = tuple[str, dict[str, Any], int]
 SPARSE: dict[str, Any] = {"density": 1.0, "normalize": False, "lambda": 1.0}
 ENDPOINTS: dict[str, list[Endpoint]] = {

@@ -1,4 +1,4 @@
-"""What the tests of merge_ops share: cases from a method's declaration, ours run on them, and distances."""
+"""Helpers of the tests of merge_ops: random cases from a method's declaration, their merges, and distances."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -13,21 +13,26 @@ from torch import Tensor
 from mergesearch.merge_ops.engine.engine import merge
 from mergesearch.merge_ops.kernels.combine import combine
 from mergesearch.merge_ops.kernels.masks import mask_key
-from mergesearch.merge_ops.methods import METHODS, Method, Parameter, Scalar, Values
+from mergesearch.merge_ops.kernels.plans import Plan
+from mergesearch.merge_ops.methods import METHODS, Method, Parameter, ParameterValues, Scalar
 from mergesearch.merge_ops.recipe.recipe import Recipe
-from mergesearch.merge_ops.statistics.model_statistics import WholeModels
-from mergesearch.merge_ops.statistics.tensor_statistics import Source, TensorStatistics
+from mergesearch.merge_ops.statistics.model_statistics import ModelStatistics
+from mergesearch.merge_ops.statistics.tensor_statistics import InputTensor, TensorStatistics
 from mergesearch.parsing import read_yaml
 
+from ..tolerances import assert_close, tolerance
 from .references import REFERENCES, Case
 
 GOLDEN = Path(__file__).parent / "golden"
 INPUTS = GOLDEN / "inputs"
 GRID = 1 << 12
+OPERATIONS = 16
+"""The float32 operations of a merge of three models, one after the other: for each model the difference, the product,
+the sum and the rounded factor, then the divisor, λ, the base and the result."""
 
 
 def tensor(shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float32, spread: float = 1.0) -> Tensor:
-    """Random values on a grid, so that task vectors are exact and only the method's own rounding is seen."""
+    """Random values on a grid. Task vectors are exact, so that the method alone rounds."""
     values = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * spread
     return (values * GRID).round().div(GRID).to(dtype)
 
@@ -40,11 +45,11 @@ def inputs(
 
 
 def count_of(method: Method, wish: int = 3) -> int:
-    return max(method.fewest, min(wish, method.most or wish))
+    return max(method.min_models, min(wish, method.max_models or wish))
 
 
 def numbers(method: Method, count: int, seed: int, **fixed: Any) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
-    """Random values for every parameter of a method, from its declaration; ``fixed`` ones as given."""
+    """Random values for every parameter of a method from its declaration, with the values in ``fixed``."""
     dice, shared, each = random.Random(seed), {}, {}
     for p in method.parameters:
         drawn = [fixed[p.name] if p.name in fixed else draw(p, dice) for _ in range(count)]
@@ -69,7 +74,7 @@ def draw(parameter: Parameter, dice: random.Random) -> Scalar:
 
 
 def case_of(method: Method, shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float32, **fixed: Any) -> Case:
-    """A random tensor and a random candidate for a method."""
+    """A random tensor and random parameters for a method."""
     count = count_of(method)
     base, models = inputs(shape, 100 * seed, count, dtype)
     return with_numbers(method, base, models, seed, **fixed)
@@ -83,45 +88,51 @@ def with_numbers(method: Method, base: Tensor, models: list[Tensor], seed: int, 
 
 
 def shown(method: Method, model: Tensor, seed: int) -> Tensor | None:
-    """Something like what the model could show when it runs over a text."""
+    """A plausible calibration statistic of the model."""
     if method.name == "fisher":
         return tensor(model.shape, seed).square() * 1e-6
     if method.name == "regmean" and model.dim() == 2:
         activations = tensor((3 * model.shape[1] + 1, model.shape[1]), seed)
-        return activations.t() @ activations
+        gram = activations.t() @ activations
+        return (gram + gram.t()) / 2  # a product is rounded on either side of the diagonal as the processor likes
     return None
 
 
 def ours(method: Method, case: Case, out: Tensor | None = None) -> Tensor:
-    """The case merged by decide and combine."""
-    sources = [Source(f"m{i}", model) for i, model in enumerate(case.models)]
-    base = case.base if method.base != "input" and case.based else None
-    origin = Source("base", base) if base is not None else None
-    statistics = TensorStatistics("w", origin, sources, {}, whole(case))
-    plan = method.decide(statistics, Values(case.shared, case.each, lambda _: case.keys))
+    """The merge of the case by ``decide`` and ``combine``."""
+    plan, base = decided(method, case)
     result = torch.full_like(case.models[0], float("nan")) if out is None else out
     combine(plan, base, case.models, result)
     return result
 
 
-def whole(case: Case) -> WholeModels:
-    """Models that have this one tensor."""
+def decided(method: Method, case: Case) -> tuple[Plan, Tensor | None]:
+    """The plan of the case, and the base for the kernels."""
+    sources = [InputTensor(f"m{i}", model) for i, model in enumerate(case.models)]
+    base = case.base if method.base != "input" and case.based else None
+    origin = InputTensor("base", base) if base is not None else None
+    statistics = TensorStatistics("w", origin, sources, {}, whole(case))
+    return method.decide(statistics, ParameterValues(case.shared, case.each, lambda _: case.keys)), base
+
+
+def whole(case: Case) -> ModelStatistics:
+    """Statistics of models that have this tensor only."""
     numbers = {f"m{i}": i for i in range(len(case.models))}
-    return WholeModels(
+    return ModelStatistics(
         lambda _, model: [(case.base, case.models[numbers[model]])],
         lambda _, model, *__: {} if case.shown[numbers[model]] is None else {"w": case.shown[numbers[model]]},
     )
 
 
 def ulp(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """The distance between neighbours of ``dtype`` at these float64 values."""
+    """The distance between neighboring numbers of ``dtype`` at these float64 values."""
     info = torch.finfo(dtype)
     exponent = values.abs().clamp(min=info.tiny).log2().floor()
     return torch.exp2(exponent) * info.eps
 
 
 def apart(a: Tensor, b: Tensor) -> Tensor:
-    """How many bf16 numbers lie between the elements of two bf16 tensors."""
+    """The distance between the elements of two bf16 tensors, in bf16 numbers."""
     return (_ordinal(a) - _ordinal(b)).abs()
 
 
@@ -131,10 +142,10 @@ def _ordinal(values: Tensor) -> Tensor:
 
 
 def far_off(result: Tensor, reference: Tensor) -> Tensor:
-    """True where a result is not the float64 reference rounded once, up to one unit and float32's own rounding."""
+    """True where a result differs from the float64 reference by more than one rounding and float32's own."""
     assert result.shape == reference.shape
     size = max(1.0, reference.abs().max().item()) if reference.numel() else 1.0
-    room = ulp(reference, result.dtype) * 1.001 + 2e-6 * size
+    room = ulp(reference, result.dtype) * 1.001 + tolerance(OPERATIONS, torch.float32, size)
     return ~((result.double() - reference).abs() <= room)
 
 
@@ -146,12 +157,12 @@ def check(method: Method, case: Case, out: Tensor | None = None, spared: float =
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder, whatever its shards."""
+    """Every tensor of a folder, from all shards."""
     return {name: t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(file).items()}
 
 
 def save(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """A checkpoint that is one bare file."""
+    """Writes a checkpoint that is a single file. Returns its path."""
     save_file(dict(tensors), path)
     return str(path)
 
@@ -165,7 +176,7 @@ def as_bytes(values: Tensor) -> Tensor:
 
 
 def recipe_data(method: Method, base: str, models: Sequence[str], seed: int = 3, **fixed: Any) -> dict[str, Any]:
-    """A recipe of a method with random numbers, as YAML gives it."""
+    """A recipe of a method with random parameters, as parsed YAML."""
     chosen = list(models)[: count_of(method)]
     shared, each = numbers(method, len(chosen), seed, **fixed)
     entries = [
@@ -177,7 +188,7 @@ def recipe_data(method: Method, base: str, models: Sequence[str], seed: int = 3,
 
 
 class Counter:
-    """Counts the calls of a function that it stands for."""
+    """Wraps a function and counts its calls."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function, self.calls = function, 0
@@ -189,7 +200,7 @@ class Counter:
 
 EVERY_METHOD = sorted(METHODS)
 WITHOUT_TEXT = [name for name in EVERY_METHOD if METHODS[name].parameter("calibration") is None]
-"""Those whose merges need no model that runs."""
+"""The methods that need no calibration text."""
 
 
 def loaded(folder: Path) -> Any:
@@ -200,11 +211,11 @@ def loaded(folder: Path) -> Any:
 
 
 def assert_same_as_mergekit(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A golden case of results of other shapes, merged to ``out``."""
+    """Merges a golden case whose result has other shapes, and compares it with mergekit's result."""
     case = GOLDEN / "shapes" / name
     monkeypatch.chdir(GOLDEN)
     merge(Recipe.read(read_yaml(case / "config.yml")), out)
     ours, theirs = read(out), load_file(case / "out.safetensors")
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
-        torch.testing.assert_close(ours[key], value, atol=1e-5, rtol=0, msg=key)
+        assert_close(ours[key], value, OPERATIONS)

@@ -1,4 +1,4 @@
-"""Recipes that ours and mergekit's results are held against each other for: corners of the YAML and of methods."""
+"""Recipes whose results are compared with mergekit's: edge cases of the YAML and of methods."""
 
 from typing import Any
 

@@ -1,14 +1,19 @@
-"""A small job: three tiny checkpoints, and bits per byte of a few texts as the task."""
+"""A small search: three tiny checkpoints, and bits per byte of a few texts as the task."""
 
 import random
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mergesearch.parsing import dump_yaml
 
 from .helpers import save_fine_tunes
+
+if TYPE_CHECKING:
+    from .postgresql import Server
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +88,15 @@ def config_file(config: dict[str, Any], tmp_path: Path) -> Path:
     file = tmp_path / "config.yml"
     file.write_text(dump_yaml(config))
     return file
+
+
+@pytest.fixture
+def server() -> Iterator["Server"]:
+    """A PostgreSQL server, which a test may stop and start again."""
+    from .postgresql import Server
+
+    with tempfile.TemporaryDirectory(prefix="mergesearch-") as folder:
+        server = Server(Path(folder))
+        server.start()
+        yield server
+        server.stop()

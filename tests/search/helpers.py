@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -11,15 +11,20 @@ from optuna.trial import Trial
 from torch import Tensor
 
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
+from mergesearch.parsing import read_yaml
+from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
-from mergesearch.search.problem.problem import open_job
-from mergesearch.search.run import run
+from mergesearch.search.run import Session, run
 from mergesearch.search.statistics import Estimate
 from mergesearch.search.study import trials as t
-from mergesearch.search.study.run_folder import RunFolder
-from mergesearch.search.verdict.result import Row, Verdict
+from mergesearch.search.study.run_folder import CONFIG, RunFolder
+from mergesearch.search.study.run_store import RunStore
+from mergesearch.search.verdict.result import CandidateRow, Verdict
+
+from ..tolerances import close
 
 Data = dict[str, Any]
+
 OWNERS: dict[str, Any] = {
     "score": BitsPerByte,
     "targets": BitsPerByte,
@@ -32,11 +37,21 @@ OWNERS: dict[str, Any] = {
 
 
 def go(data: Data, results: Path) -> Verdict:
-    return run(open_job(Config.model_validate(data), "config"), results)
+    return run(open_plan(Config.model_validate(data), "config"), results)
+
+
+def session_of(data: Data, results: Path, worker: str = "") -> Session:
+    """One worker's session of a run, which has its folder."""
+    plan = open_plan(Config.model_validate(data), "config")
+    folder = RunFolder(results / plan.problem.config.output.name)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.worker = worker
+    return Session(plan, RunStore(folder, folder.open_study(plan.problem.config.search.storage)))
 
 
 def study_of(folder: Path) -> Study:
-    return RunFolder(folder).open_study(None)
+    """The study of a run, in the storage that its config names."""
+    return RunFolder(folder).open_study(read_yaml(folder / CONFIG)["search"].get("storage"))
 
 
 def course(folder: Path) -> list[tuple[Any, ...]]:
@@ -47,35 +62,48 @@ def course(folder: Path) -> list[tuple[Any, ...]]:
     ]
 
 
+def rescored(value: float, layers: int = 2) -> Any:
+    """What a small model is worth when it is scored again, on other items beside the same or by other code.
+
+    In float32, over two hundred operations a layer and a hundred beside them (see ``path_length``).
+    """
+    return close(value, 200 * layers + 100, torch.float32)
+
+
 class Killed(BaseException):
     """Ends a run as SIGKILL would: nothing of ours gets to clean up after it."""
 
 
-def killed_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
+def at_call(call: int, act: Callable[[], object], function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, but ``act`` is done before that one of its calls."""
     calls = 0
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == call:
-            raise Killed
+            act()
         return function(*args, **kwargs)
 
     return counted
+
+
+def kill() -> NoReturn:
+    raise Killed
 
 
 def killed(monkeypatch: pytest.MonkeyPatch, place: str, call: int, data: Data, results: Path) -> None:
     """Begins the run, or goes on with it, until it is killed at that call of that place."""
     owner = OWNERS[place]
     with monkeypatch.context() as patch:
-        patch.setattr(owner, place, killed_at(call, getattr(owner, place)))
+        patch.setattr(owner, place, at_call(call, kill, getattr(owner, place)))
         with pytest.raises(Killed):
             go(data, results)
 
 
-def row(name: str, trial: int) -> Row:
+def row(name: str, trial: int) -> CandidateRow:
     """A row of a verdict's table."""
-    return Row(name, trial, "ties", Estimate(0.5, 0.4, 0.6), Estimate(0.5, 0.4, 0.6), {})
+    return CandidateRow(name, trial, "ties", Estimate(0.5, 0.4, 0.6), Estimate(0.5, 0.4, 0.6), {})
 
 
 def save_fine_tunes(folder: Path, make: Callable[[], Any], tokenizer: Any, spread: float) -> None:

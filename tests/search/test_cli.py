@@ -17,6 +17,8 @@ from mergesearch.search.cli import main
 from mergesearch.search.report.methods_page import clauses
 from mergesearch.search.samplers import SAMPLERS
 
+from .helpers import rescored
+
 COMMANDS = ["demo", "run", "soup", "merge", "eval", "check", "methods"]
 
 
@@ -89,7 +91,7 @@ def test_run_then_run_again_then_eval_and_merge(config_file: Path, tmp_path: Pat
     evaluated = invoke("eval", tmp_path / "merged", config_file, "--json")
     found = json.loads(evaluated.stdout)
     recorded = verdict["winner"]["tasks"]["text"]["all"]
-    assert found["tasks"]["text"]["bits_per_byte"] == pytest.approx(recorded, rel=1e-9)
+    assert found["tasks"]["text"]["bits_per_byte"] == rescored(recorded)
     assert "bits_per_byte" in invoke("eval", tmp_path / "merged", config_file).output
 
 
@@ -100,7 +102,7 @@ def test_check_shows_the_space_and_the_tasks(config_file: Path) -> None:
         assert text in shown.output
     density = next(line for line in shown.output.splitlines() if "one.density" in line)
     assert "ties, dare_ties" in density
-    assert "numbers" in density
+    assert "number" in density
 
 
 def test_check_shows_every_sampler_and_what_a_run_costs(config_file: Path) -> None:
@@ -108,7 +110,7 @@ def test_check_shows_every_sampler_and_what_a_run_costs(config_file: Path) -> No
     for name in SAMPLERS:
         assert f" {name} " in shown
     assert "memory: checkpoints: " in shown
-    assert "a guess: checkpoints once through memory" in shown
+    assert "a guess: checkpoints read once" in shown
     assert "measured: one candidate built" in measured
 
 
@@ -133,7 +135,7 @@ def test_merge_does_not_overwrite(models: Path, tmp_path: Path) -> None:
     recipe.write_text(f"merge_method: linear\nmodels:\n- model: {models / 'one'}\n  parameters: {{weight: 1}}\n")
     result = invoke("merge", recipe, models / "base")
     assert result.exit_code == 2
-    assert "is there already" in result.stderr
+    assert "already exists" in result.stderr
 
 
 def test_interrupt_says_how_to_resume(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +147,7 @@ def test_interrupt_says_how_to_resume(config_file: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(BitsPerByte, "score", interrupted)
     result = invoke("run", config_file, "--results", tmp_path / "runs")
     assert result.exit_code == 130
-    assert "The same command goes on" in result.stderr
+    assert "the same command resumes the run" in result.stderr
 
 
 def test_eval_says_what_should_be_known_beside_its_json(

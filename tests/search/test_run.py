@@ -1,4 +1,4 @@
-"""Whole runs of a small job: what is left behind, that they repeat, and that they can be stopped anywhere."""
+"""Whole runs of a small search: what is left behind, that they repeat, and that they can be stopped anywhere."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ from mergesearch.errors import UserError
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.merge_ops.engine.engine import merge
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
-from mergesearch.search.problem.problem import open_job
 from mergesearch.search.run import run
 from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.study import trials as t
@@ -211,11 +211,11 @@ def test_identical_candidates_are_scored_once(config: Data, tmp_path: Path, monk
         return score(self, *args)
 
     monkeypatch.setattr(BitsPerByte, "score", counted)
-    job = open_job(Config.model_validate(config), "config")
+    plan = open_plan(Config.model_validate(config), "config")
     searched: list[int] = []
-    from mergesearch.search.run import Watcher
+    from mergesearch.search.optimize.callbacks import Watcher
 
-    run(job, tmp_path, Watcher(trial=lambda *_: searched.append(len(calls))))
+    run(plan, tmp_path, Watcher(trial=lambda *_: searched.append(len(calls))))
     assert searched == [1, 2, 3, 4, 5, 6, 7, 7, 7], "the soups of two were scored as the uniform soup or an endpoint"
     values = {row[1]: row[4] for row in course(tmp_path / "small")}
     assert (

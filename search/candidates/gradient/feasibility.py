@@ -1,4 +1,4 @@
-"""Whether a search can start from gradients, and soups be learned: what can be known before any model is loaded."""
+"""Whether a gradient start and learned soups are possible, as far as it is known before a model is loaded."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from math import prod
 
 from mergesearch.errors import UserError, listed
 from mergesearch.evaluators import Evaluator, has_targets
+from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.coefficient_gradients import coefficients, is_exact
-from mergesearch.merge_ops.assembly.merger import Assembly
 from mergesearch.search.config import Config
 
 FEWEST_DIMENSIONS = 6
-"""From which on ``start: auto`` descends: fewer are learned as fast from a few candidates."""
+"""The fewest dimensions for which ``start: auto`` descends: with fewer, a few candidates are as good."""
 
 
 @dataclass(frozen=True)
 class StartChoice:
-    """Whether a search starts from gradients, and why, where ``auto`` decided."""
+    """Whether a search has a gradient start; ``why`` is the reason where ``auto`` decided."""
 
     gradient: bool = False
     why: str = ""
@@ -28,9 +28,9 @@ def choose_start(
     starts: Mapping[str, Assembly],
     dimensions: Mapping[str, int],
 ) -> StartChoice:
-    """What ``search.start`` comes to; arguments as for ``check_gradient``, which raises what was asked for in vain.
+    """Resolves ``search.start``. Arguments as for ``check_gradient``, which raises UserError.
 
-    ``dimensions`` by the methods' names.
+    ``dimensions`` has the number of dimensions by method.
     """
     if config.search.start != "auto":
         if config.search.start == "gradient":
@@ -49,24 +49,24 @@ def choose_start(
 def _against(
     config: Config, evaluators: Mapping[str, Evaluator], starts: Mapping[str, Assembly], followed: int
 ) -> str | None:
-    """Why a descent that could be had is not what to begin with; ``followed``: the dimensions that it would see."""
+    """Why a possible descent does not pay; None where it pays. ``followed`` is the number of its dimensions."""
     without = [name for name, evaluator in evaluators.items() if not has_targets(evaluator)]
     if without:
-        return f"there is no loss to take gradients of in {listed(without)}"
+        return f"{listed(without)} has no loss to take gradients of"
     if config.evaluate.aggregate == "pareto":
         return "there are several objectives"
     if not followed:
-        return f"gradients would overlook what {listed(starts)} trims, drops or elects"
+        return f"gradients ignore that {listed(starts)} trims, drops or elects elements"
     if followed < FEWEST_DIMENSIONS:
-        return f"gradients are worth their cost from {FEWEST_DIMENSIONS} dimensions on, found {followed}"
+        return f"gradients pay from {FEWEST_DIMENSIONS} dimensions on, found {followed}"
     return None
 
 
 def check_gradient(config: Config, evaluators: Mapping[str, Evaluator], starts: Mapping[str, Assembly]) -> None:
-    """``evaluators`` by the names of the tasks that count in the search, ``starts`` by the methods' names.
+    """Raises UserError where no task has a loss, or where gradients can follow no method.
 
-    Raises UserError where there is nothing to take gradients of, or no method that they can follow. A few tensors are
-    read to know the latter; ``GradientStart`` asks all of them.
+    ``evaluators`` are those of the tasks that count in the search, by task; ``starts`` by method. A few tensors are
+    checked here; ``GradientSource`` checks all.
     """
     _check_unquantized(config, "search.start: found gradient, which needs")
     if not any(map(has_targets, evaluators.values())):
@@ -81,9 +81,9 @@ def check_gradient(config: Config, evaluators: Mapping[str, Evaluator], starts: 
 
 
 def check_learning(config: Config, evaluators: Mapping[str, Evaluator]) -> None:
-    """Raises UserError where there is nothing to learn a soup from; ``evaluators`` as for ``check_gradient``.
+    """Raises UserError where a task has no loss to learn a soup from; ``evaluators`` as for ``check_gradient``.
 
-    Whether every item has a right answer is known with the model alone: see ``learned.check_gold``.
+    Whether every item has a right answer is known with the model only: see ``SoupLearner.check_gold``.
     """
     key = "soup.kinds" if config.soup else "search.soups"
     _check_unquantized(config, f"{key}: found learned soups, which need")
@@ -101,14 +101,14 @@ def _check_unquantized(config: Config, found: str) -> None:
 
 
 def no_method(names: Iterable[str]) -> UserError:
-    """None of the methods is one that gradients can follow."""
+    """The error where gradients can follow none of the methods."""
     return UserError(
         f"search.start: gradient needs a method that weighs its models; {listed(names)}: none of them does"
     )
 
 
 def _sample(assembly: Assembly) -> Sequence[str]:
-    """The smallest merged tensor of each number of dimensions: it says which form a method takes there."""
+    """The smallest merged tensor of each rank: a method has the same form on all tensors of a rank."""
     smallest: dict[int, str] = {}
     infos = {name: info for name, info in assembly.infos.items() if info.dtype.is_floating_point}
     for name, info in sorted(infos.items(), key=lambda entry: -prod(entry[1].shape)):

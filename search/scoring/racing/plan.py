@@ -1,4 +1,4 @@
-"""What the candidates of a run are raced over: tasks, the order of their items, and the blocks."""
+"""The race plan of a run: which tasks are raced, the order of their items, and the blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,32 +8,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mergesearch.search.config import Racing
-from mergesearch.search.problem.problem import Job
+from mergesearch.search.config.search import Racing
+from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores, Task
-from mergesearch.search.scoring.racing.betting_test import Array, Draws, Ints, estimate
-from mergesearch.search.scoring.racing.predict import Forecast, Forecaster
+from mergesearch.search.scoring.racing.betting_test import Draws, Ints, estimate
+from mergesearch.search.scoring.racing.predict import GainPredictor, Prediction
+from mergesearch.search.statistics import Array
 from mergesearch.seeds import derive
 
 FEWEST = 64
-"""Items that a race must have to be worth its blocks."""
+"""The fewest items for which racing pays."""
 FEWEST_OF_A_TASK = 16
-"""Items below which a task is scored in full in the first block."""
-FEWEST_TO_FORETELL = 8
-"""Items of a candidate from which the others are foretold."""
+"""A task with fewer items is scored in full in the first block."""
+FIRST_PREDICTION = 8
+"""The number of draws after which gains are first predicted from a candidate's own scores."""
 MOST_FLOORS = 6
-"""Tasks floored at chance that are raced; each doubles the lines that a candidate must be lost on."""
-UNKNOWN = 1e6
-"""How far a score without bounds may go while nothing is known of the candidate, in the baselines' range: no bet."""
+"""The most tasks with a floor at chance that are raced: each doubles the linear bounds that must all be rejected."""
+UNBOUNDED = 1e6
+"""The ceiling of unbounded scores before the first prediction, in the baselines' range; so high that no bet is made."""
 GROWTH = 0.15
-"""What each block adds to the items scored before it. Looking often costs nothing but smaller batches."""
+"""The size of a block as a fraction of the items scored before it. Small blocks cost nothing but smaller batches."""
 
 
 @dataclass(frozen=True)
-class Track:
-    """A task whose items are raced, and the baselines' scores of them.
+class RacedTask:
+    """A task whose items are raced, with the baselines' scores.
 
-    begin: its first place among the items of all tasks; baselines: [baselines, items], contributions; weights: [items].
+    begin: the index of its first item among the items of all raced tasks; baselines: [baselines, items], contributions;
+    weights: [items].
     """
 
     task: Task
@@ -42,107 +44,109 @@ class Track:
     weights: Array
 
     @cached_property
-    def limits(self) -> tuple[float, float] | None:
-        """What scores lie between, where that is known."""
+    def bounds(self) -> tuple[float, float] | None:
+        """The bounds of its scores; None where they are unbounded."""
         return unit(self.baselines)
 
     @property
-    def places(self) -> slice:
-        """Its places among the items of all tasks."""
+    def span(self) -> slice:
+        """The indices of its items among the items of all raced tasks."""
         return slice(self.begin, self.begin + len(self.weights))
 
     @property
     def shares(self) -> Array:
-        """[items]: what a unit of each item's score counts in the task's value."""
+        """[items]: the weight of each item's score in the task's value; the sum is 1."""
         return np.asarray(self.weights / self.weights.sum())
 
     @cached_property
-    def forecaster(self) -> Forecaster:
-        return Forecaster(self.baselines)
+    def predictor(self) -> GainPredictor:
+        return GainPredictor(self.baselines)
 
-    def forecast(self, incumbent: Array, seen: Ints, scores: Array) -> Forecast:
-        """Of candidate − incumbent, item by item, from the scores of the items ``seen``."""
-        if self.limits:
-            return Forecast(0 * incumbent, incumbent - self.limits[0], self.limits[1] - incumbent)
+    def predict(self, incumbent: Array, seen: Ints, scores: Array) -> Prediction:
+        """Predicts candidate − incumbent for each item, from the ``scores`` of the ``seen`` items."""
+        if self.bounds:
+            return Prediction(0 * incumbent, incumbent - self.bounds[0], self.bounds[1] - incumbent)
         if not len(seen):
-            unknown = np.full(len(incumbent), UNKNOWN * breadth(self.baselines))
-            return Forecast(0 * incumbent, unknown, unknown)
-        return self.forecaster.forecast(incumbent, seen, scores - incumbent[seen])
+            unknown = np.full(len(incumbent), UNBOUNDED * breadth(self.baselines))
+            return Prediction(0 * incumbent, unknown, unknown)
+        return self.predictor.predict(incumbent, seen, scores - incumbent[seen])
 
     def value(self, inclusion: Array, incumbent: Array, seen: Ints, scores: Array) -> float:
-        """The task's value, estimated from the items ``seen``, which were seen with these chances."""
-        expected = self.forecaster.forecast(incumbent, seen, scores - incumbent[seen]).expected
+        """An estimate of the task's value from the ``seen`` items and their inclusion probabilities."""
+        expected = self.predictor.predict(incumbent, seen, scores - incumbent[seen]).expected
         value = estimate(seen, inclusion, scores, incumbent + expected, self.weights)
-        return float(np.clip(value, *self.limits)) if self.limits else value
+        return float(np.clip(value, *self.bounds)) if self.bounds else value
 
 
 @dataclass(frozen=True)
-class Course:
-    """What all candidates of a run have in common: tasks that are raced, tasks that are not, and the blocks.
+class RacePlan:
+    """What all races of a run have in common: the raced tasks, those scored in full, the item order and the blocks.
 
-    blocks: the counts of draws after which a candidate is looked at, the last one excepted.
+    blocks: the numbers of draws after which a candidate is tested, without the last; error: the probability of dropping
+    a better candidate.
     """
 
-    tracks: Sequence[Track]
-    whole: Sequence[Task]
+    raced_tasks: Sequence[RacedTask]
+    in_full: Sequence[Task]
     draws: Draws
     blocks: Sequence[int]
     error: float
 
     @cached_property
-    def settled(self) -> list[int]:
-        """The draws at which what to expect of the rest is settled anew: the first alone where nothing is foretold."""
-        foretold = any(track.limits is None for track in self.tracks)
-        return [0, *(_blocks(len(self.draws.order), FEWEST_TO_FORETELL) if foretold else [])]
+    def prediction_draws(self) -> list[int]:
+        """The draws at which the gains of the remaining items are predicted anew."""
+        uses_predictions = any(raced_task.bounds is None for raced_task in self.raced_tasks)
+        return [0, *(_blocks(len(self.draws.order), FIRST_PREDICTION) if uses_predictions else [])]
 
     @property
     def described(self) -> str:
-        """What the run says of it."""
-        if not self.tracks:
+        """One line for the user."""
+        if not self.raced_tasks:
             return (
                 "racing: off, every candidate is scored in full: too few items, or no task is a mean over its items, "
                 "or scores of subtasks are normalised one by one"
             )
-        full = f"; in full: {', '.join(task.name for task in self.whole)}" if self.whole else ""
+        full = f"; in full: {', '.join(task.name for task in self.in_full)}" if self.in_full else ""
         return f"racing: up to {len(self.blocks) + 1} blocks over {len(self.draws.order)} items{full}"
 
 
-def set_course(job: Job, baselines: Sequence[Scores], racing: Racing, seed: int) -> Course:
-    """The course after the baselines were scored; their contributions decide which items are drawn early.
+def plan_race(tasks: TaskSet, baselines: Sequence[Scores], racing: Racing, seed: int) -> RacePlan:
+    """Plans the race from the scores of the baselines, which decide the items that are drawn early.
 
-    Tasks that count in constraints alone are no part of the race, and are scored in full.
+    Tasks that only constraints use are not raced: they are scored in full.
     """
-    tasks, counted = job.searched, job.tasks_of("search")
+    searched, counted = tasks.searched, tasks.counted("search")
     distinct = {task.name: _distinct(task, baselines) for task in counted}
     raced = _few_floors([task for task in counted if _can_be_raced(task, distinct[task.name], baselines[0])])
     if sum(len(task.search) for task in raced) < FEWEST:
-        return Course([], tasks, Draws.of(np.zeros(0), 0), [], racing.error)
+        return RacePlan([], searched, Draws.of(np.zeros(0), 0), [], racing.error)
     begins = np.cumsum([0, *(len(task.search) for task in raced)]).tolist()
-    tracks = [_track(task, begin, distinct[task.name]) for task, begin in zip(raced, begins, strict=False)]
-    draws = Draws.of(np.concatenate([_rates(track) for track in tracks]), derive(seed, "race"))
-    whole = [task for task in tasks if task not in raced]
-    return Course(tracks, whole, draws, _blocks(begins[-1], racing.first_block), racing.error)
+    raced_tasks = [_raced_task(task, begin, distinct[task.name]) for task, begin in zip(raced, begins, strict=False)]
+    draws = Draws.of(np.concatenate([_rates(raced_task) for raced_task in raced_tasks]), derive(seed, "race"))
+    in_full = [task for task in searched if task not in raced]
+    return RacePlan(raced_tasks, in_full, draws, _blocks(begins[-1], racing.first_block), racing.error)
 
 
 def _distinct(task: Task, baselines: Sequence[Scores]) -> Array:
-    """[baselines, items]: the baselines' contributions to a task, equal ones once."""
+    """[baselines, items]: the distinct rows of the baselines' contributions to a task."""
     return np.unique([contributions(task, scores[task.name]) for scores in baselines], axis=0)
 
 
 def contributions(task: Task, scores: Tensor) -> Array:
+    """[items]: what each search item contributes to the task's value."""
     return np.asarray(task.contributions("search", scores).numpy(), dtype=np.float64)
 
 
 def _can_be_raced(task: Task, baselines: Array, scores: Scores) -> bool:
-    """Whether the task has enough items, is a mean over them, and says how far a score can go."""
+    """Whether the task has enough items, is a mean over them, and has scores whose range is known or visible."""
     bounded = unit(baselines) is not None or np.ptp(baselines, axis=0).max() > 0
     return len(task.search) >= FEWEST_OF_A_TASK and bounded and _is_mean(task, scores)
 
 
 def _is_mean(task: Task, scores: Scores) -> bool:
-    """Whether an item adds the same to what the objective takes whichever others are scored; tried on half of them.
+    """Whether an item's contribution is independent of which others are scored; tested on half of the items.
 
-    Of subtasks that are normalised one by one the objective takes several values.
+    A group whose subtasks are normalised one by one has several values, and is not a mean.
     """
     half = len(task.search) // 2
     ours = task.evaluator.contributions(task.search[:half], scores[task.name][:half])
@@ -151,47 +155,51 @@ def _is_mean(task: Task, scores: Scores) -> bool:
 
 
 def _few_floors(tasks: Sequence[Task]) -> list[Task]:
-    """Without the smallest of those that are floored at chance where these are too many."""
+    """Leaves out the smallest of the tasks with a floor at chance where there are too many of them."""
     floored = sorted((task for task in tasks if task.normalize), key=lambda task: -len(task.search))
     return [task for task in tasks if task not in floored[MOST_FLOORS:]]
 
 
 def unit(scores: Array) -> tuple[float, float] | None:
-    """(0, 1) where all scores lie there and some at an end, as those of accuracies do, and bits per byte do not."""
+    """(0, 1) where all scores lie between and some reach an end, as accuracies do; None for others (bits per byte)."""
     low, high = scores.min(), scores.max()
     return (0.0, 1.0) if low >= 0 and high <= 1 and (low == 0 or high == 1) else None
 
 
-def _track(task: Task, begin: int, baselines: Array) -> Track:
-    return Track(task, begin, baselines, np.array([item.weight for item in task.search]))
+def _raced_task(task: Task, begin: int, baselines: Array) -> RacedTask:
+    return RacedTask(task, begin, baselines, np.array([item.weight for item in task.search]))
 
 
-def _rates(track: Track) -> Array:
-    """[items]: how early each is wanted, by what it counts in the objective."""
-    share = track.task.share("search")
+def _rates(raced_task: RacedTask) -> Array:
+    """[items]: the sampling rates, scaled by the task's weight in the objective."""
+    share = raced_task.task.share("search")
     slope = share.weight / (1 - share.chances[0]) if share.chances else share.weight
-    higher = track.task.evaluator.metric.higher_is_better
-    return slope * track.shares * (spread(track.baselines, higher) if track.limits else track.forecaster.noise)
+    higher = raced_task.task.evaluator.metric.higher_is_better
+    return (
+        slope
+        * raced_task.shares
+        * (spread(raced_task.baselines, higher) if raced_task.bounds else raced_task.predictor.noise)
+    )
 
 
 def breadth(baselines: Array) -> float:
-    """The baselines' mean range on an item."""
+    """The mean over items of the baselines' range."""
     return float(np.ptp(baselines, axis=0).mean())
 
 
 def spread(baselines: Array, higher_is_better: bool) -> Array:
-    """[items], positive: how early each item is wanted, from the baselines' scores between 0 and 1.
+    """[items], positive: the sampling rate of each item, from the baselines' scores between 0 and 1.
 
-    The standard deviation over candidates is the best rate for an estimate (Neyman 1934); a test wants its ceilings in
-    proportion to the rates. Here it is √(p (1 − p)), with p shrunk to the task's mean by one imagined baseline, times
-    the room 1 − p for a gain: what all get right can only be lost, and what may still be won is what keeps a race open.
+    For an estimate, the standard deviation over candidates is the optimal rate (Neyman 1934); for the test, ceilings
+    should be proportional to the rates. The rate is √(p (1 − p)) · (1 − p), with p the baselines' mean, shrunk to the
+    task's by one pseudo-baseline: an item that all baselines answer correctly leaves no room for a gain.
     """
     p = (baselines.sum(0) + np.clip(baselines.mean(), 0.02, 0.98)) / (len(baselines) + 1)
     return np.asarray(np.sqrt(p * (1 - p)) * (1 - p if higher_is_better else p))
 
 
 def _blocks(items: int, first: int) -> list[int]:
-    """Counts of draws after which to look, from a first one on."""
+    """The numbers of draws after which a candidate is tested, beginning with ``first``."""
     ends: list[int] = []
     count = float(first)
     while (end := round(count)) < items:

@@ -1,16 +1,16 @@
-"""Racing: candidates are scored block by block, and one that is behind the incumbent beyond doubt is stopped.
+"""Racing: candidates are scored block by block, and a candidate that is worse than the incumbent stops early.
+from mergesearch.search.statistics import Array
 
 The incumbent is the best candidate that was scored in full. After the baselines are scored, the items of all tasks are
-put in one order for the rest of the run, at random, with the items on which the baselines differ drawn earlier and more
-often (see ``sequential``). A candidate that is truly better than the incumbent on the search items is dropped with a
-probability of at most ``error``, over the draw of that order and for all blocks together. That is promised for each
-candidate by itself, and for one that was chosen without regard to the order. Of scores without bounds it is promised
-as long as no item that was not drawn yet surprises more than ``SLACK`` times as much as the largest surprise so far
-(see ``forecast``); a candidate that is caught at that is raced no more.
+put into one random order for the rest of the run; items on which the baselines differ tend to come early (see
+``betting_test``). A candidate that is better than the incumbent on the search items is dropped with probability at most
+``error``, over the random order and all blocks together. This holds for each candidate alone, if it was chosen
+independently of the order. For unbounded scores it also needs that no remaining item has a residual larger than
+``SLACK`` times the largest residual so far (see ``predict``); a candidate that violates this is scored in full.
 
-An objective that is no weighted sum is replaced by its tangent at the incumbent. A concave one (a minimum, a geometric
-mean) lies below its tangent, so that a candidate that is better has a tangent above zero, and the promise holds for it.
-A value that is floored at chance is the higher one of two lines; a candidate is stopped where it is lost on both.
+An objective that is not a weighted sum is replaced by its tangent at the incumbent. A concave objective (minimum,
+geometric mean) lies below its tangent, so the tangent of a better candidate is above zero and the bound holds. A value
+with a floor at chance is the maximum of two linear functions; a candidate is stopped where both reject it.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,11 +24,12 @@ from torch import Tensor
 
 from mergesearch.evaluators import Item
 from mergesearch.search.problem.objective import Share
-from mergesearch.search.problem.problem import Job
+from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores, Task
-from mergesearch.search.scoring.racing.betting_test import Array, Duel, Ints, Stage
-from mergesearch.search.scoring.racing.plan import Course, Track, contributions
-from mergesearch.search.scoring.racing.predict import Forecast
+from mergesearch.search.scoring.racing.betting_test import BettingTest, ExpectedGains, Ints
+from mergesearch.search.scoring.racing.plan import RacedTask, RacePlan, contributions
+from mergesearch.search.scoring.racing.predict import Prediction
+from mergesearch.search.statistics import Array
 
 STEP = 1e-6
 
@@ -37,9 +38,9 @@ Score = Callable[[Task, Sequence[Item]], Tensor]
 
 @dataclass(frozen=True)
 class Result:
-    """What a candidate got: per-item scores of each task with their items, and the tasks' values.
+    """A candidate's result: per-item scores of each task, the items, and the tasks' values.
 
-    Where it was stopped the scores are those of some items, the values are estimates, and so is the objective,
+    A stopped candidate has the scores of some items only. Its values are estimates, and so is its objective,
     ``estimate``.
     """
 
@@ -51,149 +52,153 @@ class Result:
 
     @property
     def count(self) -> int:
+        """How many items were scored."""
         return sum(map(len, self.items.values()))
 
 
-def whole_result(job: Job, scores: Scores) -> Result:
-    """Of a candidate that was scored on all search items."""
-    items = {task.name: list(task.search) for task in job.searched}
-    return Result(scores, items, job.values("search", scores))
+def whole_result(tasks: TaskSet, scores: Scores) -> Result:
+    """The result of a candidate that was scored on all search items."""
+    items = {task.name: list(task.search) for task in tasks.searched}
+    return Result(scores, items, tasks.values("search", scores))
 
 
-def run_race(job: Job, course: Course, incumbent: Scores, score: Score) -> Result:
-    """Scores a candidate block by block until it is out, or complete."""
-    race = _Race(job, course, incumbent)
-    race.score_whole(score)
+def run_race(tasks: TaskSet, plan: RacePlan, incumbent: Scores, score: Score) -> Result:
+    """Scores a candidate block by block, until it is stopped or scored in full."""
+    race = _Race(tasks, plan, incumbent)
+    race.score_in_full(score)
     begin = 0
-    for end in course.blocks:
+    for end in plan.blocks:
         race.score_draws(score, begin, end)
-        race.foresee(begin, end)
+        race.predict_gains(begin, end)
         if race.is_lost(end):
             return race.result(end)
         begin = end
-    race.score_draws(score, begin, len(course.draws.order))
+    race.score_draws(score, begin, len(plan.draws.order))
     return race.result(None)
 
 
 class _Race:
-    def __init__(self, job: Job, course: Course, incumbent: Scores) -> None:
-        self._job = job
-        self._course = course
-        self._objective = job.objective_of("search")
-        self._incumbent = {task.name: contributions(task, incumbent[task.name]) for task in job.searched}
-        self._seen: dict[str, dict[int, Tensor]] = {task.name: {} for task in job.searched}
-        self._forecasts: list[tuple[int, Forecast]] = []
-        counted = job.tasks_of("search")
+    def __init__(self, tasks: TaskSet, plan: RacePlan, incumbent: Scores) -> None:
+        self._tasks = tasks
+        self._plan = plan
+        self._objective = tasks.objective("search")
+        self._incumbent = {task.name: contributions(task, incumbent[task.name]) for task in tasks.searched}
+        self._seen: dict[str, dict[int, Tensor]] = {task.name: {} for task in tasks.searched}
+        self._predictions: list[tuple[int, Prediction]] = []
+        counted = tasks.counted("search")
         rows = {task.name: task.values("search", incumbent[task.name]) for task in counted}
         self._each = self._objective.each(_flat(rows))
         slopes = gradient(self._objective.aggregated, self._each)
         self._slopes = dict(zip(rows, slopes.tolist(), strict=True))
         shares = {share.task: share for share in self._objective.shares}
         self._lines = [
-            lines(shares[track.task.name], rows[track.task.name][0], self._slopes[track.task.name])
-            for track in course.tracks
+            lines(shares[raced_task.task.name], rows[raced_task.task.name][0], self._slopes[raced_task.task.name])
+            for raced_task in plan.raced_tasks
         ]
 
-    def score_whole(self, score: Score) -> None:
-        """The tasks that are not raced."""
-        for task in self._course.whole:
+    def score_in_full(self, score: Score) -> None:
+        """Scores the tasks that are not raced."""
+        for task in self._plan.in_full:
             self._score(score, task, range(len(task.search)))
 
     def score_draws(self, score: Score, begin: int, end: int) -> None:
-        for track in self._course.tracks:
-            numbers = self._numbers(track, begin, end).tolist()
+        for raced_task in self._plan.raced_tasks:
+            numbers = self._numbers(raced_task, begin, end).tolist()
             if numbers:
-                self._score(score, track.task, numbers)
+                self._score(score, raced_task.task, numbers)
 
-    def _numbers(self, track: Track, begin: int, end: int) -> Ints:
-        """The track's items among these draws, ascending."""
-        drawn = np.sort(self._course.draws.order[begin:end])
-        return np.asarray(drawn[(drawn >= track.places.start) & (drawn < track.places.stop)] - track.begin)
+    def _numbers(self, raced_task: RacedTask, begin: int, end: int) -> Ints:
+        """The task's items among these draws, ascending."""
+        drawn = np.sort(self._plan.draws.order[begin:end])
+        return np.asarray(drawn[(drawn >= raced_task.span.start) & (drawn < raced_task.span.stop)] - raced_task.begin)
 
     def _score(self, score: Score, task: Task, numbers: Sequence[int]) -> None:
-        found = score(task, [task.search[number] for number in numbers])
-        self._seen[task.name].update(zip(numbers, found, strict=True))
+        values = score(task, [task.search[number] for number in numbers])
+        self._seen[task.name].update(zip(numbers, values, strict=True))
 
-    def foresee(self, begin: int, end: int) -> None:
-        """What was expected of these draws: settled anew at some of them, each time by what was drawn before."""
-        for start in self._course.settled:
+    def predict_gains(self, begin: int, end: int) -> None:
+        """Predicts gains anew at the planned draws in this block, each time from the draws before."""
+        for start in self._plan.prediction_draws:
             if begin <= start < end:
-                self._forecasts.append((start, self._forecast(start)))
+                self._predictions.append((start, self._predicted(start)))
 
-    def _forecast(self, start: int) -> Forecast:
-        tracks = self._course.tracks
-        found = [track.forecast(self._incumbent[track.task.name], *self._drawn(track, start)) for track in tracks]
-        return Forecast.joined(found, [track.shares for track in tracks])
+    def _predicted(self, start: int) -> Prediction:
+        raced_tasks = self._plan.raced_tasks
+        values = [
+            raced_task.predict(self._incumbent[raced_task.task.name], *self._drawn(raced_task, start))
+            for raced_task in raced_tasks
+        ]
+        return Prediction.joined(values, [raced_task.shares for raced_task in raced_tasks])
 
     def is_lost(self, count: int) -> bool:
-        """Whether the evidence against the candidate reaches 1 / error on every line that its value may lie on."""
-        gains = np.concatenate([self._gains(track, count) for track in self._course.tracks])
-        known = self._known()
-        return all(self._is_lost(count, gains, known, chosen) for chosen in product(*self._lines))
+        """Whether the evidence against the candidate reaches 1 / error for every linear bound of its value."""
+        gains = np.concatenate([self._gains(raced_task, count) for raced_task in self._plan.raced_tasks])
+        fixed = self._fixed_difference()
+        return all(self._is_lost(count, gains, fixed, chosen) for chosen in product(*self._lines))
 
-    def _is_lost(self, count: int, gains: Array, known: float, chosen: Sequence[tuple[float, float]]) -> bool:
-        """chosen: of each track a line's slope and constant."""
-        order = self._course.draws.order
-        sizes = [len(track.weights) for track in self._course.tracks]
+    def _is_lost(self, count: int, gains: Array, fixed: float, chosen: Sequence[tuple[float, float]]) -> bool:
+        """chosen: for each raced task, slope and constant of one linear bound."""
+        order = self._plan.draws.order
+        sizes = [len(raced_task.weights) for raced_task in self._plan.raced_tasks]
         slopes = np.repeat([slope for slope, _ in chosen], sizes)[order]
-        stages = [Stage(begin, *forecast.ordered(order, slopes)) for begin, forecast in self._forecasts]
-        beyond = known + sum(constant for _, constant in chosen)
-        duel = Duel(self._course.draws, slopes[:count] * gains[order[:count]], stages, beyond)
-        return not duel.broken and duel.log_evidence >= -log(self._course.error)
+        stages = [ExpectedGains(begin, *predict.ordered(order, slopes)) for begin, predict in self._predictions]
+        beyond = fixed + sum(constant for _, constant in chosen)
+        betting_test = BettingTest(self._plan.draws, slopes[:count] * gains[order[:count]], stages, beyond)
+        return not betting_test.broken and betting_test.log_evidence >= -log(self._plan.error)
 
-    def _gains(self, track: Track, count: int) -> Array:
-        """[items]: what each item that was seen adds to the task's value; 0 for the others."""
-        found = np.zeros(len(track.weights))
-        seen, scores = self._drawn(track, count)
-        found[seen] = track.shares[seen] * (scores - self._incumbent[track.task.name][seen])
-        return found
+    def _gains(self, raced_task: RacedTask, count: int) -> Array:
+        """[items]: what each seen item adds to the difference of the task's value; 0 for the others."""
+        values = np.zeros(len(raced_task.weights))
+        seen, scores = self._drawn(raced_task, count)
+        values[seen] = raced_task.shares[seen] * (scores - self._incumbent[raced_task.task.name][seen])
+        return values
 
-    def _known(self) -> float:
-        """What the tasks that are not raced add to the difference."""
-        whole = {task.name for task in self._course.whole}
+    def _fixed_difference(self) -> float:
+        """The part of the difference that comes from the tasks scored in full."""
+        in_full = {task.name for task in self._plan.in_full}
         rows = {share.task: [0.0] * share.rows for share in self._objective.shares}
-        rows |= {name: values for name, values in self._whole_values().items() if name in rows}
+        rows |= {name: values for name, values in self._in_full_values().items() if name in rows}
         gains = dict(zip(rows, self._objective.each(_flat(rows)) - self._each, strict=True))
-        return float(sum(self._slopes[name] * gain for name, gain in gains.items() if name in whole))
+        return float(sum(self._slopes[name] * gain for name, gain in gains.items() if name in in_full))
 
-    def _whole_values(self) -> dict[str, list[float]]:
-        return {task.name: task.values("search", self._scores(task.name)) for task in self._course.whole}
+    def _in_full_values(self) -> dict[str, list[float]]:
+        return {task.name: task.values("search", self._scores(task.name)) for task in self._plan.in_full}
 
-    def _drawn(self, track: Track, count: int) -> tuple[Ints, Array]:
-        """The numbers of the items among the first ``count`` draws, ascending, and their contributions."""
-        numbers = self._numbers(track, 0, count)
+    def _drawn(self, raced_task: RacedTask, count: int) -> tuple[Ints, Array]:
+        """The task's item numbers among the first ``count`` draws, ascending, and their contributions."""
+        numbers = self._numbers(raced_task, 0, count)
         if not len(numbers):
             return numbers, np.zeros(0)
-        items = [track.task.search[number] for number in numbers]
-        scores = torch.stack([self._seen[track.task.name][number] for number in numbers.tolist()])
-        contributed = track.task.evaluator.contributions(items, scores)
+        items = [raced_task.task.search[number] for number in numbers]
+        scores = torch.stack([self._seen[raced_task.task.name][number] for number in numbers.tolist()])
+        contributed = raced_task.task.evaluator.contributions(items, scores)
         return numbers, np.asarray(contributed.numpy(), dtype=np.float64)
 
     def _scores(self, name: str) -> Tensor:
-        """Of the items scored so far, in the split's order."""
+        """The task's scores so far, in the order of the split."""
         return torch.stack([self._seen[name][number] for number in sorted(self._seen[name])])
 
     def result(self, stopped_at: int | None) -> Result:
-        tasks = {task.name: task for task in self._job.searched if self._seen[task.name]}
+        tasks = {task.name: task for task in self._tasks.searched if self._seen[task.name]}
         items = {name: [tasks[name].search[number] for number in sorted(self._seen[name])] for name in tasks}
         scores = {name: self._scores(name) for name in tasks}
         if stopped_at is None:
             return Result(scores, items, {name: tasks[name].value("search", scores[name]) for name in tasks})
-        whole = {task.name: task.value("search", scores[task.name]) for task in self._course.whole}
+        in_full = {task.name: task.value("search", scores[task.name]) for task in self._plan.in_full}
         raced = self._estimates(stopped_at)
-        values = {task.name: {**whole, **raced}[task.name] for task in self._job.searched}
-        rows = {name: [value] for name, value in raced.items()} | self._whole_values()
+        values = {task.name: {**in_full, **raced}[task.name] for task in self._tasks.searched}
+        rows = {name: [value] for name, value in raced.items()} | self._in_full_values()
         counted = {share.task: rows[share.task] for share in self._objective.shares}
         return Result(scores, items, values, True, float(self._objective.combine(_flat(counted))))
 
     def _estimates(self, count: int) -> dict[str, float]:
-        """The values of the tasks that are raced."""
-        found, inclusion = {}, self._course.draws.inclusion(count)
-        for track in self._course.tracks:
-            seen, scores = self._drawn(track, count)
-            chances, name = inclusion[track.places][seen], track.task.name
-            found[name] = track.value(chances, self._incumbent[name], seen, scores)
-        return found
+        """Estimates of the raced tasks' values."""
+        values, inclusion = {}, self._plan.draws.inclusion(count)
+        for raced_task in self._plan.raced_tasks:
+            seen, scores = self._drawn(raced_task, count)
+            chances, name = inclusion[raced_task.span][seen], raced_task.task.name
+            values[name] = raced_task.value(chances, self._incumbent[name], seen, scores)
+        return values
 
 
 def _flat(rows: dict[str, list[float]]) -> Array:
@@ -201,10 +206,10 @@ def _flat(rows: dict[str, list[float]]) -> Array:
 
 
 def lines(share: Share, value: float, slope: float) -> list[tuple[float, float]]:
-    """(slope, constant) of the lines in v − value, the highest of which is what a value v adds to the objective.
+    """(slope, constant) of linear functions of v − value; their maximum is what a task's value v adds to the objective.
 
-    slope: of the objective in what it takes of the task. What is normalised is floored: max(0, (v − chance) / (1 −
-    chance)) is the higher one of two lines.
+    slope: the derivative of the objective by the task's (normalised) value. A normalised value has a floor:
+    max(0, (v − chance) / (1 − chance)) is the maximum of two linear functions.
     """
     if not share.chances:
         return [(slope, 0.0)]
@@ -215,7 +220,7 @@ def lines(share: Share, value: float, slope: float) -> list[tuple[float, float]]
 
 
 def gradient(aggregated: Callable[[Array], Array], each: Array) -> Array:
-    """[tasks]: how the objective changes with what it takes of each task, by central differences."""
+    """[tasks]: the derivative of the objective by each task's value, by central differences."""
     steps = STEP * np.eye(len(each))
     centre = np.asarray(each)[:, None]
     return np.asarray((aggregated(centre + steps) - aggregated(centre - steps)) / (2 * STEP))

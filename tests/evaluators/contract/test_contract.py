@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from mergesearch.evaluators import EVALUATORS, Evaluator, LoadedModel, Shared, aggregate, open_evaluator, split_items
 
-from ..conftest import LABELS, saver, sentence, write_rows
+from ...tolerances import assert_close, close, path_length
+from ..helpers import LABELS, saver, sentence, write_rows
 
 FUNCTION = """
 def judge(model, tokenizer, items):
@@ -97,20 +98,21 @@ def test_order_and_subset_do_not_matter(evaluator: Evaluator, subject: LoadedMod
     whole = dict(zip(evaluator.items, evaluator.score(subject, evaluator.items), strict=True))
     shuffled = random.Random(0).sample(list(evaluator.items), len(evaluator.items))
     assert torch.equal(evaluator.score(subject, shuffled), torch.stack([whole[item] for item in shuffled]))
-    some = shuffled[: len(shuffled) // 2]
-    expected = torch.stack([whole[item] for item in some])
-    torch.testing.assert_close(evaluator.score(subject, some), expected, rtol=1e-6, atol=1e-6)
+    half = shuffled[: len(shuffled) // 2]
+    expected = torch.stack([whole[item] for item in half])
+    # Batches of other shapes are rounded differently, in the model's float32.
+    assert_close(evaluator.score(subject, half), expected, path_length(subject.model, 128), dtype=torch.float32)
 
 
 def test_new_weights_in_the_same_model_count(evaluator: Evaluator, subject: LoadedModel) -> None:
     before = evaluator.score(subject, evaluator.items)
-    kept = {name: value.clone() for name, value in subject.model.state_dict().items()}
+    weights = {name: value.clone() for name, value in subject.model.state_dict().items()}
     with torch.no_grad():
         for parameter in subject.model.parameters():
             parameter.copy_(parameter.flip(0))
     changed = evaluator.score(subject, evaluator.items)
     assert not torch.equal(before, changed)
-    subject.model.load_state_dict(kept)
+    subject.model.load_state_dict(weights)
     assert torch.equal(before, evaluator.score(subject, evaluator.items))
 
 
@@ -146,7 +148,7 @@ def test_leaves_no_trace(evaluator: Evaluator, subject: LoadedModel, capfd: pyte
 
 
 def test_weights_stay_where_they_are(evaluator: Evaluator, subject: LoadedModel) -> None:
-    """Whoever merges writes into the parameters that it found in the model."""
+    """A merge writes into the parameters of the model, which must stay the same tensors."""
     before = {name: value.data_ptr() for name, value in subject.model.named_parameters()}
     evaluator.score(subject, evaluator.items)
     assert {name: value.data_ptr() for name, value in subject.model.named_parameters()} == before
@@ -168,7 +170,9 @@ def test_contributions_have_the_value_as_their_mean(evaluator: Evaluator, subjec
         scores = evaluator.score(subject, items)
         parts = evaluator.contributions(items, scores)
         assert parts.shape == (len(items),)
-        assert aggregate(items, parts) == pytest.approx(evaluator.value(items, scores), rel=1e-9, abs=1e-9)
+        value = evaluator.value(items, scores)
+        # Pseudo-values are differences of the value times the number of items.
+        assert aggregate(items, parts) == close(value, 3 * len(items), magnitude=len(items) * max(1.0, abs(value)))
 
 
 def test_prepared_beforehand_says_no_more_than_texts(evaluator: Evaluator, subject: LoadedModel) -> None:

@@ -1,6 +1,7 @@
 """Pseudo-values: their mean is the value, and they spread as the value itself does over samples of items."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from mergesearch.evaluators import FunctionOfMeans, Item, Jackknife, aggregate
+
+from ...tolerances import close
 
 
 def items_of(weights: Sequence[float]) -> list[Item]:
@@ -18,12 +21,12 @@ class F1(FunctionOfMeans):
     """scores: [n, 2], predicted and gold, 0 or 1."""
 
     def features(self, items: Sequence[Item], scores: Tensor) -> Tensor:  # noqa: ARG002
-        said, gold = scores.T
-        return torch.stack([said * gold, said, gold], dim=1)
+        predicted, gold = scores.T
+        return torch.stack([predicted * gold, predicted, gold], dim=1)
 
     def statistic(self, means: Tensor) -> Tensor:
-        both, said, gold = means.unbind(-1)
-        return 2 * both / (said + gold)
+        both, predicted, gold = means.unbind(-1)
+        return 2 * both / (predicted + gold)
 
 
 class Correlation(FunctionOfMeans):
@@ -54,14 +57,20 @@ class Slow(Jackknife):
 def sample(kind: type[FunctionOfMeans], count: int) -> Tensor:
     draw = np.random.default_rng(count)
     gold = draw.random(count) < 0.4
-    said = np.where(draw.random(count) < 0.8, gold, ~gold)
+    predicted = np.where(draw.random(count) < 0.8, gold, ~gold)
     x = draw.normal(size=count)
     scores = {
-        F1: np.stack([said, gold], axis=1),
+        F1: np.stack([predicted, gold], axis=1),
         Correlation: np.stack([x, 0.6 * x + draw.normal(size=count)], axis=1),
         Perplexity: 1 + 0.3 * draw.normal(size=count),
     }
     return torch.from_numpy(scores[kind].astype(np.float64))
+
+
+def pseudo(expected: Any, items: Sequence[Item]) -> Any:
+    """Differences of sums over the items, times their number by weight: of the lightest, the sum of all weights."""
+    share = sum(item.weight for item in items) / min(item.weight for item in items)
+    return close(expected, 3 * len(items), magnitude=share * float(np.abs(expected).max()))
 
 
 KINDS = [F1, Correlation, Perplexity]
@@ -72,16 +81,14 @@ KINDS = [F1, Correlation, Perplexity]
 def test_their_mean_is_the_value(kind: type[FunctionOfMeans], weighted: bool) -> None:
     scores = sample(kind, 50)
     items = items_of(range(1, 51) if weighted else [1] * 50)
-    assert aggregate(items, kind().contributions(items, scores)) == pytest.approx(
-        kind().value(items, scores), abs=1e-12
-    )
+    assert aggregate(items, kind().contributions(items, scores)) == pseudo(kind().value(items, scores), items)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_left_out_at_once_is_left_out_one_by_one(kind: type[FunctionOfMeans]) -> None:
     scores, items = sample(kind, 30), items_of(range(1, 31))
     slow = Slow(kind()).contributions(items, scores)
-    assert kind().contributions(items, scores).tolist() == pytest.approx(slow.tolist(), rel=1e-9)
+    assert kind().contributions(items, scores).tolist() == pseudo(slow.tolist(), items)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,6 +98,7 @@ def test_they_spread_as_the_value_does_over_samples(kind: type[FunctionOfMeans])
     drawn = torch.from_numpy(draw.integers(400, size=(4000, 400)))
     direct = kind().statistic(kind().features(items, scores)[drawn].mean(1)).std()
     indirect = kind().contributions(items, scores).std() / 400**0.5
+    # The direct one is good to 1 / √(2 · 4000) = 1.1 %, and 400 items leave a few more.
     assert float(indirect) == pytest.approx(float(direct), rel=0.06)
 
 
@@ -111,7 +119,7 @@ def test_of_a_weighted_mean_they_are_the_scores() -> None:
             return means[..., 0]
 
     scores, items = sample(Perplexity, 20), items_of(range(1, 21))
-    assert Mean().contributions(items, scores).tolist() == pytest.approx(scores.tolist(), rel=1e-9)
+    assert Mean().contributions(items, scores).tolist() == pseudo(scores.tolist(), items)
 
 
 def test_one_item_or_none() -> None:

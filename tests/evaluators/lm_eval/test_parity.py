@@ -11,11 +11,10 @@ import torch
 from mergesearch.evaluators import LoadedModel, Shared
 from mergesearch.evaluators.lm_eval.lm_eval import LmEval, LmEvalOptions
 
+from ...tolerances import close, path_length, tolerance
 from ..command_line import Printed
-from ..conftest import CHAT_INSTRUCTION
+from ..helpers import SYSTEM_INSTRUCTION
 
-CLOSE = 1e-4
-"""Items on which packed and exact may disagree have two log-probabilities as near as this."""
 PLAIN = {
     "toy_mc": ["acc", "acc_norm"],
     "toy_yes": ["acc", "acc_mutual_info", "f1", "mcc", "brier_score"],
@@ -32,10 +31,11 @@ EXACT = {"acc", "acc_norm", "acc_mutual_info", "f1", "mcc", "exact_match", "bleu
 
 
 @pytest.fixture
-def live(chatty: Path) -> LoadedModel:
+def live(saved_chat_model: Path) -> LoadedModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    return LoadedModel(AutoModelForCausalLM.from_pretrained(chatty).eval(), AutoTokenizer.from_pretrained(chatty))
+    model = AutoModelForCausalLM.from_pretrained(saved_chat_model, dtype=torch.float64).eval()
+    return LoadedModel(model, AutoTokenizer.from_pretrained(saved_chat_model))
 
 
 def opened(folder: Path, mode: str, **options: Any) -> LmEval:
@@ -48,14 +48,16 @@ def agrees(evaluator: LmEval, live: LoadedModel, printed: Printed, metric: str) 
     scores = evaluator.score(live, evaluator.items)
     value = evaluator.value(evaluator.items, scores)
     expected = printed.values[evaluator.task][key]
-    tolerance = 1e-12 if metric.partition(",")[0] in EXACT else 1e-6
-    assert value == pytest.approx(expected, rel=tolerance, abs=1e-12)
+    count, path = len(evaluator.items), path_length(live.model, 128)
+    size = max(1.0, abs(expected))
+    assert value == close(expected, count if metric.partition(",")[0] in EXACT else path, magnitude=size)
     weights = torch.tensor([item.weight for item in evaluator.items])
     mean = (weights * evaluator.contributions(evaluator.items, scores)).sum() / weights.sum()
-    assert float(mean) == pytest.approx(value, rel=1e-9)
+    # Pseudo-values are differences of the value times the number of items.
+    assert float(mean) == close(value, count, magnitude=count * size)
     own = printed.items.get(evaluator.task, {}).get(key, {})
     if scores.dim() == 1 and own and not isinstance(own[0], list):
-        assert scores.tolist() == pytest.approx([float(own[int(item.id)]) for item in evaluator.items], rel=1e-5)
+        assert scores.tolist() == close([float(own[int(item.id)]) for item in evaluator.items], path)
 
 
 @pytest.mark.parametrize(("task", "metric"), [(task, metric) for task, metrics in PLAIN.items() for metric in metrics])
@@ -71,7 +73,7 @@ def test_equals_the_command_line(
 def test_equals_the_command_line_in_a_chat(
     task: str, metric: str, tasks: Path, live: LoadedModel, command_line: dict[str, Printed]
 ) -> None:
-    settings = {"apply_chat_template": True, "system_instruction": CHAT_INSTRUCTION, "num_fewshot": 2}
+    settings = {"apply_chat_template": True, "system_instruction": SYSTEM_INSTRUCTION, "num_fewshot": 2}
     agrees(opened(tasks, "exact", task=task, metric=metric, **settings), live, command_line["chat"], metric)
 
 
@@ -92,11 +94,17 @@ def test_packed_items_differ_only_where_log_probabilities_nearly_tie(task: str, 
     exact, packed = (opened(tasks, mode, task=task, metric="acc", num_fewshot=2) for mode in ("exact", "packed"))
     pairs = zip(exact.score(live, exact.items), packed.score(live, packed.items), strict=True)
     unequal = [n for n, (a, b) in enumerate(pairs) if a != b]
-    assert packed._requests.scorer._width == 32
-    close = [n for n, group in enumerate(exact._built[task]) if _gap([one.resps[0][0] for one in group]) < CLOSE]
-    assert set(unequal) <= set(close)
-    for group, other in zip(exact._built[task], packed._built[task], strict=True):
-        assert [one.resps[0][0] for one in group] == pytest.approx([one.resps[0][0] for one in other], abs=CLOSE)
+    assert packed.runner_for(live).scorer.packing_width == 32
+    expected, logprobs = (_logprobs(evaluator, task) for evaluator in (exact, packed))
+    largest = max(abs(logprob) for document in expected for logprob in document)
+    bound = tolerance(path_length(live.model, 128), magnitude=largest)
+    assert set(unequal) <= {n for n, document in enumerate(expected) if _gap(document) < bound}
+    for document, other in zip(expected, logprobs, strict=True):
+        assert document == pytest.approx(other, rel=0, abs=bound)
+
+
+def _logprobs(evaluator: LmEval, task: str) -> list[list[float]]:
+    return [[instance.resps[0][0] for instance in instances] for instances in evaluator.instances[task]]
 
 
 def _gap(logprobs: list[float]) -> float:

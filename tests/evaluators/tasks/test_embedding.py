@@ -13,7 +13,8 @@ from mergesearch.errors import UserError
 from mergesearch.evaluators import LoadedModel, Shared
 from mergesearch.evaluators.tasks.embedding import Embedding
 
-from ..conftest import sentence, write_rows
+from ...tolerances import close, path_length
+from ..helpers import sentence, write_rows
 
 DRAW = random.Random(4)
 ROWS = [
@@ -23,8 +24,8 @@ ROWS = [
 
 
 def opened(data: Path, **options: Any) -> Embedding:
-    made = Embedding.Options.model_validate({"task": "pairs", "data": str(data), **options})
-    return Embedding(made, Shared(batch_size=7))
+    parsed = Embedding.Options.model_validate({"task": "pairs", "data": str(data), **options})
+    return Embedding(parsed, Shared(batch_size=7))
 
 
 def pooled(subject: LoadedModel, text: str, pooling: str) -> np.ndarray[Any, Any]:
@@ -38,6 +39,7 @@ def pooled(subject: LoadedModel, text: str, pooling: str) -> np.ndarray[Any, Any
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_equals_scipy_on_hidden_states(request: pytest.FixtureRequest, tmp_path: Path, kind: str, pooling: str) -> None:
     subject = request.getfixturevalue(kind)
+    subject.model.double()
     cosines = []
     for row in ROWS:
         one, two = (pooled(subject, str(row[field]), pooling) for field in ("sentence1", "sentence2"))
@@ -46,9 +48,16 @@ def test_equals_scipy_on_hidden_states(request: pytest.FixtureRequest, tmp_path:
     for metric, reference in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
         evaluator = opened(write_rows(tmp_path / "rows.jsonl", ROWS), pooling=pooling, metric=metric)
         scores = evaluator.score(subject, evaluator.items)
-        np.testing.assert_allclose(scores[:, 0], cosines, atol=1e-6)
+        assert scores[:, 0].tolist() == close(cosines, path_length(subject.model, 16))
         # By rank, rounding may change places: scipy gets our own cosines.
-        assert evaluator.value(evaluator.items, scores) == pytest.approx(reference(scores[:, 0], gold)[0], abs=1e-12)
+        expected = close_correlation(reference(scores[:, 0], gold)[0], scores)
+        assert evaluator.value(evaluator.items, scores) == expected
+
+
+def close_correlation(expected: Any, scores: torch.Tensor) -> Any:
+    """Sums over the items, of the scores minus their mean."""
+    cancelled = float((scores.abs().amax(0) / scores.std(0)).max())
+    return close(expected, 3 * len(scores), magnitude=cancelled)
 
 
 def made_scores(count: int, levels: int) -> torch.Tensor:
@@ -60,20 +69,20 @@ def made_scores(count: int, levels: int) -> torch.Tensor:
 
 @pytest.fixture
 def evaluator_of(tmp_path: Path) -> Any:
-    def made(count: int, metric: str) -> Embedding:
+    def make(count: int, metric: str) -> Embedding:
         rows = [{"sentence1": "a", "sentence2": "b", "score": n} for n in range(count)]
         return opened(write_rows(tmp_path / "rows.jsonl", rows), metric=metric)
 
-    return made
+    return make
 
 
 @pytest.mark.parametrize("metric", ["spearman", "pearson"])
 def test_left_out_correlations_are_scipys(evaluator_of: Any, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mergesearch.evaluators.tasks.embedding.CHUNK", 200)
+    monkeypatch.setattr("mergesearch.evaluators.tasks.embedding.MAX_RANKS", 200)
     evaluator, scores = evaluator_of(50, metric), made_scores(50, 1)
     reference = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}[metric]
     expected = [reference(*np.delete(scores.numpy(), n, axis=0).T)[0] for n in range(50)]
-    assert evaluator.leave_one_out(evaluator.items, scores).tolist() == pytest.approx(expected, abs=1e-12)
+    assert evaluator.leave_one_out(evaluator.items, scores).tolist() == close_correlation(expected, scores)
 
 
 @pytest.mark.parametrize("metric", ["spearman", "pearson"])
@@ -83,8 +92,9 @@ def test_contributions_spread_as_the_correlation_does(evaluator_of: Any, metric:
     evaluator, scores = evaluator_of(count, metric), made_scores(count, 2)
     reference = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}[metric]
     direct = np.std([reference(*scores.numpy()[draw.integers(count, size=count)].T)[0] for _ in range(800)])
-    found = float(evaluator.contributions(evaluator.items, scores).std()) / count**0.5
-    assert found == pytest.approx(direct, rel=0.12)
+    spread = float(evaluator.contributions(evaluator.items, scores).std()) / count**0.5
+    # The direct one is accurate to 1 / √(2 · 800) = 2.5 %, and 200 items add a few more.
+    assert spread == pytest.approx(direct, rel=0.12)
 
 
 @pytest.mark.parametrize("metric", ["spearman", "pearson"])
@@ -92,12 +102,15 @@ def test_no_variation_is_no_correlation(evaluator_of: Any, metric: str) -> None:
     evaluator, scores = evaluator_of(10, metric), made_scores(10, 2)
     scores[:, 0] = 0.9
     assert evaluator.value(evaluator.items, scores) == 0.0
-    assert evaluator.contributions(evaluator.items, scores).tolist() == pytest.approx([0.0] * 10, abs=1e-9)
+    assert evaluator.contributions(evaluator.items, scores).tolist() == [0.0] * 10
 
 
 def test_wrong_data(tmp_path: Path) -> None:
-    for value, message in (("high", "row 0: 'score' is 'high', expected a number"), (float("nan"), "'score' is nan")):
+    for value, message in (
+        ("high", "row 0: field 'score' is 'high', expected a finite number"),
+        (float("nan"), "field 'score' is nan"),
+    ):
         with pytest.raises(UserError, match=f"score: .*{message}"):
             opened(write_rows(tmp_path / "rows.jsonl", [{**ROWS[0], "score": value}, *ROWS]))
-    with pytest.raises(UserError, match=r"score: .*all pairs have the score 3"):
+    with pytest.raises(UserError, match=r"score: .*field 'score' is 3 in all rows"):
         opened(write_rows(tmp_path / "rows.jsonl", [{**row, "score": 3} for row in ROWS]))

@@ -20,16 +20,16 @@ from mergesearch.evaluators.tasks.function import Function
 
 def function(file: Path, code: str, **options: Any) -> Function:
     file.write_text(textwrap.dedent(code))
-    made = Function.Options.model_validate({"task": "judged", "function": f"{file}:judge", **options})
-    return Function(made, Shared())
+    parsed = Function.Options.model_validate({"task": "judged", "function": f"{file}:judge", **options})
+    return Function(parsed, Shared())
 
 
 def command(folder: Path, code: str, **options: Any) -> Command:
     file = folder / "program.py"
     file.write_text("import json, sys, time\nfrom pathlib import Path\n" + textwrap.dedent(code))
     arguments = [sys.executable, "-I", "-S", str(file), "{model}", "{items}"]
-    made = Command.Options.model_validate({"task": "judged", "command": arguments, **options})
-    return Command(made, Shared())
+    parsed = Command.Options.model_validate({"task": "judged", "command": arguments, **options})
+    return Command(parsed, Shared())
 
 
 @pytest.fixture
@@ -84,11 +84,19 @@ def test_a_function_is_asked_for_the_items_wanted_where_it_minds(subject: Loaded
 
 
 FAULTS = {
-    "nothing for an item": ('return {"a": 1.0}', ValueError, "gave no score for b, but for a"),
-    "one number": ("return 0.5", ValueError, "gave 0.5, expected a number for each item"),
-    "no number": ('return {"a": 1.0, "b": "x"}', ValueError, "item b: gave 'x', expected a number"),
-    "not a number": ('return {"a": 1.0, "b": float("nan")}', FloatingPointError, "item b: gave nan"),
-    "infinite": ('return {"a": float("inf"), "b": 1.0}', FloatingPointError, "item a: gave inf"),
+    "nothing for an item": ('return {"a": 1.0}', ValueError, "found scores for a, but none for b"),
+    "one number": ("return 0.5", ValueError, "found 0.5, expected a mapping from items to numbers"),
+    "no number": ('return {"a": 1.0, "b": "x"}', ValueError, "item b: found score 'x', expected a number"),
+    "not a number": (
+        'return {"a": 1.0, "b": float("nan")}',
+        FloatingPointError,
+        "item b: found score nan, expected a finite number",
+    ),
+    "infinite": (
+        'return {"a": float("inf"), "b": 1.0}',
+        FloatingPointError,
+        "item a: found score inf, expected a finite number",
+    ),
     "an exception": ('raise KeyError("lost")', KeyError, "lost"),
 }
 
@@ -103,7 +111,7 @@ def test_a_functions_faults(subject: LoadedModel, tmp_path: Path, case: str) -> 
 
 def test_items_that_were_not_said_before(subject: LoadedModel, tmp_path: Path) -> None:
     judged = function(tmp_path / "f.py", 'def judge(model, tokenizer):\n    return {"a": 1.0}\n')
-    with pytest.raises(ValueError, match="one number was expected: say which items there are"):
+    with pytest.raises(ValueError, match="expected one number for the whole model, or declare the items first"):
         judged.score(subject, judged.items)
 
 
@@ -161,11 +169,11 @@ def test_one_number_for_the_whole_model(subject: LoadedModel, tmp_path: Path) ->
 
 PROGRAM_FAULTS = {
     "status": ('sys.stderr.write("no GPU\\n"); sys.exit(3)', RuntimeError, "ended with 3: no GPU"),
-    "silence": ("sys.exit(1)", RuntimeError, "ended with 1: it said nothing"),
+    "silence": ("sys.exit(1)", RuntimeError, "ended with 1: no error output"),
     "no JSON": ('print("fine")', ValueError, "printed 'fine', expected JSON"),
     "nothing": ("", ValueError, "printed '', expected JSON"),
-    "NaN": ('print("""{"score": NaN}""")', FloatingPointError, "gave nan, which is not a finite number"),
-    "other items": ('print("""{"a": 1}""")', ValueError, "gave no score for score, but for a"),
+    "NaN": ('print("""{"score": NaN}""")', FloatingPointError, "found score nan, expected a finite number"),
+    "other items": ('print("""{"a": 1}""")', ValueError, "found scores for a, but none for score"),
 }
 
 
@@ -243,7 +251,7 @@ def test_no_shell_reads_the_command(subject: LoadedModel) -> None:
 
 def test_wrong_commands(tmp_path: Path) -> None:
     for options, message in (
-        ({"command": "true"}, "expected {model} where the candidate's folder belongs"),
+        ({"command": "true"}, "expected {model} in place of the candidate's folder"),
         ({"command": "nowhere-at-all {model}"}, "there is no program 'nowhere-at-all'"),
         ({"command": 'true "{model}'}, "No closing quotation"),
         ({"command": ["true", "{model}"], "items": str(tmp_path / "none")}, "items: .*none cannot be read"),

@@ -1,4 +1,4 @@
-"""Frozen parts stay the base's, whatever the method, in the live model and on disk."""
+"""Frozen tensors stay the base's for every method, in the live model and on disk."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Reading folders and bare files; writing shards in place, whole or not at all."""
+"""Checkpoints in folders and single files; shards, written completely or not at all."""
 
 import errno
 import json
@@ -83,7 +83,7 @@ def test_reads_a_bare_file_of_every_dtype(tmp_path: Path) -> None:
 
 
 def fail(reference: Path | str, *parts: str) -> None:
-    """Opening and reading the checkpoint raises a UserError that says all of these."""
+    """Checks that reading the checkpoint raises a UserError with all of these parts."""
     with pytest.raises(UserError) as caught:
         _ = Checkpoint(str(reference)).tensors
     for part in parts:
@@ -101,7 +101,7 @@ def test_a_name_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("offline\nand more")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    fail("org/model", "org/model: there is no such folder, and the model hub did not give it: offline")
+    fail("org/model", "org/model: there is no such folder, and the Hugging Face Hub gave an error: offline")
 
 
 def test_a_name_on_the_hub_is_downloaded_to_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_a_missing_shard(tmp_path: Path) -> None:
     folder = sharded(tmp_path / "x", VALUES, 40)
     first = sorted(folder.glob("*.safetensors"))[0]
     first.unlink()
-    fail(folder, "shards that are not there", first.name)
+    fail(folder, "shards that do not exist", first.name)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 1}}'])

@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's layout, applied as they are read. Such cases were compared with PEFT 0.21, bit for bit."""
+"""LoRA adapters in PEFT's layout, applied on reading. These cases were compared with PEFT 0.21, bit for bit."""
 
 import json
 from math import sqrt
@@ -16,7 +16,8 @@ from mergesearch.merge_ops.engine.engine import Engine, merge
 from mergesearch.merge_ops.live.live import bind, load
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
-from ..helpers import INPUTS, read, same_bytes, save, tensor
+from ...tolerances import assert_close
+from ..helpers import INPUTS, OPERATIONS, read, same_bytes, save, tensor
 
 BASE = str(INPUTS / "base")
 QUERY, UP, EMBED = "model.layers.1.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.embed_tokens"
@@ -63,7 +64,7 @@ def test_the_product_is_scaled_and_added(config: dict[str, Any], scale: float, t
     parts = factors(QUERY)
     checkpoint = Checkpoint(f"{BASE}+{adapter(tmp_path / 'a', parts, **config)}")
     expected = weight(QUERY) + scale * product(parts, QUERY)
-    torch.testing.assert_close(checkpoint.tensor(f"{QUERY}.weight"), expected, atol=1e-6, rtol=0)
+    assert_close(checkpoint.tensor(f"{QUERY}.weight"), expected, OPERATIONS)
     whole = read(Path(BASE))
     others = whole.keys() - {f"{QUERY}.weight"}
     assert list(checkpoint.tensors) == sorted(whole)
@@ -74,7 +75,7 @@ def test_the_rank_is_that_of_the_tensors(tmp_path: Path) -> None:
     parts = factors(QUERY, rank=2)
     checkpoint = Checkpoint(f"{BASE}+{adapter(tmp_path / 'a', parts, rank_pattern={'q_proj': 2})}")
     expected = weight(QUERY) + 4 * product(parts, QUERY)
-    torch.testing.assert_close(checkpoint.tensor(f"{QUERY}.weight"), expected, atol=1e-6, rtol=0)
+    assert_close(checkpoint.tensor(f"{QUERY}.weight"), expected, OPERATIONS)
 
 
 def test_dora_keeps_each_outputs_magnitude(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_dora_keeps_each_outputs_magnitude(tmp_path: Path) -> None:
     checkpoint = Checkpoint(f"{BASE}+{adapter(tmp_path / 'a', tensors, use_dora=True)}")
     changed = weight(UP) + 2 * product(parts, UP)
     expected = changed / changed.norm(dim=1, keepdim=True) * magnitude[:, None]
-    torch.testing.assert_close(checkpoint.tensor(f"{UP}.weight"), expected, atol=1e-6, rtol=0)
+    assert_close(checkpoint.tensor(f"{UP}.weight"), expected, OPERATIONS + changed.shape[1])
 
 
 def test_weights_that_are_stored_transposed(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_weights_that_are_stored_transposed(tmp_path: Path) -> None:
     }
     checkpoint = Checkpoint(f"{onto}+{adapter(tmp_path / 'a', parts, fan_in_fan_out=True)}")
     expected = tensor((4, 12), 5) + 4 * product(parts, "transformer.h.0.attn.c_attn").T
-    torch.testing.assert_close(checkpoint.tensor("h.0.attn.c_attn.weight"), expected, atol=1e-6, rtol=0)
+    assert_close(checkpoint.tensor("h.0.attn.c_attn.weight"), expected, OPERATIONS)
 
 
 def test_convolutions(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_convolutions(tmp_path: Path) -> None:
     a, b = tensor((2, 3, 3, 3), 6), tensor((6, 2, 1, 1), 7)
     folder = adapter(tmp_path / "a", {"conv.lora_A.weight": a, "conv.lora_B.weight": b})
     expected = tensor((6, 3, 3, 3), 5) + 4 * torch.einsum("or,rikl->oikl", b[:, :, 0, 0], a)
-    torch.testing.assert_close(Checkpoint(f"{onto}+{folder}").tensor("conv.weight"), expected, atol=1e-5, rtol=0)
+    assert_close(Checkpoint(f"{onto}+{folder}").tensor("conv.weight"), expected, OPERATIONS)
 
 
 def test_embeddings_and_modules_saved_whole(tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ def test_embeddings_and_modules_saved_whole(tmp_path: Path) -> None:
     }
     folder = adapter(tmp_path / "a", tensors, modules_to_save=["lm_head", "norm"])
     checkpoint = Checkpoint(f"{BASE}+{folder}")
-    torch.testing.assert_close(checkpoint.tensor(f"{EMBED}.weight"), head + 2 * (b @ a).T, atol=1e-5, rtol=0)
+    assert_close(checkpoint.tensor(f"{EMBED}.weight"), head + 2 * (b @ a).T, OPERATIONS)
     assert same_bytes(checkpoint.tensor("lm_head.weight"), head)
     assert same_bytes(checkpoint.tensor("model.norm.weight"), norm.float())
 
@@ -143,7 +144,7 @@ def test_merged_and_built_live_alike(tmp_path: Path) -> None:
         assert engine.digest() == Checkpoint(str(tmp_path / f"out-{template == BASE}")).digest()
     merged, base = read(tmp_path / "out-True"), read(Path(BASE))
     name = f"{QUERY}.weight"
-    torch.testing.assert_close(merged[name], (base[name] + Checkpoint(one).tensor(name)) / 2, atol=1e-6, rtol=0)
+    assert_close(merged[name], (base[name] + Checkpoint(one).tensor(name)) / 2, OPERATIONS)
 
 
 def test_a_model_is_loaded_with_its_adapter(tmp_path: Path) -> None:

@@ -1,15 +1,15 @@
-"""Recipe files of several documents, whose later parts use earlier results."""
+"""Recipe files of several documents, which use each other's results."""
 
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine.documents import merge_file, read_recipes
 
-from ..helpers import INPUTS, read
+from ...tolerances import assert_close
+from ..helpers import INPUTS, OPERATIONS, read
 
 PAIR = """
 name: pair
@@ -38,7 +38,7 @@ def test_a_later_part_uses_an_earlier_result(order: tuple[str, str], tmp_path: P
     for name, tensor in read(tmp_path / "out").items():
         pair = (one[name] + two[name]) / 2
         expected = base[name] + 0.5 * (pair - base[name]) + 0.25 * (three[name] - base[name])
-        torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=0)
+        assert_close(tensor, expected, OPERATIONS)
     assert {path.name for path in tmp_path.iterdir()} == {"recipe.yml", "out"}
 
 
@@ -88,7 +88,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
         ((PAIR, PAIR, LAST), "found 2 documents with the name 'pair', expected one"),
         ((LAST, LAST), "found 2 documents with no name, expected one"),
         ((PAIR, LAST.replace("pair", "{ft1}")), "the result of 'pair' is not used by the last document"),
-        ((PAIR.replace("{ft1}", "other"), LAST.replace("{base}", "pair") + "name: other\n"), "in a circle"),
+        ((PAIR.replace("{ft1}", "other"), LAST.replace("{base}", "pair") + "name: other\n"), "in a cycle"),
         ((PAIR, "[1]"), "document 2: found [1], expected keys"),
         ((PAIR, "{{merge_method: liner}}"), "document 2: merge_method: there is no method 'liner'"),
         (("",), "found None, expected keys"),

@@ -1,4 +1,4 @@
-"""Recipes to models: what is scored is what is saved."""
+"""From recipes to models: the live model equals the written one."""
 
 import json
 import shutil
@@ -12,16 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops.assembly.merger import Assembly
+from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import Engine, Merger, merge
 from mergesearch.merge_ops.kernels.masks import fingerprint, mask_key
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.recipe.recipe import Recipe
-from mergesearch.merge_ops.statistics.tensor_statistics import QuantileTable
+from mergesearch.merge_ops.statistics.quantiles import QuantileTable
 
+from ...tolerances import aligned
 from ..helpers import INPUTS, WITHOUT_TEXT, Counter, far_off, loaded, read, recipe_data, same_bytes, save, tensor
 from ..references import REFERENCES, Case
+from ..references.selection import undecided
 
 BASE = str(INPUTS / "base")
 TUNED = [str(INPUTS / name) for name in ("ft1", "ft2", "ft3")]
@@ -44,7 +46,7 @@ def contents(model: nn.Module) -> dict[str, Tensor]:
 
 def logits(model: Any) -> Tensor:
     with torch.no_grad():
-        answer: Tensor = model(TOKENS).logits
+        answer: Tensor = aligned(model)(TOKENS).logits
         return answer
 
 
@@ -53,7 +55,7 @@ def assert_same(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
     assert all(same_bytes(value, two[name]) for name, value in one.items())
 
 
-# One path for the live model and the disk
+# The live model and the disk
 
 
 @pytest.mark.parametrize("name", WITHOUT_TEXT)
@@ -91,16 +93,14 @@ def test_building_another_candidate_leaves_no_trace(name: str, engine: Engine) -
 def test_a_tensor_is_the_methods_formula(name: str, engine: Engine) -> None:
     one, tensors = recipe(name, scope="tensor"), {path: read(Path(path)) for path in (BASE, *TUNED)}
     built = contents(engine.build(one))
-    # Divergences of nearly equal rows are good to 1 % in float32: an importance at the threshold may fall either way.
-    spared = 0.02 if name == "arcee_fusion" else 0
     for part in one.resolve(engine.names):
         models = [tensors[model][part.name] for model in part.models]
         keys = tuple(mask_key(int(part.shared.get("seed", 0)), fingerprint(model), part.name) for model in models)
         each: dict[str, Any] = dict(part.each)
         others = tuple((t, tensors[part.models[0]][n]) for n, t in tensors[BASE].items() if n != part.name)
         case = Case(tensors[BASE][part.name], models, dict(part.shared), each, keys, others=others)
-        reference = REFERENCES[name](case)
-        assert far_off(built[part.name], reference).sum() <= spared * reference.numel()
+        far = far_off(built[part.name], REFERENCES[name](case))
+        assert not (far & ~undecided(case) if name == "arcee_fusion" else far).any()
 
 
 def test_engine_and_merge_write_the_same_files(engine: Engine, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_engine_and_merge_write_the_same_files(engine: Engine, tmp_path: Path) -
 
 
 def test_an_embedding_that_is_tied_and_stored_twice_is_one_tensor(tmp_path: Path) -> None:
-    """In the live model, in its slopes, and in what is written."""
+    """This holds for the live model, its gradients, and the written folder."""
     base, tuned = (str(copied_with_head(INPUTS / name, tmp_path)) for name in ("tied-base", "tied-ft1"))
     engine = Engine([base, tuned], base)
 
@@ -119,12 +119,13 @@ def test_an_embedding_that_is_tied_and_stored_twice_is_one_tensor(tmp_path: Path
         models = [{"model": tuned, "parameters": {"weight": [{"filter": "embed", "value": weight}, {"value": 0.5}]}}]
         return Recipe.read({"merge_method": "task_arithmetic", "base_model": base, "models": models})
 
-    _, slopes = engine.slopes(weighed(0.5), lambda: loss_of(engine, backward=True))
+    _, gradients = engine.coefficient_gradients(weighed(0.5), lambda: loss_of(engine, backward=True))
     engine.build(weighed(0.52))
     high = loss_of(engine)
     engine.build(weighed(0.48))
-    assert slopes["model.embed_tokens.weight"][1] == pytest.approx((high - loss_of(engine)) / 0.04, rel=0.01)
-    assert "lm_head.weight" not in slopes
+    # The error of the difference is of the order of the step's square, about 0.03 % of the gradient.
+    assert gradients["model.embed_tokens.weight"][1] == pytest.approx((high - loss_of(engine)) / 0.04, rel=1e-3)
+    assert "lm_head.weight" not in gradients
     engine.build(weighed(0.5))
     engine.write(weighed(0.5), tmp_path / "out")
     assert "lm_head.weight" not in Checkpoint(str(tmp_path / "out")).tensors
@@ -132,8 +133,9 @@ def test_an_embedding_that_is_tied_and_stored_twice_is_one_tensor(tmp_path: Path
 
 
 def copied_with_head(source: Path, target: Path) -> Path:
+    """The model in float64, which is precise enough for differences of losses."""
     shutil.copytree(source, target / source.name)
-    tensors = load_file(source / "model.safetensors")
+    tensors = {name: value.double() for name, value in load_file(source / "model.safetensors").items()}
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     (target / source.name / "model.safetensors").unlink()
     save_file(tensors, target / source.name / "model.safetensors", {"format": "pt"})
@@ -208,7 +210,7 @@ def test_bare_files_of_every_kind_of_tensor(name: str, bare: list[str], tmp_path
     written = read(tmp_path / "out")
     assert {n: (v.shape, v.dtype) for n, v in written.items()} == {n: (v.shape, v.dtype) for n, v in mixed(1).items()}
     assert all(value.isfinite().all() for value in written.values())
-    # The first checkpoint's: the base's where there is one.
+    # Copied from the base, or from the first model if there is no base.
     first = mixed(2 if METHODS[name].base == "input" else 1)
     assert same_bytes(written["int64"], first["int64"])
     assert same_bytes(written["bool"], first["bool"])
@@ -260,17 +262,6 @@ def test_the_folder_holds_what_transformers_needs_and_the_recipe(tmp_path: Path)
     assert transformers.AutoTokenizer.from_pretrained(folder)("a").input_ids
 
 
-def test_the_model_card_has_the_hubs_metadata_and_the_recipe(tmp_path: Path) -> None:
-    one = recipe("ties")
-    merge(one, tmp_path / "my-model")
-    _, metadata, text = (tmp_path / "my-model" / "README.md").read_text().split("---\n", 2)
-    assert yaml.safe_load(metadata)["base_model"] == [BASE, *TUNED]
-    assert "merge" in yaml.safe_load(metadata)["tags"]
-    assert text.startswith("# my-model\n")
-    assert "https://arxiv.org/abs/2306.01708" in text
-    assert Recipe.read(yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])) == one
-
-
 def test_the_written_recipe_rebuilds_the_same_bytes(tmp_path: Path) -> None:
     merge(recipe("dare_ties"), tmp_path / "one")
     again = Recipe.read(yaml.safe_load((tmp_path / "one" / "mergesearch_recipe.yml").read_text()))
@@ -282,7 +273,7 @@ def test_the_written_recipe_rebuilds_the_same_bytes(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_empty_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for out in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(UserError, match="is there already; give a new name or remove it"):
+        with pytest.raises(UserError, match="already exists; choose another path or remove it"):
             merge(recipe("ties"), out)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -298,7 +289,7 @@ def test_a_merge_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("mergesearch.merge_ops.assembly.merger.combine", fail)
+    monkeypatch.setattr("mergesearch.merge_ops.assembly.assembly.combine", fail)
     with pytest.raises(MemoryError):
         merge(recipe("ties"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

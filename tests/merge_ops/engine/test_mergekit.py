@@ -1,6 +1,6 @@
 """Corners of mergekit's YAML against mergekit itself, which lives in an environment of its own.
 
-Run with ``MERGESEARCH_MERGEKIT=/path/to/bin/mergekit-yaml pytest -m mergekit``.
+``scripts/check --slow`` makes that. By hand: ``MERGESEARCH_MERGEKIT=/path/to/mergekit-yaml pytest -m mergekit``.
 """
 
 import json
@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 
 from mergesearch.merge_ops.engine.documents import merge_file
 
-from ..helpers import GOLDEN, apart, read
+from ...tolerances import assert_close
+from ..helpers import GOLDEN, OPERATIONS, apart, read
 from ..mergekit_recipes import RECIPES
 
-MERGEKIT = Path(os.environ.get("MERGESEARCH_MERGEKIT", ""))
 DRIVER = """
 import sys, yaml, traceback
 from pathlib import Path
@@ -36,10 +36,7 @@ for file in sorted(Path(sys.argv[1]).glob("*.yml")):
     except Exception:
         file.with_suffix(".error").write_text(traceback.format_exc())
 """
-pytestmark = [
-    pytest.mark.mergekit,
-    pytest.mark.skipif(not MERGEKIT.is_file(), reason="MERGESEARCH_MERGEKIT names no mergekit-yaml"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.mergekit]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +50,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "cases").mkdir()
     for name, recipe in RECIPES.items():
         (folder / "cases" / f"{name}.yml").write_text(yaml.safe_dump(_written(recipe), sort_keys=False))
-    python = MERGEKIT.parent / "python"
+    python = Path(os.environ["MERGESEARCH_MERGEKIT"]).parent / "python"
     subprocess.run([python, "-c", DRIVER, "cases"], cwd=folder, check=True, capture_output=True)
     return folder
 
@@ -123,7 +120,7 @@ def test_same_as_mergekit(name: str, workplace: Path, tmp_path: Path, monkeypatc
         if tensor.dtype == torch.bfloat16:
             assert int(apart(ours[key], tensor).max()) <= 1, key
         else:
-            torch.testing.assert_close(ours[key], tensor, atol=1e-5, rtol=0, msg=key)
+            assert_close(ours[key], tensor, OPERATIONS)
     _assert_same_config(tmp_path / "out", workplace / "cases" / name)
 
 

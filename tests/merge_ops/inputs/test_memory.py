@@ -1,4 +1,4 @@
-"""The memory plan, what is kept once, and several candidates built at once."""
+"""The memory plan, the cache of tensors, and candidates from checkpoints at every location."""
 
 import gc
 import weakref
@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mergesearch.merge_ops.engine.engine import Engine, Uses, merge
+from mergesearch.merge_ops.engine.engine import Engine, MemoryReserve, merge
 from mergesearch.merge_ops.inputs import memory
-from mergesearch.merge_ops.inputs.memory import MemoryPlan, Residents, plan_memory, same_bits
-from mergesearch.merge_ops.kernels import native_backend as native
-from mergesearch.merge_ops.kernels.plans import Pass
+from mergesearch.merge_ops.inputs.memory import MemoryPlan, plan_memory
+from mergesearch.merge_ops.inputs.tensor_cache import TensorCache, same_bits
+from mergesearch.merge_ops.kernels import native_backend
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
@@ -27,7 +27,7 @@ SIZES = {"base": 2 * GB, "tuned": 2 * GB}
 
 
 @pytest.mark.parametrize(
-    ("device", "gpu", "host", "place"),
+    ("device", "gpu", "host", "location"),
     [
         ("cuda", 80, 80, "device"),
         ("cuda", 7, 80, "host"),
@@ -37,23 +37,23 @@ SIZES = {"base": 2 * GB, "tuned": 2 * GB}
     ],
 )
 def test_the_fastest_place_where_all_fits(
-    device: str, gpu: int, host: int, place: str, monkeypatch: pytest.MonkeyPatch
+    device: str, gpu: int, host: int, location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (gpu * GB, 80 * GB))
     monkeypatch.setattr(memory, "free_on_host", lambda: host * GB)
-    assert plan_memory(SIZES, 2 * GB, device).place == place
+    assert plan_memory(SIZES, 2 * GB, device).location == location
 
 
 @pytest.mark.parametrize(
-    ("place", "expected"),
+    ("location", "expected"),
     [
-        ("device", "kept in memory on cuda (9 GB free); tensors that are equal are kept once"),
-        ("host", "kept in the host's memory (9 GB free) and streamed to cuda, where they do not fit"),
-        ("disk", "read from disk for every candidate: they do not fit into memory (9 GB free)"),
+        ("device", "kept in memory on cuda (9 GB free); equal tensors are kept once"),
+        ("host", "kept in host memory (9 GB free) and streamed to cuda, where they do not fit"),
+        ("disk", "read from disk for every candidate, because they do not fit in memory (9 GB free)"),
     ],
 )
-def test_the_plan_says_what_is_kept_where(place: Any, expected: str) -> None:
-    line = str(MemoryPlan("cuda", place, {"base": 1_234_567_890, "b": 12}, 9 * GB))
+def test_the_plan_says_what_is_kept_where(location: Any, expected: str) -> None:
+    line = str(MemoryPlan("cuda", location, {"base": 1_234_567_890, "b": 12}, 9 * GB))
     assert line == f"checkpoints: base 1.23 GB, b 12 bytes; 1.23 GB in all, {expected}"
 
 
@@ -69,21 +69,21 @@ TENSORS = {
 }
 
 
-@pytest.mark.parametrize(("place", "reads"), [("device", 1), ("host", 1), ("disk", 2)])
-def test_tensors_are_read_as_the_plan_says(place: Any, reads: int) -> None:
+@pytest.mark.parametrize(("location", "reads"), [("device", 1), ("host", 1), ("disk", 2)])
+def test_tensors_are_read_as_the_plan_says(location: Any, reads: int) -> None:
     counter = Counter(lambda *key: TENSORS[key].clone())
-    residents = Residents(MemoryPlan("cpu", place, {}, 0), counter)
-    residents.prefetch([("a", "w")])
+    cache = TensorCache(MemoryPlan("cpu", location, {}, 0), counter)
+    cache.prefetch([("a", "w")])
     for _ in range(2):
-        assert all(torch.equal(residents.tensor(*key), tensor) for key, tensor in TENSORS.items())
+        assert all(torch.equal(cache.tensor(*key), tensor) for key, tensor in TENSORS.items())
     assert counter.calls == reads * len(TENSORS)
 
 
 def test_equal_tensors_are_kept_once() -> None:
-    residents = Residents(MemoryPlan("cpu", "device", {}, 0), lambda *key: TENSORS[key].clone())
-    found = {key: residents.tensor(*key) for key in TENSORS}
+    cache = TensorCache(MemoryPlan("cpu", "device", {}, 0), lambda *key: TENSORS[key].clone())
+    found = {key: cache.tensor(*key) for key in TENSORS}
     assert found["a", "w"] is found["b", "w"]
-    assert residents.saved == 4000
+    assert found["a", "w"] is not found["c", "w"]
 
 
 def test_equal_means_every_bit() -> None:
@@ -94,37 +94,29 @@ def test_equal_means_every_bit() -> None:
     assert not same_bits(zero, zero.view(10, 10))
 
 
-# Several candidates at once
+# Candidates
 
 
 def recipe(name: str, seed: int) -> Recipe:
     return Recipe.read(recipe_data(METHODS[name], BASE, TUNED, seed))
 
 
-def spaces(engine: Engine, count: int) -> list[dict[str, Tensor]]:
-    return [{name: torch.full_like(view, 7.0) for name, view in engine.views.items()} for _ in range(count)]
+@pytest.mark.parametrize("name", ["ties", "linear", "dare_ties"])
+def test_where_checkpoints_are_kept_does_not_change_a_candidate(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Engine([BASE, *TUNED], BASE)
+    monkeypatch.setattr(memory, "free_on_host", lambda: 0)
+    streamed = Engine([BASE, *TUNED], BASE)
+    assert (kept.memory.location, streamed.memory.location) == ("device", "disk")
+    for engine in (kept, streamed):
+        engine.build(recipe(name, 1))
+    assert kept.views.keys() == streamed.views.keys()
+    assert all(same_bytes(view, streamed.views[tensor]) for tensor, view in kept.views.items())
 
 
-@pytest.mark.parametrize("place", ["device", "disk"])
-def test_candidates_built_at_once_are_those_built_alone(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free_on_host", lambda: GB if place == "device" else 0)
-    engine = Engine([BASE, *TUNED], BASE)
-    assert engine.memory.place == place
-    recipes = [recipe(name, seed) for name in ("ties", "linear", "dare_ties") for seed in (1, 2)]
-    outs, passes = spaces(engine, len(recipes)), Counter(Pass)
-    monkeypatch.setattr("mergesearch.merge_ops.assembly.merger.Pass", passes)
-    engine.build_many(recipes, outs)
-    # linear takes no base: its inputs are others.
-    assert passes.calls == 2 * len(engine.names)
-    for one, out in zip(recipes, outs, strict=True):
-        engine.build(one)
-        assert all(same_bytes(out[name], view) for name, view in engine.views.items())
-
-
-@pytest.mark.skipif(native.library() is None, reason="there is no C compiler")
+@pytest.mark.skipif(native_backend.library() is None, reason="there is no C compiler")
 def test_a_candidate_is_one_call_of_the_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, calls = Engine([BASE, *TUNED], BASE), Counter(native.combine)
-    monkeypatch.setattr(native, "combine", calls)
+    engine, calls = Engine([BASE, *TUNED], BASE), Counter(native_backend.combine)
+    monkeypatch.setattr(native_backend, "combine", calls)
     engine.build(recipe("ties", 1))
     assert calls.calls == 1
 
@@ -136,7 +128,7 @@ def test_an_engine_goes_with_its_last_user() -> None:
     views = [
         weakref.ref(engine),
         weakref.ref(engine._merger),
-        *map(weakref.ref, engine._merger.residents._kept.values()),
+        *map(weakref.ref, engine._merger.tensors._tensors.values()),
     ]
     gc.disable()
     try:
@@ -148,12 +140,12 @@ def test_an_engine_goes_with_its_last_user() -> None:
 
 def test_the_engine_says_where_it_keeps_what() -> None:
     plan = Engine([BASE, TUNED[0]], BASE).memory
-    assert (plan.device, plan.place, list(plan.checkpoints)) == ("cpu", "device", [BASE, TUNED[0]])
+    assert (plan.device, plan.location, list(plan.checkpoints)) == ("cpu", "device", [BASE, TUNED[0]])
     assert all(count > 0 for count in plan.checkpoints.values())
 
 
 def nbytes(value: Any) -> int:
-    """Of all tensors and arrays that hang on a value."""
+    """The bytes of all tensors and arrays that a value refers to."""
     if isinstance(value, Tensor | np.ndarray):
         return value.nbytes
     if isinstance(value, Mapping | list | tuple):
@@ -163,27 +155,27 @@ def nbytes(value: Any) -> int:
 
 @pytest.mark.parametrize("name", WITHOUT_TEXT)
 def test_the_plan_counts_what_a_method_keeps(name: str) -> None:
-    engine = Engine([BASE, *TUNED], BASE, uses=Uses([METHODS[name]]))
+    engine = Engine([BASE, *TUNED], BASE, reserve=MemoryReserve([METHODS[name]]))
     engine.build(Recipe.read(recipe_data(METHODS[name], BASE, TUNED, 1, scope="tensor")))
-    kept, known = nbytes(engine._merger.statistics), nbytes(engine._merger.residents._kept)
-    # A few numbers for each row need not be counted.
+    kept, known = nbytes(engine._merger.statistics), nbytes(engine._merger.tensors._tensors)
+    # A few numbers per row are not counted.
     assert abs(kept - engine.memory.statistics) <= 0.1 * known
 
 
 def test_what_methods_keep_needs_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_on_host", lambda: 8 * GB)
-    assert plan_memory(SIZES, 2 * GB, "cpu").place == "device"
+    assert plan_memory(SIZES, 2 * GB, "cpu").location == "device"
     plan = plan_memory(SIZES, 2 * GB, "cpu", 3 * GB)
-    assert plan.place == "disk"
-    assert str(plan).endswith("; beside them at most 3 GB of statistics")
+    assert plan.location == "disk"
+    assert str(plan).endswith("; statistics take at most 3 GB more")
 
 
 def test_gradients_need_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_on_host", lambda: 8 * GB)
     plan = plan_memory(SIZES, 2 * GB, "cpu", gradients=2 * GB)
-    assert plan.place == "disk"
-    assert str(plan).endswith("; gradients take 2 GB beside the live model")
-    engine = Engine([BASE, *TUNED], BASE, uses=Uses(gradients=True))
+    assert plan.location == "disk"
+    assert str(plan).endswith("; gradients take 2 GB more")
+    engine = Engine([BASE, *TUNED], BASE, reserve=MemoryReserve(gradients=True))
     assert engine.memory.gradients == sum(parameter.nbytes for parameter in engine.model.parameters())
 
 

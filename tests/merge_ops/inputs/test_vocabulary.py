@@ -1,4 +1,4 @@
-"""Models with other vocabularies: the tokenizer of the result, and its embeddings."""
+"""Models with different vocabularies: the tokenizer of the result, and its embeddings."""
 
 import json
 import shutil
@@ -12,13 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops.assembly.merger import Assembly, Merger
+from mergesearch.merge_ops.assembly.assembly import Assembly
+from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.engine.engine import Engine, merge
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 
-from ..helpers import INPUTS, assert_same_as_mergekit, read
+from ...tolerances import assert_close
+from ..helpers import INPUTS, OPERATIONS, assert_same_as_mergekit, read
 
 A, B = str(INPUTS / "vocabA"), str(INPUTS / "vocabB")
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -50,7 +52,8 @@ def test_rows_are_padded_with_the_mean(tmp_path: Path) -> None:
     written = read(tmp_path / "out")
     for name in (EMBED, HEAD):
         assert written[name].shape[0] == 64
-        torch.testing.assert_close(written[name][62:], written[name][:62].mean(0).expand(2, -1), atol=1e-6, rtol=0)
+        rows = written[name][:62]
+        assert_close(written[name][62:], rows.mean(0).expand(2, -1), 62, float(rows.abs().max()))
     assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 64
 
 
@@ -68,7 +71,7 @@ def test_special_tokens_keep_their_meaning_where_they_move(tmp_path: Path) -> No
     assert (config["bos_token_id"], config["eos_token_id"]) == (1, 4)
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == 4
     first, second = read(Path(A))[EMBED], read(Path(B))[EMBED]
-    torch.testing.assert_close(read(tmp_path / "out")[EMBED][4], (first[2] + second[2]) / 2, atol=1e-6, rtol=0)
+    assert_close(read(tmp_path / "out")[EMBED][4], (first[2] + second[2]) / 2, OPERATIONS)
 
 
 def test_tokens_of_the_base_without_an_embedding_are_dropped(tmp_path: Path) -> None:
@@ -96,18 +99,18 @@ def test_without_a_tokenizer_part_the_difference_is_an_error(tmp_path: Path) -> 
         merge(recipe(), tmp_path / "out")
 
 
-# Rows, one by one
+# Single rows
 
 
 def vocabulary(tokens: dict[str, Any], out: str, **own: str) -> Vocabulary:
-    """Tokens are letters; each model's rows are in the order of its letters."""
+    """A vocabulary whose tokens are letters. Each model's rows are in the order of its letters."""
     config = TokenizerConfig.model_validate({"tokens": tokens})
     rows = {model: {letter: i for i, letter in enumerate(letters)} for model, letters in own.items()}
     return Vocabulary(config, None, {letter: i for i, letter in enumerate(out)}, rows, rows, frozenset())
 
 
 def aligned(tokens: dict[str, Any], out: str, base: str | None = None, **own: str) -> dict[str, list[float]]:
-    """The rows of each model: those of m are 1, 2, ..., those of n 10, 20, ..."""
+    """The aligned rows of each model. The own rows of m are 1, 2, ..., those of n are 10, 20, ..."""
     tensors: dict[str, Tensor] = {
         model: torch.arange(1.0, len(letters) + 1)[:, None] * 10**i for i, (model, letters) in enumerate(own.items())
     }
@@ -155,7 +158,7 @@ def test_a_source_fills_what_is_missing_or_with_force_everything(source: Any, ro
         ("o", "tokenizer.tokens.x: o is not among the models: m, n"),
         ("m", "tokenizer.tokens.x: m has no embedding of 'x'"),
         ({"kind": "model_token", "model": "m", "token": "z"}, "m has no embedding of the token 'z'"),
-        ({"kind": "model_token", "model": "m", "token_id": 7}, "m has no embedding of the number 7"),
+        ({"kind": "model_token", "model": "m", "token_id": 7}, "m has no embedding of the token_id 7"),
     ],
     ids=str,
 )
@@ -168,7 +171,7 @@ def test_sources_that_are_not_there(source: Any, said: str) -> None:
 def test_a_source_that_is_not_there_is_found_before_anything_is_written() -> None:
     tokens = {"<|new|>": {"source": {"kind": "model_token", "model": A, "token_id": 60}}}
     one = recipe(tokenizer={"source": "union", "tokens": tokens})
-    with pytest.raises(UserError, match=r"tokenizer\.tokens\.<\|new\|>: .*vocabA has no embedding of the number 60"):
+    with pytest.raises(UserError, match=r"tokenizer\.tokens\.<\|new\|>: .*vocabA has no embedding of the token_id 60"):
         Assembly(Merger(one.references), one)
 
 
@@ -204,6 +207,6 @@ def test_the_commonest_template_of_the_models(tmp_path: Path) -> None:
 
 
 def test_no_such_template(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"chat_template: 'chatlm' is no template.*did you mean 'chatml'"):
+    with pytest.raises(UserError, match=r"chat_template: 'chatlm' is neither a Jinja template.*did you mean 'chatml'"):
         merge(recipe(A, chat_template="chatlm", tokenizer_source="base"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

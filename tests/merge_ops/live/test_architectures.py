@@ -1,4 +1,4 @@
-"""Models of many architectures, told apart by names and shapes alone: merged, loaded back, held against a naive sum."""
+"""Models of many architectures: merged, loaded again, compared with a plain sum."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,8 @@ from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine.engine import Engine, merge
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
-from ..helpers import read, same_bytes, save, tensor
+from ...tolerances import assert_close
+from ..helpers import OPERATIONS, read, same_bytes, save, tensor
 
 t = transformers
 SMALL = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -93,7 +94,7 @@ def test_merged_and_loaded_back(name: str, tmp_path: Path) -> None:
     written, expected = read(tmp_path / "out"), naive(base, models)
     assert written.keys() == expected.keys()
     for key, value in expected.items():
-        torch.testing.assert_close(written[key], value, atol=1e-6, rtol=0)
+        assert_close(written[key], value, OPERATIONS)
     kind = type(MODELS[name]())
     loaded, info = kind.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(info.values())
@@ -113,7 +114,7 @@ def test_built_live_as_it_is_written(name: str, tmp_path: Path) -> None:
     assert all(same_bytes(value, written[key]) for key, value in engine.views.items())
 
 
-# A diffusion model, which transformers does not know
+# A diffusion model, which transformers does not have
 
 
 def unet(seed: int, channels: int = 4) -> dict[str, Tensor]:
@@ -133,7 +134,7 @@ def test_a_bare_state_dict(tmp_path: Path) -> None:
     assert same_bytes(written["betas"], first["betas"])
     for key in first.keys() - {"betas"}:
         expected = first[key] + 0.25 * (unet(10)[key] - first[key]) + 0.5 * (unet(20)[key] - first[key])
-        torch.testing.assert_close(written[key], expected, atol=1e-5, rtol=0)
+        assert_close(written[key], expected, OPERATIONS)
 
 
 # Checkpoints that do not match
@@ -165,7 +166,7 @@ def test_extra_channels_survive(tmp_path: Path) -> None:
     corner = first[:, :4]
     assert torch.equal(written[key][:, 4:], first[:, 4:])
     expected = corner + 0.25 * (second - corner) + 0.5 * (third - corner)
-    torch.testing.assert_close(written[key][:, :4], expected, atol=1e-5, rtol=0)
+    assert_close(written[key][:, :4], expected, OPERATIONS)
     assert not torch.equal(written["mid_block.resnets.1.norm1.bias"], unet(1)["mid_block.resnets.1.norm1.bias"])
 
 
@@ -187,9 +188,9 @@ def test_a_base_that_is_not_averaged_gives_what_the_models_lack(wish: str, tmp_p
     written, key = read(tmp_path / "out"), "conv_in.weight"
     assert torch.equal(written["head.weight"], tensor((2, 2), 3))
     mean = {name: (unet(10)[name] + unet(20)[name]) / 2 for name in (key, "mid_block.resnets.1.norm1.bias")}
-    torch.testing.assert_close(written["mid_block.resnets.1.norm1.bias"], mean["mid_block.resnets.1.norm1.bias"])
+    assert_close(written["mid_block.resnets.1.norm1.bias"], mean["mid_block.resnets.1.norm1.bias"], OPERATIONS)
     assert torch.equal(written[key][:, 4:], unet(1, 9)[key][:, 4:])
-    torch.testing.assert_close(written[key][:, :4], unet(1, 9)[key][:, :4] if wish == "base" else mean[key])
+    assert_close(written[key][:, :4], unet(1, 9)[key][:, :4] if wish == "base" else mean[key], OPERATIONS)
 
 
 @pytest.mark.parametrize("headed", [0, 1], ids=["the base has the head", "a model has the head"])
@@ -210,7 +211,7 @@ def test_a_file_without_the_prefix_and_the_head(headed: int, tmp_path: Path) -> 
     for name, value in first.items():
         other = second.get(name, second.get(f"bert.{name}", second.get(name.removeprefix("bert."))))
         expected = value if other is None else value + 0.25 * (other - value)
-        torch.testing.assert_close(written[name], expected, atol=1e-6, rtol=0)
+        assert_close(written[name], expected, OPERATIONS)
 
 
 def test_buffers_that_models_compute_may_be_missing(tmp_path: Path) -> None:

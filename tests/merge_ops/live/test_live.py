@@ -1,4 +1,4 @@
-"""Views from checkpoint names into live parameters, proved on loading."""
+"""Views into live parameters by checkpoint names, verified on loading."""
 
 import json
 import shutil
@@ -17,6 +17,7 @@ from mergesearch.merge_ops.live.live import bind, load
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
+from ...tolerances import aligned
 from ..helpers import INPUTS, read, recipe_data, same_bytes, save
 
 SMALL = {
@@ -109,7 +110,7 @@ def test_a_fused_model_built_live_is_the_one_on_disk(name: str, method: str, tmp
     assert ours.keys() == theirs.keys()
     assert all(same_bytes(value, theirs[key]) for key, value in ours.items())
     with torch.no_grad():
-        assert torch.equal(model(TOKENS).logits, again(TOKENS).logits)
+        assert torch.equal(*(aligned(each)(TOKENS).logits for each in (model, again)))
 
 
 def test_a_model_is_loaded_for_evaluation_in_its_own_class_and_dtype() -> None:
@@ -136,7 +137,7 @@ def test_loading_leaves_progress_bars_as_they_were() -> None:
         assert transformers.utils.logging.is_progress_bar_enabled() == enabled
 
 
-# Refusals
+# Errors
 
 
 def test_weights_that_differ_from_the_file_are_named() -> None:
@@ -150,12 +151,12 @@ def test_weights_that_differ_from_the_file_are_named() -> None:
 def test_tensors_that_the_model_has_not_are_named() -> None:
     model, _ = load(Checkpoint(str(INPUTS / "tied-base")), "cpu")
     text = refused(model, Checkpoint(str(INPUTS / "base")))
-    assert "does not show the tensors model.layers.1.input_layernorm.weight" in text
+    assert "does not have the tensors model.layers.1.input_layernorm.weight" in text
     assert "more" in text
 
 
 def test_parameters_that_the_checkpoint_does_not_fill_are_named(tmp_path: Path) -> None:
-    """A head that transformers makes up would be scored, and differ on every load."""
+    """transformers initializes a missing head at random, so that scores would differ on every load."""
     folder = tmp_path / "x"
     shutil.copytree(INPUTS / "base", folder)
     tensors = read(folder)
@@ -164,7 +165,7 @@ def test_parameters_that_the_checkpoint_does_not_fill_are_named(tmp_path: Path) 
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     checkpoint = Checkpoint(str(folder))
     model, _ = load(checkpoint, "cpu")
-    assert refused(model, checkpoint) == f"{folder}: has nothing for the loaded model's lm_head.weight"
+    assert refused(model, checkpoint) == f"{folder}: has no tensors for the loaded model's lm_head.weight"
 
 
 def test_a_class_that_transformers_has_not(tmp_path: Path) -> None:

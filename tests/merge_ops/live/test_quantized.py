@@ -35,7 +35,6 @@ def soup(models: list[str], weight: float) -> Recipe:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("bits", [4, 8])
 def test_follows_the_live_model(models: list[str], tmp_path: Path, bits: int) -> None:
-    pytest.importorskip("bitsandbytes")
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     engine, ids = Engine(models, models[0]), torch.tensor([[1, 5, 9, 2]])

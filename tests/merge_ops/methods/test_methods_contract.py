@@ -1,4 +1,4 @@
-"""What every merge method must do. A method is tested by being in the table METHODS."""
+"""The contract of merge methods. The tests run on every method in METHODS."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,15 +10,17 @@ from torch import Tensor
 from mergesearch.merge_ops.kernels.combine import BLOCK
 from mergesearch.merge_ops.methods import METHODS, Method
 
+from ...tolerances import tolerance
 from .. import helpers
 from ..endpoints import BIT_EXACT, ENDPOINTS, IDENTITY, Endpoint
-from ..helpers import EVERY_METHOD, case_of, check, far_off, inputs, ours, with_numbers
+from ..helpers import EVERY_METHOD, OPERATIONS, case_of, check, far_off, inputs, ours, with_numbers
 from ..references import REFERENCES
 
 SMALL_BLOCK = 64
 SHAPES = [(0,), (0, 3), (), (1,), (7,), (5, 1), (3, 67), (2, 3, 32)]
 
 methods = pytest.mark.parametrize("method", [METHODS[name] for name in EVERY_METHOD], ids=EVERY_METHOD)
+OF_SEVERAL_MODELS = [name for name in EVERY_METHOD if helpers.count_of(METHODS[name]) > 1]
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_any_shape(method: Method, shape: tuple[int, ...]) -> None:
 
 @methods
 def test_larger_than_a_block_with_a_remainder(method: Method) -> None:
-    # Above TABLE_SIZE elements a trimming rank may be one off.
+    # With more than TABLE_SIZE elements, a rank may be off by one.
     check(method, case_of(method, (BLOCK + 77,), 5, density=0.4), spared=1e-4)
 
 
@@ -85,8 +87,10 @@ def test_writes_another_dtype_than_it_reads(method: Method, out: torch.dtype) ->
 @methods
 def test_float64_stays_float64(method: Method) -> None:
     case = case_of(method, (9, 55), 2, torch.float64)
-    difference = ours(method, case) - REFERENCES[method.name](case)
-    assert difference.abs().max().item() < 1e-13
+    reference = REFERENCES[method.name](case)
+    # Norms, inner products and decompositions are sums over the tensor. All else is a few operations per element.
+    room = tolerance(OPERATIONS + reference.numel(), torch.float64, float(reference.abs().max()))
+    assert (ours(method, case) - reference).abs().max().item() <= room
 
 
 @methods
@@ -157,11 +161,10 @@ def test_negative_zeros_survive_an_endpoint(name: str, settings: dict[str, Any])
     assert helpers.same_bytes(ours(METHODS[name], case), base if settings.get("t") == 0 else model)
 
 
-@methods
-def test_order_of_models_matters_only_where_declared(method: Method) -> None:
+@pytest.mark.parametrize("name", OF_SEVERAL_MODELS)
+def test_order_of_models_matters_only_where_declared(name: str) -> None:
+    method = METHODS[name]
     case = case_of(method, (9, 55), 6)
-    if len(case.models) == 1:
-        pytest.skip("takes one model")
     turned = replace(
         case,
         models=case.models[::-1],
@@ -169,8 +172,11 @@ def test_order_of_models_matters_only_where_declared(method: Method) -> None:
         keys=case.keys[::-1],
         shown=case.shown[::-1],
     )
-    difference = (ours(method, case) - ours(method, turned)).abs().max().item()
-    assert (difference <= 1e-6) == method.symmetric
+    result = ours(method, case)
+    difference = (result - ours(method, turned)).abs().max().item()
+    # Another order rounds differently. If the order matters, the difference is much larger.
+    room = tolerance(OPERATIONS, torch.float32, float(result.abs().max()))
+    assert difference <= room if method.symmetric else difference > 100 * room
 
 
 @methods
@@ -187,32 +193,29 @@ def test_zero_base_and_models_that_are_zero(method: Method) -> None:
     check(method, with_numbers(method, base, [torch.zeros_like(base), *models[1:]], 2))
 
 
-weighted = pytest.mark.parametrize("name", [n for n in EVERY_METHOD if METHODS[n].parameter("weight")])
+def weighted(*choices: tuple[float, float, float]) -> pytest.MarkDecorator:
+    """Each method with the weights that it accepts, one for each model."""
+    cases = {}
+    for name, method in METHODS.items():
+        parameter = method.parameter("weight")
+        for weight in choices:
+            if parameter is not None and min(weight) >= parameter.low:
+                cases[f"{name}-{weight}"] = (name, weight[: helpers.count_of(method)])
+    return pytest.mark.parametrize(("name", "weight"), cases.values(), ids=cases)
 
 
-def allowed(method: Method, weight: tuple[float, ...]) -> tuple[float, ...]:
-    """As many of the weights as the method takes models, where it takes such weights."""
-    parameter = method.parameter("weight")
-    if parameter is None or min(weight) < parameter.low:
-        pytest.skip("takes no negative weights")
-    return weight[: helpers.count_of(method)]
-
-
-@weighted
-@pytest.mark.parametrize("weight", [(-0.5, 0.8, 0.4), (-0.5, -0.8, -0.4), (0.0, 0.0, 0.0), (0.0, 0.9, -0.3)], ids=str)
+@weighted((-0.5, 0.8, 0.4), (-0.5, -0.8, -0.4), (0.0, 0.0, 0.0), (0.0, 0.9, -0.3))
 @pytest.mark.parametrize("normalize", [False, True])
 def test_negative_and_zero_weights(name: str, weight: tuple[float, ...], normalize: bool) -> None:
     for seed in range(3):
         method = METHODS[name]
-        check(method, case_of(method, (13, 77), seed, weight=allowed(method, weight), normalize=normalize))
+        check(method, case_of(method, (13, 77), seed, weight=weight, normalize=normalize))
 
 
-@weighted
-@pytest.mark.parametrize("weight", [(0.5, -0.5, 0.0), (0.1, 0.6, -0.7), (0.3, 0.4, -0.7)], ids=str)
+@weighted((0.5, -0.5, 0.0), (0.1, 0.6, -0.7), (0.3, 0.4, -0.7))
 def test_weights_that_sum_to_zero_are_not_divided_by_their_rounding(name: str, weight: tuple[float, ...]) -> None:
-    weight = allowed(METHODS[name], weight)
     case = case_of(METHODS[name], (13, 77), 1, weight=weight, normalize=True)
-    # Each element of the first two grows and of the third shrinks, so that all agree in sign where signs are elected.
+    # The elements of the first two models grow and those of the third shrink, so that all agree with the elected sign.
     steps = [(model - case.base).abs() for model in case.models]
     towards = [step if w >= 0 else -step for step, w in zip(steps, weight, strict=True)]
     check(METHODS[name], replace(case, models=[case.base + step for step in towards]))

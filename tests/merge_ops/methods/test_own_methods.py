@@ -1,4 +1,4 @@
-"""Methods of slices of their own, and methods from outside the package."""
+"""Slices with their own methods, and methods from outside the package."""
 
 from pathlib import Path
 from textwrap import dedent
@@ -12,7 +12,8 @@ from mergesearch.merge_ops.engine.engine import merge
 from mergesearch.merge_ops.methods import METHODS, find_method
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
-from ..helpers import INPUTS, read, same_bytes
+from ...tolerances import assert_close
+from ..helpers import INPUTS, OPERATIONS, read, same_bytes
 
 ONE, TWO = str(INPUTS / "L4-ft1"), str(INPUTS / "L4-ft2")
 MINE = """
@@ -53,7 +54,7 @@ def sliced(method: str, *slices: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_slices_with_methods_of_their_own(tmp_path: Path) -> None:
-    """Each layer is what its own method alone makes of it."""
+    """Each layer equals that of a recipe with its method alone."""
     average = {"sources": sources(0, 2, weight=0.5)}
     spherical = {"sources": sources(2, 4), "merge_method": "slerp", "base_model": ONE, "parameters": {"t": 0.3}}
     mixed = built(sliced("linear", average, spherical), tmp_path / "mixed")
@@ -88,7 +89,7 @@ def test_a_method_from_a_file(mine: str, tmp_path: Path) -> None:
     merge(again, tmp_path / "out")
     found, one, two = read(tmp_path / "out"), read(Path(ONE)), read(Path(TWO))
     for name, value in found.items():
-        torch.testing.assert_close(value, 0.5 * one[name] + two[name])
+        assert_close(value, 0.5 * one[name] + two[name], OPERATIONS)
 
 
 def test_its_parameters_are_known(mine: str) -> None:

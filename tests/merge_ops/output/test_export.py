@@ -1,4 +1,4 @@
-"""What a merge leaves on disk and takes of memory, whatever happens to it."""
+"""Files and memory of merges that succeed, fail or are killed."""
 
 import signal
 import subprocess
@@ -50,14 +50,14 @@ def test_memory_is_a_few_tensors_whatever_the_models_size(tmp_path: Path) -> Non
         save(tmp_path / name, {f"t{i}": torch.full((elements,), float(i)) for i in range(count)})
     paths = [str(tmp_path / name) for name in ("base", "one", "two", "out")]
     done = subprocess.run([sys.executable, "-c", MEASURED, *paths], capture_output=True, text=True, check=True)
-    # Three inputs, the result, and what loading the code takes; the checkpoints have 576 MB together.
+    # Three inputs, the result, and the imported code. The checkpoints have 576 MB in total.
     assert int(done.stdout) < 8 * size + 60
 
 
 def test_an_ended_process_leaves_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from mergesearch.merge_ops.assembly import merger; "
-        "merger.Assembly.write_tensor = lambda *_: (print('here', flush=True), time.sleep(60)); "
+        "import sys, time; from pathlib import Path; from mergesearch.merge_ops.assembly import assembly; "
+        "assembly.Assembly.write_tensor = lambda *_: (print('here', flush=True), time.sleep(600)); "
         "from mergesearch.merge_ops.engine.engine import merge; "
         "from mergesearch.merge_ops.recipe.recipe import Recipe; "
         "models = [{'model': sys.argv[1], 'parameters': {'weight': 1}}]; "
@@ -69,7 +69,7 @@ def test_an_ended_process_leaves_nothing(tmp_path: Path) -> None:
         assert process.stdout.readline() == "here\n"
         assert list((tmp_path / "deep").iterdir())
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 128 + signal.SIGTERM
+        assert process.wait(120) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,10 +101,10 @@ def test_every_shard_is_proved(tmp_path: Path) -> None:
     writer = Writer(tmp_path, infos, 80)
     for _, target in writer.tensors():
         target.fill_(1)
-    writer.prove()
+    writer.verify()
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"00002-of-00002\.safetensors: is not a readable safetensors file"):
-        writer.prove()
+        writer.verify()
 
 
 def test_the_folders_above_stay_where_they_were_there(tmp_path: Path) -> None:

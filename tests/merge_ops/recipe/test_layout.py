@@ -1,4 +1,4 @@
-"""Results whose layers are put together anew, and configs that say so."""
+"""Results that are assembled from slices, and their configs."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,8 @@ from mergesearch.merge_ops.engine.engine import Engine, merge
 from mergesearch.merge_ops.output.result_config import SourceLayer, with_layers
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
-from ..helpers import INPUTS, assert_same_as_mergekit, read, same_bytes
+from ...tolerances import assert_close
+from ..helpers import INPUTS, OPERATIONS, assert_same_as_mergekit, read, same_bytes
 
 ONE, TWO = str(INPUTS / "L4-ft1"), str(INPUTS / "L4-ft2")
 
@@ -39,7 +40,7 @@ def test_layers_that_are_repeated_and_interleaved(tmp_path: Path) -> None:
         _, _, index, rest = name.split(".", 3)
         path, layer = sources[int(index)]
         assert same_bytes(written[name], inputs[path][f"model.layers.{layer}.{rest}"])
-    # What comes before the layers is the first slice's, what comes after the last one's.
+    # Tensors before the layers come from the first slice, tensors after the layers from the last.
     assert same_bytes(written["model.embed_tokens.weight"], inputs[ONE]["model.embed_tokens.weight"])
     assert same_bytes(written["model.norm.weight"], inputs[TWO]["model.norm.weight"])
     model, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
@@ -53,7 +54,7 @@ def test_a_layer_merged_with_another_of_the_same_model(tmp_path: Path) -> None:
     written, first = read(tmp_path / "out"), read(Path(ONE))
     rest = "mlp.up_proj.weight"
     expected = (first[f"model.layers.1.{rest}"] + first[f"model.layers.2.{rest}"]) / 2
-    torch.testing.assert_close(written[f"model.layers.0.{rest}"], expected, atol=1e-6, rtol=0)
+    assert_close(written[f"model.layers.0.{rest}"], expected, OPERATIONS)
 
 
 def test_models_with_several_stacks_need_modules(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_models_with_several_stacks_need_modules(tmp_path: Path) -> None:
     merge(Recipe.read({"merge_method": "passthrough", "modules": modules}), tmp_path / "out")
     model, info = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert (model.config.num_layers, model.config.num_decoder_layers) == (4, 3)
-    # T5 has its relative positions in the first layer of a stack alone; that is where slice two begins at layer 1.
+    # T5 has relative positions in the first layer of a stack only; slice two begins at layer 1.
     assert not info["missing_keys"]
 
 
@@ -81,7 +82,7 @@ def names_of(*stacks: str, loose: tuple[str, ...] = ()) -> list[str]:
 
 
 def weights(names: list[str], **modules: float) -> dict[str, Any]:
-    """The weight of each tensor, where each module has its own."""
+    """The weight of each tensor of a recipe whose modules have different weights."""
     written = {key: {"models": [{"model": "a"}], "parameters": {"weight": weight}} for key, weight in modules.items()}
     recipe = Recipe.read({"merge_method": "linear", "modules": written})
     return {part.name: part.each["weight"][0] for part in recipe.resolve(names)}
@@ -123,14 +124,14 @@ def test_no_such_module() -> None:
 def test_tensors_that_are_given_cannot_take_another_depth() -> None:
     engine = Engine([ONE, TWO], ONE)
     with pytest.raises(UserError, match="the recipe has slices: it cannot be built into the live model"):
-        engine.build_many([passthrough((ONE, 0, 2), (TWO, 2, 4))], [engine.views])
+        engine.coefficients(passthrough((ONE, 0, 2), (TWO, 2, 4)))
 
 
 def test_slices_of_different_lengths_are_refused(tmp_path: Path) -> None:
     entries = [{"model": path, "layer_range": [0, end]} for path, end in ((ONE, 2), (TWO, 3))]
     recipe = Recipe.read({"merge_method": "linear", "slices": [{"sources": entries}], "parameters": {"weight": 1}})
     with pytest.raises(
-        UserError, match=r"slices\[0\]\.sources: the sources differ in their number of layers: .*ft1: 2"
+        UserError, match=r"slices\[0\]\.sources: the sources have different numbers of layers: .*ft1: 2"
     ):
         merge(recipe, tmp_path / "out")
 
@@ -186,7 +187,7 @@ def test_encoders_and_decoders_are_told_apart() -> None:
 
 
 def qwen(folder: Path, kinds: list[str]) -> str:
-    """A model whose layers are of these kinds."""
+    """Saves a model with these layer types."""
     torch.manual_seed(len(kinds))
     small = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "head_dim": 8}
     window = {"use_sliding_window": True, "sliding_window": 4, "num_key_value_heads": 1}
@@ -199,7 +200,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def test_layers_of_a_model_that_is_taller_than_the_template(tmp_path: Path) -> None:
-    """Each layer's own settings come with it: they are in the config of the model that it is from."""
+    """The entries of a layer in lists of the config come from the config of its own model."""
     short, tall = qwen(tmp_path / "short", [FULL, SLIDING]), qwen(tmp_path / "tall", [FULL, FULL, SLIDING, SLIDING])
     merge(passthrough((short, 0, 2), (tall, 1, 4), (short, 0, 1)), tmp_path / "out")
     written = json.loads((tmp_path / "out" / "config.json").read_text())

@@ -1,13 +1,18 @@
-"""mergekit's YAML: read, resolved for each tensor, written back."""
+"""mergekit's YAML: parsed, resolved for each tensor, written."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import yaml
 
 from mergesearch.merge_ops.methods import METHODS
-from mergesearch.merge_ops.recipe.recipe import Recipe, layer_of, relative_depths
+from mergesearch.merge_ops.recipe.layout import ResultTensor, layer_of, relative_depths
+from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.merge_ops.recipe.resolution import Resolver, TensorRecipe
 from mergesearch.parsing import dump_yaml
+
+from ...tolerances import close
 
 LAYERS = 5
 NAMES = [
@@ -23,7 +28,7 @@ def recipe(text: str) -> Recipe:
 
 
 def linear(weight: Any, **more: Any) -> Recipe:
-    """Two models; ``weight`` is the first's."""
+    """A recipe of two models. ``weight`` is the weight of the first."""
     return Recipe.read(
         {
             "merge_method": "linear",
@@ -34,7 +39,7 @@ def linear(weight: Any, **more: Any) -> Recipe:
 
 
 def weights(read: Recipe, names: list[str] = NAMES) -> dict[str, Any]:
-    """The first model's weight in each tensor."""
+    """The first model's weight for each tensor."""
     return {part.name: part.each["weight"][0] for part in read.resolve(names)}
 
 
@@ -75,10 +80,10 @@ def test_yaml_reads_1e_5_as_text_and_it_is_a_number_all_the_same() -> None:
 )
 def test_a_list_of_numbers_runs_over_depth(gradient: list[Any], over_layers: list[float]) -> None:
     read = weights(linear(gradient))
-    assert [read[up(i)] for i in range(LAYERS)] == pytest.approx(over_layers)
-    assert [read[attention(i)] for i in range(LAYERS)] == pytest.approx(over_layers)
+    assert [read[up(i)] for i in range(LAYERS)] == close(over_layers, 4)
+    assert [read[attention(i)] for i in range(LAYERS)] == close(over_layers, 4)
     for outside in ("lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"):
-        assert read[outside] == pytest.approx(float(gradient[0]))
+        assert read[outside] == float(gradient[0])
 
 
 def test_switches_and_choices_step_instead_of_mixing() -> None:
@@ -184,16 +189,15 @@ def test_the_first_number_of_a_name_is_the_layer() -> None:
 
 def test_the_base_is_not_among_the_models_that_are_combined() -> None:
     read = recipe("{merge_method: slerp, base_model: a, models: [{model: a}, {model: b}], parameters: {t: 0.5}}")
-    assert [entry.model for entry in read.inputs] == ["b"]
     assert read.references == ["a", "b"]
     assert next(iter(read.resolve(NAMES))).models == ("b",)
 
 
 def test_linear_takes_its_base_as_a_model_like_the_others() -> None:
     read = linear(1, base_model="b")
-    assert [entry.model for entry in read.inputs] == ["a", "b"]
     assert read.references == ["b", "a"]
-    assert next(iter(read.resolve(NAMES))).base is None
+    first = next(iter(read.resolve(NAMES)))
+    assert (first.base, first.models) == (None, ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -295,3 +299,18 @@ def test_dtype_and_out_dtype_are_one_phenotype() -> None:
         == phenotype(out_dtype="bfloat16")
         == phenotype(dtype="float32", out_dtype="bfloat16")
     )
+
+
+def test_a_candidate_is_resolved_once_for_its_phenotype_and_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve, calls = Resolver.resolve, Counter[str]()
+
+    def counted(self: Resolver, tensor: ResultTensor) -> TensorRecipe:
+        calls[tensor.name] += 1
+        return resolve(self, tensor)
+
+    monkeypatch.setattr(Resolver, "resolve", counted)
+    one = Recipe.read({"merge_method": "linear", "models": [{"model": "a", "parameters": {"weight": 1}}]})
+    one.phenotype(NAMES)
+    assert [tensor.name for tensor in one.resolve(list(NAMES))] == list(NAMES)
+    assert set(calls.values()) == {1}
+    assert [tensor.name for tensor in one.resolve(NAMES[:2])] == list(NAMES[:2]), "of other names it is another result"

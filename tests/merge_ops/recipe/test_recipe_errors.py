@@ -1,4 +1,4 @@
-"""Every way in which a recipe can be wrong, and the message that says how to mend it."""
+"""Recipes that are not valid, and the message for each."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def message(data: Any) -> str:
 
 
 def own(**parameters: Any) -> dict[str, Any]:
-    """The second model has these parameters."""
+    """Models of which the second has these parameters."""
     return {"models": [{"model": "a"}, {"model": "b", "parameters": parameters}]}
 
 
@@ -75,7 +75,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "two tokenizers": (
         {"tokenizer_source": "base", "tokenizer": {"source": "union"}},
-        "my.yml: tokenizer_source: is there beside tokenizer; give one of them",
+        "my.yml: tokenizer_source: found beside tokenizer, expected only one of them",
     ),
     "kind of a token's source": (
         {"tokenizer": {"tokens": {"x": {"source": {"kind": "one"}}}}},

@@ -1,4 +1,4 @@
-"""The forms in which people write recipes, as they are found in the wild: each is read, and merged."""
+"""Recipes in the forms that people publish: each is parsed and merged."""
 
 from pathlib import Path
 

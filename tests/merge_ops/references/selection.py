@@ -29,14 +29,26 @@ def sce(case: Case) -> Tensor:
 
 
 def arcee_fusion(case: Case) -> Tensor:
+    if case.base.numel() == 0:
+        return case.base.double()
+    scores, threshold = importance(case)
+    return torch.where(scores >= threshold, case.models[0].double(), case.base.double())
+
+
+def importance(case: Case) -> tuple[Tensor, float]:
+    """Of each element, and from which importance on it is taken."""
     base, model = case.base.double(), case.models[0].double()
-    if base.numel() == 0:
-        return base
     p, q = ((x if x.dim() else x.view(1)).softmax(-1) + 1e-8 for x in (model, base))
     divergence = (p * (p / q).log()).sum(-1, keepdim=True).clamp(min=0)
     scores = (model - base).abs() * (divergence if base.dim() else divergence.view(()))
     low, middle, high = np.quantile(scores.flatten().numpy(), [0.25, 0.5, 0.75], method="lower")
-    return torch.where(scores >= middle + 1.5 * (high - low), model, base)
+    return scores, float(middle + 1.5 * (high - low))
+
+
+def undecided(case: Case) -> Tensor:
+    """Where rounding may take an element or not: in float32, divergences of nearly equal rows are good to 1 %."""
+    scores, threshold = importance(case)
+    return (scores - threshold).abs() <= 0.02 * threshold
 
 
 def cosine_add(case: Case) -> Tensor:

@@ -1,4 +1,4 @@
-"""What models show when they run over a text, and the methods that use it."""
+"""Statistics from a calibration text, and the methods that use them."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops.assembly.merger import Assembly, Merger
+from mergesearch.merge_ops.assembly.assembly import Assembly
+from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import merge
 from mergesearch.merge_ops.live.live import load
@@ -17,7 +18,8 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.merge_ops.statistics import calibration
 from mergesearch.merge_ops.statistics.calibration import calibrated
 
-from ..helpers import INPUTS, Counter, read
+from ...tolerances import assert_close, path_length, tolerance
+from ..helpers import INPUTS, OPERATIONS, Counter, read
 
 MODEL, OTHER = str(INPUTS / "ft1"), str(INPUTS / "ft2")
 
@@ -37,23 +39,25 @@ def tokens_of(text: str, count: int) -> list[Tensor]:
 
 @pytest.fixture
 def short_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "SEQUENCE", 8)
+    monkeypatch.setattr(calibration, "SEQUENCE_LENGTH", 8)
 
 
 @pytest.mark.usefixtures("short_sequences")
 def test_fisher_is_the_mean_squared_gradient(text: str) -> None:
     found = calibrated("fisher", Checkpoint(MODEL), text, 20, "cpu")
-    model, expected = load(Checkpoint(MODEL), "cpu")[0].requires_grad_(True), {}
+    model: Any = load(Checkpoint(MODEL), "cpu")[0].double().requires_grad_(True)
+    expected: dict[str, Tensor] = {}
     sequences = tokens_of(text, 20)
     for sequence in sequences:
         model.zero_grad()
         model(input_ids=sequence[None], labels=sequence[None]).loss.backward()
         for name, parameter in model.named_parameters():
-            square = parameter.grad.double().square() / len(sequences)
+            square = parameter.grad.square() / len(sequences)
             expected[name] = expected.get(name, 0) + square
     assert found.keys() == expected.keys() == Checkpoint(MODEL).tensors.keys()
     for name, square in expected.items():
-        assert torch.allclose(found[name].double(), square, rtol=1e-3, atol=1e-12), name
+        # Root mean squares differ no more than the gradients, which a forward and a backward pass round.
+        assert_close(found[name].sqrt(), square.sqrt().float(), 2 * path_length(model, 8))
 
 
 @pytest.mark.usefixtures("short_sequences")
@@ -64,9 +68,9 @@ def test_inputs_are_the_gram_matrices_of_linear_layers(text: str) -> None:
         [model(input_ids=s[None], output_hidden_states=True).hidden_states[0][0] for s in tokens_of(text, 20)]
     )
     rows = model.model.layers[0].input_layernorm(first).double()
-    assert torch.allclose(
-        found["model.layers.0.self_attn.q_proj.weight"].double(), rows.t() @ rows / len(rows), rtol=1e-3, atol=1e-6
-    )
+    expected = (rows.t() @ rows / len(rows)).float()
+    # Each row is divided by its norm, and the products are summed over the rows.
+    assert_close(found["model.layers.0.self_attn.q_proj.weight"], expected, rows.shape[1] + len(rows) + OPERATIONS)
     assert "model.embed_tokens.weight" not in found
     assert all(gram.shape == (Checkpoint(MODEL).tensors[name].shape[1],) * 2 for name, gram in found.items())
 
@@ -91,11 +95,16 @@ def test_each_model_runs_once_for_all_tensors(
     assert counted.calls == 2
     one, two, result = read(Path(MODEL)), read(Path(OTHER)), read(tmp_path / "out")
     assert all(tensor.isfinite().all() for tensor in result.values())
-    name = "model.layers.0.mlp.up_proj.weight"
-    assert not torch.allclose(result[name], (one[name] + two[name]) / 2, atol=1e-5)
-    # No layer norm is a linear layer.
-    norm = "model.layers.0.input_layernorm.weight"
-    assert torch.allclose(result[norm], (one[norm] + two[norm]) / 2, atol=1e-7) == (method == "regmean")
+
+    def far(name: str) -> float:
+        """The distance from the plain mean, in roundings."""
+        mean = (one[name] + two[name]) / 2
+        return float((result[name] - mean).abs().max()) / tolerance(OPERATIONS, torch.float32, float(mean.abs().max()))
+
+    assert far("model.layers.0.mlp.up_proj.weight") > 100
+    # A layer norm is not a linear layer.
+    norm = far("model.layers.0.input_layernorm.weight")
+    assert norm <= 1 if method == "regmean" else norm > 100
 
 
 def test_a_text_that_is_not_there_is_found_before_anything_runs(text: str) -> None:
@@ -126,7 +135,7 @@ def test_an_empty_text_is_an_error(tmp_path: Path) -> None:
 
 
 def test_regmean_of_layers_with_a_row_for_every_input(text: str, tmp_path: Path) -> None:
-    """GPT-2's: the fit is to the models' outputs too, so each of them is further from the inputs than the merge is."""
+    """GPT-2's Conv1D: the outputs of the merge are closer to the models' outputs than those of the average."""
     paths = [gpt2(tmp_path / name, seed) for name, seed in (("one", 1), ("two", 2))]
     merge(recipe("regmean", text, paths, alpha=1.0), tmp_path / "out")
     one, two, result = (read(Path(path)) for path in (*paths, tmp_path / "out"))

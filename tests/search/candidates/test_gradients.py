@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,22 @@ from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.merge_ops.engine.engine import Engine
 from mergesearch.parsing import dump_yaml
 from mergesearch.search.candidates.baselines import UNIFORM
+from mergesearch.search.candidates.gradient.calibration_loss import CalibrationLoss
+from mergesearch.search.candidates.gradient.chart import Chart
 from mergesearch.search.candidates.gradient.feasibility import StartChoice
-from mergesearch.search.candidates.gradient.start import FILE, Calibration, Chart, GradientStart
+from mergesearch.search.candidates.gradient.start import FILE
+from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.cli import main
 from mergesearch.search.config import Config
-from mergesearch.search.problem.problem import Job, open_job
-from mergesearch.search.run import Watcher, open_engine, run
+from mergesearch.search.optimize.callbacks import Watcher
+from mergesearch.search.problem.problem import Problem, open_problem
+from mergesearch.search.run import run
+from mergesearch.search.scoring.live_model import open_engine
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 
-from ..helpers import Data, go, killed
+from ...tolerances import close, path_length
+from ..helpers import Data, go, killed, session_of
 
 
 @pytest.fixture(scope="session")
@@ -64,66 +71,87 @@ FORMS: dict[str, tuple[str, Any, Data]] = {
 }
 
 
-def wide_job(config: Data, wide_models: Path, form: str, **search: Any) -> Job:
+def wide_problem(config: Data, wide_models: Path, form: str, **search: Any) -> Problem:
     method, weight, shared = FORMS[form]
     entries = [{"model": str(wide_models / name), "parameters": {"weight": weight}} for name in ("one", "two")]
     recipe: Data = {"merge_method": method, "models": entries, "parameters": shared}
     if method == "task_arithmetic":
         recipe["base_model"] = str(wide_models / "base")
-    return open_job(Config.model_validate(config | {"recipe": recipe, "search": {"start": "gradient", **search}}), "c")
+    data = config | {"recipe": recipe, "search": {"start": "gradient", **search}}
+    return open_problem(Config.model_validate(data), "config")
 
 
-def parts_of(job: Job) -> tuple[Engine, Chart, Calibration]:
-    engine = open_engine(job)
-    calibration = Calibration(job, LoadedModel(engine.model, engine.tokenizer), job.config.search.gradient.items, None)
-    method = job.space.methods[0]
-    return engine, Chart(job.space, engine, method, job.space.start(method, {"weight": 0.4})), calibration
+def widen_norms(model: Any) -> None:
+    """In float64 as all else: transformers' own round to float32, which differences of losses would show."""
+
+    def norm(module: Any, x: torch.Tensor) -> torch.Tensor:
+        wide: torch.Tensor = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + module.variance_epsilon)
+        return module.weight * wide
+
+    for module in model.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.forward = partial(norm, module)
+
+
+def parts_of(problem: Problem) -> tuple[Engine, Chart, CalibrationLoss]:
+    engine = open_engine(problem, takes_gradients=True)
+    widen_norms(engine.model)
+    settings = problem.config.search.gradient
+    model = LoadedModel(engine.model, engine.tokenizer)
+    loss = CalibrationLoss(problem.tasks, model, settings.items, settings.loss, 0)
+    method = problem.space.methods[0]
+    return engine, Chart(problem.space, engine, method, problem.space.start(method, {"weight": 0.4})), loss
 
 
 @pytest.mark.parametrize("loss", ["targets", "entropy"])
 @pytest.mark.parametrize("form", FORMS)
 def test_slopes_are_finite_differences(config: Data, wide_models: Path, form: str, loss: str) -> None:
-    """By five points, at the usual settings and elsewhere; the models' own float32 norms set the limit."""
-    job = wide_job(config, wide_models, form, gradient={"loss": loss, "items": 1.0})
-    engine, chart, calibration = parts_of(job)
+    """By five points, at the usual settings and elsewhere.
+
+    Rounding is far below what the steps themselves are off by, their own and the chart's over a thousandth of a range:
+    some hundred-thousandths of the slope where a map is not affine.
+    """
+    problem = wide_problem(config, wide_models, form, gradient={"loss": loss, "items": 1.0})
+    engine, chart, calibration = parts_of(problem)
 
     def loss_at(units: np.ndarray) -> float:
         engine.build(chart.recipe(units))
-        losses = calibration._targets(job.tasks[0]).losses(calibration.kind)
+        losses = calibration._targets(problem.tasks.all[0]).losses(calibration.kind)
         return sum(part.item() for part in losses)
 
     for units in (chart.origin, np.linspace(0.25, 0.8, len(chart.origin))):
-        value, found = engine.slopes(chart.recipe(units), lambda: calibration.backward(0))
+        value, found = engine.coefficient_gradients(chart.recipe(units), lambda: calibration.backward(0))
         slopes = chart.jacobian(units).T @ np.array([number for numbers in found.values() for number in numbers])
-        assert value == pytest.approx(loss_at(units), rel=1e-6)
+        assert value == close(loss_at(units), path_length(engine.model, 64))
         expected = [
             sum(part * loss_at(units + times * row) for times, part in STENCIL) / STEP
             for row in STEP * np.eye(len(units))
         ]
         assert max(map(abs, expected)) > 1e-3
-        assert slopes == pytest.approx(expected, rel=1e-3, abs=1e-4 * max(map(abs, expected)))
+        assert slopes == pytest.approx(expected, rel=0, abs=1e-4 * max(map(abs, expected)))
 
 
 def test_the_loss_of_texts_is_the_metric(config: Data, wide_models: Path) -> None:
-    job = wide_job(config, wide_models, "curve")
-    engine, chart, calibration = parts_of(job)
+    problem = wide_problem(config, wide_models, "curve")
+    engine, chart, calibration = parts_of(problem)
     engine.build(chart.recipe(chart.origin))
-    task, subject = job.tasks[0], LoadedModel(engine.model, engine.tokenizer)
+    task, subject = problem.tasks.all[0], LoadedModel(engine.model, engine.tokenizer)
     losses = [part.item() for part in calibration._targets(task).losses("targets")]
-    assert sum(losses) == pytest.approx(task.value("search", task.evaluator.score(subject, task.search)), rel=1e-6)
+    value = task.value("search", task.evaluator.score(subject, task.search))
+    assert sum(losses) == close(value, path_length(engine.model, 64))
 
 
 def test_differences_are_taken_once_where_the_map_is_affine(config: Data, wide_models: Path) -> None:
     for form, count in (("curve", 1), ("linear", 2)):
-        _, chart, _ = parts_of(wide_job(config, wide_models, form))
+        _, chart, _ = parts_of(wide_problem(config, wide_models, form))
         known = [chart.jacobian(np.full(len(chart.origin), share)) for share in (0.3, 0.7)]
         assert len({id(each) for each in known}) == count, form
 
 
 def test_each_pass_sees_every_search_item_once(config: Data, wide_models: Path) -> None:
-    job = wide_job(config, wide_models, "one value", gradient={"items": 0.34})
-    *_, calibration = parts_of(job)
-    task = job.tasks[0]
+    problem = wide_problem(config, wide_models, "one value", gradient={"items": 0.34})
+    *_, calibration = parts_of(problem)
+    task = problem.tasks.all[0]
     count = round(0.34 * len(task.search))
     steps = len(task.search) // count
     passes = [[item for step in range(steps) for item in calibration.items(task, steps * n + step)] for n in (0, 1)]
@@ -144,8 +172,9 @@ def course(results: Path) -> list[tuple[Any, ...]]:
     return [(t.kind_of(trial), trial.user_attrs.get(t.NAME), trial.params, trial.value) for trial in trials]
 
 
-@pytest.mark.parametrize(("rate", "legs"), [(0.3, 3), (1.0, 2)])
+@pytest.mark.parametrize(("rate", "legs"), [(0.15, 3), (0.7, 2)])
 def test_legs_follow_while_they_lead_upwards(guided: Data, tmp_path: Path, rate: float, legs: int) -> None:
+    """By a thousandth of a bit and more, or not: far beyond rounding."""
     guided["search"]["gradient"]["learning_rate"] = rate
     go(guided, tmp_path)
     kept, rows = json.loads((tmp_path / "small" / FILE).read_text()), course(tmp_path)
@@ -167,7 +196,7 @@ def test_legs_follow_while_they_lead_upwards(guided: Data, tmp_path: Path, rate:
 
 
 def searched(data: Data) -> int:
-    return len(open_job(Config.model_validate(data), "config").tasks[0].search)
+    return len(open_problem(Config.model_validate(data), "config").tasks.all[0].search)
 
 
 def test_the_descent_goes_down(guided: Data, tmp_path: Path) -> None:
@@ -192,7 +221,8 @@ def test_of_many_models_the_descent_begins_at_their_soup(config: Data, models: P
     config["search"] = {"trials": 22, "start": "gradient", "gradient": gradient}
     go(config, tmp_path)
     point = next(row[2] for row in course(tmp_path) if row[0] == t.GRADIENT)
-    assert list(point.values()) == pytest.approx([1 / 6] * 6, abs=1e-5)
+    # But for the step that was made, of Adam's one.
+    assert list(point.values()) == pytest.approx([1 / 6] * 6, rel=0, abs=1e-6)
 
 
 def test_only_search_items_are_looked_at(guided: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +233,9 @@ def test_only_search_items_are_looked_at(guided: Data, tmp_path: Path, monkeypat
         return targets(self, subject, items)
 
     monkeypatch.setattr(BitsPerByte, "targets", watched)
-    job = open_job(Config.model_validate(guided), "config")
-    run(job, tmp_path)
-    assert seen == set(job.tasks[0].search)
+    plan = open_plan(Config.model_validate(guided), "config")
+    run(plan, tmp_path)
+    assert seen == set(plan.problem.tasks.all[0].search)
 
 
 @pytest.mark.parametrize(("place", "call"), [("targets", 4), ("score", 10), ("score", 12)])
@@ -238,10 +268,10 @@ def test_a_descent_that_fails_is_said_and_the_search_goes_on(
     def broken(*_: Any) -> float:
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(Calibration, "backward", broken)
+    monkeypatch.setattr(CalibrationLoss, "backward", broken)
     guided["search"]["trials"] = 13
     said: list[str] = []
-    run(open_job(Config.model_validate(guided), "config"), tmp_path, Watcher(stage=said.append))
+    run(open_plan(Config.model_validate(guided), "config"), tmp_path, Watcher(stage=said.append))
     assert "the gradient start failed, and the search goes on without it: OutOfMemoryError: no memory" in said
     assert json.loads((tmp_path / "small" / FILE).read_text())["reason"] == "OutOfMemoryError: no memory"
     assert [row[0] for row in course(tmp_path)][-2:] == [t.SAMPLED] * 2
@@ -252,24 +282,23 @@ def test_no_method_that_weighs(config: Data) -> None:
     config["recipe"]["models"] = [{"model": config["recipe"]["models"][0]["model"], "parameters": {}}]
     config["search"] = {"start": "gradient"}
     with pytest.raises(UserError, match="gradient needs a method that weighs its models; arcee_fusion: none of them"):
-        open_job(Config.model_validate(config), "config")
+        open_plan(Config.model_validate(config), "config")
 
 
-def test_a_method_that_weighs_only_some_tensors(guided: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_weighs_only_some_tensors(guided: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As every tensor shows, of which a few are looked at before the weights are loaded."""
-    job = open_job(Config.model_validate(guided), "config")
+    session = session_of(guided, tmp_path)
     monkeypatch.setattr(Engine, "coefficients", lambda *_: None)
-    engine = open_engine(job)
     with pytest.raises(UserError, match="weighs its models; task_arithmetic, ties: none of them"):
-        GradientStart(job, engine, LoadedModel(engine.model, engine.tokenizer))
+        session.prepare()
 
 
 def test_quantized_candidates_have_no_gradients(config: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mergesearch.search.problem.tasks.check_available", lambda: None)
+    monkeypatch.setattr("mergesearch.search.problem.task_set.check_available", lambda: None)
     config["search"] = {"start": "gradient"}
     config["evaluate"]["quantization"] = "4bit"
     with pytest.raises(UserError, match=r"search\.start: found gradient, .* beside evaluate\.quantization: 4bit"):
-        open_job(Config.model_validate(config), "config")
+        open_plan(Config.model_validate(config), "config")
 
 
 def test_slices_have_no_gradients(config: Data) -> None:
@@ -278,22 +307,22 @@ def test_slices_have_no_gradients(config: Data) -> None:
     config["recipe"] = {"merge_method": "passthrough", "slices": [{"sources": sources}]}
     config["search"] = {"start": "gradient"}
     with pytest.raises(UserError, match=r"search\.start: found gradient, which cannot follow slices"):
-        open_job(Config.model_validate(config), "config")
+        open_plan(Config.model_validate(config), "config")
 
 
 def test_no_task_with_a_loss(config: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mergesearch.search.candidates.gradient.feasibility.has_targets", lambda _: False)
     config["search"] = {"start": "gradient"}
     with pytest.raises(UserError, match=r"search\.start: found gradient, but no task has a loss to take it of: text"):
-        open_job(Config.model_validate(config), "config")
+        open_plan(Config.model_validate(config), "config")
 
 
 def test_targets_that_no_task_knows_are_found_before_the_first_trial(
     guided: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mergesearch.evaluators.inference.losses.Targets.has_gold", False)
+    monkeypatch.setattr("mergesearch.evaluators.inference.losses.ContinuationTargets.has_gold", False)
     guided["search"]["gradient"]["loss"] = "targets"
-    with pytest.raises(UserError, match=r"search\.gradient\.loss: found targets, but no task says"):
+    with pytest.raises(UserError, match=r"search\.gradient\.loss: found targets, but no task knows"):
         go(guided, tmp_path)
     assert course(tmp_path) == []
 
@@ -304,8 +333,8 @@ def test_what_is_followed_and_what_is_not_is_said(guided: Data, tmp_path: Path) 
     guided["evaluate"]["tasks"].append({"task": "whole", "evaluator": f"{file}:whole"})
     guided["search"]["trials"] = 9
     said: list[str] = []
-    run(open_job(Config.model_validate(guided), "config"), tmp_path, Watcher(stage=said.append))
-    assert "gradient start: follows the loss (targets) of text; it does not see whole, without such a loss" in said
+    run(open_plan(Config.model_validate(guided), "config"), tmp_path, Watcher(stage=said.append))
+    assert "gradient start: follows the loss (targets) of text; it does not see whole, which has no such loss" in said
 
 
 def test_check_says_what_would_be_followed(guided: Data, tmp_path: Path) -> None:
@@ -313,7 +342,7 @@ def test_check_says_what_would_be_followed(guided: Data, tmp_path: Path) -> None
     file.write_text(dump_yaml(guided))
     shown = CliRunner().invoke(main, ["check", str(file)])
     assert shown.exit_code == 0, shown.output
-    assert "before the sampler: up to 6 steps down the gradient of text" in shown.output
+    assert "gradient start: up to 6 steps down the gradient of text" in shown.output
 
 
 @pytest.fixture
@@ -327,15 +356,15 @@ def automatic(config: Data) -> Data:
 
 
 def test_auto_descends_where_there_are_many_dimensions(automatic: Data, tmp_path: Path) -> None:
-    job = open_job(Config.model_validate(automatic), "config")
-    assert job.start == StartChoice(True, "6 dimensions, and every task has a loss")
-    assert job.takes_gradients
-    run(job, tmp_path)
+    plan = open_plan(Config.model_validate(automatic), "config")
+    assert plan.start == StartChoice(True, "6 dimensions, and every task has a loss")
+    assert plan.takes_gradients
+    run(plan, tmp_path)
     assert [row[0] for row in course(tmp_path)][9:] == [t.START, t.GRADIENT, t.SAMPLED]
     file = tmp_path / "config.yml"
     file.write_text(dump_yaml(automatic))
     shown = " ".join(CliRunner().invoke(main, ["check", str(file)]).output.split())
-    assert "before the sampler: up to 2 steps down the gradient of text (6 dimensions, and every task has a" in shown
+    assert "gradient start: up to 2 steps down the gradient of text (6 dimensions, and every task has a" in shown
     assert "gradients take" in shown
 
 
@@ -360,24 +389,24 @@ def unweighed(data: Data) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (few, "gradients are worth their cost from 6 dimensions on, found 3"),
-        (trimmed, "gradients would overlook what ties trims, drops or elects"),
-        (without_a_loss, "there is no loss to take gradients of in whole"),
+        (few, "gradients pay from 6 dimensions on, found 3"),
+        (trimmed, "gradients ignore that ties trims, drops or elects elements"),
+        (without_a_loss, "whole has no loss to take gradients of"),
         (unweighed, "gradient needs a method that weighs its models; arcee_fusion: none of them does"),
     ],
 )
 def test_auto_says_why_it_does_not_descend(automatic: Data, tmp_path: Path, change: Any, why: str) -> None:
     change(automatic, tmp_path) if change is without_a_loss else change(automatic)
-    assert open_job(Config.model_validate(automatic), "config").start == StartChoice(False, why)
+    assert open_plan(Config.model_validate(automatic), "config").start == StartChoice(False, why)
     file = tmp_path / "config.yml"
     file.write_text(dump_yaml(automatic))
     shown = CliRunner().invoke(main, ["check", str(file)])
-    assert f"before the sampler: no descent: {why}" in " ".join(shown.output.split())
+    assert f"gradient start: none, because {why}" in " ".join(shown.output.split())
 
 
 def test_auto_leaves_what_was_asked_for(automatic: Data) -> None:
     automatic["search"]["start"] = "none"
-    assert open_job(Config.model_validate(automatic), "config").start == StartChoice()
+    assert open_plan(Config.model_validate(automatic), "config").start == StartChoice()
 
 
 def test_auto_goes_without_what_only_the_whole_model_shows_to_be_missing(
@@ -385,6 +414,6 @@ def test_auto_goes_without_what_only_the_whole_model_shows_to_be_missing(
 ) -> None:
     monkeypatch.setattr(Engine, "coefficients", lambda *_: None)
     said: list[str] = []
-    run(open_job(Config.model_validate(automatic), "config"), tmp_path, Watcher(stage=said.append))
+    run(open_plan(Config.model_validate(automatic), "config"), tmp_path, Watcher(stage=said.append))
     assert any(line.startswith("no gradient start: ") for line in said)
     assert [row[0] for row in course(tmp_path)][9:] == [t.START, t.SAMPLED, t.SAMPLED]

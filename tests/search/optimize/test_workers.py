@@ -1,11 +1,9 @@
 """Several processes on one run, leases, and what is left when processes are killed or the disk is full."""
 
 import errno
-import multiprocessing
 import os
 import random
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,38 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from pyarrow import parquet
 
 from mergesearch import files
 from mergesearch.errors import UserError
-from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.merge_ops.engine.engine import Engine
+from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
-from mergesearch.search.optimize.loop import Loop
-from mergesearch.search.problem.problem import open_job
-from mergesearch.search.run import Watcher, open_engine, run
+from mergesearch.search.optimize.callbacks import Watcher
+from mergesearch.search.run import Session, run
 from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.study import leases
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import LOOKS, RunFolder
 from mergesearch.search.study.workers import Workers
 
-from ..helpers import Data, Killed, course, go, study_of
-
-RESULTS = ("best.yml", "recommended.yml", "model/model.safetensors")
-
-
-def assert_same(one: Path, two: Path) -> None:
-    """The same trials, recipes and bytes, and nothing half done."""
-    assert course(one) == course(two)
-    assert not {TrialState.RUNNING, TrialState.WAITING} & {trial.state for trial in study_of(two).get_trials()}
-    for name in RESULTS:
-        assert (one / name).read_bytes() == (two / name).read_bytes()
-    assert not list(two.rglob(".*"))
-    assert not list((two / "workers").iterdir())
+from ..helpers import Data, Killed, go, session_of, study_of
+from ..processes import assert_same, assert_whole, started, until_scored
 
 
 @pytest.fixture(scope="module")
@@ -169,37 +154,46 @@ def test_a_full_disk_stops_the_run_which_goes_on_later(
 # Leases
 
 
-@pytest.fixture(params=["journal", "sqlite"])
-def begun(request: pytest.FixtureRequest, config: Data, tmp_path: Path) -> Data:
-    """A run with one sampled trial, on either storage."""
+ON_POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.slow)
+
+
+def stored(config: Data, request: pytest.FixtureRequest, tmp_path: Path) -> Data:
+    """The config with the storage that the fixture's parameter names."""
     if request.param == "sqlite":
         config["search"]["storage"] = f"sqlite:///{tmp_path / 'study.db'}"
-    config["search"]["trials"] = 13
+    elif request.param == "postgresql":
+        config["search"]["storage"] = request.getfixturevalue("server").url
+    return config
+
+
+@pytest.fixture(params=["journal", "sqlite", ON_POSTGRESQL])
+def begun(request: pytest.FixtureRequest, config: Data, tmp_path: Path) -> Data:
+    """A run with one sampled trial, on each storage."""
+    stored(config, request, tmp_path)["search"]["trials"] = 13
     go(config, tmp_path)
     return config
 
 
-def loop_of(config: Data, results: Path, worker: str, trials: int = 99) -> Loop:
-    job = open_job(Config.model_validate({**config, "search": {**config["search"], "trials": trials}}), "config")
-    folder = RunFolder(results / "small")
-    folder.worker = worker
-    return Loop(job, folder, folder.open_study(job.config.search.storage), open_engine(job))
+def with_trials(config: Data, trials: int = 99) -> Data:
+    return {**config, "search": {**config["search"], "trials": trials}}
 
 
-def retries(loop: Loop) -> list[tuple[int, dict[str, Any]]]:
-    trials = loop.study.get_trials()
+def retries(session: Session) -> list[tuple[int, dict[str, Any]]]:
+    trials = session.store.study.get_trials()
     return [(trial.user_attrs[t.RETRY_OF], trial.params) for trial in trials if t.RETRY_OF in trial.user_attrs]
 
 
 def test_a_dead_workers_trial_is_asked_for_again_once(begun: Data, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "small")
     with folder.joined():
-        (lost, _, _) = loop_of(begun, tmp_path, folder.worker)._begin() or pytest.fail("nothing to ask")
-    loops = [loop_of(begun, tmp_path, name) for name in ("one.1.1", "two.2.2")]
-    for loop in loops:
-        assert loop.run_trial() is not None
-    assert retries(loops[0]) == [(lost.number, lost.params)]
-    assert t.is_interrupted(loops[0].study.get_trials()[lost.number])
+        (lost, _, _) = session_of(with_trials(begun), tmp_path, folder.worker).loop._begin() or pytest.fail(
+            "nothing to ask"
+        )
+    sessions = [session_of(with_trials(begun), tmp_path, name) for name in ("one.1.1", "two.2.2")]
+    for session in sessions:
+        assert session.loop.run_trial() is not None
+    assert retries(sessions[0]) == [(lost.number, lost.params)]
+    assert t.is_interrupted(sessions[0].store.study.get_trials()[lost.number])
 
 
 def test_a_living_workers_trial_is_left_alone_until_its_lease_runs_out(
@@ -207,18 +201,18 @@ def test_a_living_workers_trial_is_left_alone_until_its_lease_runs_out(
 ) -> None:
     folder = RunFolder(tmp_path / "small")
     with folder.joined():
-        owner, other = loop_of(begun, tmp_path, folder.worker), loop_of(begun, tmp_path, "other.1.1")
-        trial, recipe, _ = owner._begin() or pytest.fail("nothing to ask")
+        owner, other = (session_of(with_trials(begun), tmp_path, name) for name in (folder.worker, "other.1.1"))
+        trial, recipe, _ = owner.loop._begin() or pytest.fail("nothing to ask")
         assert recipe is not None
-        other.run_trial()
-        assert other.study.get_trials()[trial.number].state == TrialState.RUNNING
+        other.loop.run_trial()
+        assert other.store.study.get_trials()[trial.number].state == TrialState.RUNNING
         now = time.time()
         monkeypatch.setattr(leases.time, "time", lambda: now + leases.SECONDS + 1)
-        other.run_trial()
+        other.loop.run_trial()
         assert retries(other) == [(trial.number, trial.params)]
-        before = len(t.finished(owner.study))
-        owner._work_on(trial, recipe, False)
-        assert len(t.finished(owner.study)) == before, "what came too late is not counted twice"
+        before = len(t.finished(owner.store.study))
+        owner.loop._work_on(trial, recipe, False)
+        assert len(t.finished(owner.store.study)) == before, "what came too late is not counted twice"
 
 
 def test_workers_come_and_go_while_others_look(tmp_path: Path) -> None:
@@ -238,14 +232,14 @@ def test_workers_come_and_go_while_others_look(tmp_path: Path) -> None:
 
 def test_the_lease_is_renewed_while_scoring(begun: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEWED", 0.02)
-    loop = loop_of(begun, tmp_path, "me.1.1")
-    trial, _, _ = loop._begin() or pytest.fail("nothing to ask")
+    session = session_of(with_trials(begun), tmp_path, "me.1.1")
+    trial, _, _ = session.loop._begin() or pytest.fail("nothing to ask")
 
     def until() -> float:
-        return float(loop.study.get_trials()[trial.number].user_attrs[t.LEASE]["until"])
+        return float(session.store.study.get_trials()[trial.number].user_attrs[t.LEASE]["until"])
 
     first = until()
-    with loop._leases.renewed(trial):
+    with session.loop._leases.renewed(trial):
         for _ in range(200):
             if until() > first:
                 break
@@ -261,7 +255,7 @@ def test_samplers_ask_for_different_points_while_others_are_at_theirs(
     go(config, tmp_path)
     folder = RunFolder(tmp_path / "small")
     with folder.joined():
-        loop = loop_of(config, tmp_path, folder.worker)
+        loop = session_of(with_trials(config), tmp_path, folder.worker).loop
         trials = [(loop._begin() or pytest.fail("nothing to ask"))[0] for _ in range(4)]
         assert len({str(trial.params) for trial in trials}) == 4
         slots = [str(trial.user_attrs[t.SLOT]) for trial in trials if t.SLOT in trial.user_attrs]
@@ -272,7 +266,7 @@ def test_baselines_in_work_are_not_asked_again(config: Data, tmp_path: Path) -> 
     """What depends on them waits; the methods' usual settings do not, while the trials suffice."""
     folder = RunFolder(tmp_path / "small")
     with folder.joined():
-        loop = loop_of(config, tmp_path, folder.worker, trials=17)
+        loop = session_of(with_trials(config, 17), tmp_path, folder.worker).loop
         asked: Iterator[Any] = iter(loop._begin, None)
         trials = [trial for trial, _, _ in asked]
         names = [trial.user_attrs[t.NAME] for trial in trials]
@@ -283,49 +277,14 @@ def test_baselines_in_work_are_not_asked_again(config: Data, tmp_path: Path) -> 
 # Several processes
 
 
-def work(config: Data, results: Path, pause: float) -> None:
-    torch.set_num_threads(1)
-    score = BitsPerByte.score
-
-    def slowly(self: BitsPerByte, *arguments: Any) -> Any:
-        time.sleep(pause)
-        return score(self, *arguments)
-
-    BitsPerByte.score = slowly  # type: ignore[method-assign]
-    go(config, results)
+@pytest.fixture(params=["journal", ON_POSTGRESQL])
+def shared(request: pytest.FixtureRequest, config: Data, tmp_path: Path) -> Data:
+    """A config for several processes, on each storage."""
+    return stored(config, request, tmp_path)
 
 
-def started(config: Data, results: Path, pause: float = 0.05) -> Any:
-    """A process at the run."""
-    process = multiprocessing.get_context("fork").Process(target=work, args=(config, results, pause))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: the child sets torch to one
-        process.start()
-    return process
-
-
-def assert_whole(folder: Path, trials: int) -> None:
-    """Nothing lost, nothing doubled."""
-    study = study_of(folder)
-    found = study.get_trials()
-    assert not {TrialState.RUNNING, TrialState.WAITING} & {trial.state for trial in found}
-    finished = t.finished(study)
-    assert len(finished) == trials
-    assert all(RunFolder(folder).has_scores(t.scores_name(trial.number)) for trial in t.completed(study))
-    named = [(t.kind_of(trial), trial.user_attrs[t.NAME]) for trial in finished if t.NAME in trial.user_attrs]
-    assert len(set(named)) == len(named) == 12
-    points = [str(trial.params) for trial in finished if trial.params]
-    assert len(set(points)) == len(points)
-    again = Counter(trial.user_attrs[t.RETRY_OF] for trial in found if t.RETRY_OF in trial.user_attrs)
-    assert set(again.values()) <= {1}
-    assert all(t.is_interrupted(found[number]) for number in again)
-    for name in ("verdict.json", "report.html", *RESULTS):
-        assert (folder / name).exists()
-    assert not list(folder.rglob(".*"))
-
-
-def test_two_processes_share_a_run(config: Data, tmp_path: Path) -> None:
-    processes = [started(config, tmp_path) for _ in range(2)]
+def test_two_processes_share_a_run(shared: Data, tmp_path: Path) -> None:
+    processes = [started(shared, tmp_path) for _ in range(2)]
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0]
@@ -337,10 +296,9 @@ def test_two_processes_share_a_run(config: Data, tmp_path: Path) -> None:
     assert min(workers.values()) >= 3
 
 
-def test_one_of_two_processes_is_killed(config: Data, tmp_path: Path) -> None:
-    victim, other = started(config, tmp_path, 0.3), started(config, tmp_path)
-    while not list(tmp_path.glob("small/scores/*")):
-        time.sleep(0.05)
+def test_one_of_two_processes_is_killed(shared: Data, tmp_path: Path) -> None:
+    victim, other = started(shared, tmp_path, 0.3), started(shared, tmp_path)
+    until_scored(tmp_path / "small", 1)
     victim.kill()
     other.join(120)
     assert other.exitcode == 0
@@ -349,15 +307,15 @@ def test_one_of_two_processes_is_killed(config: Data, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_two_processes_killed_at_random_instants(config: Data, tmp_path: Path, seed: int) -> None:
+def test_two_processes_killed_at_random_instants(shared: Data, tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
-    processes = [started(config, tmp_path) for _ in range(2)]
+    processes = [started(shared, tmp_path) for _ in range(2)]
     for _ in range(12):
         time.sleep(rng.uniform(0.2, 2.0))
         place = rng.randrange(2)
         processes[place].kill()
         processes[place].join()
-        processes[place] = started(config, tmp_path)
+        processes[place] = started(shared, tmp_path)
     for process in processes:
         process.join(300)
     assert [process.exitcode for process in processes] == [0, 0]
@@ -370,7 +328,7 @@ def test_a_second_worker_says_that_it_joins(config: Data, tmp_path: Path) -> Non
     folder = RunFolder(tmp_path / "small")
     with folder.joined() as others:
         assert others == []
-        run(open_job(Config.model_validate(config), "config"), tmp_path, Watcher(stage=stages.append))
+        run(open_plan(Config.model_validate(config), "config"), tmp_path, Watcher(stage=stages.append))
     assert f"joining 1 other worker: {folder.worker}" in stages
     assert folder.worker.split(".")[-2] == str(os.getpid())
 
@@ -378,5 +336,5 @@ def test_a_second_worker_says_that_it_joins(config: Data, tmp_path: Path) -> Non
 def test_workers_must_share_the_results_folder(config: Data, tmp_path: Path) -> None:
     config["search"] |= {"storage": f"sqlite:///{tmp_path / 'study.db'}", "trials": 9}
     go(config, tmp_path / "here")
-    with pytest.raises(UserError, match=r"must share the results folder.*need names of their own"):
+    with pytest.raises(UserError, match=r"must share the results folder.*need different names"):
         go(config, tmp_path / "there")

@@ -15,12 +15,14 @@ from torch import Tensor
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine.engine import merge
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
 from mergesearch.search.evaluate import evaluate_model
-from mergesearch.search.problem.problem import open_job
 from mergesearch.search.run import run
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
+
+from ..helpers import rescored
 
 Data = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -64,7 +66,7 @@ def small(config: Data, **paths: str) -> Data:
 
 def searched(data: Data, results: Path) -> dict[str, float]:
     """Each baseline's score on the search items, after a run in which every trial could be scored."""
-    run(open_job(Config.model_validate(data), "config"), results)
+    run(open_plan(Config.model_validate(data), "config"), results)
     done = t.finished(RunFolder(results / "small").open_study(None))
     assert [trial.user_attrs.get(t.REASON) for trial in done] == [None] * len(done)
     return {trial.user_attrs[t.NAME]: trial.values[0] for trial in done if t.kind_of(trial) == t.BASELINE}
@@ -112,7 +114,7 @@ def test_tied_and_untied(names: list[str], config: Data, models: Path, tmp_path:
     data = on_all_texts(small(config, **paths))
     scores = searched(data, tmp_path)
     for name in ("base", "one", "two"):
-        assert scores[name] == pytest.approx(own_score(data, paths.get(name, models / name)), abs=1e-5)
+        assert scores[name] == rescored(own_score(data, paths.get(name, models / name)))
     rebuilt(tmp_path, tmp_path / "out")
 
 
@@ -120,11 +122,11 @@ def test_tied_and_untied(names: list[str], config: Data, models: Path, tmp_path:
 def test_a_model_without_a_head(name: str, config: Data, models: Path, tmp_path: Path) -> None:
     data = on_all_texts(small(config, **{name: headless(models / name, tmp_path / name)}))
     with pytest.raises(UserError, match=r"config: recipe: the checkpoints differ in lm_head\.weight \(\[30, 16\] in "):
-        open_job(Config.model_validate(data), "config")
+        open_plan(Config.model_validate(data), "config")
     data["recipe"]["on_mismatch"] = "base"
     scores = searched(data, tmp_path)
     completed = edited(models / name, tmp_path / "completed", lambda t: {**t, HEAD: base_head(models)})
-    assert scores[name] == pytest.approx(own_score(data, completed), abs=1e-5)
+    assert scores[name] == rescored(own_score(data, completed))
     rebuilt(tmp_path, tmp_path / "out")
 
 
@@ -136,7 +138,7 @@ def test_a_tensor_that_a_model_has_beyond_the_base(config: Data, models: Path, t
     more = edited(models / "one", tmp_path / "one", lambda tensors: {**tensors, "value_head.weight": torch.ones(1, 16)})
     data = small(config, one=more)
     with pytest.raises(UserError, match=r"value_head\.weight \(only in .*one\)"):
-        open_job(Config.model_validate(data), "config")
+        open_plan(Config.model_validate(data), "config")
     data["recipe"]["on_mismatch"] = "base"
     searched(data, tmp_path)
     rebuilt(tmp_path, tmp_path / "out")

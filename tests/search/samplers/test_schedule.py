@@ -8,8 +8,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from mergesearch.errors import UserError
 from mergesearch.parsing import parse
+from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config, Search
-from mergesearch.search.problem.problem import open_job
 from mergesearch.search.run import run
 from mergesearch.search.samplers.schedule import plan
 from mergesearch.search.study import trials as t
@@ -18,7 +18,7 @@ from mergesearch.search.study.run_folder import RunFolder
 Data = dict[str, Any]
 
 
-class Hole:
+class Dimension:
     def __init__(self, name: str, distribution: BaseDistribution) -> None:
         self.name, self.distribution = name, distribution
 
@@ -33,10 +33,10 @@ class Shape:
 
     def __init__(self, dimensions: int, choices: bool = False) -> None:
         found = CategoricalDistribution((1, 2)) if choices else FloatDistribution(0, 1)
-        self.holes = [Hole(f"x[{number}]", found) for number in range(dimensions)]
+        self.dimensions = [Dimension(f"x[{number}]", found) for number in range(dimensions)]
 
-    def holes_of(self, _method: Method) -> list[Hole]:
-        return self.holes
+    def dimensions_of(self, _method: Method) -> list[Dimension]:
+        return self.dimensions
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ class Own:
 class Several(Shape):
     methods = (Own("ties"), Own("dare_ties"))  # type: ignore[assignment]
 
-    def holes_of(self, method: Any) -> list[Hole]:
-        return [*super().holes_of(method), Hole(method.name, FloatDistribution(0, 1))]
+    def dimensions_of(self, method: Any) -> list[Dimension]:
+        return [*super().dimensions_of(method), Dimension(method.name, FloatDistribution(0, 1))]
 
 
 def test_auto_stays_with_the_best_method_and_learns_its_numbers() -> None:
@@ -92,7 +92,7 @@ SCHEDULE = [{"sampler": "gp", "trials": 3, "dimensions": 2}, {"sampler": "qmc", 
 def test_stages_follow_each_other(config: Data, tmp_path: Path) -> None:
     config["recipe"]["merge_method"] = "ties"
     config["search"] = {"trials": 18, "schedule": SCHEDULE}
-    run(open_job(Config.model_validate(config), "config"), tmp_path)
+    run(open_plan(Config.model_validate(config), "config"), tmp_path)
     trials = t.finished(RunFolder(tmp_path / "small").open_study(None))
     sampled = [trial for trial in trials if t.kind_of(trial) == t.SAMPLED]
     slots = [trial.user_attrs.get(t.SLOT, {"of": None})["of"] for trial in sampled]
@@ -110,9 +110,9 @@ def test_a_grid_that_is_exhausted_ends_the_run(config: Data, tmp_path: Path) -> 
     for entry in config["recipe"]["models"]:
         entry["parameters"] = {"weight": {"search": [0.0, 1.0]}}
     config["search"] = {"trials": 200, "sampler": "grid", "points": 3}
-    verdict = run(open_job(Config.model_validate(config), "config"), tmp_path)
+    verdict = run(open_plan(Config.model_validate(config), "config"), tmp_path)
     assert verdict.trials == 9 + 1 + 9, "baselines, the usual setting, the grid"
-    assert run(open_job(Config.model_validate(config), "config"), tmp_path) == verdict
+    assert run(open_plan(Config.model_validate(config), "config"), tmp_path) == verdict
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_grid_that_is_exhausted_ends_the_run(config: Data, tmp_path: Path) -> 
         ({"schedule": [{"sampler": "gp", "trails": 3}]}, "schedule[0]: unknown key 'trails'; did you mean 'trials'?"),
         (
             {"schedule": [{"sampler": "cmaes", "dimensions": 4}]},
-            "dimensions: cmaes takes all; those that can take fewer: gp, tpe",
+            "dimensions: found 4 with cmaes, expected all, or another sampler: gp, tpe",
         ),
         ({"schedule": [{"sampler": "gp", "dimensions": 0}]}, "dimensions: found 0, expected a number from 1, or all"),
         ({"schedule": [{"sampler": "gp", "sigma": 0.1}]}, "sigma: is a setting of cmaes, found with gp"),

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
+from mergesearch.search.candidates.plan import SearchPlan, open_plan
 from mergesearch.search.config import Config
-from mergesearch.search.problem.problem import Job, open_job
-from mergesearch.search.run import open_engine
 from mergesearch.search.scoring import cost as costs
+from mergesearch.search.scoring.live_model import open_engine
 
-from ..test_run import Data
+from ..helpers import Data
 
 
-def job_of(config: Data) -> Job:
-    return open_job(Config.model_validate(config), "config")
+def plan_of(config: Data) -> SearchPlan:
+    return open_plan(Config.model_validate(config), "config")
 
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
@@ -22,10 +22,15 @@ def test_the_memory_plan_is_the_runs(config: Data, method: str) -> None:
     config["recipe"]["merge_method"] = method
     for entry in config["recipe"]["models"]:
         entry["parameters"] = {"weight": {"search": [0.0, 1.0]}}
-    job = job_of(config)
-    plan, runs = costs.memory_plan(job), open_engine(job).memory
-    assert (plan.place, plan.checkpoints, plan.statistics) == (runs.place, runs.checkpoints, runs.statistics)
-    assert bool(plan.statistics) == (method != "task_arithmetic")
+    plan = plan_of(config)
+    arguments = plan.problem, plan.takes_gradients
+    memory, runs = costs.memory_plan(*arguments), open_engine(*arguments).memory
+    assert (memory.location, memory.checkpoints, memory.statistics) == (
+        runs.location,
+        runs.checkpoints,
+        runs.statistics,
+    )
+    assert bool(memory.statistics) == (method != "task_arithmetic")
 
 
 def test_what_is_quantised_is_measured_quantised(config: Data, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,10 +51,11 @@ def test_what_is_quantised_is_measured_quantised(config: Data, monkeypatch: pyte
         model.register_forward_pre_hook(follow)
         return model
 
-    monkeypatch.setattr(costs, "live_model", double)
+    monkeypatch.setattr(costs, "scored_model", double)
     monkeypatch.setattr("mergesearch.merge_ops.live.quantized.find_spec", lambda _: True)
     config["evaluate"]["quantization"] = "8bit"
-    cost = costs.measure(job_of(config))
+    plan = plan_of(config)
+    cost = costs.measure(plan.problem, plan.takes_gradients)
     assert len(made) == costs.BUILT
     assert asked[: costs.BUILT] == [1] * costs.BUILT
     assert sum(asked[costs.BUILT :]) > 2 * 6 * 40

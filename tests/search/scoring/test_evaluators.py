@@ -17,15 +17,17 @@ from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine.engine import merge
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import dump_yaml
+from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.cli import main
 from mergesearch.search.config import Config
-from mergesearch.search.problem.problem import open_job
-from mergesearch.search.run import Watcher, run
+from mergesearch.search.optimize.callbacks import Watcher
+from mergesearch.search.run import run
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.result import Verdict
 
-from ..helpers import save_fine_tunes
+from ...tolerances import close
+from ..helpers import rescored, save_fine_tunes
 
 Data = dict[str, Any]
 WORDS = ["good", "fine", "great", "bad", "poor", "awful", "film", "book", "the", "a"]
@@ -34,7 +36,7 @@ LABELS = ["worse", "better"]
 
 def go(data: Data, results: Path, notes: list[str] | None = None) -> Verdict:
     said = notes if notes is not None else []
-    return run(open_job(Config.model_validate(data), "config"), results, Watcher(stage=said.append))
+    return run(open_plan(Config.model_validate(data), "config"), results, Watcher(stage=said.append))
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +112,7 @@ def test_classifiers_are_searched_judged_and_written(classification: Data, tmp_p
         encoded = [reader(row["text"], return_tensors="pt", truncation=True, max_length=12) for row in rows]
         said = [LABELS[int(model(**one).logits.argmax())] for one in encoded]
     right = sum(one == row["label"] for one, row in zip(said, rows, strict=True)) / len(rows)
-    assert verdict.winner.tasks["reviews:accuracy"]["all"] == pytest.approx(right)
+    assert verdict.winner.tasks["reviews:accuracy"]["all"] == close(right, 40)
     assert verdict.ensemble is not None
     assert verdict.ensemble.name == "ensemble of 2 models"
     assert 0 <= verdict.ensemble.tasks["reviews:accuracy"]["test"] <= 1
@@ -129,8 +131,8 @@ def test_scores_of_several_numbers_are_kept(classification: Data, tmp_path: Path
         "reviews:mcc": (20, 2),
     }
     values = t.finished(folder.open_study(None))[0].user_attrs[t.VALUES]
-    job = open_job(Config.model_validate(classification), "config")
-    assert job.values("search", scores) == values
+    plan = open_plan(Config.model_validate(classification), "config")
+    assert plan.problem.tasks.values("search", scores) == values
 
 
 def test_an_ensemble_of_one_fine_tune_is_with_the_base(config: Data, tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_an_ensemble_of_one_fine_tune_is_with_the_base(config: Data, tmp_path: P
             mixture = torch.stack([model(ids[:, :-1]).logits[0].double().softmax(-1) for model in models]).mean(0)
         nats -= float(mixture.log().gather(1, ids[0, 1:, None]).sum())
         size += file.stat().st_size
-    assert verdict.ensemble.tasks["text"]["all"] == pytest.approx(nats / size / 0.6931471805599453, rel=1e-5)
+    assert verdict.ensemble.tasks["text"]["all"] == rescored(nats / size / 0.6931471805599453)
 
 
 def test_the_ensemble_is_scored_once_in_a_run(config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,22 +234,22 @@ def test_one_number_for_the_whole_model_counts_in_the_search_alone(config: Data,
     config["search"]["trials"] = 9
     notes: list[str] = []
     verdict = go(config, tmp_path, notes)
-    assert any(note.startswith("task 'whole': is one number for the whole model") for note in notes)
+    assert any(note.startswith("task 'whole': gives one number for the whole model") for note in notes)
     values = verdict.winner.tasks
     assert set(values["whole"]) == {"search", "all"}
-    assert verdict.winner.search.value == pytest.approx((2 * values["whole"]["all"] - values["text"]["search"]) / 3)
-    assert verdict.winner.test.value == pytest.approx(-values["text"]["test"])
+    assert verdict.winner.search.value == close((2 * values["whole"]["all"] - values["text"]["search"]) / 3, 16)
+    assert verdict.winner.test.value == close(-values["text"]["test"], 16)
 
 
 def test_a_verdict_on_nothing_is_refused(config: Data, judge: Path) -> None:
     whole = {"evaluator": f"{judge}:whole", "task": "whole"}
     config["evaluate"]["tasks"] = [whole]
-    with pytest.raises(UserError, match="tasks: 'whole': one number for the whole model, and no items to hold"):
-        open_job(Config.model_validate(config), "config")
+    with pytest.raises(UserError, match="tasks: 'whole': found one number for the whole model and no items"):
+        open_plan(Config.model_validate(config), "config")
     del config["evaluate"]["split"]
     config["evaluate"]["test_tasks"] = [{**whole, "task": "whole again"}]
-    with pytest.raises(UserError, match="no items to hold a verdict on"):
-        open_job(Config.model_validate(config), "config")
+    with pytest.raises(UserError, match="no verdict can be held on"):
+        open_plan(Config.model_validate(config), "config")
 
 
 PROGRAM = """
@@ -293,7 +295,7 @@ def test_what_the_model_lacks_is_found_before_the_first_trial(classification: Da
     found = CliRunner().invoke(main, ["run", str(config), "--results", str(tmp_path / "runs")])
     assert found.exit_code == 2
     assert found.stderr.startswith("error: evaluate: task 'reviews:accuracy': label: ")
-    assert "has the label 'so so', the model 'better', 'worse'" in found.stderr
+    assert "has the label 'so so', which the model does not have; valid: 'better', 'worse'" in found.stderr
     assert not t.finished(RunFolder(tmp_path / "runs" / "small").open_study(None))
 
 
@@ -306,14 +308,14 @@ def test_objectives_that_cannot_be(config: Data, judge: Path) -> None:
     cases: list[tuple[Data, dict[str, Any], list[Data], str]] = [
         (config, {"aggregate": "min"}, [text_task(config), judged], "min needs tasks .* lower is better for text"),
         (config, {"aggregate": "min"}, [judged, {**judged, "task": "b", "weight": 2}], "takes no weights but 0 and 1"),
-        (config, {"normalize": "leaderboard"}, [text_task(config)], "task 'text' is scored by bits_per_byte, of which"),
+        (config, {"normalize": "leaderboard"}, [text_task(config)], "task 'text' has the metric bits_per_byte, where"),
         (config, {"normalize": "leaderboard"}, [judged], "what guessing scores in task 'judged' is not known"),
-        (config, {"ensemble": True}, [text_task(config), judged], "there are no logits to average in 'judged'"),
+        (config, {"ensemble": True}, [text_task(config), judged], "'judged' gives no logits to average"),
     ]
     for data, options, tasks, message in cases:
         changed = {**data, "evaluate": {**data["evaluate"], "tasks": tasks, **options}}
         with pytest.raises(UserError, match=f"config: evaluate: .*{message}"):
-            open_job(Config.model_validate(changed), "config")
+            open_plan(Config.model_validate(changed), "config")
 
 
 def test_normalised_by_what_items_say_or_the_config(classification: Data, tmp_path: Path) -> None:
@@ -324,7 +326,7 @@ def test_normalised_by_what_items_say_or_the_config(classification: Data, tmp_pa
     verdict = go(classification, tmp_path)
     accuracy, f1, mcc = (verdict.winner.tasks[f"reviews:{name}"]["test"] for name in ("accuracy", "f1", "mcc"))
     expected = (max(0, accuracy - 0.5) / 0.5 + 2 * max(0, f1 - 0.4) / 0.6 + mcc) / 4
-    assert verdict.winner.test.value == pytest.approx(expected)
+    assert verdict.winner.test.value == close(expected, 40, magnitude=1.0)
 
 
 THIRD = """
@@ -368,8 +370,8 @@ def test_a_value_to_which_no_item_adds_a_share_is_shown_and_not_searched_for(con
     guard = {"constraints": [{"task": "norms", "at_least": 0.0}]}
     for task, more in ((entry, {}), ({**entry, "weight": 0}, guard)):
         config["evaluate"] |= {"tasks": [*tasks, task], **more}
-        with pytest.raises(UserError, match=r"evaluate: task 'norms': no item adds .*no interval of it .*weight: 0"):
-            open_job(Config.model_validate(config), "config")
+        with pytest.raises(UserError, match=r"task 'norms': norm is no mean over items .*no interval.*weight: 0"):
+            open_plan(Config.model_validate(config), "config")
     del config["evaluate"]["constraints"]
     config["search"]["trials"] = 9
     assert "norms" in go(config, tmp_path).winner.tasks
@@ -378,7 +380,7 @@ def test_a_value_to_which_no_item_adds_a_share_is_shown_and_not_searched_for(con
 def test_too_few_items(config: Data, texts: Path) -> None:
     config["evaluate"]["tasks"][0]["files"] = [str(texts / "0[01].txt")]
     with pytest.raises(UserError, match="tasks: 'text': 2 items are too few for a search and a verdict"):
-        open_job(Config.model_validate(config), "config")
+        open_plan(Config.model_validate(config), "config")
 
 
 def test_a_model_of_no_numbers_is_an_error_of_eval(config: Data, models: Path, tmp_path: Path) -> None:
@@ -401,13 +403,12 @@ def test_quantisation_without_bitsandbytes(config: Data, monkeypatch: pytest.Mon
     monkeypatch.setattr("mergesearch.merge_ops.live.quantized.find_spec", lambda _: None)
     config["evaluate"]["quantization"] = "4bit"
     with pytest.raises(UserError, match="config: evaluate: quantization: needs bitsandbytes"):
-        open_job(Config.model_validate(config), "config")
+        open_plan(Config.model_validate(config), "config")
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_search_of_quantised_candidates(config: Data, tmp_path: Path) -> None:
     """Scores differ from those in full precision, and are those of the winner's folder, loaded quantised."""
-    pytest.importorskip("bitsandbytes")
     config["search"]["trials"] = 9
     full = go(config, tmp_path / "full")
     config["evaluate"]["quantization"] = "8bit"  # 4 bits take no layers as small as these
@@ -417,4 +418,4 @@ def test_a_search_of_quantised_candidates(config: Data, tmp_path: Path) -> None:
     file.write_text(dump_yaml(config))
     found = CliRunner().invoke(main, ["eval", str(tmp_path / "small" / "model"), str(file), "--json"])
     printed = json.loads(found.stdout)["tasks"]["text"]["bits_per_byte"]
-    assert verdict.winner.tasks["text"]["all"] == pytest.approx(printed, rel=1e-5)
+    assert verdict.winner.tasks["text"]["all"] == rescored(printed)

@@ -9,8 +9,8 @@ import yaml
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.methods import find_method
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
-from mergesearch.search.problem.problem import open_job
 from mergesearch.search.space.space import Space
 from mergesearch.search.study import trials as t
 
@@ -44,7 +44,7 @@ def test_a_slice_with_a_method_of_its_own_reads_its_parameters_by_that() -> None
     assert merged.slices[0].parameters == {"t": 0.3}
     assert [source.parameters for source in merged.slices[0].sources] == [{}, {}], "slerp has no weights"
     found = Space(sliced(own | {"parameters": {"t": HOLE}}, other), LAYERS, "recipe")
-    assert [hole.name for hole in found.holes] == ["slice0.t", "slice1.one.weight"]
+    assert [dimension.name for dimension in found.dimensions] == ["slice0.t", "slice1.one.weight"]
     tied = sliced(own | {"parameters": {"t": {"same_as": "slice1.one.weight"}}}, other)
     assert middle(tied).slices[0].parameters == {"t": 0.5}
 
@@ -53,7 +53,7 @@ def test_what_all_slices_share_is_asked_where_one_of_their_methods_reads_it() ->
     own = piece("one", "two", merge_method="slerp", base_model="a/one")
     data = sliced(own, piece("one"), method={"search": ["linear", "ties"]}, parameters={"t": HOLE, "density": HOLE})
     found = Space(data, LAYERS, "recipe")
-    asked = {method.name: [hole.name for hole in found.holes_of(method)] for method in found.methods}
+    asked = {method.name: [dimension.name for dimension in found.dimensions_of(method)] for method in found.methods}
     assert asked == {"linear": ["t"], "ties": ["t", "density"]}
     assert middle(data).parameters == {"t": 0.5}
 
@@ -63,7 +63,7 @@ def test_ends_of_layer_ranges() -> None:
     first["sources"][0]["layer_range"] = [0, {"search": [2, 4], "name": "seam"}]
     found = Space(sliced(first, piece("one", layers=({"search": [0, 3], "step": 3}, LAYERS))), LAYERS, "recipe")
     second = "slices[1].sources[0].layer_range[0]"
-    assert {hole.name: hole.ends for hole in found.holes} == {"seam": [2, 4], second: [0, 3]}
+    assert {dimension.name: dimension.ends for dimension in found.dimensions} == {"seam": [2, 4], second: [0, 3]}
     merged = found.fill(find_method("linear"), {"seam": 4, second: 3})
     assert [source.layer_range for entry in merged.slices for source in entry.sources] == [(0, 4), (0, 4), (3, 5)]
     corners = [(corner["seam"], corner[second]) for corner in found.corners(find_method("linear"))]
@@ -76,28 +76,28 @@ def test_ends_of_layer_ranges() -> None:
     [
         (
             sliced(piece("one", layers=(0, {"search": "auto"}))),
-            "layer_range[1]: search: found 'auto', expected [lowest",
+            "layer_range[1].search: found 'auto', expected [lowest",
         ),
         (sliced(piece("one", layers=(0, {"search": [1, 2.5]}))), "expected whole numbers"),
         (sliced(piece("one", layers=(0, {"search": [1, 2], "log": True}))), "layer_range[1]: unknown key 'log'"),
-        (sliced(piece("one", layers=(0, {"same_as": "seam"}))), "there is no layer searched for 'seam'"),
+        (sliced(piece("one", layers=(0, {"same_as": "seam"}))), "there is no hole 'seam' in a layer_range"),
         (
             sliced(
                 piece("one", layers=(0, {"search": [1, 2], "name": "x"}), of_each={"weight": HOLE | {"name": "x"}}),
             ),
-            "'x' is given to 2 holes",
+            "name: found 'x' in 2 holes, expected a unique name",
         ),
         (
             sliced(piece("one", merge_method={"search": ["linear", "ties"]})),
-            "slices[0].merge_method: a slice's own method cannot be a choice",
+            "slices[0].merge_method: found a hole, expected a name",
         ),
         (
             sliced(piece("one", merge_method="ties"), piece("one"), parameters={"weight": {"search": "auto"}}),
-            "weight: search: auto: linear, ties name different ranges",
+            "weight.search: found auto, but linear, ties declare different ranges",
         ),
         (
             sliced(piece("one"), dtype={"search": ["float32", "bfloat16"]}),
-            "cannot stand here; holes are for parameters",
+            "found a hole where none is allowed; allowed in parameters",
         ),
     ],
 )
@@ -110,10 +110,10 @@ def test_wrong_slices(data: Data, message: str) -> None:
 def config_of(config: Data, models: Path, end: Any = 1) -> Data:
     """Slices with a method of their own, and layers that are searched for; the models have two."""
     one, two = ({"model": str(models / name)} for name in ("one", "two"))
-    hole, seam = {"search": [0.0, 1.0]}, {"search": [1, 2], "name": "seam"}
+    dimension, seam = {"search": [0.0, 1.0]}, {"search": [1, 2], "name": "seam"}
     merged = [one | {"layer_range": [0, seam]}, two | {"layer_range": [0, {"same_as": "seam"}]}]
     slices = [
-        {"merge_method": "slerp", "base_model": one["model"], "sources": merged, "parameters": {"t": hole}},
+        {"merge_method": "slerp", "base_model": one["model"], "sources": merged, "parameters": {"t": dimension}},
         {"sources": [two | {"layer_range": [{"search": [0, end]}, 2], "parameters": {"weight": 1.0}}]},
     ]
     recipe = {"merge_method": "linear", "base_model": str(models / "base"), "slices": slices}
@@ -134,5 +134,5 @@ def test_a_run_over_layers_of_slices(config: Data, models: Path, tmp_path: Path)
 
 
 def test_layers_that_are_not_there_are_refused_before_the_run(config: Data, models: Path) -> None:
-    with pytest.raises(UserError, match=r"layer_range: found \[2, 2\].*; some of the layers that are searched for"):
-        open_job(Config.model_validate(config_of(config, models, end=2)), "config")
+    with pytest.raises(UserError, match=r"layer_range: found \[2, 2\].*; some values of the searched layer_range"):
+        open_plan(Config.model_validate(config_of(config, models, end=2)), "config")

@@ -19,10 +19,10 @@ from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import merge
 from mergesearch.merge_ops.methods import find_method
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config, Search
-from mergesearch.search.problem.problem import open_job
 from mergesearch.search.run import run
-from mergesearch.search.samplers import SAMPLERS, Branch, Order, branches_of, make_sampler
+from mergesearch.search.samplers import SAMPLERS, Branch, SamplerRequest, branches_of, make_sampler
 from mergesearch.search.samplers.schedule import plan
 from mergesearch.search.samplers.stack import MOVES, StackSampler, delete, insert, plain_stacks, repeat, swap
 from mergesearch.search.space.space import Space
@@ -30,6 +30,8 @@ from mergesearch.search.space.stack_encoding import LENGTH, Block, Stack, StackS
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.seeds import derive
+
+from ..helpers import rescored, session_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 Data = dict[str, Any]
@@ -155,7 +157,7 @@ def test_the_search_starts_from_the_first_model() -> None:
 
 def test_seams_scale_what_is_written_above_them() -> None:
     found = space(scale={"search": "auto"})
-    assert [hole.name for hole in found.holes if hole.name.startswith("seam")] == [
+    assert [dimension.name for dimension in found.dimensions if dimension.name.startswith("seam")] == [
         "seam.0.0",
         "seam.0.1",
         "seam.1.0",
@@ -164,14 +166,18 @@ def test_seams_scale_what_is_written_above_them() -> None:
     merged = made(found, "a0 a1 b2 b3 a3", seam_0_1=2.0, seam_1_0=0.5)
     scales = {part.name: part.each["scale"][0] for part in merged.resolve(NAMES)}
     down = [scales[f"model.layers.{i}.mlp.down_proj.weight"] for i in range(5)]
-    assert down == pytest.approx([1.0, 1.0, 0.5, 0.5, 1.0])
+    assert down == [1.0, 1.0, 0.5, 0.5, 1.0]
     assert {scale for name, scale in scales.items() if "up_proj" in name} == {1.0}
     assert "parameters" not in made(found, "a0 a1 b2 b3").to_yaml()
 
 
 def test_depth_upscaling() -> None:
     found = space(preset="depth_upscaling", length=None, drop=[1, 3])
-    assert [hole.name for hole in found.holes] == ["upscaling.lower", "upscaling.upper", "upscaling.drop"]
+    assert [dimension.name for dimension in found.dimensions] == [
+        "upscaling.lower",
+        "upscaling.upper",
+        "upscaling.drop",
+    ]
     values = {"upscaling.lower": "a", "upscaling.upper": "b", "upscaling.drop": 1}
     assert runs(found.fill(METHOD, values)) == [("a", 0, 3), ("b", 1, 4)]
     assert runs(found.fill(METHOD, values | {"upscaling.upper": "a", "upscaling.drop": 2})) == [("a", 0, 4)]
@@ -185,7 +191,7 @@ def test_round_trip(sampler: str, preset: bool) -> None:
     options = {"preset": "depth_upscaling", "length": None} if preset else {"block": 2}
     found, study = space(scale={"search": "auto"}, **options), optuna.create_study(direction="maximize")
     for number in range(6):
-        study.sampler = make_sampler(sampler, Order(branches_of(found), 0, number))
+        study.sampler = make_sampler(sampler, SamplerRequest(branches_of(found), 0, number))
         trial = study.ask()
         merged = found.ask(trial)
         assert found.fill(METHOD, study.trials[number].params) == merged
@@ -199,13 +205,14 @@ def test_round_trip(sampler: str, preset: bool) -> None:
         ({"length": [3]}, "slices.search.length: found [3], expected [fewest layers, most layers]"),
         ({"length": [3, 99]}, "slices.search.length[1]: found 99, expected a whole number from 1 to 16"),
         ({"block": 3}, "slices.search.block: found 3, expected a divisor of the models' 4 layers"),
-        ({"block": 4, "length": [5, 7]}, "no number of blocks of 4 layers lies between them"),
+        ({"block": 4, "length": [5, 7]}, "length: found [5, 7], expected a range with a multiple of block, 4"),
         ({"model": ["a"]}, "unknown key 'model'; did you mean 'models'?"),
         ({"models": ["x/a", "x/a"]}, "expected each checkpoint once"),
         ({"models": []}, "slices.search.models: found [], expected a list of checkpoints"),
         ({"scale": 2}, "slices.search.scale: found 2, expected {search: [low, high]}"),
-        ({"scale": {"search": [0, 1]}}, "scale: search: the range begins at 0, expected a number above 0"),
-        ({"scale": {"search": "auto", "tensors": []}}, "scale.tensors: found [], expected texts"),
+        ({"scale": {"search": 1.5}}, "slices.search.scale.search: found 1.5, expected [low, high] or auto"),
+        ({"scale": {"search": [0, 1]}}, "scale.search: found a range that starts at 0, expected one"),
+        ({"scale": {"search": "auto", "tensors": []}}, "scale.tensors: found [], expected a list of texts"),
         ({"preset": "depth_upscalng", "length": None}, "did you mean 'depth_upscaling'?"),
         ({"preset": "depth_upscaling"}, "unknown key 'length'"),
         (
@@ -220,9 +227,18 @@ def test_wrong_stacks(spec: Data, message: str) -> None:
     assert message in str(error.value)
 
 
+def test_a_stack_needs_keys_and_one_base() -> None:
+    data = {"merge_method": "passthrough", "slices": {"search": "auto"}}
+    with pytest.raises(UserError, match=r"slices\.search: found 'auto', expected keys: models, length, block"):
+        Space(data, LAYERS, "recipe")
+    data = {"merge_method": "passthrough", "base_model": {"search": ["a", "b"]}}
+    with pytest.raises(UserError, match=r"base_model: found \{'search': .*\}, expected one model beside slices"):
+        Space({**data, "slices": {"search": {"models": ["a"], "length": [1, 2]}}}, LAYERS, "recipe")
+
+
 def test_a_stack_needs_passthrough() -> None:
     data = {"merge_method": "linear", "slices": {"search": {"models": ["x/a"], "length": [2, 4]}}}
-    with pytest.raises(UserError, match="merge_method: found 'linear', a stack of layers needs passthrough"):
+    with pytest.raises(UserError, match=r"merge_method: found 'linear', expected passthrough beside slices\.search"):
         Space(data, LAYERS, "recipe")
 
 
@@ -285,7 +301,7 @@ def search(sampler: str, seed: int, trials: int, new: Study | None = None) -> St
     for number in range(len(study.trials), trials):
         if number == 0:
             study.enqueue_trial(values_of(SHAPE.whole(0)))
-        study.sampler = make_sampler(sampler, Order([BRANCH], seed, number))
+        study.sampler = make_sampler(sampler, SamplerRequest([BRANCH], seed, number))
         trial = study.ask()
         values = {
             name: trial.suggest_int(name, d.low, d.high)  # type: ignore[attr-defined]
@@ -334,7 +350,7 @@ def test_numbers_beside_the_stack_stay_in_their_ranges() -> None:
 def test_auto_is_the_stack_sampler() -> None:
     assert plan(space(), Search()).stages[0].sampler == "stack"
     assert plan(space(preset="depth_upscaling", length=None), Search()).stages[0].sampler == "tpe"
-    assert isinstance(space(preset="depth_upscaling", length=None).holes[0].distribution, CategoricalDistribution)
+    assert isinstance(space(preset="depth_upscaling", length=None).dimensions[0].distribution, CategoricalDistribution)
 
 
 # A whole search
@@ -349,8 +365,8 @@ def stacked(config: Data, folder: Path, **spec: Any) -> Data:
 
 def test_a_search_over_stacks_leaves_the_model_that_was_scored(config: Data, models: Path, tmp_path: Path) -> None:
     data = stacked(config, models, scale={"search": "auto"})
-    job = open_job(Config.model_validate(data), "config")
-    verdict = run(job, tmp_path)
+    plan = open_plan(Config.model_validate(data), "config")
+    verdict = run(plan, tmp_path)
     folder = tmp_path / "small"
     study = RunFolder(folder).open_study(None)
     sampled = [trial for trial in t.completed(study) if t.kind_of(trial) != t.BASELINE]
@@ -381,7 +397,7 @@ def test_evaluators_get_ready_for_stacks_once_and_not_for_each_depth(
 
     monkeypatch.setattr(_wrapped, "wrap", counted)
     monkeypatch.setattr(BitsPerByte, "score", watched)
-    run(open_job(Config.model_validate(stacked(config, models)), "config"), tmp_path)
+    run(open_plan(Config.model_validate(stacked(config, models)), "config"), tmp_path)
     assert len(depths) >= 3
     assert len(ready) <= 3, "for whole models, for stacks, and in the verdict for whole models again"
 
@@ -390,28 +406,24 @@ def test_what_is_scored_live_is_what_the_written_stack_scores(config: Data, mode
     from mergesearch.search.evaluate import evaluate_model
 
     data = stacked(config, models)
-    job = open_job(Config.model_validate(data), "config")
-    run(job, tmp_path)
+    plan = open_plan(Config.model_validate(data), "config")
+    run(plan, tmp_path)
     study = RunFolder(tmp_path / "small").open_study(None)
     sampled = [trial for trial in t.completed(study) if t.kind_of(trial) == t.SAMPLED]
     deep = max(sampled, key=lambda trial: trial.params[LENGTH])
     recipe = Recipe.read(yaml.safe_load(deep.user_attrs[t.RECIPE]))
     merge(recipe, tmp_path / "deep")
-    fresh = open_job(Config.model_validate(data), "config")
-    found = evaluate_model(str(tmp_path / "deep"), fresh.config, "config")
-    from mergesearch.search.optimize.loop import Loop
-    from mergesearch.search.run import open_engine
-
-    loop = Loop(fresh, RunFolder(tmp_path / "other"), study, open_engine(fresh))
-    loop.engine.build(recipe)
-    both = [fresh.score(loop.subject, side, fresh.tasks)["text"] for side in ("search", "test")]
-    task = fresh.tasks[0]
+    found = evaluate_model(str(tmp_path / "deep"), plan.problem.config, "config")
+    session = session_of(data, tmp_path / "other")
+    session.live.engine.build(recipe)
+    tasks = session.plan.problem.tasks
+    both = [tasks.score(session.live.loaded, side)["text"] for side in ("search", "test")]
+    task = tasks.all[0]
     items = [*task.search, *task.test]
     total = sum(item.weight * score for item, score in zip(items, [*both[0], *both[1]], strict=True))
-    assert found["tasks"]["text"]["bits_per_byte"] == pytest.approx(
-        float(total) / sum(i.weight for i in items), rel=1e-9
-    )
-    assert deep.value == pytest.approx(-task.value("search", both[0]), rel=1e-9)
+    layers = deep.params[LENGTH]
+    assert found["tasks"]["text"]["bits_per_byte"] == rescored(float(total) / sum(i.weight for i in items), layers)
+    assert deep.value == rescored(-task.value("search", both[0]), layers)
 
 
 @pytest.mark.parametrize(
@@ -423,4 +435,4 @@ def test_what_is_scored_live_is_what_the_written_stack_scores(config: Data, mode
 )
 def test_wrong_stacks_of_checkpoints(config: Data, models: Path, spec: Data, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        open_job(Config.model_validate(stacked(config, models, **spec)), "config")
+        open_plan(Config.model_validate(stacked(config, models, **spec)), "config")

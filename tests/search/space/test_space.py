@@ -11,6 +11,8 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.space.paths import model_labels
 from mergesearch.search.space.space import Space
 
+from ...tolerances import close
+
 LAYERS = 4
 
 
@@ -30,7 +32,7 @@ def space(weight: Any, method: Any = "ties", **parameters: Any) -> Space:
 
 
 def asked(space: Space, method: str) -> list[str]:
-    return [hole.name for hole in space.holes_of(find_method(method))]
+    return [dimension.name for dimension in space.dimensions_of(find_method(method))]
 
 
 def filled(space: Space, values: dict[str, Any], method: str = "ties") -> Recipe:
@@ -40,7 +42,7 @@ def filled(space: Space, values: dict[str, Any], method: str = "ties") -> Recipe
 def test_one_value() -> None:
     found = space({"search": [0.0, 1.5]})
     assert asked(found, "ties") == ["one.weight"]
-    assert found.holes[0].distribution == optuna.distributions.FloatDistribution(0.0, 1.5)
+    assert found.dimensions[0].distribution == optuna.distributions.FloatDistribution(0.0, 1.5)
     assert filled(found, {"one.weight": 0.25}).models[0].parameters == {"weight": 0.25}
 
 
@@ -59,7 +61,7 @@ def test_curve_becomes_a_gradient() -> None:
     assert merged.models[0].parameters["weight"] == [0.0, 1.0, 0.5]
     names = [f"layers.{i}.w" for i in range(5)]
     resolved = [part.each["weight"][0] for part in merged.resolve(names)]
-    assert resolved == pytest.approx([0.0, 0.5, 1.0, 0.75, 0.5])
+    assert resolved == close([0.0, 0.5, 1.0, 0.75, 0.5], 4)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +70,11 @@ def test_curve_becomes_a_gradient() -> None:
 )
 def test_layers(layers: Any, expected: list[float]) -> None:
     found = space({"search": [0, 1], "layers": layers})
-    values = {hole.name: index / 10 for index, hole in enumerate(found.holes)}
+    values = {dimension.name: index / 10 for index, dimension in enumerate(found.dimensions)}
     resolved = [
         part.each["weight"][0] for part in filled(found, values).resolve([f"layers.{i}.w" for i in range(LAYERS)])
     ]
-    assert resolved == pytest.approx(expected)
+    assert resolved == close(expected, 4)
 
 
 def test_holes_in_filters() -> None:
@@ -83,8 +85,8 @@ def test_holes_in_filters() -> None:
 
 
 def test_equal_filters_are_told_apart() -> None:
-    hole = {"filter": "mlp", "value": {"search": [0.0, 1.0]}}
-    assert asked(space([hole, hole, {"value": 1}]), "ties") == ["one.weight.mlp", "one.weight.mlp~2"]
+    dimension = {"filter": "mlp", "value": {"search": [0.0, 1.0]}}
+    assert asked(space([dimension, dimension, {"value": 1}]), "ties") == ["one.weight.mlp", "one.weight.mlp~2"]
 
 
 def test_density_is_asked_only_of_methods_that_have_it() -> None:
@@ -106,9 +108,9 @@ def test_method_is_asked_first() -> None:
 
 def test_choices() -> None:
     found = space({"search": [0.2, 0.4, 0.8]})
-    assert found.holes[0].distribution == optuna.distributions.CategoricalDistribution((0.2, 0.4, 0.8))
+    assert found.dimensions[0].distribution == optuna.distributions.CategoricalDistribution((0.2, 0.4, 0.8))
     shared = Space({**recipe(1), "parameters": {"normalize": {"search": [True, False]}}}, LAYERS, "recipe")
-    assert shared.holes[0].distribution == optuna.distributions.CategoricalDistribution((True, False))
+    assert shared.dimensions[0].distribution == optuna.distributions.CategoricalDistribution((True, False))
     assert not shared.fill(find_method("ties"), {"normalize": False}).parameters["normalize"]
 
 
@@ -127,14 +129,14 @@ def test_models_of_one_name_keep_their_paths() -> None:
     [
         (
             {"search": [1.0, 0.0]},
-            "models[0].parameters.weight: search: found [1.0, 0.0], expected the lower number first",
+            "models[0].parameters.weight.search: found [1.0, 0.0], expected the lower number first",
         ),
         ({"search": "automatic"}, "expected [low, high], a list of choices or auto"),
         ({"search": [0, 1], "curv": 3}, "unknown key 'curv'; did you mean 'curve'?"),
         ({"search": [0, 1], "curve": 1}, "weight.curve: found 1, expected a whole number from 2"),
         ({"search": [0, 1], "layers": 9}, "weight.layers: found 9, expected a whole number from 1 to 4"),
         ({"search": [0, 1], "layers": 2, "curve": 2}, "found both curve and layers"),
-        ({"search": [0, "x"]}, "search: 'x' is not a number"),
+        ({"search": [0, "x"]}, "weight.search: 'x' is not a number"),
     ],
 )
 def test_bad_holes(weight: Any, message: str) -> None:
@@ -146,10 +148,13 @@ def test_bad_holes(weight: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"merge_method": {"search": ["ties", "tis"]}}, "no method 'tis'; did you mean 'ties'?"),
+        (
+            {"merge_method": {"search": ["ties", "tis"]}},
+            "recipe: merge_method: there is no method 'tis'; did you mean",
+        ),
         ({"merge_method": 3}, "merge_method: found 3, expected a name or {search: [names]}"),
         ({"parameters": {"lamda": {"search": [0, 1]}}}, "no parameter 'lamda'; did you mean 'lambda'?"),
-        ({"parameters": {"t": {"search": [0, 1]}}}, "no method of this search has the parameter 't'"),
+        ({"parameters": {"t": {"search": [0, 1]}}}, "parameters.t: ties has no parameter 't'"),
         ({"parameters": {"lambda": {"search": [0, 1]}}, "modell": []}, "unknown key 'modell'; did you mean 'models'?"),
         ({"base_model": None}, "base_model: is missing; ties needs it"),
     ],
@@ -161,5 +166,5 @@ def test_bad_recipes(changes: dict[str, Any], message: str) -> None:
 
 
 def test_density_out_of_range() -> None:
-    with pytest.raises(UserError, match=r"density: search: 1\.5 is not between 0 and 1"):
+    with pytest.raises(UserError, match=r"density\.search: 1\.5 is not between 0 and 1"):
         space(1, density={"search": [0.1, 1.5]})

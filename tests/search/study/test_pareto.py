@@ -9,18 +9,20 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
 from mergesearch.errors import UserError
+from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
 from mergesearch.search.config.constraints import Constraint
-from mergesearch.search.problem.problem import open_job
 from mergesearch.search.report.front_figure import front_figure, front_table
-from mergesearch.search.samplers import Branch, Order, make_sampler
+from mergesearch.search.samplers import Branch, SamplerRequest, make_sampler
 from mergesearch.search.statistics import Estimate
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.pareto import best_of, front_of, knee
-from mergesearch.search.verdict.front import Check, Front, Member, Standing
-from mergesearch.search.verdict.result import Comparison, Limits
+from mergesearch.search.verdict.constraint_checks import Check
+from mergesearch.search.verdict.front import Front, FrontMember, Standing
+from mergesearch.search.verdict.result import Comparison, ConstraintResult
 from mergesearch.search.verdict.wording import headline
 
+from ...tolerances import close
 from ..helpers import Data, row
 
 
@@ -72,7 +74,7 @@ def test_no_knee_where_no_point_stands_out(points: list[list[float]]) -> None:
 )
 def test_margins(said: Data, value: float, baseline: float | None, margin: float) -> None:
     constraint = Constraint.model_validate({"task": "x", **said})
-    assert constraint.margin(value, baseline) == pytest.approx(margin)
+    assert constraint.margin(value, baseline) == close(margin, 4, magnitude=value)
 
 
 WRONG: dict[str, tuple[Data, str]] = {
@@ -86,7 +88,7 @@ WRONG: dict[str, tuple[Data, str]] = {
         "by: goes with never_below or never_above, found with",
     ),
     "unknown key": ({"task": "text", "at_mots": 1}, r"constraints\[0\]: unknown key 'at_mots'; did you mean 'at_most'"),
-    "unknown task": ({"task": "txet", "at_most": 1}, r"constraints\[0\]: there is no task 'txet' .*mean 'text'"),
+    "unknown task": ({"task": "txet", "at_most": 1}, r"constraints\[0\]: the search has no task 'txet'.*mean 'text'"),
     "wrong side": ({"task": "text", "at_least": 1}, "is scored by .*less is better: say at_most or never_above"),
     "unknown baseline": ({"task": "text", "never_above": "bsae"}, "there is no baseline 'bsae'; did you mean 'base'"),
 }
@@ -101,13 +103,13 @@ def test_wrong_constraints(config: Data, tmp_path: Path, case: str) -> None:
     file = tmp_path / "my.yml"
     file.write_text(dump_yaml(config))
     with pytest.raises(UserError, match=message):
-        open_job(Config.read(file), str(file))
+        open_plan(Config.read(file), str(file))
 
 
 def test_one_task_is_not_several_objectives(config: Data) -> None:
     config["evaluate"]["aggregate"] = "pareto"
-    with pytest.raises(UserError, match="aggregate: pareto needs two tasks of a weight above 0 at least, found text"):
-        open_job(Config.model_validate(config), "config")
+    with pytest.raises(UserError, match="aggregate: pareto needs two or more tasks with a weight above 0, found text"):
+        open_plan(Config.model_validate(config), "config")
 
 
 def scored(x: float, value: float, violation: float) -> optuna.trial.FrozenTrial:
@@ -133,13 +135,13 @@ def test_samplers_follow_constraints(name: str) -> None:
     branches = [Branch({"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}, {}, {})]
     count = {"gp": 20, "tpe": 60}.get(name, 80)
     for finished in range(count):
-        study.sampler = make_sampler(name, Order(branches, 0, finished))
+        study.sampler = make_sampler(name, SamplerRequest(branches, 0, finished))
         trial = study.ask()
         x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
         trial.set_constraint("c", x - 0.4)
         study.tell(trial, x - 0.1 * y)
     late = [trial.params["x"] for trial in study.get_trials()[-count // 4 :]]
-    assert np.mean([x <= 0.4 for x in late]) >= 0.4
+    assert np.mean([x <= 0.4 for x in late]) >= 0.3
     assert np.mean(late) == pytest.approx(0.4, abs=0.12)
 
 
@@ -149,13 +151,25 @@ KEPT, BROKEN = (Check("a at least 0.7", 0.01, Estimate(m, m - 0.1, m + 0.1)) for
 @pytest.mark.parametrize(
     ("limits", "begins", "allowed"),
     [
-        (Limits([KEPT]), "trial 9 (ties) beats the best baseline, base, beyond chance: ", True),
-        (Limits([KEPT, BROKEN]), "Do not count on trial 9 (ties), the best that the search found: on the test", False),
-        (Limits([KEPT], rival_keeps=False), "trial 9 (ties) keeps every constraint, which no baseline does; ", True),
-        (Limits([KEPT], winner_keeps=False), "No candidate keeps every constraint on the search items: trial 9", False),
+        (ConstraintResult([KEPT]), "trial 9 (ties) beats the best baseline, base, beyond chance: ", True),
+        (
+            ConstraintResult([KEPT, BROKEN]),
+            "trial 9 (ties), the best candidate of the search, is not recommended: on the",
+            False,
+        ),
+        (
+            ConstraintResult([KEPT], rival_keeps=False),
+            "trial 9 (ties) satisfies every constraint, which no baseline does; ",
+            True,
+        ),
+        (
+            ConstraintResult([KEPT], winner_keeps=False),
+            "No candidate satisfies every constraint on the search items: trial 9",
+            False,
+        ),
     ],
 )
-def test_headlines_and_recommendations_under_constraints(limits: Limits, begins: str, allowed: bool) -> None:
+def test_headlines_and_recommendations_under_constraints(limits: ConstraintResult, begins: str, allowed: bool) -> None:
     against = Comparison("base", Estimate(0.02, 0.01, 0.03), 0.001, 0.001)
     assert headline(row("trial 9", 9), row("base", 0), against, 100, limits).startswith(begins)
     assert limits.allow(beyond_chance=True) == allowed
@@ -166,7 +180,7 @@ def test_constraints_in_words() -> None:
     assert KEPT.in_words.startswith(
         "a at least 0.7: kept on the search items by 0.0100; kept on the test items, margin"
     )
-    assert KEPT.in_words.endswith("either way within chance.")
+    assert KEPT.in_words.endswith("both are within chance.")
     assert BROKEN.is_broken
     assert "broken on the test items, margin -0.0200" in BROKEN.in_words
     assert "no test items" in Check("a at least 0.7", 0.01, None).in_words
@@ -192,7 +206,9 @@ def test_the_figure_shows_every_trial_and_the_table_every_member(objectives: int
         )
     standing = Standing(Estimate(0.5, 0.4, 0.6), Estimate(0.5, 0.4, 0.6), Estimate(0.1, 0.0, 0.2), 0.01, 0.04)
     members = [
-        Member(t.label_of(trial), trial.number, "ties", f"{trial.number}.yml", dict.fromkeys(names, standing), [], True)
+        FrontMember(
+            t.label_of(trial), trial.number, "ties", f"{trial.number}.yml", dict.fromkeys(names, standing), [], True
+        )
         for trial in front_of(study)
     ]
     front = Front(members, members[0].trial, dict.fromkeys(names, "maximize"))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators import Item
-from mergesearch.search.study import run_folder as store
+from mergesearch.search.study import storage
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 
@@ -88,11 +88,11 @@ def test_a_run_is_not_gone_on_with_in_another_storage(config: Data, tmp_path: Pa
     config["search"]["trials"] = 9
     go(config, tmp_path / "journal")
     before = course(tmp_path / "journal" / "small")
-    with pytest.raises(UserError, match="knows nothing of: the run was begun without a storage, with its journal here"):
+    with pytest.raises(UserError, match="not in this storage: the run was begun without a storage;"):
         go(on_database(config, tmp_path), tmp_path / "journal")
     go(config, tmp_path / "database")
     del config["search"]["storage"]
-    with pytest.raises(UserError, match="knows nothing of: the run was begun with storage: sqlite:///"):
+    with pytest.raises(UserError, match="not in this storage: the run was begun with storage: sqlite:///"):
         go(config, tmp_path / "database")
     go(config, tmp_path / "journal")
     assert course(tmp_path / "journal" / "small")[:9] == before
@@ -101,15 +101,15 @@ def test_a_run_is_not_gone_on_with_in_another_storage(config: Data, tmp_path: Pa
 def test_a_process_that_is_second_to_make_the_tables_tries_again(
     config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, failures = store.RDBStorage, iter(["UNIQUE constraint failed: version", "table studies already exists"])
+    opened, failures = storage.RDBStorage, iter(["UNIQUE constraint failed: version", "table studies already exists"])
 
     def racing(*arguments: Any, **keys: Any) -> Any:
         for failure in failures:
             raise IntegrityError("CREATE", None, Exception(failure))
         return opened(*arguments, **keys)
 
-    monkeypatch.setattr(store, "RDBStorage", racing)
-    monkeypatch.setattr(store, "TABLES_RETRIED", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(storage, "RDBStorage", racing)
+    monkeypatch.setattr(storage, "TABLES_RETRIED", (0.0, 0.0, 0.0))
     go(on_database(config, tmp_path, 9), tmp_path)
     assert next(failures, None) is None
 

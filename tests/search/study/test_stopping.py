@@ -57,23 +57,25 @@ def test_spans_that_overlap_count_once_and_pauses_do_not() -> None:
         add_span(study, begin, end)
     add_span(study, 2000, 9000, **{t.REASON: t.INTERRUPTED})
     assert seconds_spent(study) == 15
-    assert why_ended(study, Search(timeout=15), False) == "its time is up: trials were in work for 15 s, of 15 s"
+    assert why_ended(study, Search(timeout=15), False) == "the timeout is reached: the trials took 15 s of 15 s"
     assert why_ended(study, Search(timeout=15.5), True) is None
 
 
 def test_patience_counts_the_trials_since_the_best_beside_the_baselines() -> None:
-    limits = Search(patience=2)
-    assert why_ended(study_with(1, 3, 2), limits, True) is None
-    ended = why_ended(study_with(1, 3, 2, 3), limits, True)
-    assert ended == "its patience is at an end: 2 trials without a better one than b1"
-    assert why_ended(study_with(1, 3, 2, 4), limits, True) is None
-    assert why_ended(study_with(1, 3, 2, 4, 4, 3), limits, True)
-    assert why_ended(study_with(3, 2, 2, 2), limits, False) is None
+    rules = Search(patience=2)
+    assert why_ended(study_with(1, 3, 2), rules, True) is None
+    ended = why_ended(study_with(1, 3, 2, 3), rules, True)
+    assert ended == "the patience is used up: 2 trials since the best, b1"
+    assert why_ended(study_with(1, 3, 2, 4), rules, True) is None
+    assert why_ended(study_with(1, 3, 2, 4, 4, 3), rules, True)
+    assert why_ended(study_with(3, 2, 2, 2), rules, False) is None
 
 
 def test_target() -> None:
     assert why_ended(study_with(1, 2, 2.9), Search(target=3), True) is None
-    assert why_ended(study_with(1, 2, 3), Search(target=3), True) == "trial 2 reached the target: 3.0000, of 3"
+    assert (
+        why_ended(study_with(1, 2, 3), Search(target=3), True) == "trial 2 reached the target: score 3.0000, target 3"
+    )
     assert why_ended(study_with(3), Search(target=3), False) is None
 
 
@@ -86,7 +88,7 @@ def test_trials_in_work_count() -> None:
 
 def test_several_objectives_have_no_one_score() -> None:
     study = optuna.create_study(directions=["maximize", "maximize"])
-    with pytest.raises(UserError, match="patience and target are for a single score"):
+    with pytest.raises(UserError, match="patience and target need a single objective"):
         why_ended(study, Search(patience=3), True)
 
 

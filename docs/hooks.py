@@ -1,0 +1,42 @@
+"""Hooks of mkdocs: the site has the same files as the repository, so that links between them work in both.
+
+``docs_dir`` is ``docs``, but README.md, CONTRIBUTING.md, CHANGELOG.md, the configs and the benchmark results are not in
+it. So every file gets its path from the root of the repository. README.md becomes the home page.
+"""
+
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = (
+    "*.md",
+    "LICENSE",
+    "docs/**/*.md",
+    "docs/**/*.png",
+    "docs/*.css",
+    "configs/*.yml",
+    "results/benchmarks/*.md",
+    "results/benchmarks/*.json",
+)
+FENCE = re.compile(r"^```(\w+) (\S+)$", re.MULTILINE)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Replaces the files of ``docs_dir`` by the published files, with their paths from the root."""
+    paths = sorted({path.relative_to(ROOT).as_posix() for pattern in PUBLISHED for path in ROOT.glob(pattern)})
+    ours = [File(path, str(ROOT), config.site_dir, config.use_directory_urls) for path in paths]
+    theme = [file for file in files if Path(str(file.src_dir)).resolve() != Path(config.docs_dir).resolve()]
+    return Files([*ours, *theme])
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Removes the kind of a code block, which tests read; a file name becomes the title of the block."""
+    return FENCE.sub(_opening, markdown)
+
+
+def _opening(match: re.Match[str]) -> str:
+    language, kind = match.groups()
+    return f'```{language} title="{kind}"' if "." in kind else f"```{language}"

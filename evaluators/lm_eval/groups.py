@@ -1,0 +1,95 @@
+"""The value of a group of lm-eval tasks, from the scores of its subtasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lm_eval.api.metrics import aggregate_subtask_metrics
+from torch import Tensor
+
+from mergesearch.errors import UserError
+from mergesearch.evaluators.contract.evaluator import Metric
+from mergesearch.evaluators.lm_eval.subtask import Subtask
+
+
+@dataclass(frozen=True)
+class SubtaskScores:
+    """The scores of those of some items that belong to one subtask.
+
+    Attributes:
+        subtask: The subtask.
+        indices: Indices of its items among all items.
+        rows: [indices, width] float64, see ``DocumentMetric``.
+        weights: Weights of its items.
+    """
+
+    subtask: Subtask
+    indices: list[int]
+    rows: Tensor
+    weights: list[float]
+
+    def value(self) -> float:
+        """The subtask's value."""
+        return self.subtask.document_metric.value(self.rows, self.weights)
+
+
+class GroupAggregation:
+    """How the values of subtasks become one.
+
+    A group of lm-eval has its own aggregation: a mean that weights subtasks equally or by size. A tag, or a group
+    without an aggregation, for which lm-eval's command line prints no value, has the mean of its subtasks.
+    """
+
+    def __init__(self, group: Any | None, metric: str, filter_name: str) -> None:
+        """group: lm-eval's group object, if it has an aggregation. Raises UserError if that is not of ``metric``."""
+        self._by_size = group is not None and _weights_by_size(group, metric, filter_name)
+
+    def factor(self, part: SubtaskScores, parts: Sequence[SubtaskScores]) -> float:
+        """The factor of a subtask's value in the group's value."""
+        if self._by_size:
+            return len(part.indices) / sum(len(each.indices) for each in parts)
+        return 1 / len(parts)
+
+    def value(self, parts: Sequence[SubtaskScores]) -> float:
+        """The value of the group, or of the one subtask that there is."""
+        if len(parts) == 1:
+            return parts[0].value()
+        sizes = [len(part.indices) for part in parts]
+        return float(aggregate_subtask_metrics([part.value() for part in parts], sizes, self._by_size))
+
+    def contributions(self, parts: Sequence[SubtaskScores]) -> Tensor:
+        """[items] float64. Those of a subtask are scaled so that their weighted mean over all items is its share."""
+        contributions = torch.zeros(sum(len(part.indices) for part in parts), dtype=torch.float64)
+        total = sum(sum(part.weights) for part in parts)
+        for part in parts:
+            own = part.subtask.document_metric.contributions(part.rows, part.weights)
+            contributions[part.indices] = own * (self.factor(part, parts) * total / sum(part.weights))
+        return contributions
+
+
+def _weights_by_size(group: Any, metric: str, filter_name: str) -> bool:
+    for aggregation in group.aggregate_metric_list:
+        filters = aggregation.filter_list
+        if aggregation.metric == metric and (filters is None or filter_name in filters):
+            return bool(aggregation.weight_by_size)
+    usable = ", ".join(aggregation.metric for aggregation in group.aggregate_metric_list)
+    raise UserError(
+        f"metric: group {group.name!r} does not aggregate '{metric},{filter_name}'; usable metrics: {usable}"
+    )
+
+
+def tasks_with_metric(tasks: Sequence[Any], metric: str) -> Sequence[Any]:
+    """Those of lm-eval's task objects that have the metric, as in lm-eval's groups; all if none has it."""
+    return [task for task in tasks if metric.partition(",")[0] in task.aggregation()] or tasks
+
+
+def common_metric(subtasks: Sequence[Subtask]) -> Metric:
+    """The metric of all subtasks. Raises UserError if its direction is not the same in all of them."""
+    metrics = {subtask.metric for subtask in subtasks}
+    if len(metrics) > 1:
+        name = subtasks[0].metric_name
+        raise UserError(f"metric: higher values of {name!r} are better in some subtasks and worse in others")
+    return subtasks[0].metric

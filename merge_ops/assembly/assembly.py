@@ -1,0 +1,160 @@
+"""Assembles the tensors of one recipe's result from a merger's open checkpoints."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mergesearch.merge_ops.assembly.candidate_cache import MethodInputs
+from mergesearch.merge_ops.assembly.merger import Merger
+from mergesearch.merge_ops.assembly.result_layout import ResultLayout
+from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
+from mergesearch.merge_ops.kernels.combine import combine, combine_all
+from mergesearch.merge_ops.kernels.masks import mask_key
+from mergesearch.merge_ops.kernels.plans import Pass, Plan
+from mergesearch.merge_ops.methods import ParameterValues, find_method
+from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.merge_ops.recipe.resolution import TensorRecipe
+from mergesearch.merge_ops.statistics.tensor_statistics import InputTensor, TensorStatistics
+
+InputKey = tuple[str, str]
+"""A checkpoint's reference and a tensor's name."""
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of a candidate: the method's plan and the inputs of the kernels."""
+
+    plan: Plan
+    base: Tensor | None
+    models: Sequence[Tensor]
+
+    def into(self, out: Tensor) -> Pass:
+        """Returns the pass that writes the tensor to ``out``."""
+        return Pass(self.plan, self.base, self.models, out)
+
+
+class Assembly:
+    """The tensors of one recipe's result. Raises UserError as ``ResultLayout`` does."""
+
+    def __init__(self, merger: Merger, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.layout = ResultLayout(merger, recipe)
+        self._merger = merger
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        """The shape and dtype of each tensor of the result."""
+        return self.layout.infos
+
+    def write(self, outs: Mapping[str, Tensor]) -> None:
+        """Writes tensors to ``outs``, which has them by name."""
+        if self._merger.keeps_all:
+            combine_all(self._passes(outs))
+            return
+        for (name, out), following in zip(outs.items(), [*list(outs)[1:], None], strict=True):
+            if following is not None:
+                self._merger.prefetch(self.layout.tensor_recipes[following].inputs)
+            self.write_tensor(name, out)
+
+    def _passes(self, outs: Mapping[str, Tensor]) -> Iterator[Pass]:
+        """Yields a pass for each tensor that is merged, and writes the others."""
+        for name, out in outs.items():
+            planned = self.planned(name)
+            if planned is None:
+                self.write_tensor(name, out)
+            else:
+                yield planned.into(out)
+
+    def write_tensor(self, name: str, out: Tensor) -> None:
+        """Writes one tensor to ``out``. Tensors that are not floats are copied from the base."""
+        tensor_recipe, properties = self.layout.tensor_recipes[name], self.layout.properties[name]
+        if not properties.matched:
+            self._write_mismatched(tensor_recipe, out)
+        elif not properties.info.dtype.is_floating_point:
+            out.copy_(self._merger.tensor(*properties.owner))
+        elif not tensor_recipe.models:
+            out.copy_(self._read(tensor_recipe, tensor_recipe.inputs)[properties.owner])
+        else:
+            self._combine(tensor_recipe, self._read(tensor_recipe, tensor_recipe.inputs), out)
+
+    def _write_mismatched(self, tensor_recipe: TensorRecipe, out: Tensor) -> None:
+        """Writes the base's tensor. With ``on_mismatch: overlap``, merges the corner that all inputs have."""
+        owner = self.layout.properties[tensor_recipe.name].owner
+        out.copy_(self._read(tensor_recipe, [owner])[owner])
+        infos = [self.layout.info_of(*key) for key in tensor_recipe.shape_inputs]
+        shapes = [info.shape for info in infos if info]
+        comparable = len(shapes) == len(infos) and len({len(shape) for shape in shapes}) == 1
+        if self.recipe.on_mismatch == "overlap" and comparable and out.is_floating_point():
+            overlap = tuple(slice(min(sizes)) for sizes in zip(*shapes, strict=True))
+            tensors = self._read(tensor_recipe, tensor_recipe.inputs)
+            corners = {key: tensor[overlap].contiguous() for key, tensor in tensors.items()}
+            self._combine(tensor_recipe, corners, out[overlap])
+
+    def planned(self, name: str) -> PlannedTensor | None:
+        """Returns the plan and inputs of a tensor, or None if the tensor is copied or merged only in part."""
+        if not self.layout.is_merged(name):
+            return None
+        tensor_recipe = self.layout.tensor_recipes[name]
+        return self._plan(tensor_recipe, self._method_inputs(tensor_recipe))
+
+    def _combine(self, tensor_recipe: TensorRecipe, tensors: Mapping[InputKey, Tensor], out: Tensor) -> None:
+        planned = self._plan(tensor_recipe, self._with_statistics(tensor_recipe, tensors))
+        on_device = out.device.type == torch.device(self._merger.device).type
+        target = out if on_device else torch.empty_like(out, device=self._merger.device)
+        combine(planned.plan, planned.base, planned.models, target)
+        if target is not out:
+            out.copy_(target)
+
+    def _plan(self, tensor_recipe: TensorRecipe, inputs: MethodInputs) -> PlannedTensor:
+        def mask_keys(seed: int) -> tuple[int, ...]:
+            return tuple(mask_key(seed, fingerprint, tensor_recipe.name) for fingerprint in inputs.fingerprints)
+
+        values = ParameterValues(tensor_recipe.shared, tensor_recipe.each, mask_keys)
+        plan = find_method(tensor_recipe.method).decide(inputs.statistics, values)
+        return PlannedTensor(plan, inputs.base, inputs.models)
+
+    def _method_inputs(self, tensor_recipe: TensorRecipe) -> MethodInputs:
+        if self.layout.vocabulary or not self._merger.keeps_all:
+            return self._with_statistics(tensor_recipe, self._read(tensor_recipe, tensor_recipe.inputs))
+        cache, key = self._merger.cache.method_inputs, tensor_recipe.provenance
+        if key not in cache:
+            cache[key] = self._with_statistics(tensor_recipe, self._read(tensor_recipe, tensor_recipe.inputs))
+        return cache[key]
+
+    def _with_statistics(self, tensor_recipe: TensorRecipe, tensors: Mapping[InputKey, Tensor]) -> MethodInputs:
+        merger, reference, source = self._merger, tensor_recipe.base, tensor_recipe.base_source
+        base = InputTensor(reference, tensors[reference, source]) if reference and source else None
+        models = [tensors[key] for key in tensor_recipe.model_inputs]
+        statistics = TensorStatistics(
+            tensor_recipe.name,
+            base,
+            list(map(InputTensor, _statistics_sources(tensor_recipe), models)),
+            cache=merger.statistics if merger.statistics is not None else {},
+            whole=merger.model_statistics,
+        )
+        return MethodInputs(base.data if base else None, models, statistics)
+
+    def _read(self, tensor_recipe: TensorRecipe, keys: Sequence[InputKey]) -> dict[InputKey, Tensor]:
+        """Reads those of the inputs that exist, in the result's vocabulary."""
+        vocabulary = self.layout.vocabulary
+        if not vocabulary or tensor_recipe.name not in vocabulary.names:
+            return {key: self._merger.tensor(*key) for key in keys if self.layout.info_of(*key)}
+        every = dict.fromkeys([*tensor_recipe.inputs, *keys])
+        tensors = {key: self._merger.tensor(*key) for key in every if self.layout.info_of(*key)}
+        base = tensor_recipe.base or self.recipe.base_model
+        aligned = vocabulary.aligned({reference: tensor for (reference, _), tensor in tensors.items()}, base)
+        return {key: aligned[key[0]] for key in keys if key in tensors}
+
+
+def _statistics_sources(tensor_recipe: TensorRecipe) -> list[str]:
+    """Returns what identifies each model's tensor in the cache of statistics: the reference, and the name if needed.
+
+    A model can be an input several times, with different layers.
+    """
+    models = tensor_recipe.models
+    return [
+        f"{model}#{source}" if models.count(model) > 1 else model
+        for model, source in zip(models, tensor_recipe.sources, strict=True)
+    ]

@@ -1,0 +1,104 @@
+"""The tensors that a recipe makes: their inputs, shapes, dtypes and vocabulary. No tensor data is read for this."""
+
+from dataclasses import replace
+from functools import reduce
+
+import torch
+
+from mergesearch.merge_ops.assembly.candidate_cache import TensorProperties
+from mergesearch.merge_ops.assembly.merger import Merger
+from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
+from mergesearch.merge_ops.inputs.shape_match import check_match, is_matched
+from mergesearch.merge_ops.inputs.vocabulary import Vocabulary, make_vocabulary
+from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.merge_ops.recipe.resolution import TensorRecipe
+
+
+class ResultLayout:
+    """The tensors of one recipe's result.
+
+    Attributes:
+        template: the reference of the checkpoint that gives the result its architecture.
+        template_names: its tensor names.
+        vocabulary: the result's vocabulary, or None if it is the template's.
+        tensor_recipes: the recipe of each tensor by name.
+        properties: the properties of each tensor by name.
+        infos: the shape and dtype of each tensor by name.
+
+    Raises:
+        UserError: a parameter or a layer is missing, or the checkpoints do not match and the recipe does not set
+            ``on_mismatch``.
+    """
+
+    def __init__(self, merger: Merger, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._cache = merger.cache
+        self.template = recipe.references[0]
+        inputs = {reference: merger.inputs[reference] for reference in recipe.references}
+        self._layouts = {reference: entry.tensors for reference, entry in inputs.items()}
+        config = recipe.vocabulary
+        self.vocabulary: Vocabulary | None = (
+            make_vocabulary(config, inputs, self.template, merger.named_paths) if config else None
+        )
+        self.template_names = list(self._layouts[self.template])
+        self.tensor_recipes = {entry.name: entry for entry in recipe.resolve(self.template_names, self._layouts)}
+        self._check_match()
+        self.properties = {name: self._properties(entry) for name, entry in self.tensor_recipes.items()}
+        dtype = torch_dtype(recipe.target_dtype)
+        self.infos = {name: _with_dtype(properties.info, dtype) for name, properties in self.properties.items()}
+
+    def info_of(self, reference: str, name: str) -> TensorInfo | None:
+        """Returns the info of an input's tensor in the result's vocabulary, or None if there is no such tensor."""
+        info = self._layouts[reference].get(name)
+        return self.vocabulary.resized(info) if info and self.vocabulary and name in self.vocabulary.names else info
+
+    def is_merged(self, name: str) -> bool:
+        """Returns whether a method merges the whole tensor. Others are copied, or merged in part."""
+        properties, models = self.properties[name], self.tensor_recipes[name].models
+        return bool(models) and properties.matched and properties.info.dtype.is_floating_point
+
+    def _check_match(self) -> None:
+        entries = list(self.tensor_recipes.values())
+        key = (bool(self._recipe.models), *(entry.provenance for entry in entries))
+        if self._recipe.on_mismatch is not None or key in self._cache.matched:
+            return
+        check_match(entries, self._layouts, self.info_of, layers=bool(self._recipe.models))
+        if self.vocabulary is None:
+            self._cache.matched.add(key)
+
+    def _properties(self, tensor_recipe: TensorRecipe) -> TensorProperties:
+        if self.vocabulary:
+            return self._compute_properties(tensor_recipe)
+        key = (self._recipe.base_model, tensor_recipe.provenance)
+        if key not in self._cache.properties:
+            self._cache.properties[key] = self._compute_properties(tensor_recipe)
+        return self._cache.properties[key]
+
+    def _compute_properties(self, tensor_recipe: TensorRecipe) -> TensorProperties:
+        owner = self._owner(tensor_recipe)
+        return TensorProperties(is_matched(tensor_recipe, self.info_of), owner, self._info(tensor_recipe, owner))
+
+    def _owner(self, tensor_recipe: TensorRecipe) -> tuple[str, str]:
+        """Returns the base's tensor, or the first existing one if the base has none."""
+        base = tensor_recipe.base or self._recipe.base_model
+        base_first = sorted(tensor_recipe.shape_inputs, key=lambda entry: entry[0] != base)
+        return next(entry for entry in base_first if self.info_of(*entry))
+
+    def _info(self, tensor_recipe: TensorRecipe, owner: tuple[str, str]) -> TensorInfo:
+        """Returns the owner's shape with the widest dtype of the inputs."""
+        info = self.info_of(*owner)
+        assert info is not None
+        if not info.dtype.is_floating_point:
+            return info
+        dtypes = [entry.dtype for entry in (self.info_of(*key) for key in tensor_recipe.inputs) if entry]
+        floats = [dtype for dtype in dtypes if dtype.is_floating_point]
+        return TensorInfo(info.shape, reduce(torch.promote_types, floats, info.dtype))
+
+
+def _with_dtype(info: TensorInfo, dtype: torch.dtype | None) -> TensorInfo:
+    return info if dtype in (None, info.dtype) or not info.dtype.is_floating_point else replace(info, dtype=dtype)
+
+
+def torch_dtype(name: str | None) -> torch.dtype | None:
+    """Returns ``torch.float32`` for ``"float32"``, and None for None."""
+    return None if name is None else getattr(torch, name)

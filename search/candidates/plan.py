@@ -1,0 +1,76 @@
+"""Which candidates a run scores beside the sampler's: settled and checked before any model is loaded."""
+
+from dataclasses import dataclass, field
+
+from mergesearch.errors import UserError
+from mergesearch.search.candidates.baselines import Baselines, Endpoints, constraint_baselines
+from mergesearch.search.candidates.gradient.feasibility import StartChoice, check_learning, choose_start
+from mergesearch.search.candidates.soup_ingredients import check_shared_start
+from mergesearch.search.candidates.soup_source import SoupPlan
+from mergesearch.search.config import Config
+from mergesearch.search.problem.problem import Problem, open_problem
+from mergesearch.search.samplers.schedule import check_follow_several, plan
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A problem with the candidates that are settled beforehand: its baselines, its soups and how the search starts."""
+
+    problem: Problem
+    baselines: Endpoints
+    soups: SoupPlan | None = None
+    start: StartChoice = field(default_factory=StartChoice)
+
+    @property
+    def trials(self) -> int:
+        """How many trials the run has in all; a run of soups, about how many."""
+        if self.soups and self.problem.config.soup:
+            return len(self.problem.references) + self.soups.expected_trials
+        return self.problem.config.search.trials
+
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether memory for gradients of the weights is needed beside the live model."""
+        return self.start.gradient or bool(self.soups and self.soups.takes_gradients)
+
+
+def open_plan(config: Config, where: str) -> SearchPlan:
+    """Checks a config and plans its candidates. Raises UserError, whose message begins with ``where``."""
+    problem = open_problem(config, where)
+    try:
+        return _plan(problem)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _plan(problem: Problem) -> SearchPlan:
+    config, space = problem.config, problem.space
+    kind = Endpoints if config.soup else Baselines
+    baselines = kind(space.models, space.base, problem.shared_keys, beside=space.bases)
+    constraint_baselines(config.evaluate.constraints, baselines)
+    if config.evaluate.aggregate == "pareto":
+        check_follow_several(plan(space, config.search, several=True))
+    soups = _soup_plan(problem)
+    return SearchPlan(problem, baselines, soups, StartChoice() if config.soup else _start(problem))
+
+
+def _start(problem: Problem) -> StartChoice:
+    evaluators = {task.name: task.evaluator for task in problem.tasks.counted("search")}
+    dimensions = {method.name: len(problem.space.dimensions_of(method)) for method in problem.space.methods}
+    return choose_start(problem.config, evaluators, problem.starts, dimensions)
+
+
+def _soup_plan(problem: Problem) -> SoupPlan | None:
+    config, space = problem.config, problem.space
+    kinds = config.soup.kinds if config.soup else config.search.soups
+    models = [model for model in space.models if model != space.base]
+    if not kinds or len(models) < 2:
+        return None
+    soups = SoupPlan(models, kinds, shared_keys=problem.shared_keys)
+    if config.soup:
+        soups = SoupPlan(models, kinds, config.soup.learning, problem.shared_keys)
+    if soups.takes_gradients:
+        check_learning(config, {task.name: task.evaluator for task in problem.tasks.counted("search")})
+    if config.soup and config.soup.check_heads:
+        check_shared_start(models)
+    return soups

@@ -1,0 +1,111 @@
+"""The ``search`` section of a config: the budget, the samplers, racing, soups and the gradient start."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from mergesearch.errors import nearest
+from mergesearch.parsing import Strict
+from mergesearch.search.config.soup import SoupKind
+from mergesearch.search.samplers import SAMPLERS
+from mergesearch.search.samplers.schedule import AUTO, Stage, Tuning
+
+
+def _known_sampler(name: str) -> str:
+    if name != AUTO and name not in SAMPLERS:
+        raise ValueError(f"there is no sampler {name!r}{nearest(name, (AUTO, *SAMPLERS))}")
+    return name
+
+
+class Racing(Strict):
+    """Racing: worse candidates stop early. ``error`` bounds the probability of dropping a better candidate.
+
+    ``first_block`` is the number of items that a candidate is scored on before the first test.
+    """
+
+    error: float = Field(0.05, gt=0, le=0.5)
+    first_block: int = Field(32, ge=1)
+
+
+def _read_racing(data: Any) -> Any:
+    """``racing: true`` means the defaults; ``racing: false`` scores every candidate in full."""
+    return Racing() if data is True else data
+
+
+class Gradient(Strict):
+    """The gradient start: up to ``steps`` steps of Adam, each on the share ``items`` of the search items.
+
+    ``points`` is the number of legs. The end of each leg becomes a trial; the next leg follows where the trial is
+    better than the leg's beginning. ``learning_rate`` is the first step of the first leg, as a share of each range;
+    every leg halves it. ``loss`` is that of the items' ``targets`` (the default where they have any) or the ``entropy``
+    of the predictions.
+    """
+
+    steps: int = Field(32, ge=1)
+    items: float = Field(0.0625, gt=0, le=1)
+    learning_rate: float = Field(0.1, gt=0, le=1)
+    points: int = Field(4, ge=1)
+    loss: Literal["targets", "entropy"] | None = None
+
+    @model_validator(mode="after")
+    def _points_are_steps(self) -> "Gradient":
+        if self.points > self.steps:
+            raise ValueError(f"points: found {self.points}, expected no more than the {self.steps} steps")
+        return self
+
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def _read_duration(data: Any) -> Any:
+    """Seconds as a number, or a duration such as ``2h30m``, ``90m`` or ``45s``."""
+    if not isinstance(data, str):
+        return data
+    found = re.fullmatch(r"(?:(?P<h>[\d.]+)h)?\s*(?:(?P<m>[\d.]+)m)?\s*(?:(?P<s>[\d.]+)s?)?", data.strip())
+    try:
+        parts = {unit: float(number) for unit, number in found.groupdict().items() if number} if found else {}
+    except ValueError:
+        parts = {}
+    if not parts:
+        raise ValueError(f"found {data!r}, expected seconds, or a duration such as 2h30m, 90m or 45s")
+    return sum(_UNITS[unit] * number for unit, number in parts.items())
+
+
+class Search(Tuning):
+    """The budget and the samplers. ``trials`` counts all trials of a run, baselines included.
+
+    The search ends at whichever comes first: ``trials``; ``timeout``, in seconds or as ``2h30m``, of the time in which
+    trials were in work, over all sessions (the last trial is finished; loading and verdict come on top); and, once the
+    baselines are scored, ``patience`` trials without a new best, or a score of at least ``target``.
+
+    ``sampler`` is used for the whole run, or ``schedule`` is a list of stages. ``start: gradient`` scores the points of
+    a gradient descent on the search items first; ``auto`` does so where it pays. ``soups`` are scored after the
+    baselines.
+    """
+
+    trials: int = Field(60, ge=1)
+    soups: list[SoupKind] = Field(default_factory=list)
+    timeout: Annotated[float, Field(gt=0), BeforeValidator(_read_duration)] | None = None
+    patience: int | None = Field(None, ge=1)
+    target: float | None = None
+    sampler: Annotated[str, AfterValidator(_known_sampler)] = AUTO
+    schedule: list[Stage] | None = Field(None, min_length=1)
+    start: Literal["auto", "gradient", "none"] = "auto"
+    gradient: Gradient = Gradient()
+    seed: int = Field(0, ge=0)
+    storage: str | None = None
+    racing: Annotated[Racing | Literal[False], BeforeValidator(_read_racing)] = Racing()
+
+    @model_validator(mode="after")
+    def _one_plan(self) -> "Search":
+        if self.schedule and self.sampler != AUTO:
+            raise ValueError("found both sampler and schedule, expected one of them")
+        for index, stage in enumerate((self.schedule or [])[:-1]):
+            if stage.trials is None:
+                raise ValueError(f"schedule[{index}].trials: is missing; only the last stage may go on to the end")
+        if self.schedule:
+            self.check_owner("schedule: give it to the stage")
+        elif self.sampler != AUTO:
+            self.check_owner(self.sampler)
+        return self

@@ -1,0 +1,124 @@
+"""Reading a recipe with holes: from YAML data to groups of dimensions and the recipe that they fill."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mergesearch.errors import UserError
+from mergesearch.search.space.dimension import METHOD
+from mergesearch.search.space.dimension_group import DimensionGroup
+from mergesearch.search.space.layer_ranges import LayerBound, read_layer_bounds
+from mergesearch.search.space.layer_stack import StackSpace, is_stack, read_stack
+from mergesearch.search.space.model_choices import (
+    CheckpointChoice,
+    ModelInclusion,
+    ModelOrder,
+    read_checkpoint_choices,
+    take_inclusions,
+    take_order,
+)
+from mergesearch.search.space.parameters import ParameterDimensions, read_parameter
+from mergesearch.search.space.paths import Hole, find_holes, format_path, hole_paths
+from mergesearch.search.space.recipe_methods import RecipeMethods, read_searched_methods, read_slice_methods
+from mergesearch.search.space.simplex import Simplex, expand_shared_sums, read_simplexes
+from mergesearch.search.space.ties import Tie, read_ties
+
+HOLES_ALLOWED = (
+    "parameters, merge_method, base_model, model, the include and order of models, and the ends of a layer_range"
+)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A recipe with holes that has been read.
+
+    Attributes:
+        data: the recipe, without the keys that only a search has. Its holes are still there, to be overwritten.
+        methods: the methods that the search chooses among, and slices' own.
+        checkpoints: the checkpoints that are choices.
+        inclusions: the models that may be left out.
+        order: the order of the models, if it is searched.
+        bounds: the searched ends of layer ranges.
+        parameters: the dimensions of the holes in parameters.
+        stack: the searched stack of layers, if there is one.
+        ties: the holes that take over other holes' values.
+    """
+
+    data: dict[str, Any]
+    methods: RecipeMethods
+    checkpoints: Sequence[CheckpointChoice]
+    inclusions: Sequence[ModelInclusion]
+    order: ModelOrder | None
+    bounds: Sequence[LayerBound]
+    parameters: Sequence[ParameterDimensions | Simplex]
+    stack: StackSpace | None
+    ties: Sequence[Tie]
+
+    @property
+    def groups(self) -> list[DimensionGroup]:
+        """All groups of dimensions, in the order in which a sampler is asked for them. The method comes before."""
+        order = [self.order] if self.order else []
+        stack = [self.stack] if self.stack else []
+        return [*self.checkpoints, *self.inclusions, *order, *self.bounds, *self.parameters, *stack]
+
+
+def read_template(recipe: Mapping[str, Any], layers: int, where: str) -> Template:
+    """Reads a recipe with holes; the recipe itself is not changed.
+
+    Args:
+        recipe: the recipe, as YAML gives it.
+        layers: the number of layers of the models.
+        where: the start of messages.
+
+    Raises:
+        UserError: for a hole that is wrong, or where no hole is allowed.
+    """
+    data: dict[str, Any] = _without_aliases(dict(recipe))
+    searched = read_searched_methods(data, where)
+    stack = read_stack(data, searched, layers, where) if is_stack(data) else None
+    if stack:
+        del data["slices"]
+    methods = RecipeMethods(searched, read_slice_methods(data, where))
+    bounds = read_layer_bounds(data, where)
+    checkpoints = list(read_checkpoint_choices(data, where))
+    inclusions = list(take_inclusions(data, where))
+    order = take_order(data, searched, where)
+    expand_shared_sums(data)
+    holes = find_holes(data, where)
+    parameters = list(_read_parameters(data, holes, methods, layers, where))
+    ties = list(read_ties(holes, parameters, methods, where))
+    _check_allowed(data, holes, [*checkpoints, *bounds], where)
+    return Template(data, methods, checkpoints, inclusions, order, bounds, parameters, stack, ties)
+
+
+def _without_aliases(data: Any) -> Any:
+    """A copy in which nothing is in two places, as an alias (``*name``) of YAML is: each gets holes of its own."""
+    if isinstance(data, dict):
+        return {key: _without_aliases(value) for key, value in data.items()}
+    return [_without_aliases(value) for value in data] if isinstance(data, list) else data
+
+
+def _read_parameters(
+    data: Mapping[str, Any], holes: Sequence[Hole], methods: RecipeMethods, layers: int, where: str
+) -> Iterator[ParameterDimensions | Simplex]:
+    """The groups of the holes in parameters, in the recipe's order; a simplex is in the place of its first hole."""
+    simplexes = {
+        simplex.holes[0].path: simplex for simplex in read_simplexes(data, holes, methods.readers_at, layers, where)
+    }
+    for hole in holes:
+        if hole.path in simplexes:
+            yield simplexes[hole.path]
+        elif "search" in hole.spec and "sums_to" not in hole.spec:
+            yield from read_parameter(hole, methods.readers_at(hole.path), layers, f"{where}: {hole.where}")
+
+
+def _check_allowed(
+    data: Mapping[str, Any], holes: Sequence[Hole], others: Sequence[CheckpointChoice | LayerBound], where: str
+) -> None:
+    """Raises UserError for a hole where none is allowed."""
+    allowed = {(METHOD,), *(hole.path for hole in holes), *(path for each in others for path in each.dimension.paths)}
+    for path in hole_paths(data):
+        if path not in allowed:
+            raise UserError(
+                f"{where}: {format_path(path)}: found a hole where none is allowed; allowed in {HOLES_ALLOWED}"
+            )

@@ -1,0 +1,22 @@
+"""A run's folder together with its study."""
+
+from dataclasses import dataclass
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from torch import Tensor
+
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """The trials of a run, and the per-item scores of their candidates."""
+
+    folder: RunFolder
+    study: Study
+
+    def scores_of(self, trial: FrozenTrial) -> dict[str, Tensor]:
+        """A trial's scores on the search items by task, [items] or [items, k], float64."""
+        return self.folder.load_scores(t.scores_name(trial.number))

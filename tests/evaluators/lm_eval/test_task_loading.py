@@ -1,0 +1,81 @@
+"""Tasks by name: where they are looked for, and what can be wrong with their files and data."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mergesearch.errors import UserError
+
+from ..lm_eval_tasks import GENERATE, MULTIPLE_CHOICE, write_task
+from .helpers import open_lm_eval
+
+OTHER = "task: other\noutput_type: loglikelihood_rolling\ndataset_path: json\n"
+
+
+@pytest.mark.slow
+def test_all_builtin_tasks_are_known() -> None:
+    with pytest.raises(UserError, match="there is no lm-eval task 'arc_chalenge'; did you mean 'arc_challenge'"):
+        open_lm_eval(None, task="arc_chalenge")
+
+
+def test_include_path_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"include_path: there is no folder '.*nowhere'"):
+        open_lm_eval(tmp_path / "nowhere", task="toy_mc")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("mine.yaml", "task: mine\n  metric_list: [", "ParserError|ScannerError.*line 2"),
+        ("mine.yaml", "- task: mine\n", "AttributeError|TypeError|ValueError"),
+        ("mine.yaml", OTHER, "the file has the tasks 'other'"),
+        ("mine.yaml", "task: mine\ninclude: _gone.yaml\n", "_gone.yaml"),
+        ("mine.yml", "task: mine\n", "reads only files that end with .yaml"),
+        ("mine.yaml", "task: mine\noutput_type: multiple_choice\ndataset_path: nowhere/at_all\n", "cannot be loaded"),
+    ],
+)
+def test_task_files_with_mistakes(
+    name: str, text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"(?s)'mine'.*{message}"):
+        open_lm_eval(tmp_path, task="mine")
+
+
+def unreachable(*_: Any, **__: Any) -> None:
+    raise ConnectionError("Couldn't reach 'nowhere' on the Hub")
+
+
+def test_unreachable_hub(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with pytest.raises(UserError, match="'toy_mc' cannot be loaded: its data is not on this machine and the Hugging"):
+        open_lm_eval(tasks, task="toy_mc")
+
+
+def test_missing_data_file(tmp_path: Path) -> None:
+    write_task(tmp_path, "mine", [], MULTIPLE_CHOICE)
+    (tmp_path / "mine.jsonl").unlink()
+    with pytest.raises(UserError, match=r"task 'mine' cannot be loaded: FileNotFoundError: .*mine\.jsonl"):
+        open_lm_eval(tmp_path, task="mine")
+
+
+def test_no_documents(tmp_path: Path) -> None:
+    write_task(tmp_path, "mine", [], MULTIPLE_CHOICE)
+    with pytest.raises(UserError, match="task 'mine' cannot be loaded: its split has no documents"):
+        open_lm_eval(tmp_path, task="mine")
+
+
+def test_field_that_is_missing(tmp_path: Path) -> None:
+    write_task(tmp_path, "mine", [{"question": "q", "gold": 0}], MULTIPLE_CHOICE)
+    with pytest.raises(UserError, match=r"'mine': its prompts .* cannot be built|'mine' cannot be loaded"):
+        open_lm_eval(tmp_path, task="mine")
+
+
+def test_unsafe_code_runs_only_where_that_is_confirmed(tmp_path: Path) -> None:
+    docs = [{"question": "q", "answer": "a"}]
+    write_task(tmp_path, "mine", docs, GENERATE + "unsafe_code: true\n")
+    with pytest.raises(UserError, match=r"task 'mine' runs code that the model writes.*confirm_run_unsafe_code: true"):
+        open_lm_eval(tmp_path, task="mine", metric="exact_match,whole")
+    assert open_lm_eval(tmp_path, task="mine", metric="exact_match,whole", confirm_run_unsafe_code=True).items

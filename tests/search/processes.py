@@ -1,0 +1,83 @@
+"""Processes at one run, and what must hold once they have ended."""
+
+import multiprocessing
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.trial import TrialState
+
+from mergesearch.errors import UserError
+from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_folder import RunFolder
+
+from .helpers import Data, course, go, study_of
+
+RESULTS = ("best.yml", "recommended.yml", "model/model.safetensors")
+STOPPED = 3
+"""Exit code of a process whose run stopped with a message."""
+
+
+def assert_same(one: Path, two: Path) -> None:
+    """The same trials, recipes and bytes, and nothing half done."""
+    assert course(one) == course(two)
+    assert not {TrialState.RUNNING, TrialState.WAITING} & {trial.state for trial in study_of(two).get_trials()}
+    for name in RESULTS:
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    assert not list(two.rglob(".*"))
+    assert not list((two / "workers").iterdir())
+
+
+def work(config: Data, results: Path, pause: float) -> None:
+    torch.set_num_threads(1)
+    score = BitsPerByte.score
+
+    def slowly(self: BitsPerByte, *arguments: Any) -> Any:
+        time.sleep(pause)
+        return score(self, *arguments)
+
+    BitsPerByte.score = slowly  # type: ignore[method-assign]
+    try:
+        go(config, results)
+    except UserError:
+        sys.exit(STOPPED)
+
+
+def started(config: Data, results: Path, pause: float = 0.05) -> Any:
+    """A process at the run."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=(config, results, pause))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: the child sets torch to one
+        process.start()
+    return process
+
+
+def until_scored(folder: Path, count: int) -> None:
+    """Waits until the run has so many files of per-item scores."""
+    while len(list(folder.glob("scores/*"))) < count:
+        time.sleep(0.02)
+
+
+def assert_whole(folder: Path, trials: int) -> None:
+    """Nothing lost, nothing doubled."""
+    study = study_of(folder)
+    found = study.get_trials()
+    assert not {TrialState.RUNNING, TrialState.WAITING} & {trial.state for trial in found}
+    finished = t.finished(study)
+    assert len(finished) == trials
+    assert all(RunFolder(folder).has_scores(t.scores_name(trial.number)) for trial in t.completed(study))
+    named = [(t.kind_of(trial), trial.user_attrs[t.NAME]) for trial in finished if t.NAME in trial.user_attrs]
+    assert len(set(named)) == len(named) == 12
+    points = [str(trial.params) for trial in finished if trial.params]
+    assert len(set(points)) == len(points)
+    again = Counter(trial.user_attrs[t.RETRY_OF] for trial in found if t.RETRY_OF in trial.user_attrs)
+    assert set(again.values()) <= {1}
+    assert all(t.is_interrupted(found[number]) for number in again)
+    for name in ("verdict.json", "report.html", *RESULTS):
+        assert (folder / name).exists()
+    assert not list(folder.rglob(".*"))
