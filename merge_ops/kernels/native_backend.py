@@ -4,9 +4,7 @@ If there is no compiler, ``library()`` is None and ``torch_backend`` serves, wit
 """
 
 import ctypes
-import hashlib
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -20,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mergesearch.files import atomic_path
+from mergesearch.merge_ops.kernels.compile_cache import compiled
 from mergesearch.merge_ops.kernels.plans import LinearCombination, Pass, Plan, SignConsensus, Sparsity, Vote, grains
 from mergesearch.merge_ops.kernels.threads import SPAN, run_on_threads, run_spans
 
@@ -165,7 +163,7 @@ def library() -> ctypes.CDLL | None:
         return None
     for flags in MACHINE_FLAGS:
         try:
-            return _declared(ctypes.CDLL(str(_compiled([*compiler, *FLAGS, *flags]))))
+            return _declared(ctypes.CDLL(str(compiled([*compiler, *FLAGS, *flags], SOURCE))))
         except (OSError, subprocess.SubprocessError):
             continue
     return None
@@ -175,24 +173,6 @@ def _compiler() -> list[str] | None:
     if "CC" in os.environ:
         return shlex.split(os.environ["CC"])
     return next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
-
-
-def _compiled(command: list[str]) -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergesearch"
-    file = folder / f"kernels-{_digest(command)}.so"
-    if not file.exists():
-        # Several processes may compile at once. The last rename wins, and all files are equal.
-        with atomic_path(file) as built:
-            subprocess.run([*command, str(SOURCE), "-o", str(built), "-lm"], check=True, capture_output=True)
-    return file
-
-
-def _digest(command: list[str]) -> str:
-    """Returns a hash of all that the compiled file depends on. Different machines may share a home folder."""
-    info = Path("/proc/cpuinfo")
-    flags = [line for line in info.read_text().splitlines() if "flags" in line.lower()][:1] if info.exists() else []
-    inputs = [SOURCE.read_text(encoding="utf-8"), *command, platform.machine(), platform.processor(), *flags]
-    return hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
 
 
 def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:

@@ -193,9 +193,9 @@ class Counter:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function, self.calls = function, 0
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
         self.calls += 1
-        return self.function(*arguments)
+        return self.function(*arguments, **options)
 
 
 EVERY_METHOD = sorted(METHODS)

@@ -21,7 +21,7 @@ from mergesearch.merge_ops.kernels.plans import (
 )
 from mergesearch.merge_ops.statistics.gram import gram
 
-from ..helpers import Counter, inputs, same_bytes
+from ..helpers import inputs, same_bytes
 
 SIZE = 3 * threads.SPAN + 77
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -243,15 +243,3 @@ def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.delenv("CC")
     monkeypatch.setenv("MERGESEARCH_NATIVE", "0")
     assert find() is None
-
-
-@compiled
-def test_the_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    find = native_backend.library.__wrapped__
-    assert find() is not None
-    calls = Counter(native_backend.subprocess.run)
-    monkeypatch.setattr(native_backend.subprocess, "run", calls)
-    assert find() is not None
-    assert calls.calls == 0
-    assert [file.suffix for file in (tmp_path / "mergesearch").iterdir()] == [".so"]
