@@ -31,16 +31,11 @@ def compiled(source: Path) -> Path:
     return compile_cache.compiled([*(COMPILER or []), "-shared", "-fPIC"], source)
 
 
-def compilations(monkeypatch: pytest.MonkeyPatch) -> Counter:
-    calls = Counter(compile_cache.subprocess.run)
-    monkeypatch.setattr(compile_cache.subprocess, "run", calls)
-    return calls
-
-
 def test_a_source_is_compiled_once_into_a_private_folder(
     source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = compilations(monkeypatch)
+    calls = Counter(compile_cache._compile)
+    monkeypatch.setattr(compile_cache, "_compile", calls)
     assert compiled(source) == compiled(source)
     assert calls.calls == 1
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
