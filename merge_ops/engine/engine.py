@@ -1,5 +1,6 @@
 """The engine: builds the models of recipes from checkpoints, live or on disk, by the same code."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -208,8 +209,8 @@ def merge(
 
 
 def check_output(out: Path) -> None:
-    """Raises UserError unless ``out`` does not exist or is an empty folder."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    """Raises UserError unless ``out`` does not exist or is an empty folder. A device or a broken link is neither."""
+    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: already exists; choose another path or remove it")
 
 

@@ -1,6 +1,7 @@
 """From recipes to models: the live model equals the written one."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
-from mergesearch.merge_ops.engine.engine import Engine, Merger, merge
+from mergesearch.merge_ops.engine.engine import Engine, Merger, check_output, merge
 from mergesearch.merge_ops.kernels.masks import fingerprint, mask_key
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.recipe.recipe import Recipe
@@ -276,6 +277,15 @@ def test_a_folder_that_is_not_empty_is_refused_and_kept(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="already exists; choose another path or remove it"):
             merge(recipe("ties"), out)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_is_no_folder_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("nowhere")
+    for out in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null")):
+        with pytest.raises(UserError, match="already exists; choose another path or remove it"):
+            check_output(out)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
