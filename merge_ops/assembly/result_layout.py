@@ -10,6 +10,7 @@ from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.inputs.shape_match import check_match, is_matched
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary, make_vocabulary
+from mergesearch.merge_ops.inputs.vocabulary_match import check_rows, is_embedding
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.merge_ops.recipe.resolution import TensorRecipe
 
@@ -24,10 +25,11 @@ class ResultLayout:
         tensor_recipes: the recipe of each tensor by name.
         properties: the properties of each tensor by name.
         infos: the shape and dtype of each tensor by name.
+        warnings: what the user should know about the inputs, one line each.
 
     Raises:
-        UserError: a parameter or a layer is missing, or the checkpoints do not match and the recipe does not set
-            ``on_mismatch``.
+        UserError: a parameter or a layer is missing, the checkpoints do not match and the recipe does not set
+            ``on_mismatch``, or they have different vocabularies and the recipe has no ``tokenizer``.
     """
 
     def __init__(self, merger: Merger, recipe: Recipe) -> None:
@@ -35,6 +37,7 @@ class ResultLayout:
         self._cache = merger.cache
         self.template = recipe.references[0]
         inputs = {reference: merger.inputs[reference] for reference in recipe.references}
+        self._inputs = inputs
         self._layouts = {reference: entry.tensors for reference, entry in inputs.items()}
         config = recipe.vocabulary
         self.vocabulary: Vocabulary | None = (
@@ -46,6 +49,7 @@ class ResultLayout:
         self.properties = {name: self._properties(entry) for name, entry in self.tensor_recipes.items()}
         dtype = torch_dtype(recipe.target_dtype)
         self.infos = {name: _with_dtype(properties.info, dtype) for name, properties in self.properties.items()}
+        self.warnings: list[str] = [] if self.vocabulary else self._vocabulary_warnings()
 
     def info_of(self, reference: str, name: str) -> TensorInfo | None:
         """Returns the info of an input's tensor in the result's vocabulary, or None if there is no such tensor."""
@@ -65,6 +69,19 @@ class ResultLayout:
         check_match(entries, self._layouts, self.info_of, layers=bool(self._recipe.models))
         if self.vocabulary is None:
             self._cache.matched.add(key)
+
+    def _vocabulary_warnings(self) -> list[str]:
+        """Checks that the rows of merged embeddings stand for the same tokens."""
+        warnings = dict[str, None]()
+        for name in filter(is_embedding, self.tensor_recipes):
+            models = dict.fromkeys(reference for reference, _ in self.tensor_recipes[name].inputs)
+            if len(models) > 1 and (self.is_merged(name) or self._recipe.on_mismatch == "overlap"):
+                key = (*models, self.infos[name].shape[0])
+                if key not in self._cache.vocabulary_warnings:
+                    entries = [self._inputs[reference] for reference in models]
+                    self._cache.vocabulary_warnings[key] = check_rows(entries, self.infos[name].shape[0])
+                warnings |= dict.fromkeys(self._cache.vocabulary_warnings[key])
+        return list(warnings)
 
     def _properties(self, tensor_recipe: TensorRecipe) -> TensorProperties:
         if self.vocabulary:

@@ -13,26 +13,11 @@ from torch import Tensor
 from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.lora import ADAPTER_CONFIG, Adapter
 from mergesearch.merge_ops.checkpoint.references import parse_reference, split_revision
+from mergesearch.merge_ops.checkpoint.side_files import SIDE_FILES
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorFile, TensorInfo
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-SIDE_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "normalizer.json",
-)
-"""Glob patterns of the files beside the weights that transformers loads."""
 
 
 class Checkpoint:

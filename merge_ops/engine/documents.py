@@ -40,7 +40,7 @@ def merge_file(path: Path, out: Path, say: Say = silent) -> None:
     Args:
         path: the recipe file.
         out: the folder, which must not exist or be empty.
-        say: gets the memory plan of every merge.
+        say: gets the memory plan and the warnings of every merge.
 
     Raises:
         UserError: as for ``read_recipes`` and ``merge``.

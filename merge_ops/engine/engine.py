@@ -197,7 +197,7 @@ def merge(
         out: the folder, which must not exist or be empty.
         named_paths: as for ``Checkpoint``.
         recipe_text: the recipe to write, if ``recipe`` is one of several documents.
-        say: gets the memory plan.
+        say: gets the memory plan and warnings.
 
     Raises:
         UserError: ``out`` is not empty, or the recipe cannot be merged.
@@ -205,7 +205,10 @@ def merge(
     check_output(out)
     merger = Merger(recipe.references, named_paths=named_paths)
     say(str(merger.stream_plan))
-    write_folder(Assembly(merger, recipe), merger, out, recipe_text)
+    assembly = Assembly(merger, recipe)
+    for warning in assembly.layout.warnings:
+        say(f"warning: {warning}")
+    write_folder(assembly, merger, out, recipe_text)
 
 
 def check_output(out: Path) -> None:

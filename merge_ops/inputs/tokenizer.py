@@ -5,23 +5,58 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.checkpoint.side_files import TOKENIZER_FILES, VOCABULARIES, side_files
 from mergesearch.merge_ops.inputs.chat_templates import named_template
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 
+BESIDE_A_VOCABULARY = {"special_tokens_map.json", "added_tokens.json", "normalizer.json"}
+"""Files that are no tokenizer by themselves."""
+
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """Returns transformers' tokenizer of a checkpoint, or None if it has none."""
+    """Returns transformers' tokenizer of a checkpoint, or None if it has none.
+
+    Raises:
+        UserError: transformers cannot read the tokenizer, or the files lack its vocabulary.
+    """
     folder = checkpoint.folder
-    if folder is None or not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
+    files = [file.name for file in side_files(folder, TOKENIZER_FILES)] if folder else []
+    if folder is None or set(files) <= BESIDE_A_VOCABULARY:
         return None
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    try:
+        with quiet_tokenizers():
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # whatever the files make transformers do
+        raise UserError(
+            f"{checkpoint.reference}: transformers cannot read the tokenizer ({listed(files)}): "
+            f"{_reason(error, files)}; "
+            "where it can, tokenizer.save_pretrained(FOLDER) writes a tokenizer.json, which is all that is needed here"
+        ) from None
+    if getattr(tokenizer, "is_fast", False) and not vocabulary_files(folder):
+        # transformers makes an empty tokenizer of some classes.
+        raise UserError(f"{checkpoint.reference}: found {listed(files)} without a vocabulary, expected tokenizer.json")
+    return tokenizer
+
+
+def vocabulary_files(folder: Path) -> list[str]:
+    """Returns the names of the files that tell the tokens."""
+    return [file.name for file in side_files(folder, VOCABULARIES)]
+
+
+def _reason(error: Exception, files: Sequence[str]) -> str:
+    """Returns the last line of the message: transformers begins with what it tried."""
+    if any(name.endswith((".model", ".spm")) for name in files) and find_spec("sentencepiece") is None:
+        return "the package sentencepiece is not installed"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def result_tokenizer(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
+from mergesearch.merge_ops.inputs.tokenizer import load_tokenizer
 
 
 def load(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None = None) -> tuple[nn.Module, Any]:
@@ -22,15 +23,12 @@ def load(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None = None) 
     Raises:
         UserError: the checkpoint is a single file, transformers does not have its class, or its adapter changes shapes.
     """
-    import transformers
-
     folder = checkpoint.folder
     if folder is None:
         raise UserError(f"{checkpoint.reference}: a single file has no config to load a model by; give a folder")
     with no_progress_bars():
         model = _model_class(checkpoint).from_pretrained(folder, dtype=dtype or "auto")
-        has_tokenizer = any(folder.glob("tokenizer*"))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
+        tokenizer = load_tokenizer(checkpoint)
     model = model.eval().requires_grad_(False).to(device)
     if checkpoint.has_adapter:
         _apply_adapter(model, checkpoint)

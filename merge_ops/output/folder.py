@@ -10,6 +10,7 @@ import torch
 from mergesearch.files import write_text
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
+from mergesearch.merge_ops.checkpoint.side_files import TOKENIZER_FILES, side_files
 from mergesearch.merge_ops.inputs.aligned_names import OUTPUT_EMBEDDING, tied_source
 from mergesearch.merge_ops.inputs.tokenizer import chat_template, write_chat_template
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary
@@ -18,8 +19,6 @@ from mergesearch.merge_ops.output.card import model_card
 from mergesearch.merge_ops.output.result_config import SourceLayer
 from mergesearch.merge_ops.output.writer import Writer, written_checkpoint
 from mergesearch.merge_ops.recipe.layout import layer_counts, layer_of
-
-TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 
 
 def write_folder(assembly: Assembly, merger: Merger, out: Path, recipe_text: str | None = None) -> None:
@@ -109,7 +108,7 @@ def _source_layers(assembly: Assembly, merger: Merger) -> dict[str, list[SourceL
 
 
 def _write_vocabulary(folder: Path, vocabulary: Vocabulary, template: str) -> None:
-    for file in (file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
+    for file in side_files(folder, TOKENIZER_FILES):
         file.unlink()
     vocabulary.tokenizer.save_pretrained(folder)
     new_id = _renumbering(vocabulary, template)

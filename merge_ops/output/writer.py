@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mergesearch.errors import UserError, listed
 from mergesearch.files import atomic_path, ended_by_exception, write_text
-from mergesearch.merge_ops.checkpoint.checkpoint import INDEX, SIDE_FILES, SINGLE
+from mergesearch.merge_ops.checkpoint.checkpoint import INDEX, SINGLE
+from mergesearch.merge_ops.checkpoint.side_files import side_files
 from mergesearch.merge_ops.checkpoint.tensor_files import DTYPE_NAMES, TensorFile, TensorInfo, as_bytes
 
 SHARD_BYTES = 5 * 10**9
@@ -66,9 +67,11 @@ class Writer:
                 raise UserError(f"{path}: what was read back is not what was written: {listed(wrong)}")
 
     def copy_side_files(self, source: Path) -> None:
-        """Copies config, tokenizer and similar files from another folder."""
-        for file in (f for pattern in SIDE_FILES for f in sorted(source.glob(pattern)) if f.is_file()):
-            shutil.copyfile(file, self.folder / file.name)
+        """Copies config, tokenizer and similar files from another folder: their content, not links or permissions."""
+        for file in side_files(source):
+            target = self.folder / file.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
 
     def _write_shard(
         self, path: Path, tensors: Mapping[str, TensorInfo], memory: Tensor

@@ -40,6 +40,11 @@ class Problem:
     shared_keys: Mapping[str, object]
 
     @property
+    def warnings(self) -> list[str]:
+        """What the user should know about the checkpoints, one line each."""
+        return list(dict.fromkeys(line for start in self.starts.values() for line in start.layout.warnings))
+
+    @property
     def dtype(self) -> str | None:
         """The dtype of candidates, where the recipe names one."""
         return self.config.recipe.get("out_dtype") or self.config.recipe.get("dtype")

@@ -1,0 +1,107 @@
+"""The tokens of a checkpoint's vocabulary, read from its files, without transformers where that can be done."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mergesearch.errors import UserError, in_words
+from mergesearch.files import digest
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.inputs.tokenizer import load_tokenizer, vocabulary_files
+
+Tokens = Mapping[str, int]
+"""The row of each token."""
+KEPT = 16
+"""How many files' tokens are kept in memory."""
+
+
+def stored_tokens(checkpoint: Checkpoint) -> Tokens | None:
+    """Returns a checkpoint's tokens, or None if it has no tokenizer.
+
+    Raises:
+        UserError: a file is damaged, or the vocabulary is of a kind that cannot be read here.
+    """
+    folder = checkpoint.folder
+    if folder is None:
+        return None
+    for name, parse in FORMS.items():
+        if (folder / name).is_file():
+            return _with_added(_parsed(_Content(digest(folder / name), folder / name), parse), folder)
+    if not vocabulary_files(folder):
+        return None
+    tokenizer = load_tokenizer(checkpoint)
+    return None if tokenizer is None else tokenizer.get_vocab()
+
+
+def _tokenizer_json(text: str) -> dict[str, int]:
+    """BPE, WordPiece and WordLevel have a mapping, Unigram a list of [token, score]."""
+    content = json.loads(text)
+    vocabulary = content["model"]["vocab"]
+    if isinstance(vocabulary, list):
+        vocabulary = {entry[0]: row for row, entry in enumerate(vocabulary)}
+    added = {entry["content"]: entry["id"] for entry in content.get("added_tokens") or ()}
+    return {**vocabulary, **added}
+
+
+def _vocab_json(text: str) -> dict[str, int]:
+    return dict(json.loads(text))
+
+
+def _vocab_txt(text: str) -> dict[str, int]:
+    return {token: row for row, token in enumerate(text.removesuffix("\n").split("\n"))}
+
+
+def _tekken(text: str) -> dict[str, int]:
+    content = json.loads(text)
+    special = content["config"]["default_num_special_tokens"]
+    named = {entry["token_str"]: entry["rank"] for entry in content.get("special_tokens") or ()}
+    return {**{entry["token_bytes"]: special + entry["rank"] for entry in content["vocab"]}, **named}
+
+
+FORMS: dict[str, Callable[[str], dict[str, int]]] = {
+    "tokenizer.json": _tokenizer_json,
+    "vocab.json": _vocab_json,
+    "vocab.txt": _vocab_txt,
+    "tekken.json": _tekken,
+}
+"""The files that have all tokens, in the order in which they are preferred, and how each is read."""
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A file, as it is identified by its content: fine-tunes have copies of one vocabulary."""
+
+    digest: str
+    file: Path = field(compare=False)
+
+
+@lru_cache(KEPT)
+def _parsed(content: _Content, parse: Callable[[str], dict[str, int]]) -> Tokens:
+    file = content.file
+    try:
+        tokens = parse(file.read_text(encoding="utf-8"))
+        if not all(isinstance(token, str) and isinstance(row, int) for token, row in tokens.items()):
+            raise TypeError("expected the row of each token")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{file}: is not a readable vocabulary: {in_words(error)}") from None
+    return tokens
+
+
+def _with_added(tokens: Tokens, folder: Path) -> Tokens:
+    """Adds the tokens of ``added_tokens.json`` and ``tokenizer_config.json``."""
+    added = _json_object(folder / "added_tokens.json")
+    decoder = _json_object(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+    more = {str(entry["content"]): int(row) for row, entry in decoder.items()} | added
+    return {**more, **tokens} if more.keys() - tokens.keys() else tokens
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{file}: is not readable: {in_words(error)}") from None
