@@ -29,6 +29,7 @@ from mergesearch.evaluators.tasks.embedding import Embedding
 from mergesearch.evaluators.tasks.function import Function
 from mergesearch.evaluators.tasks.perplexity import Perplexity
 from mergesearch.plugins import find
+from mergesearch.trust import tell_code
 
 __all__ = [
     "EVALUATORS",
@@ -78,6 +79,8 @@ def find_evaluator(name: str) -> type[Evaluator] | Callable[..., object]:
     Raises:
         UserError: There is no such evaluator, or the object is neither an evaluator nor a function.
     """
+    if ":" in name:
+        tell_code(name)
     evaluator = find(name, EVALUATORS, ENTRY_POINTS, "evaluator")
     if is_evaluator(evaluator) or (callable(evaluator) and not isinstance(evaluator, type)):
         return evaluator

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from mergesearch.search.api import Best, Built, Run, merge, run
     from mergesearch.search.config import Config
     from mergesearch.search.verdict.result import Verdict
+    from mergesearch.trust import trust_code
 
-__all__ = ["Best", "Built", "Config", "Engine", "Recipe", "Run", "UserError", "Verdict", "merge", "run"]
+__all__ = ["Best", "Built", "Config", "Engine", "Recipe", "Run", "UserError", "Verdict", "merge", "run", "trust_code"]
 
 _HOMES = {
     "Best": "search.api",
@@ -33,6 +34,7 @@ _HOMES = {
     "Verdict": "search.verdict.result",
     "merge": "search.api",
     "run": "search.api",
+    "trust_code": "trust",
 }
 
 

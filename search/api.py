@@ -31,6 +31,7 @@ from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.result import Verdict
+from mergesearch.trust import trust_code
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -100,7 +101,8 @@ class Run:
 
     def _written(self, name: str) -> Best:
         file = self.folder / name
-        return Best(Recipe.read(read_yaml(file), str(file)), self.config.device)
+        with trust_code(self.config.trust):
+            return Best(Recipe.read(read_yaml(file), str(file)), self.config.device)
 
     @cached_property
     def trials(self) -> "DataFrame":
@@ -140,8 +142,9 @@ def run(config: Config | Mapping[str, Any] | PathName, results: PathName = RESUL
     progress bar of the command line. Raises UserError for an invalid config, before anything is scored.
     """
     where = str(config) if isinstance(config, str | PathLike) else "config"
-    plan = open_plan(_config(config), where)
-    with _watching(progress) as watcher:
+    read = _config(config)
+    with trust_code(read.trust), _watching(progress) as watcher:
+        plan = open_plan(read, where)
         verdict = runner.run(plan, Path(results), watcher)
     return Run(Path(results) / plan.problem.config.output.name, plan.problem.config, verdict)
 

@@ -2,16 +2,25 @@
 
 import json
 import sys
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mergesearch.errors import UserError
+from mergesearch.trust import trust_code
+
+if TYPE_CHECKING:
+    from mergesearch.search.config import Config
 
 CommandFunction = Callable[..., None]
+_trust = click.option(
+    "--trust", is_flag=True, help="Allow code that tasks (!function) and merge methods (file.py:NAME) bring along."
+)
+_tell = partial(click.echo, err=True)
 
 
 def _example(text: str) -> dict[str, Any]:
@@ -30,6 +39,17 @@ def _user_errors(command: CommandFunction) -> CommandFunction:
             sys.exit(2)
 
     return wrapped
+
+
+@contextmanager
+def _opened(file: Path, overrides: dict[str, Any]) -> "Iterator[Config]":
+    """The config. Within the context, its code is told before it runs, and runs where the config trusts it."""
+    from mergesearch.search.config import Config
+
+    with trust_code(False, _tell):
+        config = Config.read(file, **overrides)
+        with trust_code(config.trust):
+            yield config
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -68,6 +88,7 @@ def demo(trials: int | None) -> None:
 @click.option("--results", type=click.Path(path_type=Path), help="Folder that holds the runs [results/runs].")
 @click.option("--storage", metavar="URL", help="Database URL of the study, e.g. sqlite:///study.db.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all random choices.")
+@_trust
 @_user_errors
 def run(config: Path, results: Path | None, **overrides: Any) -> None:
     """Run a search, or resume it.
@@ -85,6 +106,7 @@ def run(config: Path, results: Path | None, **overrides: Any) -> None:
 @click.option("--results", type=click.Path(path_type=Path), help="Folder that holds the runs [results/runs].")
 @click.option("--storage", metavar="URL", help="Database URL of the study, e.g. sqlite:///study.db.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all random choices.")
+@_trust
 @_user_errors
 def soup(config: Path, results: Path | None, **overrides: Any) -> None:
     """Average checkpoints of training runs, or resume that.
@@ -96,14 +118,18 @@ def soup(config: Path, results: Path | None, **overrides: Any) -> None:
 
 
 def _run(file: Path, overrides: dict[str, Any], results: Path | None, section: str = "recipe") -> None:
+    with _opened(file, overrides) as config:
+        if section == "soup" and config.soup is None:
+            raise UserError(f"{file}: soup: is missing; use `mergesearch run` for a config with a recipe")
+        _run_config(config, file, results)
+
+
+def _run_config(config: "Config", file: Path, results: Path | None) -> None:
     from mergesearch.search import run as runner
     from mergesearch.search.candidates.plan import open_plan
-    from mergesearch.search.config import RESULTS, Config
+    from mergesearch.search.config import RESULTS
     from mergesearch.search.report.console import console, print_verdict, shown_progress
 
-    config = Config.read(file, **overrides)
-    if section == "soup" and config.soup is None:
-        raise UserError(f"{file}: soup: is missing; use `mergesearch run` for a config with a recipe")
     screen, folder = console(), (results or RESULTS) / config.output.name
     screen.print(f"[dim]checking {file}[/dim]")
     try:
@@ -121,8 +147,9 @@ def _run(file: Path, overrides: dict[str, Any], results: Path | None, section: s
 @main.command(**_example("mergesearch merge results/runs/python-cpp/best.yml merged"))
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
+@_trust
 @_user_errors
-def merge(recipe: Path, out: Path) -> None:
+def merge(recipe: Path, out: Path, trust: bool) -> None:
     """Merge models by a recipe into a new folder.
 
     RECIPE is a file in mergekit's YAML format. OUT must be empty or not exist. Paths in the recipe are relative to the
@@ -130,7 +157,8 @@ def merge(recipe: Path, out: Path) -> None:
     """
     from mergesearch.merge_ops.engine.documents import merge_file
 
-    merge_file(recipe, out, click.echo)
+    with trust_code(trust, _tell):
+        merge_file(recipe, out, click.echo)
     click.echo(f"wrote {out}")
 
 
@@ -138,16 +166,17 @@ def merge(recipe: Path, out: Path) -> None:
 @click.argument("model")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help='Print {"tasks": {TASK: {METRIC: value}}}.')
+@_trust
 @_user_errors
-def evaluate(model: str, config: Path, as_json: bool) -> None:
+def evaluate(model: str, config: Path, as_json: bool, trust: bool) -> None:
     """Score a model on the tasks of a config.
 
     MODEL is the folder of a checkpoint. All items of CONFIG's tasks are scored, search and test items alike.
     """
-    from mergesearch.search.config import Config
     from mergesearch.search.evaluate import evaluate_model
 
-    found = evaluate_model(model, Config.read(config), str(config), lambda note: click.echo(note, err=True))
+    with _opened(config, {"trust": trust}) as opened:
+        found = evaluate_model(model, opened, str(config), _tell)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -159,28 +188,30 @@ def evaluate(model: str, config: Path, as_json: bool) -> None:
 @main.command(**_example("mergesearch check configs/demo.yml"))
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--measure", is_flag=True, help="Build a candidate and score some items to estimate the time better.")
+@_trust
 @_user_errors
-def check(config: Path, measure: bool) -> None:
+def check(config: Path, measure: bool, trust: bool) -> None:
     """Check a config without running it.
 
     Checks keys, paths, tensors, method parameters and tasks of CONFIG. Shows the dimensions, which samplers fit them,
     and an estimate of time and memory.
     """
     from mergesearch.search.candidates.plan import open_plan
-    from mergesearch.search.config import Config
     from mergesearch.search.report.console import console, print_plan
     from mergesearch.search.scoring import cost as costs
 
-    plan = open_plan(Config.read(config), str(config))
-    cost = costs.measure(plan.problem, plan.takes_gradients) if measure else costs.guess(plan.problem)
-    print_plan(console(), plan, cost)
+    with _opened(config, {"trust": trust}) as opened:
+        plan = open_plan(opened, str(config))
+        cost = costs.measure(plan.problem, plan.takes_gradients) if measure else costs.guess(plan.problem)
+        print_plan(console(), plan, cost)
     click.echo(f"{config}: ready to run")
 
 
 @main.command(**_example("mergesearch methods ties"))
 @click.argument("name", required=False)
+@_trust
 @_user_errors
-def methods(name: str | None) -> None:
+def methods(name: str | None, trust: bool) -> None:
     """List the merge methods, or describe one.
 
     With NAME: formula, paper, parameters with defaults and ranges for a search, and an example.
@@ -188,4 +219,5 @@ def methods(name: str | None) -> None:
     from mergesearch.merge_ops.methods import METHODS, find_method
     from mergesearch.search.report.methods_page import method_page, methods_table
 
-    click.echo(method_page(find_method(name)) if name else methods_table(METHODS))
+    with trust_code(trust, _tell):
+        click.echo(method_page(find_method(name)) if name else methods_table(METHODS))

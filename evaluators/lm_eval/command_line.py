@@ -1,4 +1,7 @@
-"""The conditions under which lm-eval's command line runs: its seeds, but without its logs and progress bars."""
+"""The conditions under which lm-eval's command line runs: its seeds, but without its logs and progress bars.
+
+Templates are rendered in Jinja's sandbox: a task's YAML is data, and must not reach Python through its templates.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
+from unittest import mock
 
 import datasets
 import lm_eval.api.task
+import lm_eval.utils
 import numpy as np
 import torch
+from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 
 QUIET_LOGGERS = ("lm_eval", "transformers", "datasets", "huggingface_hub")
@@ -25,7 +31,19 @@ def as_command_line() -> Iterator[None]:
         stack.enter_context(_no_request_bars())
         stack.enter_context(_no_dataset_bars())
         stack.enter_context(_seeded())
+        stack.enter_context(mock.patch.object(lm_eval.utils, "env", _sandbox()))
         yield
+
+
+@cache
+def _sandbox() -> SandboxedEnvironment:
+    """The environment of lm-eval's templates, sandboxed."""
+    own = lm_eval.utils.env
+    sandbox = SandboxedEnvironment(
+        loader=own.loader, undefined=own.undefined, keep_trailing_newline=own.keep_trailing_newline
+    )
+    sandbox.filters.update(own.filters)
+    return sandbox
 
 
 @contextmanager

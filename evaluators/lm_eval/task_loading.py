@@ -13,6 +13,7 @@ from lm_eval.tasks import TaskManager
 
 from mergesearch.errors import UserError, in_words, listed, nearest
 from mergesearch.evaluators.lm_eval.command_line import as_command_line
+from mergesearch.evaluators.lm_eval.task_code import only_trusted_code
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,11 @@ class LoadedTasks:
 def load_tasks(name: str, include_path: Path | None, overrides: TaskOverrides) -> LoadedTasks:
     """Loads a task, or the tasks of a group or tag, with their documents. Raises UserError if that fails."""
     manager = _manager_with(name, include_path)
-    with as_command_line():
+    with as_command_line(), only_trusted_code(name):
         try:
             loaded = manager.load([name])
+        except UserError:
+            raise
         except Exception as error:  # a task's YAML may run any code
             raise UserError(f"task {name!r} cannot be loaded: {_reason(error)}") from error
         for task in loaded["tasks"].values():
@@ -143,7 +146,10 @@ def _file_problem(own: Any, path: Path) -> str:
     if names:
         return f"the file has the tasks {listed(map(repr, names))}"
     try:
-        own.load([str(path)])
+        with only_trusted_code(path.stem):
+            own.load([str(path)])
+    except UserError:
+        raise
     except Exception as error:  # a task's YAML may run any code
         return _reason(error)
     return "lm-eval ignores the file"

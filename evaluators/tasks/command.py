@@ -23,6 +23,7 @@ from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
 from mergesearch.evaluators.tasks.external import WHOLE_MODEL, checked_scores, external_items, read_item_names
 from mergesearch.files import ended_by_exception
+from mergesearch.trust import tell_code
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +64,7 @@ class Command(MeanOfItems):
         self.metric = Metric(options.metric, options.higher_is_better)
         self._timeout = options.timeout
         self._arguments = _arguments(options.command)
+        tell_code(f"the program {self._arguments[0]}")
         names = read_item_names(options.items) if isinstance(options.items, str) else options.items
         self.items = external_items(self.task, names)
 

@@ -15,6 +15,7 @@ from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
 from mergesearch.evaluators.tasks.external import checked_scores, external_items
 from mergesearch.plugins import load
+from mergesearch.trust import tell_code
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,7 @@ class Function(MeanOfItems):
     def __init__(self, options: FunctionOptions, shared: Shared) -> None:  # noqa: ARG002
         self.task = options.task
         self.metric = Metric(options.metric, options.higher_is_better)
+        tell_code(options.function)
         self._function = load(options.function)
         if not callable(self._function):
             raise UserError(f"function: {options.function} is {self._function!r}, expected a function")

@@ -33,7 +33,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
 
     try:
         with quiet_tokenizers():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever the files make transformers do
         raise UserError(
             f"{checkpoint.reference}: transformers cannot read the tokenizer ({listed(files)}): "
@@ -127,7 +127,7 @@ def _copied(tokenizer: Any) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _union(tokenizer: Any, tokenizers: Mapping[str, Any], rows: Mapping[str, int]) -> Any:

@@ -225,7 +225,7 @@ def _model_without_weights(template: AlignedCheckpoint) -> Any:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(template.checkpoint.folder)
+        config = transformers.AutoConfig.from_pretrained(template.checkpoint.folder, trust_remote_code=False)
         model_class = getattr(transformers, (config.architectures or ["AutoModel"])[0])
         with torch.device("meta"):
             model = model_class(config) if hasattr(model_class, "forward") else model_class.from_config(config)

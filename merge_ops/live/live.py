@@ -27,7 +27,7 @@ def load(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None = None) 
     if folder is None:
         raise UserError(f"{checkpoint.reference}: a single file has no config to load a model by; give a folder")
     with no_progress_bars():
-        model = _model_class(checkpoint).from_pretrained(folder, dtype=dtype or "auto")
+        model = _model_class(checkpoint).from_pretrained(folder, dtype=dtype or "auto", trust_remote_code=False)
         tokenizer = load_tokenizer(checkpoint)
     model = model.eval().requires_grad_(False).to(device)
     if checkpoint.has_adapter:
@@ -42,7 +42,9 @@ def from_config(
     model_class = _model_class(checkpoint)
     with no_progress_bars():
         model_config = model_class.config_class.from_dict(config)
-        model = model_class.from_pretrained(None, config=model_config, state_dict=tensors, dtype=dtype)
+        model = model_class.from_pretrained(
+            None, config=model_config, state_dict=tensors, dtype=dtype, trust_remote_code=False
+        )
     return cast(nn.Module, model.eval().requires_grad_(False).to(device))
 
 

@@ -37,7 +37,12 @@ def quantized(live: Any, bits: int, built: Callable[[], object]) -> nn.Module:
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
-    options = {"quantization_config": config, "dtype": live.dtype, "device_map": {"": live.device}}
+    options = {
+        "quantization_config": config,
+        "dtype": live.dtype,
+        "device_map": {"": live.device},
+        "trust_remote_code": False,
+    }
     with no_progress_bars():
         copy = type(live).from_pretrained(live.name_or_path, **options)
     copy.eval().requires_grad_(False)

@@ -40,6 +40,7 @@ from mergesearch.merge_ops.methods._base import (
     Statistics,
 )
 from mergesearch.plugins import find
+from mergesearch.trust import require_trust
 
 __all__ = [
     "BASE",
@@ -90,10 +91,12 @@ PARAMETER_NAMES = frozenset(parameter.name for method in METHODS.values() for pa
 def find_method(name: str) -> Method:
     """Returns the method of that name.
 
-    The method is one of METHODS, an entry point of ``mergesearch.merge_methods``, or ``"module:METHOD"``. Its ``name``
-    is the name that it was found by, so that recipes with it can be read again. Raises UserError with the nearest name
-    if there is no such method.
+    The method is one of METHODS, an entry point of ``mergesearch.merge_methods``, or ``"module:METHOD"``, which needs
+    ``trust_code``. Its ``name`` is the name that it was found by, so that recipes with it can be read again. Raises
+    UserError with the nearest name if there is no such method, or its code is not trusted.
     """
+    if ":" in name:
+        require_trust(name, "merge_method")
     try:
         method = find(name, METHODS, "mergesearch.merge_methods", "method")
     except UserError as error:

@@ -29,7 +29,10 @@ WITH_A_SOUP = {"seed", "storage"}
 
 
 class Config(Strict):
-    """A config file: a ``recipe`` with holes, or a ``soup``, from which the recipe follows."""
+    """A config file: a ``recipe`` with holes, or a ``soup``, from which the recipe follows.
+
+    ``trust`` allows code that tasks and merge methods bring along to run: see ``trust_code``.
+    """
 
     recipe: dict[str, Any]
     soup: Soup | None = None
@@ -37,6 +40,7 @@ class Config(Strict):
     search: Search = Search()
     output: Output
     device: Literal["cpu", "cuda", "auto"] = "auto"
+    trust: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -76,6 +80,8 @@ class Config(Strict):
 def _overridden(data: dict[str, Any], stem: str, overrides: dict[str, Any]) -> dict[str, Any]:
     keys_of = {"search": ("trials", "timeout", "seed", "storage"), "output": ("name",)}
     data = {"output": {"name": stem}, **data}
+    if overrides.get("trust"):
+        data["trust"] = True
     for section, keys in keys_of.items():
         values = {key: overrides[key] for key in keys if overrides.get(key) is not None}
         if values and isinstance(data.setdefault(section, {}), dict):

@@ -26,11 +26,12 @@ CONFIG = "config.yml"
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
 MAY_CHANGE = {
-    "search": ("trials", "timeout", "patience", "target", "storage"),
-    "output": ("model",),
-    "soup": ("kinds",),
+    *(("search", key) for key in ("trials", "timeout", "patience", "target", "storage")),
+    ("output", "model"),
+    ("soup", "kinds"),
+    ("trust",),
 }
-"""The keys of a config, by section, that may change when a run is resumed."""
+"""The keys of a config that may change when a run is resumed."""
 
 
 class RunFolder:
@@ -166,8 +167,7 @@ class RunFolder:
 
 def _check_unchanged(old: Any, new: Mapping[str, Any], path: Path) -> None:
     for keys, before, after in _differences(old, new, ()):
-        section, *rest = keys
-        if not rest or rest[0] not in MAY_CHANGE.get(section, ()):
+        if keys[:2] not in MAY_CHANGE:
             raise UserError(
                 f"{path}: was begun with another config: {'.'.join(keys)} was {before!r}, now {after!r}; "
                 "give the new run another name with --name"

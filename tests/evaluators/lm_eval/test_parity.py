@@ -60,6 +60,7 @@ def agrees(evaluator: LmEval, live: LoadedModel, printed: Printed, metric: str) 
         assert scores.tolist() == close([float(own[int(item.id)]) for item in evaluator.items], path)
 
 
+@pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize(("task", "metric"), [(task, metric) for task, metrics in PLAIN.items() for metric in metrics])
 def test_equals_the_command_line(
     task: str, metric: str, tasks: Path, live: LoadedModel, command_line: dict[str, Printed]

@@ -15,6 +15,7 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from ...tolerances import assert_close
 from ..helpers import INPUTS, OPERATIONS, read, same_bytes
 
+pytestmark = pytest.mark.usefixtures("trusted")
 ONE, TWO = str(INPUTS / "L4-ft1"), str(INPUTS / "L4-ft2")
 MINE = """
     from mergesearch.merge_ops.methods import Method, Parameter
