@@ -7,6 +7,7 @@ model, tokenizer = run.best.build()
 run.best.write("merged")
 """
 
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.documents import merge_file
 from mergesearch.merge_ops.engine.engine import Engine, find_device
 from mergesearch.merge_ops.engine.engine import merge as merge_recipe
+from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import parse, read_yaml
@@ -165,13 +167,15 @@ def _watching(progress: bool) -> AbstractContextManager[Watcher]:
     return shown_progress(console())
 
 
-def merge(recipe: Recipe | Mapping[str, Any] | PathName, out: PathName) -> None:
+def merge(recipe: Recipe | Mapping[str, Any] | PathName, out: PathName, *, allow_nan: bool = False) -> None:
     """Writes a recipe's model to the new folder ``out``, as transformers loads it, or nothing where it fails.
 
     ``recipe`` is mergekit's YAML: a file (of several documents too), its content, or a Recipe. Paths in it are relative
-    to the current folder. Raises UserError for an invalid recipe, and where ``out`` is not empty.
+    to the current folder. Warns (UserWarning) where the models do not go together well. Raises UserError for an invalid
+    recipe, where ``out`` is not empty and, without ``allow_nan``, for tensors with NaN or infinite values.
     """
+    options = MergeOptions(warn=warnings.warn, allow_nan=allow_nan)
     if isinstance(recipe, str | PathLike):
-        merge_file(Path(recipe), Path(out))
+        merge_file(Path(recipe), Path(out), options)
     else:
-        merge_recipe(recipe if isinstance(recipe, Recipe) else Recipe.read(dict(recipe)), Path(out))
+        merge_recipe(recipe if isinstance(recipe, Recipe) else Recipe.read(dict(recipe)), Path(out), options=options)

@@ -147,18 +147,21 @@ def _run_config(config: "Config", file: Path, results: Path | None) -> None:
 @main.command(**_example("mergesearch merge results/runs/python-cpp/best.yml merged"))
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
+@click.option("--allow-nan", is_flag=True, help="Merge tensors with NaN or infinite values too.")
 @_trust
 @_user_errors
-def merge(recipe: Path, out: Path, trust: bool) -> None:
+def merge(recipe: Path, out: Path, allow_nan: bool, trust: bool) -> None:
     """Merge models by a recipe into a new folder.
 
     RECIPE is a file in mergekit's YAML format. OUT must be empty or not exist. Paths in the recipe are relative to the
     current folder.
     """
     from mergesearch.merge_ops.engine.documents import merge_file
+    from mergesearch.merge_ops.engine.options import MergeOptions
 
+    options = MergeOptions(click.echo, lambda line: _tell(f"warning: {line}"), allow_nan)
     with trust_code(trust, _tell):
-        merge_file(recipe, out, click.echo)
+        merge_file(recipe, out, options)
     click.echo(f"wrote {out}")
 
 

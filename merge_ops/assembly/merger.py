@@ -7,11 +7,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mergesearch.errors import UserError
 from mergesearch.merge_ops.assembly.candidate_cache import CandidateCache
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.checkpoint.quantization import check_plain
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint, align
 from mergesearch.merge_ops.inputs.memory import MemoryPlan, StreamPlan, plan_memory
 from mergesearch.merge_ops.inputs.tensor_cache import TensorCache
+from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
 from mergesearch.merge_ops.methods import Method
 from mergesearch.merge_ops.statistics.model_statistics import model_statistics
 from mergesearch.merge_ops.statistics.tensor_statistics import Cache
@@ -34,18 +37,26 @@ class Merger:
         device: the device on which tensors are merged.
         named_paths: as for ``Checkpoint``.
         reserve: what the memory plan leaves room for.
+        allow_nan: merge tensors that have NaN or infinite values. By default reading them is an error.
+
+    Raises:
+        UserError: a checkpoint is quantized.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - how checkpoints are read, and where they are kept
         self,
         references: Sequence[str],
         resident: bool = False,
         device: str = "cpu",
         named_paths: Mapping[str, Path] | None = None,
         reserve: MemoryReserve | None = None,
+        allow_nan: bool = False,
     ) -> None:
+        self.allows_nan = allow_nan
         self.named_paths = named_paths or {}
         self.checkpoints = {reference: Checkpoint(reference, named_paths) for reference in references}
+        for checkpoint in self.checkpoints.values():
+            check_plain(checkpoint)
         self.inputs = align(list(self.checkpoints.values()))
         self.names = list(self.inputs[references[0]].tensors)
         self.device = device
@@ -53,7 +64,7 @@ class Merger:
             reference: sum(info.bytes for info in entry.tensors.values()) for reference, entry in self.inputs.items()
         }
         # The functions below do not refer to the merger, so that it is freed as soon as nobody uses it.
-        read = partial(_read, self.inputs)
+        read = partial(_read, self.inputs, allow_nan)
         self.tensors: TensorCache | None = None
         self.tensor: Callable[[str, str], Tensor] = lambda reference, name: read(reference, name).to(device)
         """Returns a tensor on the device, from a reference and an aligned name."""
@@ -74,6 +85,12 @@ class Merger:
         infos, models = next(iter(self.inputs.values())).tensors.values(), max(1, len(self.inputs) - 1)
         floats = [info for info in infos if info.dtype.is_floating_point]
         return sum(method.statistics_bytes(info.shape, models) for method in methods for info in floats)
+
+    def check_values(self) -> None:
+        """Reads every tensor. Raises UserError for the first that has NaN or infinite values."""
+        for reference, entry in self.inputs.items():
+            for name in entry.tensors:
+                self.tensor(reference, name)
 
     @property
     def memory_plan(self) -> MemoryPlan:
@@ -99,5 +116,11 @@ class Merger:
             self.tensors.prefetch(entries)
 
 
-def _read(inputs: Mapping[str, AlignedCheckpoint], reference: str, name: str) -> Tensor:
-    return inputs[reference].tensor(name)
+def _read(inputs: Mapping[str, AlignedCheckpoint], allow_nan: bool, reference: str, name: str) -> Tensor:
+    tensor = inputs[reference].tensor(name)
+    if not (allow_nan or is_finite(tensor)):
+        raise UserError(
+            f"{reference}: {name} has {not_finite(tensor)}, expected finite numbers; repair the model, or give "
+            "`mergesearch merge` the option --allow-nan"
+        )
+    return tensor

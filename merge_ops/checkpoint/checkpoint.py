@@ -45,6 +45,11 @@ class Checkpoint:
             tensors |= self._adapter.replaced
         return dict(sorted(tensors.items()))
 
+    @property
+    def stored_dtypes(self) -> dict[str, str]:
+        """The dtype of every stored tensor as its file names it, supported or not; without the adapter."""
+        return {name: dtype for file in self._files for name, dtype in file.stored_dtypes.items()}
+
     def tensor(self, name: str) -> Tensor:
         """Reads one tensor to the CPU."""
         if not self._adapter:

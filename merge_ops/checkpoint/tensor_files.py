@@ -56,6 +56,11 @@ class TensorFile:
         """Every tensor by name, sorted by name."""
         return {name: self._info(name, entry) for name, entry in self._header.items()}
 
+    @cached_property
+    def stored_dtypes(self) -> dict[str, str]:
+        """The dtype of every tensor as the header names it, supported or not."""
+        return {name: str(entry.get("dtype")) for name, entry in self._header.items()}
+
     def read(self, name: str) -> Tensor:
         """Reads one tensor to the CPU."""
         info, start = self.tensors[name], self._header[name]["data_offsets"][0]

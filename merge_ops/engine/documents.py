@@ -16,7 +16,8 @@ import yaml
 from mergesearch.errors import UserError
 from mergesearch.files import ended_by_exception
 from mergesearch.merge_ops.checkpoint.references import parse_reference
-from mergesearch.merge_ops.engine.engine import Say, check_output, merge, silent
+from mergesearch.merge_ops.engine.engine import check_output, merge
+from mergesearch.merge_ops.engine.options import DEFAULTS, MergeOptions
 from mergesearch.merge_ops.output.writer import new_parents_removed
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
@@ -34,25 +35,25 @@ def read_recipes(path: Path) -> list[Recipe]:
     return _ordered(recipes, str(path))
 
 
-def merge_file(path: Path, out: Path, say: Say = silent) -> None:
+def merge_file(path: Path, out: Path, options: MergeOptions = DEFAULTS) -> None:
     """Writes the result of a recipe file to the folder ``out``, or nothing if it fails.
 
     Args:
         path: the recipe file.
         out: the folder, which must not exist or be empty.
-        say: gets the memory plan and the warnings of every merge.
+        options: what is not part of a recipe; for every merge.
 
     Raises:
         UserError: as for ``read_recipes`` and ``merge``.
     """
-    merge_recipes(read_recipes(path), out, say)
+    merge_recipes(read_recipes(path), out, options)
 
 
-def merge_recipes(recipes: Sequence[Recipe], out: Path, say: Say = silent) -> None:
+def merge_recipes(recipes: Sequence[Recipe], out: Path, options: MergeOptions = DEFAULTS) -> None:
     """Writes the last recipe's result to ``out``. Each recipe may use the previous ones by name."""
     *intermediate, last = recipes
     if not intermediate:
-        merge(last, out, say=say)
+        merge(last, out, options=options)
         return
     check_output(out)
     text = "---\n".join(recipe.to_yaml() for recipe in recipes)
@@ -60,17 +61,17 @@ def merge_recipes(recipes: Sequence[Recipe], out: Path, say: Say = silent) -> No
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.parts.", dir=out.parent))
         try:
-            merge(last, out, _merge_intermediate(intermediate, folder, say), text, say)
+            merge(last, out, _merge_intermediate(intermediate, folder, options), text, options)
         finally:
             shutil.rmtree(folder)
 
 
-def _merge_intermediate(recipes: Sequence[Recipe], folder: Path, say: Say) -> dict[str, Path]:
+def _merge_intermediate(recipes: Sequence[Recipe], folder: Path, options: MergeOptions) -> dict[str, Path]:
     """Returns the path of each result by name."""
     paths: dict[str, Path] = {}
     for index, recipe in enumerate(recipes):
         path = folder / str(index)
-        merge(recipe, path, paths, say=say)
+        merge(recipe, path, paths, options=options)
         paths[str(recipe.name)] = path
     return paths
 

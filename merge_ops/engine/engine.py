@@ -21,20 +21,15 @@ from mergesearch.merge_ops.assembly.merger import MemoryReserve, Merger
 from mergesearch.merge_ops.assembly.result_layout import torch_dtype
 from mergesearch.merge_ops.checkpoint.checkpoint import common_dtype, tensors_digest
 from mergesearch.merge_ops.engine.depth import VariableDepthModel
+from mergesearch.merge_ops.engine.options import DEFAULTS, MergeOptions
 from mergesearch.merge_ops.inputs.aligned_names import align
 from mergesearch.merge_ops.inputs.memory import MemoryPlan
+from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
 from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.output.folder import write_folder
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
 __all__ = ["Engine", "MemoryReserve", "Merger", "check_output", "find_device", "merge", "torch_dtype"]
-
-Say = Callable[[str], object]
-"""Takes a line for the user."""
-
-
-def silent(_: str) -> None:
-    """Ignores the line."""
 
 
 class Engine:
@@ -60,6 +55,7 @@ class Engine:
     ) -> None:
         self._merger = Merger(references, resident=True, device=device, reserve=reserve)
         self._dtype = torch_dtype(dtype) or common_dtype(list(self._merger.checkpoints.values()))
+        self._merger.check_values()
         checkpoint = self._merger.checkpoints[template]
         self.model: nn.Module
         self.tokenizer: Any
@@ -83,6 +79,7 @@ class Engine:
         Raises:
             UserError: the recipe has another dtype than the live model, or a vocabulary of its own. Nothing was
                 written.
+            FloatingPointError: a tensor of the merged model has NaN or infinite values.
         """
         self._built = None
         if recipe.keeps_shapes or recipe.vocabulary:
@@ -90,6 +87,9 @@ class Engine:
             self._assembly(recipe).write(self._views)
         else:
             self.model, self._views = self._sliced_model.build(self._checked_assembly(recipe))
+        for name, view in self._views.items():
+            if not is_finite(view):
+                raise FloatingPointError(f"{name} of the merged model has {not_finite(view)}")
         self._built = recipe
         return self.model
 
@@ -185,7 +185,7 @@ def merge(
     out: Path,
     named_paths: Mapping[str, Path] | None = None,
     recipe_text: str | None = None,
-    say: Say = silent,
+    options: MergeOptions = DEFAULTS,
 ) -> None:
     """Writes the recipe's model to the folder ``out``, as transformers loads it. Writes nothing if it fails.
 
@@ -197,17 +197,17 @@ def merge(
         out: the folder, which must not exist or be empty.
         named_paths: as for ``Checkpoint``.
         recipe_text: the recipe to write, if ``recipe`` is one of several documents.
-        say: gets the memory plan and warnings.
+        options: what is not part of the recipe.
 
     Raises:
         UserError: ``out`` is not empty, or the recipe cannot be merged.
     """
     check_output(out)
-    merger = Merger(recipe.references, named_paths=named_paths)
-    say(str(merger.stream_plan))
+    merger = Merger(recipe.references, named_paths=named_paths, allow_nan=options.allow_nan)
+    options.say(str(merger.stream_plan))
     assembly = Assembly(merger, recipe)
     for warning in assembly.layout.warnings:
-        say(f"warning: {warning}")
+        options.warn(warning)
     write_folder(assembly, merger, out, recipe_text)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mergesearch.errors import UserError, listed
 from mergesearch.files import write_text
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
@@ -14,6 +15,7 @@ from mergesearch.merge_ops.checkpoint.side_files import TOKENIZER_FILES, side_fi
 from mergesearch.merge_ops.inputs.aligned_names import OUTPUT_EMBEDDING, tied_source
 from mergesearch.merge_ops.inputs.tokenizer import chat_template, write_chat_template
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary
+from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
 from mergesearch.merge_ops.output import result_config
 from mergesearch.merge_ops.output.card import model_card
 from mergesearch.merge_ops.output.result_config import SourceLayer
@@ -35,6 +37,8 @@ def write_folder(assembly: Assembly, merger: Merger, out: Path, recipe_text: str
     with written_checkpoint(out, assembly.infos) as writer:
         for name, target in writer.tensors():
             assembly.write_tensor(name, target)
+            if not merger.allows_nan:
+                _check_result(name, target, assembly)
         source = merger.checkpoints[assembly.layout.template].folder
         if source is not None:
             _write_side_files(writer, source, assembly, merger, layered)
@@ -43,6 +47,18 @@ def write_folder(assembly: Assembly, merger: Merger, out: Path, recipe_text: str
         text = recipe_text or recipe.to_yaml()
         write_text(writer.folder / "README.md", str(model_card(recipe, out.name, text)))
         write_text(writer.folder / "mergesearch_recipe.yml", text)
+
+
+def _check_result(name: str, tensor: torch.Tensor, assembly: Assembly) -> None:
+    """Raises UserError if a merged tensor is not finite, though the inputs are."""
+    if is_finite(tensor):
+        return
+    dtype, inputs = tensor.dtype, listed(reference for reference, _ in assembly.layout.tensor_recipes[name].inputs)
+    reason = f"values beyond the range of {str(dtype).removeprefix('torch.')}, ±{torch.finfo(dtype).max:.5g}"
+    raise UserError(
+        f"{name}: the merge of {inputs} has {not_finite(tensor)} ({reason}, become Inf); set dtype: bfloat16 or "
+        "float32, choose other parameters, or give the option --allow-nan"
+    )
 
 
 def _chat_template(assembly: Assembly, merger: Merger) -> str | None:

@@ -6,7 +6,7 @@ Batch composition changes the last bits of scores, so a resumed run and every ot
 from collections.abc import Callable
 
 from mergesearch.evaluators import Budget, default_tokens
-from mergesearch.merge_ops.engine.engine import Say
+from mergesearch.merge_ops.engine.options import Say
 from mergesearch.search.config.evaluate import Evaluate
 from mergesearch.search.study.run_folder import RunFolder
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mergesearch.merge_ops.engine.engine import Engine, MemoryReserve, merge
+from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.merge_ops.inputs import memory
 from mergesearch.merge_ops.inputs.memory import MemoryPlan, plan_memory
 from mergesearch.merge_ops.inputs.tensor_cache import TensorCache, same_bits
@@ -181,7 +182,7 @@ def test_gradients_need_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_merge_says_what_it_holds_in_memory(tmp_path: Path) -> None:
     said: list[str] = []
-    merge(recipe("linear", 1), tmp_path / "out", say=said.append)
+    merge(recipe("linear", 1), tmp_path / "out", options=MergeOptions(say=said.append))
     assert len(said) == 1
     assert said[0].startswith(f"checkpoints: {TUNED[0]} ")
     assert "read from disk tensor by tensor, at most " in said[0]

@@ -1,0 +1,29 @@
+"""How a merge to disk talks to the user, and what it lets pass."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Say = Callable[[str], object]
+"""Takes a line for the user."""
+
+
+def silent(_: str) -> None:
+    """Ignores the line."""
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """Options of a merge that are not part of its recipe.
+
+    Attributes:
+        say: gets the memory plan.
+        warn: gets warnings about the recipe and the inputs.
+        allow_nan: write tensors that have NaN or infinite values. By default they are an error.
+    """
+
+    say: Say = silent
+    warn: Say = silent
+    allow_nan: bool = False
+
+
+DEFAULTS = MergeOptions()
