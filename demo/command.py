@@ -30,4 +30,4 @@ def make_with_progress(screen: Console) -> None:
                 bars[name] = progress.add_task(name, total=total)
             progress.update(bars[name], completed=done)
 
-        make(FOLDER, say=lambda line: screen.print(f"[dim]{line}[/dim]"), progress=on_step)
+        make(FOLDER, say=lambda line: screen.print(line, style="dim"), progress=on_step)

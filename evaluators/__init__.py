@@ -28,6 +28,7 @@ from mergesearch.evaluators.tasks.command import Command
 from mergesearch.evaluators.tasks.embedding import Embedding
 from mergesearch.evaluators.tasks.function import Function
 from mergesearch.evaluators.tasks.perplexity import Perplexity
+from mergesearch.foreign import other_code
 from mergesearch.plugins import find
 from mergesearch.trust import tell_code
 
@@ -100,7 +101,8 @@ def open_evaluator(name: str, options: EvaluatorOptions, shared: Shared) -> Eval
     evaluator = find_evaluator(name)
     assert is_evaluator(evaluator)
     try:
-        return evaluator(options, shared)
+        with other_code(f"task {options.task!r}"):
+            return evaluator(options, shared)
     except UserError as error:
         names_task = str(error).startswith(f"task {options.task!r}")
         raise UserError(str(error) if names_task else f"task {options.task!r}: {error}") from error

@@ -1,7 +1,14 @@
 """The error that a user can fix, and helpers for its message."""
 
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+from mergesearch.text import shown
+
+SHOWN_OF_GROUP = 3
+"""How many exceptions of a group are shown."""
+GROUPS_DEEP = 3
 
 
 class UserError(Exception):
@@ -11,9 +18,28 @@ class UserError(Exception):
     """
 
 
-def in_words(error: Exception) -> str:
-    """The type and the message of an error, as in ``KeyError: 'x'``, for errors of other people's code."""
-    return f"{type(error).__name__}: {error}"
+class ForeignExitError(UserError):
+    """Code of other people tried to end the process, or raised what is no ``Exception``."""
+
+
+def in_words(error: BaseException, depth: int = 0) -> str:
+    """The type and the message of an error, as in ``KeyError: 'x'``, for errors of other people's code.
+
+    Whatever the error is, the text is short and safe to print. One without a message gets the place where it was
+    raised, and a group of exceptions gets the first of them, to a ``depth`` of groups within groups.
+    """
+    if isinstance(error, ForeignExitError):
+        return shown(error)
+    message = shown(error).strip() or _place(error)
+    parts = error.exceptions if isinstance(error, BaseExceptionGroup) and depth < GROUPS_DEEP else ()
+    more = f" and {len(parts) - SHOWN_OF_GROUP} more" if len(parts) > SHOWN_OF_GROUP else ""
+    inner = "; ".join(in_words(part, depth + 1) for part in parts[:SHOWN_OF_GROUP])
+    return shown(f"{type(error).__name__}: {message}{f': {inner}{more}' if inner else ''}")
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"in {frames[-1].filename}, line {frames[-1].lineno}" if frames else "without a message"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

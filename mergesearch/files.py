@@ -2,15 +2,17 @@
 
 import errno
 import hashlib
-import os
 import shutil
 import signal
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import FrameType
+
+from mergesearch.foreign import Terminated
 
 FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 """Messages of libraries and databases that ran out of space."""
@@ -23,8 +25,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     It replaces ``target`` when the context ends, and is removed when the context fails.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    remove(temporary)
+    temporary = _beside(target, "tmp")
     try:
         yield temporary
         _replace(temporary, target)
@@ -58,9 +59,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _beside(target: Path, suffix: str) -> Path:
+    """A new name in the target's folder. Processes of several containers may have the same PID, but not this name."""
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.{suffix}")
+
+
 def _replace(temporary: Path, target: Path) -> None:
     if temporary.is_dir() and target.exists():
-        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        old = _beside(target, "old")
         target.rename(old)
         temporary.rename(target)
         remove(old)
@@ -79,7 +85,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextmanager
 def ended_by_exception() -> Iterator[None]:
-    """Turns SIGTERM into SystemExit, so that temporary files are removed. Has no effect outside the main thread."""
+    """Turns SIGTERM into ``Terminated``, so that temporary files are removed. Has no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -91,4 +97,4 @@ def ended_by_exception() -> Iterator[None]:
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    raise Terminated(128 + number)

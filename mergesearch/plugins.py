@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from mergesearch.errors import UserError, in_words, nearest
+from mergesearch.foreign import other_code
 
 T = TypeVar("T")
 
@@ -29,7 +30,8 @@ def find(name: str, table: Mapping[str, T], group: str, what: str) -> T | Any:
     if name not in points:
         raise UserError(f"there is no {what} {name!r}{nearest(name, {*table, *points})}")
     try:
-        return points[name].load()
+        with other_code(f"{what} {name!r}"):
+            return points[name].load()
     except Exception as error:  # importing runs anything
         raise UserError(f"{what} {name!r}, an entry point for {points[name].value}: {in_words(error)}") from error
 
@@ -53,7 +55,8 @@ def load(reference: str) -> Any:
 
 def _import_module(name: str) -> ModuleType:
     try:
-        return import_module(name)
+        with other_code(name):
+            return import_module(name)
     except Exception as error:  # importing runs anything
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
         hint = "; a file is named with its path, as in path/to/file.py:name" if is_missing else ""
@@ -72,7 +75,8 @@ def _run_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = sys.modules[name] = module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with other_code(str(path)):
+            spec.loader.exec_module(module)
     except Exception as error:  # importing runs anything
         del sys.modules[name]
         raise UserError(f"{path}: cannot be imported: {in_words(error)}") from error

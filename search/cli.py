@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mergesearch.errors import UserError
+from mergesearch.files import ended_by_exception
+from mergesearch.foreign import other_code
+from mergesearch.text import SCREEN, print_anything, shown
 from mergesearch.trust import trust_code
 
 if TYPE_CHECKING:
@@ -20,7 +23,6 @@ CommandFunction = Callable[..., None]
 _trust = click.option(
     "--trust", is_flag=True, help="Allow code that tasks (!function) and merge methods (file.py:NAME) bring along."
 )
-_tell = partial(click.echo, err=True)
 
 
 def _example(text: str) -> dict[str, Any]:
@@ -32,13 +34,23 @@ def _user_errors(command: CommandFunction) -> CommandFunction:
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        print_anything()
         try:
-            command(*args, **kwargs)
+            with other_code(f"mergesearch {command.__name__}"):
+                command(*args, **kwargs)
         except UserError as error:
-            click.echo(f"error: {error}", err=True)
+            _echo(f"error: {error}", err=True)
             sys.exit(2)
 
     return wrapped
+
+
+def _echo(text: str, err: bool = False) -> None:
+    """Prints text that may quote other people."""
+    click.echo(shown(text, 5 * SCREEN), err=err)
+
+
+_tell = partial(_echo, err=True)
 
 
 @contextmanager
@@ -131,14 +143,14 @@ def _run_config(config: "Config", file: Path, results: Path | None) -> None:
     from mergesearch.search.report.console import console, print_verdict, shown_progress
 
     screen, folder = console(), (results or RESULTS) / config.output.name
-    screen.print(f"[dim]checking {file}[/dim]")
+    screen.print(f"checking {file}", style="dim")
     try:
         plan = open_plan(config, str(file))
-        with shown_progress(screen) as watcher:
+        with ended_by_exception(), shown_progress(screen) as watcher:
             verdict = runner.run(plan, folder.parent, watcher)
     except KeyboardInterrupt:
         click.echo(f"\nStopped. All finished trials are kept in {folder}; the same command resumes the run.", err=True)
-        sys.exit(130)
+        raise click.exceptions.Exit(130) from None
     print_verdict(screen, verdict)
     screen.print(f"recommended, {verdict.recommended}: {folder / 'recommended.yml'}")
     screen.print(f"the search's best: {folder / 'best.yml'}   report: {folder / 'report.html'}")
@@ -159,10 +171,10 @@ def merge(recipe: Path, out: Path, allow_nan: bool, trust: bool) -> None:
     from mergesearch.merge_ops.engine.documents import merge_file
     from mergesearch.merge_ops.engine.options import MergeOptions
 
-    options = MergeOptions(click.echo, lambda line: _tell(f"warning: {line}"), allow_nan)
+    options = MergeOptions(_echo, lambda line: _tell(f"warning: {line}"), allow_nan)
     with trust_code(trust, _tell):
         merge_file(recipe, out, options)
-    click.echo(f"wrote {out}")
+    _echo(f"wrote {out}")
 
 
 @main.command("eval", **_example("mergesearch eval merged configs/demo.yml --json"))
@@ -185,7 +197,7 @@ def evaluate(model: str, config: Path, as_json: bool, trust: bool) -> None:
         return
     for task, values in found["tasks"].items():
         for metric, value in values.items():
-            click.echo(f"{task:<24} {metric:<16} {value:.4f}")
+            _echo(f"{task:<24} {metric:<16} {value:.4f}")
 
 
 @main.command(**_example("mergesearch check configs/demo.yml"))
@@ -207,7 +219,7 @@ def check(config: Path, measure: bool, trust: bool) -> None:
         plan = open_plan(opened, str(config))
         cost = costs.measure(plan.problem, plan.takes_gradients) if measure else costs.guess(plan.problem)
         print_plan(console(), plan, cost)
-    click.echo(f"{config}: ready to run")
+    _echo(f"{config}: ready to run")
 
 
 @main.command(**_example("mergesearch methods ties"))

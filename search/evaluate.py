@@ -37,9 +37,8 @@ def evaluate_model(
         lambda b: tell(f"out of memory: scoring {b.tokens} tokens at once from now on"),
     )
     subject = LoadedModel(model, tokenizer, lambda out: merge(_alone(reference, dtype), out), budget)
-    for task in tasks:
-        for note in task.evaluator.prepare(subject):
-            tell(f"task {task.name!r}: {note}")
+    for note in tasks.prepare(subject):
+        tell(note)
     values: dict[str, dict[str, float]] = {}
     for task in tasks:
         values.setdefault(task.evaluator.task, {})[task.evaluator.metric.name] = _value(task, subject, reference)
@@ -57,6 +56,6 @@ def _items(task: Task) -> list[Any]:
 
 def _value(task: Task, subject: LoadedModel, reference: str) -> float:
     try:
-        return task.evaluator.value(_items(task), task.evaluator.score(subject, _items(task)))
+        return task.evaluator.value(_items(task), task.score(subject, _items(task)))
     except FloatingPointError as error:
         raise UserError(f"{reference}: {error}") from error

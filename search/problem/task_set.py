@@ -59,7 +59,7 @@ class TaskSet:
     def score(self, model: LoadedModel, side: str, tasks: Sequence[Task] | None = None) -> Scores:
         """Scores a model on the items of one side, of these tasks or of all."""
         chosen = self.all if tasks is None else tasks
-        return {task.name: task.evaluator.score(model, task.items(side)) for task in chosen if task.items(side)}
+        return {task.name: task.score(model, task.items(side)) for task in chosen if task.items(side)}
 
     def values(self, side: str, scores: Mapping[str, Tensor]) -> dict[str, float]:
         """The metric of each task that has scores."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators import Evaluator, Item, LoadedModel, aggregate, open_evaluator, split_items
+from mergesearch.foreign import other_code
 from mergesearch.search.config.evaluate import Evaluate, TaskEntry
 from mergesearch.search.problem.objective import Share
 from mergesearch.search.statistics import Stratum
@@ -43,6 +44,11 @@ class Task:
         """[items] float64: what each of one side's items adds to the metric; see ``Evaluator.contributions``."""
         return self.evaluator.contributions(self.items(side), scores)
 
+    def score(self, model: LoadedModel, items: Sequence[Item]) -> Tensor:
+        """The scores of some items; see ``Evaluator.score``. Passes on whatever the evaluator raises."""
+        with other_code(f"task {self.name!r}"):
+            return self.evaluator.score(model, items)
+
     @property
     def is_averaged(self) -> bool:
         """Whether its scores come from logits, which an ensemble averages."""
@@ -68,7 +74,8 @@ class Task:
     def prepare(self, model: LoadedModel) -> list[str]:
         """Checks the task against the model before anything is scored. Returns notes for the user; raises UserError."""
         try:
-            notes = list(self.evaluator.prepare(model))
+            with other_code(f"task {self.name!r}"):
+                notes = list(self.evaluator.prepare(model))
         except UserError as error:
             text = str(error)
             prefix = "" if text.startswith(f"task {self.name!r}") else f"task {self.name!r}: "

@@ -4,12 +4,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import Any
 
 from optuna.trial import FrozenTrial
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import RunView, Watcher
@@ -30,16 +31,27 @@ from mergesearch.search.verdict.wording import (
     shown_baselines,
     unproven_in_words,
 )
+from mergesearch.text import shown
 
 WIDTH = 140
 """Columns where output is not a terminal."""
+CELL = 80
+"""The most characters of a name in a table."""
 LINE_SECONDS = 10.0
 """How often a run without a terminal prints where it is."""
 
 
+class _Screen(Console):
+    """A console that shows text as it is: no markup, no emoji codes, no terminal escapes in it."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """See ``Console.render_str``; every string that is printed or stands in a table comes through here."""
+        return super().render_str(shown(text), **options)
+
+
 def console() -> Console:
     """Standard output; wide enough for the tables where it is not a terminal."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    return _Screen(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 @contextmanager
@@ -47,10 +59,10 @@ def shown_progress(screen: Console) -> Iterator[Watcher]:
     """A watcher that shows a bar with trials, best score with its interval, and time left."""
     with Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[best]}"),
+        TextColumn("{task.fields[best]}", markup=False),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=screen,
         disable=not screen.is_terminal,
@@ -72,7 +84,7 @@ class _Bar:
         return Watcher(stage=self._stage, begun=self._begun, trial=self._trial)
 
     def _stage(self, text: str) -> None:
-        self._screen.print(f"[dim]{text}[/dim]")
+        self._screen.print(text, style="dim")
 
     def _begun(self, view: RunView) -> None:
         self._stage(view.memory)
@@ -85,7 +97,8 @@ class _Bar:
 
     def _trial(self, view: RunView, trial: FrozenTrial) -> None:
         if t.REASON in trial.user_attrs:
-            self._screen.print(f"[red]{t.label_of(trial)} failed:[/red] {trial.user_attrs[t.REASON]}")
+            reason = shown(trial.user_attrs[t.REASON])
+            self._screen.print(Text.assemble((f"{shown(t.label_of(trial))} failed:", "red"), f" {reason}"))
         self._note_race(view, trial)
         self._note_best(view)
         done = len(t.finished(view.study))
@@ -105,7 +118,7 @@ class _Bar:
         if trials and (best := t.best(trials)).number != self._best:
             self._best = best.number
             estimate = search_estimate(view.tasks, view.store, best, view.seed)
-            self._text = f"best {escape(interval(estimate))} ({t.label_of(best)})"
+            self._text = f"best {interval(estimate)} ({shown(t.label_of(best), CELL)})"
 
 
 def _spent(view: RunView) -> str:
@@ -125,7 +138,7 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
     for side in SIDES:
         table.add_column(side, justify="right", no_wrap=True)
     for task, metric in verdict.metrics.items():
-        table.add_column(f"{task}\n{metric}", justify="right", no_wrap=True)
+        table.add_column(f"{shown(task, CELL)}\n{shown(metric, CELL)}", justify="right", no_wrap=True)
     for row in shown_baselines(verdict):
         table.add_row(*_cells(row))
     table.add_section()
@@ -135,7 +148,7 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
         table.add_row(*_cells(verdict.ensemble), style="dim")
     screen.print(table)
     screen.print(difference_in_words(verdict))
-    screen.print(f"[bold]{verdict.sentence}[/bold]")
+    screen.print(verdict.sentence, style="bold")
     if verdict.front:
         _print_front(screen, verdict.front, verdict.winner.trial)
     notes = (front_in_words, limits_in_words, unproven_in_words, optimism_in_words)
@@ -156,7 +169,7 @@ def _print_front(screen: Console, front: Front, winner: int) -> None:
     for member in front.members:
         marks = [mark for mark, number in (("winner", winner), ("knee", front.knee)) if number == member.trial]
         standings = [member.standings[task] for task in tested]
-        cells = [cell for s in standings for cell in (escape(interval(s.test)), escape(interval(s.difference, "+")))]
+        cells = [cell for s in standings for cell in (interval(s.test), interval(s.difference, "+"))]
         name = f"{member.name} ({', '.join([member.method, *marks])})"
         table.add_row(name, *cells, style="bold" if member.trial == winner else "")
     screen.print(table)
@@ -164,7 +177,7 @@ def _print_front(screen: Console, front: Front, winner: int) -> None:
 
 def _cells(row: CandidateRow) -> list[str]:
     tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
-    return [shown_name(row), escape(interval(row.search)), escape(interval(row.test)), *tasks]
+    return [shown_name(row), interval(row.search), interval(row.test), *tasks]
 
 
 def print_plan(screen: Console, plan: SearchPlan, cost: Cost) -> None:

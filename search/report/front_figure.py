@@ -1,7 +1,6 @@
 """The Pareto front in the report: a figure, and a table of its members by objective."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -9,6 +8,7 @@ from optuna.trial import FrozenTrial
 from mergesearch.search.study import trials as t
 from mergesearch.search.verdict.formatting import interval
 from mergesearch.search.verdict.front import Front, FrontMember, Standing
+from mergesearch.text import as_html
 
 GROUPS = {
     "front": {"color": "#2563a8", "size": 10},
@@ -52,7 +52,8 @@ def _scatter(front: Front, trials: Sequence[FrozenTrial], winner: int, names: Se
             colour, symbol, size = MARKS[name]
             marker = {"color": colour, "symbol": symbol, "size": size, "line": {"width": 2, "color": colour}}
             _add_dots(figure, name, [by_number[number]], marker)
-    titles = [f"{name} ({'less' if front.directions[name] == 'minimize' else 'more'} is better)" for name in names]
+    better = {"minimize": "less is better", "maximize": "more is better"}
+    titles = [f"{as_html(name)} ({better[front.directions[name]]})" for name in names]
     figure.update_layout(xaxis_title=titles[0], yaxis_title=titles[1])
     return figure
 
@@ -77,7 +78,7 @@ def _hover(trial: FrozenTrial) -> str:
     numbers = [f"{n} = {v:.4g}" if isinstance(v, float) else f"{n} = {v}" for n, v in trial.params.items()]
     more = [f"and {len(numbers) - LONGEST} more"] if len(numbers) > LONGEST else []
     lines = [", ".join(values), *numbers[:LONGEST], *more]
-    return "<br>".join([f"<b>{escape(t.label_of(trial))}</b>", *map(escape, lines)])
+    return "<br>".join([f"<b>{as_html(t.label_of(trial))}</b>", *map(as_html, lines)])
 
 
 def _axes(front: Front, trials: Sequence[FrozenTrial], winner: int, names: Sequence[str]) -> Any:
@@ -97,7 +98,7 @@ def _axes(front: Front, trials: Sequence[FrozenTrial], winner: int, names: Seque
         ]
         line = {"color": colour, "width": 3 if name in MARKS else 1.2}
         figure.add_scatter(
-            x=list(names),
+            x=[as_html(name) for name in names],
             y=heights,
             mode="lines+markers",
             name=name,
@@ -108,7 +109,7 @@ def _axes(front: Front, trials: Sequence[FrozenTrial], winner: int, names: Seque
             hovertemplate=HOVER,
         )
         shown.add(name)
-    figure.update_layout(yaxis_title="from the worst to the best of all candidates")
+    figure.update_layout(xaxis_type="category", yaxis_title="from the worst to the best of all candidates")
     return figure
 
 
@@ -125,7 +126,7 @@ def front_table(front: Front, winner: int) -> str:
         "recipe",
         *(head for task in tasks for head in (f"{task}, search", "test", "− best baseline", "p (Holm)")),
     ]
-    head = "".join(f"<th>{escape(text)}</th>" for text in [*heads, "on the test front"])
+    head = "".join(f"<th>{as_html(text)}</th>" for text in [*heads, "on the test front"])
     body = "".join(_row(member, tasks, winner, front.knee) for member in front.members)
     note = (
         "<p class=note>With 95 % intervals, in each objective's own units. p is corrected for all members and "
@@ -139,7 +140,7 @@ def _row(member: FrontMember, tasks: Sequence[str], winner: int, knee: int | Non
     marks = [mark for mark, number in (("winner", winner), ("knee", knee)) if number == member.trial]
     name = f"{member.name} ({', '.join([member.method, *marks])})" if marks else f"{member.name} ({member.method})"
     cells = [name, member.recipe, *(cell for task in tasks for cell in _cells(member.standings[task]))]
-    inner = "".join(f"<td>{escape(text)}</td>" for text in [*cells, "yes" if member.on_test_front else "no"])
+    inner = "".join(f"<td>{as_html(text)}</td>" for text in [*cells, "yes" if member.on_test_front else "no"])
     return f"<tr{' class=winner' if member.trial == winner else ''}>{inner}</tr>"
 
 

@@ -1,7 +1,6 @@
 """The report: one HTML page that needs no network, with the verdict, the candidates and the history of the search."""
 
 from collections.abc import Callable, Sequence
-from html import escape
 from itertools import product
 from typing import Any
 
@@ -21,6 +20,7 @@ from mergesearch.search.verdict.wording import (
     shown_baselines,
     unproven_in_words,
 )
+from mergesearch.text import SCREEN, as_html
 
 COLOURS = {
     t.BASELINE: "#8a8f98",
@@ -30,6 +30,8 @@ COLOURS = {
     t.STEP: "#b8c4d2",
     t.SOUP: "#2a8f5b",
 }
+LABEL = 80
+"""The most characters of a name in a figure."""
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c1e21; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
@@ -44,12 +46,13 @@ pre { background: #f6f7f8; padding: .8rem; overflow-x: auto; } .note { color: #5
 
 def write_report(store: RunStore, verdict: Verdict) -> None:
     """Writes ``report.html`` to the run's folder."""
-    name = escape(store.folder.path.name)
+    name = as_html(store.folder.path.name)
     winner = next(trial for trial in t.completed(store.study) if trial.number == verdict.winner.trial)
     rows = [*shown_baselines(verdict), verdict.winner, *([verdict.ensemble] if verdict.ensemble else [])]
+    recipe = t.recipe_of(winner).to_yaml()
     parts = [
-        f"<h1>{name}</h1><p class=verdict>{escape(verdict.sentence)}</p>",
-        f"<p class=note>{escape(_facts(verdict))}</p>",
+        f"<h1>{name}</h1><p class=verdict>{as_html(verdict.sentence)}</p>",
+        f"<p class=note>{as_html(_facts(verdict), 10 * SCREEN)}</p>",
         "<h2>Candidates</h2>",
         _table(rows, verdict),
         _html(_intervals(rows), first=True),
@@ -59,8 +62,8 @@ def write_report(store: RunStore, verdict: Verdict) -> None:
         *([_html(_items(store))] if verdict.stopped else []),
         "<h2>The winner against each baseline, on the test items</h2>",
         _comparisons(verdict),
-        f"<h2>The search's best recipe, {escape(verdict.winner.name)}</h2>",
-        f"<pre>{escape(t.recipe_of(winner).to_yaml())}</pre>",
+        f"<h2>The search's best recipe, {as_html(verdict.winner.name)}</h2>",
+        f"<pre>{as_html(recipe, len(recipe))}</pre>",
     ]
     page = f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>{''.join(parts)}"
     write_text(store.folder.path / "report.html", page)
@@ -73,7 +76,7 @@ def _front(store: RunStore, verdict: Verdict) -> list[str]:
     figure = front_figure(verdict.front, t.completed(store.study), verdict.winner.trial)
     return [
         "<h2>The Pareto front, on the search items</h2>",
-        f"<p class=note>{escape(front_in_words(verdict))}</p>",
+        f"<p class=note>{as_html(front_in_words(verdict))}</p>",
         _html(_styled(figure, 520)),
         front_table(verdict.front, verdict.winner.trial),
     ]
@@ -102,13 +105,13 @@ def _descended(verdict: Verdict) -> str:
 def _comparisons(verdict: Verdict) -> str:
     shown = {row.name for row in shown_baselines(verdict)}
     body = "".join(
-        f"<tr><td>{escape(one.baseline)}</td><td>{interval(one.difference, '+', 4)}</td>"
+        f"<tr><td>{as_html(one.baseline)}</td><td>{interval(one.difference, '+', 4)}</td>"
         f"<td>{one.p:.4f}</td><td>{one.p_holm:.4f}</td></tr>"
         for one in verdict.comparisons
         if one.baseline in shown
     )
     note = (
-        f"<p class=note>The verdict compares with {escape(verdict.best_baseline)}, the best on the search items; "
+        f"<p class=note>The verdict compares with {as_html(verdict.best_baseline)}, the best on the search items; "
         "the last column is corrected for the number of comparisons.</p>"
     )
     return f"<table><tr><th></th><th>difference</th><th>p</th><th>p (Holm)</th></tr>{body}</table>{note}"
@@ -117,7 +120,7 @@ def _comparisons(verdict: Verdict) -> str:
 def _table(rows: Sequence[CandidateRow], verdict: Verdict) -> str:
     objective = "weighted sum, " if verdict.front else ""
     heads = ["", f"{objective}search", "test", *(f"{task} {metric}" for task, metric in verdict.metrics.items())]
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    head = "".join(f"<th>{as_html(text)}</th>" for text in heads)
     body = "".join(_table_row(row, row is verdict.winner) for row in rows)
     note = "<p class=note>With 95 % intervals; the tasks' columns are on the test items.</p>"
     return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>{note}"
@@ -126,7 +129,7 @@ def _table(rows: Sequence[CandidateRow], verdict: Verdict) -> str:
 def _table_row(row: CandidateRow, wins: bool) -> str:
     both = (interval(estimate) for estimate in (row.search, row.test))
     tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
-    cells = "".join(f"<td>{escape(text)}</td>" for text in (row.name, *both, *tasks))
+    cells = "".join(f"<td>{as_html(text)}</td>" for text in (row.name, *both, *tasks))
     return f"<tr{' class=winner' if wins else ''}>{cells}</tr>"
 
 
@@ -148,13 +151,13 @@ def _intervals(rows: Sequence[CandidateRow]) -> Any:
         }
         figure.add_scatter(
             x=[e.value for e in estimates],
-            y=[row.name for row in rows],
+            y=[as_html(row.name, LABEL) for row in rows],
             error_x=errors,
             mode="markers",
             name=f"{side} items",
             marker={"color": colour, "size": 9},
         )
-    figure.update_layout(xaxis_title="objective, 95 % interval", yaxis={"autorange": "reversed"})
+    figure.update_layout(xaxis_title="objective, 95 % interval", yaxis={"autorange": "reversed", "type": "category"})
     return _styled(figure, 120 + 34 * len(rows))
 
 
@@ -197,7 +200,7 @@ def _add_trials(figure: Any, trials: Sequence[FrozenTrial], height: Callable[[Fr
             figure.add_scatter(
                 x=[trial.number for trial in chosen],
                 y=[height(trial) for trial in chosen],
-                text=[f"{t.label_of(trial)}, {t.items_of(trial)} items" for trial in chosen],
+                text=[f"{as_html(t.label_of(trial), LABEL)}, {t.items_of(trial)} items" for trial in chosen],
                 mode="markers",
                 name=f"{kind}, stopped early (estimate)" if stopped else kind,
                 marker={"color": colour, "size": 8, "symbol": "circle-open" if stopped else "circle"},

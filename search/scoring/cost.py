@@ -93,8 +93,8 @@ def _build(engine: Engine, recipe: Recipe, model: Any) -> None:
 
 def _score_seconds(task: Task, subject: LoadedModel) -> float:
     items: Sequence[Item] = task.search[:: max(1, len(task.search) // PROBE)][:PROBE]
-    task.evaluator.score(subject, items)
-    return _seconds(lambda: task.evaluator.score(subject, items)) * len(task.search) / len(items)
+    task.score(subject, items)
+    return _seconds(lambda: task.score(subject, items)) * len(task.search) / len(items)
 
 
 def _seconds(action: Callable[[], Any]) -> float:

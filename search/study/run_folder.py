@@ -151,7 +151,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a JSON file of the folder atomically."""
-        write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.path / name, _json(content) + "\n")
 
     def note_look(self, look: Mapping[str, Any]) -> int:
         """Records a look at the test items before it happens; returns the number of looks before this one.
@@ -163,6 +163,16 @@ class RunFolder:
             looks.append(dict(look))
             self.write_json(LOOKS, looks)
         return len(looks) - 1
+
+
+def _json(content: Any) -> str:
+    """Readable JSON; in ASCII where it has lone surrogates, which no encoding has."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(content, indent=2)
+    return text
 
 
 def _check_unchanged(old: Any, new: Mapping[str, Any], path: Path) -> None:
