@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +15,8 @@ from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.lora import ADAPTER_CONFIG, Adapter
 from mergesearch.merge_ops.checkpoint.references import parse_reference, split_revision
 from mergesearch.merge_ops.checkpoint.side_files import SIDE_FILES
-from mergesearch.merge_ops.checkpoint.tensor_files import TensorFile, TensorInfo
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
+from mergesearch.merge_ops.checkpoint.weight_files import STEMS, WeightFiles, find_weights
 
 
 class Checkpoint:
@@ -40,7 +39,7 @@ class Checkpoint:
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor by name, sorted by name."""
-        tensors = {name: info for file in self._files for name, info in file.tensors.items()}
+        tensors = {name: file.tensors[name] for name, file in self.weights.file_of.items()}
         if self._adapter:
             tensors |= self._adapter.replaced
         return dict(sorted(tensors.items()))
@@ -48,13 +47,13 @@ class Checkpoint:
     @property
     def stored_dtypes(self) -> dict[str, str]:
         """The dtype of every stored tensor as its file names it, supported or not; without the adapter."""
-        return {name: dtype for file in self._files for name, dtype in file.stored_dtypes.items()}
+        return {name: file.stored_dtypes[name] for name, file in self.weights.file_of.items()}
 
     def tensor(self, name: str) -> Tensor:
         """Reads one tensor to the CPU."""
         if not self._adapter:
-            return self._file_of[name].read(name)
-        return self._adapter.applied(name, lambda: self._file_of[name].read(name))
+            return self.weights.file_of[name].read(name)
+        return self._adapter.applied(name, lambda: self.weights.file_of[name].read(name))
 
     def digest(self) -> str:
         """Returns the SHA-256 of all tensors' names and bytes, in the order of the names."""
@@ -77,8 +76,8 @@ class Checkpoint:
 
     @property
     def has_config(self) -> bool:
-        """Whether there is a ``config.json``."""
-        return self.folder is not None and (self.folder / "config.json").exists()
+        """Whether there is a ``config.json``, even if it is a link that leads nowhere."""
+        return self.folder is not None and os.path.lexists(self.folder / "config.json")
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -90,18 +89,15 @@ class Checkpoint:
             raise UserError(f"{self.reference}: needs a config.json: {error}") from None
 
     @cached_property
-    def _files(self) -> list[TensorFile]:
-        return [TensorFile(file) for file in _weight_files(self.path)]
-
-    @cached_property
-    def _file_of(self) -> dict[str, TensorFile]:
-        return {name: file for file in self._files for name in file.tensors}
+    def weights(self) -> WeightFiles:
+        """The files of the weights, without an adapter's."""
+        return find_weights(self.path)
 
     @cached_property
     def _adapter(self) -> Adapter | None:
         if self._parsed.adapter is None:
             return None
-        infos = {name: file.tensors[name] for name, file in self._file_of.items()}
+        infos = {name: file.tensors[name] for name, file in self.weights.file_of.items()}
         return Adapter(self._parsed.adapter, self._locate(self._parsed.adapter), infos)
 
     def _locate(self, name: str) -> Path:
@@ -127,7 +123,7 @@ def locate(reference: str) -> Path:
 def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.safetensors", INDEX, ADAPTER_CONFIG, *SIDE_FILES]
+    patterns = ["*.safetensors", *(f"{stem}.safetensors.index.json" for stem in STEMS), ADAPTER_CONFIG, *SIDE_FILES]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:
@@ -140,31 +136,6 @@ def _neighbors(path: Path) -> str:
     if not folder.is_dir():
         return f", nor the folder {folder}"
     return f"; in {folder}: {listed(entry.name for entry in folder.iterdir()) or 'nothing'}"
-
-
-def _weight_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if (path / INDEX).exists():
-        return _shards(path)
-    files = sorted(path.glob("*.safetensors"))
-    if (path / SINGLE) in files:
-        return [path / SINGLE]
-    if len(files) == 1:
-        return files
-    raise UserError(f"{path}: expected {SINGLE} or {INDEX}, found: {listed(f.name for f in path.iterdir())}")
-
-
-def _shards(path: Path) -> list[Path]:
-    try:
-        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-        files = [path / name for name in sorted(set(index["weight_map"].values()))]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{path / INDEX}: is not an index of shards: {error!r}") from None
-    missing = [file.name for file in files if not file.exists()]
-    if missing:
-        raise UserError(f"{path}: the index names shards that do not exist: {listed(missing)}")
-    return files
 
 
 def common_dtype(checkpoints: Sequence[Checkpoint]) -> torch.dtype:

@@ -48,10 +48,15 @@ SIDE_FILES = (
 
 def side_files(folder: Path, patterns: tuple[str, ...] = SIDE_FILES) -> Iterator[Path]:
     """Yields each file that matches, once. Raises UserError for a link that leads nowhere."""
-    for file in dict.fromkeys(file for pattern in patterns for file in sorted(folder.glob(pattern))):
+    for file in dict.fromkeys(file for pattern in patterns for file in _matching(folder, pattern)):
         check_link(file)
         if file.is_file():
             yield file
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    # A pattern without wildcards does not match a broken link.
+    return sorted(folder.glob(pattern)) if "*" in pattern else [folder / pattern]
 
 
 def check_link(path: Path) -> None:

@@ -5,6 +5,7 @@ Candidates are built by writing to the views.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
@@ -27,12 +28,26 @@ def load(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None = None) 
     if folder is None:
         raise UserError(f"{checkpoint.reference}: a single file has no config to load a model by; give a folder")
     with no_progress_bars():
-        model = _model_class(checkpoint).from_pretrained(folder, dtype=dtype or "auto", trust_remote_code=False)
+        model = _pretrained(checkpoint, folder, dtype)
         tokenizer = load_tokenizer(checkpoint)
     model = model.eval().requires_grad_(False).to(device)
     if checkpoint.has_adapter:
         _apply_adapter(model, checkpoint)
     return model, tokenizer
+
+
+def _pretrained(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None) -> Any:
+    """Returns the model of the tensors that the checkpoint reads, which transformers alone might not find."""
+    model_class = _model_class(checkpoint)
+    if checkpoint.weights.is_read_alike:
+        return model_class.from_pretrained(folder, dtype=dtype or "auto", trust_remote_code=False)
+    plain = checkpoint.without_adapter
+    config = model_class.config_class.from_pretrained(folder, trust_remote_code=False)
+    tensors = {name: plain.tensor(name) for name in plain.tensors}
+    model = model_class.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype or "auto")
+    if model.can_generate() and (folder / "generation_config.json").exists():
+        model.generation_config = type(model.generation_config).from_pretrained(folder)
+    return model
 
 
 def from_config(

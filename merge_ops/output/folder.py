@@ -12,6 +12,7 @@ from mergesearch.files import write_text
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.side_files import TOKENIZER_FILES, side_files
+from mergesearch.merge_ops.checkpoint.weight_files import NAMED_IN_CONFIG
 from mergesearch.merge_ops.inputs.aligned_names import OUTPUT_EMBEDDING, tied_source
 from mergesearch.merge_ops.inputs.tokenizer import chat_template, write_chat_template
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary
@@ -34,12 +35,13 @@ def write_folder(assembly: Assembly, merger: Merger, out: Path, recipe_text: str
     """
     recipe = assembly.recipe
     template, layered = _chat_template(assembly, merger), layered_config(assembly, merger)
-    with written_checkpoint(out, assembly.infos) as writer:
+    checkpoint = merger.checkpoints[assembly.layout.template]
+    with written_checkpoint(out, assembly.infos, checkpoint.weights.stem) as writer:
         for name, target in writer.tensors():
             assembly.write_tensor(name, target)
             if not merger.allows_nan:
                 _check_result(name, target, assembly)
-        source = merger.checkpoints[assembly.layout.template].folder
+        source = checkpoint.folder
         if source is not None:
             _write_side_files(writer, source, assembly, merger, layered)
         if template is not None:
@@ -78,6 +80,7 @@ def _write_side_files(
 
 def changed_config(config: dict[str, Any], assembly: Assembly, merger: Merger) -> dict[str, Any]:
     """Returns the config with the result's dtype and tied embeddings. Its layers must be the result's already."""
+    config = {key: value for key, value in config.items() if key != NAMED_IN_CONFIG}
     floats = [info.dtype for info in assembly.infos.values() if info.dtype.is_floating_point]
     if floats:
         # transformers loads all floats in the one dtype of the config: the widest loses nothing.

@@ -14,22 +14,22 @@ from torch import Tensor
 
 from mergesearch.errors import UserError, listed
 from mergesearch.files import atomic_path, ended_by_exception, write_text
-from mergesearch.merge_ops.checkpoint.checkpoint import INDEX, SINGLE
 from mergesearch.merge_ops.checkpoint.side_files import side_files
 from mergesearch.merge_ops.checkpoint.tensor_files import DTYPE_NAMES, TensorFile, TensorInfo, as_bytes
+from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX
 
 SHARD_BYTES = 5 * 10**9
 
 
 @contextmanager
-def written_checkpoint(out: Path, tensors: Mapping[str, TensorInfo]) -> Iterator["Writer"]:
+def written_checkpoint(out: Path, tensors: Mapping[str, TensorInfo], stem: str = STEMS[0]) -> Iterator["Writer"]:
     """Yields a writer to a temporary folder, which is renamed to ``out`` at the end.
 
     If the block or the verification of the files fails, or the process gets SIGTERM, the temporary folder is removed.
     """
     with ended_by_exception(), new_parents_removed(out), atomic_path(out) as temporary:
         temporary.mkdir()
-        writer = Writer(temporary, tensors)
+        writer = Writer(temporary, tensors, stem=stem)
         yield writer
         writer.verify()
 
@@ -41,16 +41,20 @@ class Writer:
         folder: the folder of the files.
         tensors: the shape and dtype of every tensor.
         shard_bytes: the largest size of a file, unless it has a single tensor.
+        stem: the name of the files without the ending.
     """
 
-    def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int = SHARD_BYTES, stem: str = STEMS[0]
+    ) -> None:
         self.folder = folder
+        self._stem = stem
         self._shards = _plan_shards(tensors, shard_bytes)
         self._checksums: dict[Path, dict[str, int]] = {}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yields each tensor's name and memory to fill. The tensor is written when the next one is requested."""
-        names = _shard_names(len(self._shards))
+        names = _shard_names(self._stem, len(self._shards))
         largest = max((info.bytes for shard in self._shards for info in shard.values()), default=0)
         memory = torch.empty(largest, dtype=torch.uint8)
         for file, tensors in zip(names, self._shards, strict=True):
@@ -96,7 +100,7 @@ class Writer:
         weight_map = {name: file for file, shard in zip(names, self._shards, strict=True) for name in shard}
         total = sum(info.bytes for shard in self._shards for info in shard.values())
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        write_text(self.folder / INDEX, json.dumps(index, indent=2) + "\n")
+        write_text(self.folder / (self._stem + INDEX_SUFFIX), json.dumps(index, indent=2) + "\n")
 
 
 def _plan_shards(tensors: Mapping[str, TensorInfo], limit: int) -> list[dict[str, TensorInfo]]:
@@ -111,10 +115,10 @@ def _plan_shards(tensors: Mapping[str, TensorInfo], limit: int) -> list[dict[str
     return shards
 
 
-def _shard_names(count: int) -> list[str]:
+def _shard_names(stem: str, count: int) -> list[str]:
     if count == 1:
-        return [SINGLE]
-    return [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+        return [f"{stem}{SUFFIX}"]
+    return [f"{stem}-{i + 1:05d}-of-{count:05d}{SUFFIX}" for i in range(count)]
 
 
 def _reserve(file: BinaryIO, size: int) -> None:
