@@ -1,13 +1,14 @@
 """The tensors that a recipe makes: their inputs, shapes, dtypes and vocabulary. No tensor data is read for this."""
 
 from dataclasses import replace
-from functools import reduce
+from functools import cached_property, reduce
 
 import torch
 
 from mergesearch.merge_ops.assembly.candidate_cache import TensorProperties
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
+from mergesearch.merge_ops.inputs.sentence_modules import module_warnings
 from mergesearch.merge_ops.inputs.shape_match import check_match, is_matched
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary, make_vocabulary
 from mergesearch.merge_ops.inputs.vocabulary_match import check_rows, is_embedding
@@ -25,7 +26,6 @@ class ResultLayout:
         tensor_recipes: the recipe of each tensor by name.
         properties: the properties of each tensor by name.
         infos: the shape and dtype of each tensor by name.
-        warnings: what the user should know about the inputs, one line each.
 
     Raises:
         UserError: a parameter or a layer is missing, the checkpoints do not match and the recipe does not set
@@ -49,7 +49,12 @@ class ResultLayout:
         self.properties = {name: self._properties(entry) for name, entry in self.tensor_recipes.items()}
         dtype = torch_dtype(recipe.target_dtype)
         self.infos = {name: _with_dtype(properties.info, dtype) for name, properties in self.properties.items()}
-        self.warnings: list[str] = [] if self.vocabulary else self._vocabulary_warnings()
+        self._vocabulary_warnings = [] if self.vocabulary else self._check_vocabularies()
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What the user should know about the inputs, one line each."""
+        return self._vocabulary_warnings + module_warnings([entry.checkpoint for entry in self._inputs.values()])
 
     def info_of(self, reference: str, name: str) -> TensorInfo | None:
         """Returns the info of an input's tensor in the result's vocabulary, or None if there is no such tensor."""
@@ -70,7 +75,7 @@ class ResultLayout:
         if self.vocabulary is None:
             self._cache.matched.add(key)
 
-    def _vocabulary_warnings(self) -> list[str]:
+    def _check_vocabularies(self) -> list[str]:
         """Checks that the rows of merged embeddings stand for the same tokens."""
         warnings = dict[str, None]()
         for name in filter(is_embedding, self.tensor_recipes):

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from mergesearch.errors import UserError, listed
-from mergesearch.merge_ops.checkpoint.lora import ADAPTER_CONFIG, Adapter
-from mergesearch.merge_ops.checkpoint.references import parse_reference, split_revision
-from mergesearch.merge_ops.checkpoint.side_files import SIDE_FILES
+from mergesearch.merge_ops.checkpoint.locations import locate
+from mergesearch.merge_ops.checkpoint.lora import Adapter
+from mergesearch.merge_ops.checkpoint.references import parse_reference
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
-from mergesearch.merge_ops.checkpoint.weight_files import STEMS, WeightFiles, find_weights
+from mergesearch.merge_ops.checkpoint.weight_files import WeightFiles, find_weights
 
 
 class Checkpoint:
@@ -102,40 +102,6 @@ class Checkpoint:
 
     def _locate(self, name: str) -> Path:
         return self._named_paths.get(name) or locate(name)
-
-
-def locate(reference: str) -> Path:
-    """Returns the local path of a model or adapter. Downloads a name on the Hugging Face Hub to the Hub's cache.
-
-    Raises:
-        UserError: there is no such path, or the download failed.
-    """
-    path = Path(reference)
-    if path.exists():
-        return path
-    name, revision = split_revision(reference)
-    parent_exists = path.parent != Path() and path.parent.is_dir()
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or parent_exists:
-        raise UserError(f"{name}: there is no such checkpoint{_neighbors(path)}")
-    return _download(name, revision)
-
-
-def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.safetensors", *(f"{stem}.safetensors.index.json" for stem in STEMS), ADAPTER_CONFIG, *SIDE_FILES]
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{name}: there is no such folder, and the Hugging Face Hub gave an error: {reason}") from None
-
-
-def _neighbors(path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        return f", nor the folder {folder}"
-    return f"; in {folder}: {listed(entry.name for entry in folder.iterdir()) or 'nothing'}"
 
 
 def common_dtype(checkpoints: Sequence[Checkpoint]) -> torch.dtype:

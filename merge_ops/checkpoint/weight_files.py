@@ -86,6 +86,8 @@ def find_weights(path: Path) -> WeightFiles:
     """
     check_link(path)
     if not path.is_dir():
+        if not path.is_file():
+            raise UserError(f"{path}: is neither a file nor a folder")
         return WeightFiles(path)
     named = _named_in_config(path)
     for name in [named] if named else [stem + suffix for stem in STEMS for suffix in (SUFFIX, INDEX_SUFFIX)]:

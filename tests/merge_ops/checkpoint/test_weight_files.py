@@ -223,7 +223,9 @@ def test_a_folder_without_weights_says_what_to_do(files: list[str], said: str, t
     fail(tmp_path, f"{tmp_path}: expected {SINGLE} or {INDEX}", said)
 
 
-@pytest.mark.parametrize("metadata", [None, {}, {"format": "mlx"}, {"format": "pt", "training": "{}"}, {"format": "np"}])
+@pytest.mark.parametrize(
+    "metadata", [None, {}, {"format": "mlx"}, {"format": "pt", "training": "{}"}, {"format": "np"}]
+)
 def test_the_metadata_of_a_file_do_not_matter(metadata: Any, tmp_path: Path) -> None:
     tensors = read(INPUTS / "base")
     for name in ("one", "two"):

@@ -1,0 +1,64 @@
+"""Where a checkpoint is: a local path, or the cache of the Hugging Face Hub, to which it is downloaded."""
+
+import re
+from pathlib import Path
+
+from mergesearch.errors import UserError, listed
+from mergesearch.merge_ops.checkpoint.lora import ADAPTER_CONFIG
+from mergesearch.merge_ops.checkpoint.references import split_revision
+from mergesearch.merge_ops.checkpoint.side_files import SIDE_FILES, check_link
+from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+"""``name`` or ``owner/name``."""
+
+
+def locate(reference: str) -> Path:
+    """Returns the local path of a model or adapter. Downloads a name on the Hugging Face Hub to the Hub's cache.
+
+    A path that exists is always meant as the path. Nothing else on the disk hides a name on the Hub, such as a folder
+    that has the name of the owner.
+
+    Raises:
+        UserError: there is no such path, or the download failed.
+    """
+    try:
+        path = Path(reference).expanduser()
+        exists = path.exists() or path.is_symlink()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{reference[:200]}: is not a path: {error}") from None
+    if exists:
+        check_link(path)
+        return path
+    name, revision = split_revision(reference)
+    name = name.removesuffix("/")
+    if not HUB_NAME.fullmatch(name):
+        local = f"; revisions are for the Hugging Face Hub, but {name} is a path" if Path(name).exists() else ""
+        raise UserError(f"{reference}: there is no such checkpoint{local or _neighbors(path)}")
+    return _download(reference, name, revision)
+
+
+def _download(reference: str, name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    indexes = [f"{stem}{INDEX_SUFFIX}" for stem in STEMS]
+    try:
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=[f"*{SUFFIX}", *indexes, ADAPTER_CONFIG, *SIDE_FILES]
+            )
+        )
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        parent = Path(reference).parent
+        local = _neighbors(Path(reference)) if parent.is_dir() and any(parent.iterdir()) else ""
+        raise UserError(
+            f"{reference}: there is no such folder{local}, and the Hugging Face Hub gave an error: {reason}"
+        ) from None
+
+
+def _neighbors(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f", nor the folder {folder}"
+    return f"; in {folder}: {listed(entry.name for entry in folder.iterdir()) or 'nothing'}"
