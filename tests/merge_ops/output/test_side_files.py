@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mergesearch.merge_ops.engine.engine import MergeOptions, merge
+from mergesearch.merge_ops.engine.engine import merge
+from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
 from ..helpers import INPUTS
