@@ -83,11 +83,8 @@ class Assembly:
         """Writes the base's tensor. With ``on_mismatch: overlap``, merges the corner that all inputs have."""
         owner = self.layout.properties[tensor_recipe.name].owner
         out.copy_(self._read(tensor_recipe, [owner])[owner])
-        infos = [self.layout.info_of(*key) for key in tensor_recipe.shape_inputs]
-        shapes = [info.shape for info in infos if info]
-        comparable = len(shapes) == len(infos) and len({len(shape) for shape in shapes}) == 1
-        if self.recipe.on_mismatch == "overlap" and comparable and out.is_floating_point():
-            overlap = tuple(slice(min(sizes)) for sizes in zip(*shapes, strict=True))
+        overlap = self.layout.overlap(tensor_recipe.name) if self.recipe.on_mismatch == "overlap" else None
+        if overlap is not None and out.is_floating_point():
             tensors = self._read(tensor_recipe, tensor_recipe.inputs)
             corners = {key: tensor[overlap].contiguous() for key, tensor in tensors.items()}
             self._combine(tensor_recipe, corners, out[overlap])

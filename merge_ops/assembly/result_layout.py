@@ -1,5 +1,6 @@
 """The tensors that a recipe makes: their inputs, shapes, dtypes and vocabulary. No tensor data is read for this."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property, reduce
 
@@ -7,6 +8,14 @@ import torch
 
 from mergesearch.merge_ops.assembly.candidate_cache import TensorProperties
 from mergesearch.merge_ops.assembly.merger import Merger
+from mergesearch.merge_ops.assembly.unmerged_names import (
+    copies,
+    kept,
+    layouts_without,
+    mismatch_warnings,
+    unused_names,
+    unused_warnings,
+)
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.inputs.sentence_modules import module_warnings
 from mergesearch.merge_ops.inputs.shape_match import check_match, is_matched
@@ -23,9 +32,11 @@ class ResultLayout:
         template: the reference of the checkpoint that gives the result its architecture.
         template_names: its tensor names.
         vocabulary: the result's vocabulary, or None if it is the template's.
-        tensor_recipes: the recipe of each tensor by name.
+        copies: the name of the tensor that each of these copies: the recipe's checkpoints tie both, while another
+            checkpoint of the engine does not.
+        tensor_recipes: the recipe of each tensor by name. A copy has that of the tensor that it copies.
         properties: the properties of each tensor by name.
-        infos: the shape and dtype of each tensor by name.
+        infos: the shape and dtype of each tensor by name, without copies.
 
     Raises:
         UserError: a parameter or a layer is missing, the checkpoints do not match and the recipe does not set
@@ -38,23 +49,31 @@ class ResultLayout:
         self.template = recipe.references[0]
         inputs = {reference: merger.inputs[reference] for reference in recipe.references}
         self._inputs = inputs
-        self._layouts = {reference: entry.tensors for reference, entry in inputs.items()}
+        self._unused = unused_names(inputs, self.template)
+        self._layouts = layouts_without(inputs, () if recipe.models else self._unused)
         config = recipe.vocabulary
         self.vocabulary: Vocabulary | None = (
             make_vocabulary(config, inputs, self.template, merger.named_paths) if config else None
         )
         self.template_names = list(self._layouts[self.template])
-        self.tensor_recipes = {entry.name: entry for entry in recipe.resolve(self.template_names, self._layouts)}
+        self.copies = copies(inputs, self.template)
+        self.tensor_recipes = self._resolved()
         self._check_match()
         self.properties = {name: self._properties(entry) for name, entry in self.tensor_recipes.items()}
         dtype = torch_dtype(recipe.target_dtype)
-        self.infos = {name: _with_dtype(properties.info, dtype) for name, properties in self.properties.items()}
+        written = {name: properties for name, properties in self.properties.items() if name not in self.copies}
+        self.infos = {name: _with_dtype(properties.info, dtype) for name, properties in written.items()}
         self._vocabulary_warnings = [] if self.vocabulary else self._check_vocabularies()
 
     @cached_property
     def warnings(self) -> list[str]:
         """What the user should know about the inputs, one line each."""
-        return self._vocabulary_warnings + module_warnings([entry.checkpoint for entry in self._inputs.values()])
+        return [
+            *self._vocabulary_warnings,
+            *self._mismatch_warnings(),
+            *unused_warnings(self._inputs, self.template, self._unused),
+            *module_warnings([entry.checkpoint for entry in self._inputs.values()]),
+        ]
 
     def info_of(self, reference: str, name: str) -> TensorInfo | None:
         """Returns the info of an input's tensor in the result's vocabulary, or None if there is no such tensor."""
@@ -66,19 +85,42 @@ class ResultLayout:
         properties, models = self.properties[name], self.tensor_recipes[name].models
         return bool(models) and properties.matched and properties.info.dtype.is_floating_point
 
+    def _resolved(self) -> dict[str, TensorRecipe]:
+        resolved = {entry.name: entry for entry in self._recipe.resolve(self.template_names, self._layouts)}
+        if self._recipe.models:
+            unmerged = self._unused | self._inputs[self.template].computed
+            resolved |= {name: kept(resolved[name], self.template) for name in unmerged}
+        return {**resolved, **{copy: resolved[name] for copy, name in self.copies.items()}}
+
     def _check_match(self) -> None:
         entries = list(self.tensor_recipes.values())
         key = (bool(self._recipe.models), *(entry.provenance for entry in entries))
         if self._recipe.on_mismatch is not None or key in self._cache.matched:
             return
-        check_match(entries, self._layouts, self.info_of, layers=bool(self._recipe.models))
+        layouts = layouts_without(self._inputs, {*self._unused, *self.copies})
+        check_match(entries, layouts, self.info_of, layers=bool(self._recipe.models))
         if self.vocabulary is None:
             self._cache.matched.add(key)
+
+    def _mismatch_warnings(self) -> Iterable[str]:
+        if self._recipe.on_mismatch is None:
+            return []
+        unmerged = [name for name in self.infos if not self.properties[name].matched]
+        partly = [name for name in unmerged if self._recipe.on_mismatch == "overlap" and self.overlap(name) is not None]
+        return mismatch_warnings(sorted(set(unmerged) - set(partly)), partly, self.template)
+
+    def overlap(self, name: str) -> tuple[slice, ...] | None:
+        """Returns the corner that all inputs of a tensor have. None if a shape has other dimensions, or is missing."""
+        infos = [self.info_of(*key) for key in self.tensor_recipes[name].shape_inputs]
+        shapes = [info.shape for info in infos if info]
+        if len(shapes) < len(infos) or len({len(shape) for shape in shapes}) > 1:
+            return None
+        return tuple(slice(min(sizes)) for sizes in zip(*shapes, strict=True))
 
     def _check_vocabularies(self) -> list[str]:
         """Checks that the rows of merged embeddings stand for the same tokens."""
         warnings = dict[str, None]()
-        for name in filter(is_embedding, self.tensor_recipes):
+        for name in filter(is_embedding, self.infos):
             models = dict.fromkeys(reference for reference, _ in self.tensor_recipes[name].inputs)
             if len(models) > 1 and (self.is_merged(name) or self._recipe.on_mismatch == "overlap"):
                 key = (*models, self.infos[name].shape[0])

@@ -16,9 +16,6 @@ from torch import nn
 
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 
-COMPUTED_BUFFERS = re.compile(r"rotary_emb\.inv_freq$|(?:^|\.)position_ids$|(?:^|\.)masked_bias$")
-"""Buffers in old files that models compute for themselves."""
-
 
 @dataclass(frozen=True)
 class LiveName:
@@ -72,10 +69,6 @@ class Architecture:
         sources = set(getattr(self.model, "all_tied_weights_keys", {}).values())
         return [tuple(sorted(group, key=lambda n: n not in sources)) for group in groups.values() if len(group) > 1]
 
-    def is_computed(self, name: str) -> bool:
-        """Returns whether the name is that of a buffer which the model computes, whatever a file has for it."""
-        return bool(COMPUTED_BUFFERS.search(name)) or (name in self._buffers and name not in self._tensors)
-
     def may_be_missing(self, name: str) -> bool:
         """Returns whether a model without a stored tensor for this parameter or buffer is still the same model.
 
@@ -98,10 +91,6 @@ class Architecture:
         modules = [self.model.get_input_embeddings(), self.model.get_output_embeddings()]
         ids = {id(p) for module in modules if module is not None for p in module.parameters(recurse=False)}
         return frozenset(name for name, tensor in self._tensors.items() if id(tensor) in ids)
-
-    @cached_property
-    def _buffers(self) -> frozenset[str]:
-        return frozenset(name for name, _ in self.model.named_buffers(remove_duplicate=False))
 
     @cached_property
     def _is_of_transformers(self) -> bool:
@@ -149,7 +138,12 @@ def architecture(checkpoint: Checkpoint) -> Architecture | None:
 
     Code that comes with a checkpoint is never run.
     """
-    return _architecture(json.dumps(checkpoint.config, sort_keys=True)) if checkpoint.has_config else None
+    return architecture_of(checkpoint.config) if checkpoint.has_config else None
+
+
+def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
+    """Returns the architecture of the content of a ``config.json``, or None if transformers cannot build it."""
+    return _architecture(json.dumps(config, sort_keys=True))
 
 
 @lru_cache(maxsize=8)

@@ -55,6 +55,26 @@ class Checkpoint:
             return self.weights.file_of[name].read(name)
         return self._adapter.applied(name, lambda: self.weights.file_of[name].read(name))
 
+    def may_have_copies(self) -> bool:
+        """Returns whether two of the tensors may be copies of each other. A few bytes of each are read.
+
+        Two tensors with different bytes in the middle are no copies. Vectors that are constant there (fresh biases and
+        norms) do not count.
+        """
+        if self._adapter:
+            return True
+        seen: set[tuple[TensorInfo, bytes]] = set()
+        for file in dict.fromkeys(self.weights.file_of.values()):
+            for name, sample in file.samples().items():
+                info = self.tensors.get(name)
+                if info is None:
+                    continue
+                if (info, sample) in seen:
+                    return True
+                if len(info.shape) > 1 or not _is_constant(sample, info.dtype.itemsize):
+                    seen.add((info, sample))
+        return False
+
     def digest(self) -> str:
         """Returns the SHA-256 of all tensors' names and bytes, in the order of the names."""
         return tensors_digest((name, self.tensor(name)) for name in self.tensors)
@@ -102,6 +122,10 @@ class Checkpoint:
 
     def _locate(self, name: str) -> Path:
         return self._named_paths.get(name) or locate(name)
+
+
+def _is_constant(sample: bytes, width: int) -> bool:
+    return sample[width:] == sample[:-width]
 
 
 def common_dtype(checkpoints: Sequence[Checkpoint]) -> torch.dtype:

@@ -29,6 +29,7 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+SAMPLE_BYTES = 64
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -70,6 +71,16 @@ class TensorFile:
                 file.seek(self._data_start + start)
                 _fill(file, data, self.path)
         return data.view(info.dtype).view(info.shape)
+
+    def samples(self) -> dict[str, bytes]:
+        """Returns up to ``SAMPLE_BYTES`` bytes from the middle of every tensor."""
+        samples = {}
+        with self.path.open("rb", buffering=0) as file:
+            for name, info in self.tensors.items():
+                middle = info.bytes // info.dtype.itemsize // 2 * info.dtype.itemsize
+                file.seek(self._data_start + self._header[name]["data_offsets"][0] + middle)
+                samples[name] = file.read(min(SAMPLE_BYTES, info.bytes - middle))
+        return samples
 
     @cached_property
     def _header(self) -> dict[str, Any]:

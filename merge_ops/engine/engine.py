@@ -22,7 +22,6 @@ from mergesearch.merge_ops.assembly.result_layout import torch_dtype
 from mergesearch.merge_ops.checkpoint.checkpoint import common_dtype, tensors_digest
 from mergesearch.merge_ops.engine.depth import VariableDepthModel
 from mergesearch.merge_ops.engine.options import DEFAULTS, MergeOptions
-from mergesearch.merge_ops.inputs.aligned_names import align
 from mergesearch.merge_ops.inputs.memory import MemoryPlan
 from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
 from mergesearch.merge_ops.live import live
@@ -54,6 +53,7 @@ class Engine:
         reserve: MemoryReserve | None = None,
     ) -> None:
         self._merger = Merger(references, resident=True, device=device, reserve=reserve)
+        self._template = template
         self._dtype = torch_dtype(dtype) or common_dtype(list(self._merger.checkpoints.values()))
         self._merger.check_values()
         checkpoint = self._merger.checkpoints[template]
@@ -61,7 +61,7 @@ class Engine:
         self.tokenizer: Any
         self.model, self.tokenizer = live.load(checkpoint, device, self._dtype)
         views = live.bind_aligned(self.model, self._merger.inputs[template])
-        self._views = {name: views[name] for name in self.names}
+        self._views = {name: views[name] for name in self.names if name in views}
         self._template_model = self.model, self._views
         self._sliced_model = VariableDepthModel(self._merger, self.model, self._dtype)
         self._built: Recipe | None = None
@@ -84,7 +84,7 @@ class Engine:
         self._built = None
         if recipe.keeps_shapes or recipe.vocabulary:
             self.model, self._views = self._template_model
-            self._assembly(recipe).write(self._views)
+            self._write_views(self._assembly(recipe))
         else:
             self.model, self._views = self._sliced_model.build(self._checked_assembly(recipe))
         for name, view in self._views.items():
@@ -93,16 +93,28 @@ class Engine:
         self._built = recipe
         return self.model
 
+    def _write_views(self, assembly: Assembly) -> None:
+        """Writes the assembly's tensors. Tensors that its template does not have and does not need are the engine's."""
+        made = self._made_views(assembly)
+        assembly.write(made)
+        for name in self._views.keys() - made.keys():
+            self._views[name].copy_(self._merger.tensor(self._template, name))
+
+    def _made_views(self, assembly: Assembly) -> dict[str, Tensor]:
+        return {name: view for name, view in self._views.items() if name in assembly.layout.tensor_recipes}
+
     def coefficients(self, recipe: Recipe) -> dict[str, Coefficients] | None:
         """Returns each merged tensor's coefficients of the base and the models, or None if a tensor has none.
 
         Trimming, dropping and election are ignored.
         """
-        return coefficients(self._assembly(recipe), self.names)
+        assembly = self._assembly(recipe)
+        return coefficients(assembly, list(self._made_views(assembly)))
 
     def is_linear(self, recipe: Recipe) -> bool:
         """Returns whether the recipe's model is exactly the linear combination of ``coefficients``."""
-        return is_exact(self._assembly(recipe), self.names)
+        assembly = self._assembly(recipe)
+        return is_exact(assembly, list(self._made_views(assembly)))
 
     def coefficient_gradients(
         self, recipe: Recipe, backward: Callable[[], float]
@@ -118,7 +130,8 @@ class Engine:
         self.build(recipe)
         self._built = None
         loss = backward_in_place(self.model, backward)
-        return loss, coefficient_gradients(self._assembly(recipe), self._views)
+        assembly = self._assembly(recipe)
+        return loss, coefficient_gradients(assembly, self._made_views(assembly))
 
     def _assembly(self, recipe: Recipe) -> Assembly:
         if not recipe.keeps_shapes:
@@ -146,23 +159,21 @@ class Engine:
 
     def digest(self) -> str:
         """Returns the SHA-256 of the tensors that ``save`` writes. It equals ``Checkpoint.digest`` of the folder."""
-        not_written = set(self.names) - set(self._merger_for(self._built_recipe).names)
-        return tensors_digest((name, self._views[name]) for name in sorted(self._views.keys() - not_written))
+        assembly = Assembly(self._merger, self._built_recipe)
+        return tensors_digest((name, self._tensor(assembly, name)) for name in sorted(assembly.infos))
+
+    def _tensor(self, assembly: Assembly, name: str) -> Tensor:
+        """Returns the live model's tensor. One that the model does not use is made by the assembly."""
+        if name in self._views:
+            return self._views[name]
+        info = assembly.infos[name]
+        made = torch.empty(info.shape, dtype=info.dtype)
+        assembly.write_tensor(name, made)
+        return made
 
     def write(self, recipe: Recipe, out: Path) -> None:
         """Writes the recipe's model to the folder ``out``, as ``merge`` does."""
-        merger = self._merger_for(recipe)
-        write_folder(Assembly(merger, recipe), merger, out)
-
-    def _merger_for(self, recipe: Recipe) -> Merger:
-        """Returns the engine's merger, or a new one if the recipe's checkpoints alone have fewer tensors.
-
-        Checkpoints with tied embeddings have two embeddings if another checkpoint of the engine has two.
-        """
-        references = recipe.references
-        alone = align([self._merger.checkpoints[reference] for reference in references])
-        fewer = all(alone[r].own_names.items() < self._merger.inputs[r].own_names.items() for r in references)
-        return Merger(references, device=self._merger.device) if fewer else self._merger
+        write_folder(Assembly(self._merger, recipe), self._merger, out)
 
     @property
     def built(self) -> Recipe | None:

@@ -1,36 +1,46 @@
 """Checkpoints under one set of names, so that corresponding tensors have the same name in all of them.
 
-Some files have a prefix that others lack (``bert.encoder...`` and ``encoder...``), and a checkpoint with tied
-embeddings lacks the output embedding of an untied one. Both are found by names and shapes, whatever the architecture.
+Two files of one model may name its tensors differently, and may store one parameter under one name or under several
+(tied weights). Where transformers knows the model, it decides what is what. Elsewhere names are guessed.
 """
 
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 from torch import Tensor
 
+from mergesearch.merge_ops.checkpoint.architecture import Architecture, LiveName, architecture
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
-from mergesearch.merge_ops.inputs.tensor_cache import same_bits
-from mergesearch.merge_ops.recipe.layout import layer_of
-
-COMPUTED_BUFFERS = re.compile(r"rotary_emb\.inv_freq$|position_ids$|masked_bias$")
-"""Buffers in old files that models compute for themselves."""
-OUTPUT_EMBEDDING = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output_projection)\.weight$")
-INPUT_EMBEDDING = re.compile(
-    r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in|shared|tok_embeddings|embeddings)\.weight$"
+from mergesearch.merge_ops.inputs.guessed_names import (
+    COMPUTED_BUFFERS,
+    OUTPUT_EMBEDDING,
+    guessed_ties,
+    names_in_template,
 )
+from mergesearch.merge_ops.inputs.tensor_cache import same_bits
 
 
 @dataclass(frozen=True)
 class AlignedCheckpoint:
-    """A checkpoint under the template's names. ``own_names`` maps each of them to the checkpoint's own name."""
+    """A checkpoint under the template's names.
+
+    Attributes:
+        checkpoint: the checkpoint.
+        own_names: the checkpoint's own name of each tensor.
+        untied: the tensors that the checkpoint ties to another tensor and another checkpoint does not, with their
+            names in transformers' model.
+        optional: the tensors that the checkpoint's model does not use.
+        left_out: the checkpoint's own names of tensors that its model does not use and that the template does not have.
+    """
 
     checkpoint: Checkpoint
     own_names: Mapping[str, str]
+    untied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
 
     @property
     def reference(self) -> str:
@@ -42,11 +52,10 @@ class AlignedCheckpoint:
         """Every tensor by its aligned name, sorted by name."""
         return {name: self.checkpoint.tensors[own] for name, own in sorted(self.own_names.items())}
 
-    @property
-    def tied_heads(self) -> list[str]:
-        """The output embeddings that the checkpoint does not store: its input embedding takes their place."""
-        heads = [name for name in self.own_names if OUTPUT_EMBEDDING.search(name)]
-        return [name for name in heads if not OUTPUT_EMBEDDING.search(self.own_names[name])]
+    @cached_property
+    def computed(self) -> frozenset[str]:
+        """The buffers that models compute for themselves."""
+        return frozenset(filter(COMPUTED_BUFFERS.search, self.own_names))
 
     def tensor(self, name: str) -> Tensor:
         """Reads one tensor, given by its aligned name, to the CPU."""
@@ -54,88 +63,156 @@ class AlignedCheckpoint:
 
 
 def align(checkpoints: Sequence[Checkpoint]) -> dict[str, AlignedCheckpoint]:
-    """Returns the checkpoints by reference, under the names of the first one, which is the template."""
-    template = list(checkpoints[0].tensors)
-    aligned = [AlignedCheckpoint(c, _own_names(list(c.tensors), template)) for c in checkpoints]
-    aligned = [_without_tied_copies(entry) for entry in aligned]
-    for head in dict.fromkeys(name for entry in aligned for name in entry.own_names if OUTPUT_EMBEDDING.search(name)):
-        aligned = [_with_head(entry, head) for entry in aligned]
-    return {entry.reference: entry for entry in _without_computed_buffers(aligned)}
+    """Returns the checkpoints by reference, under the names of the first one, which is the template.
 
-
-def _own_names(names: Sequence[str], template: Sequence[str]) -> dict[str, str]:
-    """Returns the own name of each tensor by its name in the template: the same, with a prefix, or without one."""
-    template_names = set(template)
-    if sum(name in template_names for name in names) * 2 >= len(names):
-        return {name: name for name in names}
-    missing, superfluous = _common_prefix(names, template), _common_prefix(template, names)
-    if missing:
-        return {f"{missing}{name}" if f"{missing}{name}" in template_names else name: name for name in names}
-    shortened = {name: name.removeprefix(superfluous) for name in names}
-    return {short if short in template_names else name: name for name, short in shortened.items()}
-
-
-def _common_prefix(short: Sequence[str], long: Sequence[str]) -> str:
-    """Returns the prefix that most of the short names lack, or "" if they do not lack the same one."""
-    short_names = set(short)
-    prefixes = Counter(
-        name[: dot.end()] for name in long for dot in re.finditer(r"\.", name) if name[dot.end() :] in short_names
-    )
-    prefix, count = prefixes.most_common(1)[0] if prefixes else ("", 0)
-    return prefix if count * 2 >= min(len(short), len(long)) else ""
-
-
-def _without_tied_copies(entry: AlignedCheckpoint) -> AlignedCheckpoint:
-    """Leaves out an output embedding that equals the input embedding to which the config ties it.
-
-    The two are one parameter of the live model, which can have one recipe only. transformers ties them only if they are
-    equal.
+    Without differences in names and without copies, every tensor is the one of its name, whatever the model: then
+    nothing is asked of transformers, whose import takes seconds.
     """
-    source = _input_embedding(entry) if _ties_embeddings(entry.checkpoint, default=False) else None
-    heads = [name for name in entry.own_names if OUTPUT_EMBEDDING.search(name)]
-    copies = [name for name in heads if source and same_bits(entry.tensor(name), entry.tensor(source))]
-    return replace(entry, own_names={name: own for name, own in entry.own_names.items() if name not in copies})
+    if not _has_other_names(checkpoints) and not any(checkpoint.may_have_copies() for checkpoint in checkpoints):
+        return {c.reference: AlignedCheckpoint(c, {name: name for name in c.tensors}) for c in checkpoints}
+    naming = _naming(checkpoints)
+    named = [_named(checkpoint, naming) for checkpoint in checkpoints]
+    labels = _labels(named)
+    return {entry.checkpoint.reference: _aligned(entry, labels, named[0]) for entry in named}
 
 
-def _with_head(entry: AlignedCheckpoint, head: str) -> AlignedCheckpoint:
-    """Adds an output embedding of another checkpoint to one with tied embeddings: it is the input embedding."""
-    source = tied_source(entry)
-    if head in entry.own_names or source is None:
-        return entry
-    return replace(entry, own_names={**entry.own_names, head: entry.own_names[source]})
+def _has_other_names(checkpoints: Sequence[Checkpoint]) -> bool:
+    return any(checkpoint.tensors.keys() != checkpoints[0].tensors.keys() for checkpoint in checkpoints[1:])
 
 
-def tied_source(entry: AlignedCheckpoint) -> str | None:
-    """Returns the input embedding of a checkpoint with tied embeddings and no output embedding, else None."""
-    # transformers ties embeddings unless the config says otherwise.
-    is_tied = _ties_embeddings(entry.checkpoint, default=True)
-    return None if any(map(OUTPUT_EMBEDDING.search, entry.own_names)) or not is_tied else _input_embedding(entry)
+class _Naming(Protocol):
+    """Knows one name for each parameter of a model. The names of all its methods are these, unless they are stored."""
+
+    def names(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """Returns the name of each stored tensor by its stored name."""
+
+    def ties(self, checkpoint: Checkpoint) -> Iterable[tuple[str, ...]]:
+        """Returns groups of names that the checkpoint ties unless it stores different values."""
+
+    def optional(self, checkpoint: Checkpoint) -> Iterable[str]:
+        """Returns the stored names of tensors that the checkpoint's model does not use."""
 
 
-def _input_embedding(entry: AlignedCheckpoint) -> str | None:
-    return next((name for name in entry.own_names if INPUT_EMBEDDING.search(name) and not layer_of(name)), None)
+def _naming(checkpoints: Sequence[Checkpoint]) -> _Naming:
+    known = next(filter(None, map(architecture, checkpoints)), None)
+    return _TransformersNaming(known) if known else _GuessedNaming(checkpoints)
 
 
-def _ties_embeddings(checkpoint: Checkpoint, default: bool) -> bool:
-    """Returns ``tie_word_embeddings`` of the config, the default if it has none, and False without a config."""
-    if not checkpoint.has_config:
-        return False
-    config = checkpoint.config
-    sections = [config, *(value for value in config.values() if isinstance(value, dict))]
-    return next((bool(s["tie_word_embeddings"]) for s in sections if "tie_word_embeddings" in s), default)
+class _TransformersNaming:
+    """The names in one model of transformers: what it would make of the files of all checkpoints."""
+
+    def __init__(self, common: Architecture) -> None:
+        self._common = common
+
+    def names(self, checkpoint: Checkpoint) -> dict[str, str]:
+        return {stored: live.name for stored, live in self._common.live_names(checkpoint.tensors).items()}
+
+    def ties(self, checkpoint: Checkpoint) -> Iterable[tuple[str, ...]]:
+        for group in self._own(checkpoint).tied:
+            yield tuple(live.name for live in _in_order(group, self._common.live_names(group)))
+
+    def optional(self, checkpoint: Checkpoint) -> Iterable[str]:
+        own = self._own(checkpoint)
+        for stored, live in own.live_names(checkpoint.tensors).items():
+            if not live.loaded or own.may_be_missing(live.name):
+                yield stored
+
+    def _own(self, checkpoint: Checkpoint) -> Architecture:
+        return architecture(checkpoint) or self._common
 
 
-def _without_computed_buffers(entries: Sequence[AlignedCheckpoint]) -> list[AlignedCheckpoint]:
-    """Leaves out buffers that models compute for themselves and that not every checkpoint has."""
-    everywhere = set.intersection(*(set(entry.own_names) for entry in entries))
-    return [
-        replace(
-            entry,
-            own_names={
-                name: own
-                for name, own in entry.own_names.items()
-                if name in everywhere or not COMPUTED_BUFFERS.search(name)
-            },
-        )
-        for entry in entries
-    ]
+def _in_order(names: Iterable[str], live: Mapping[str, LiveName]) -> list[LiveName]:
+    return [live[name] for name in names]
+
+
+class _GuessedNaming:
+    """The template's names."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
+        self._template = list(checkpoints[0].tensors)
+        names = (name for checkpoint in checkpoints for name in self.names(checkpoint).values())
+        self._heads = list(dict.fromkeys(filter(OUTPUT_EMBEDDING.search, names)))
+
+    def names(self, checkpoint: Checkpoint) -> dict[str, str]:
+        return names_in_template(list(checkpoint.tensors), self._template)
+
+    def ties(self, checkpoint: Checkpoint) -> Iterable[tuple[str, ...]]:
+        return guessed_ties(checkpoint, list(self.names(checkpoint).values()), self._heads)
+
+    def optional(self, checkpoint: Checkpoint) -> Iterable[str]:
+        return filter(COMPUTED_BUFFERS.search, checkpoint.tensors)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A checkpoint's tensors by the names of a naming.
+
+    Attributes:
+        checkpoint: the checkpoint.
+        stored: the stored name of each tensor. Copies of tied tensors are left out.
+        sources: the stored name of each tensor, and of the one that takes the place of a tied tensor.
+        optional: the names of tensors that the model does not use.
+    """
+
+    checkpoint: Checkpoint
+    stored: Mapping[str, str]
+    sources: Mapping[str, str]
+    optional: frozenset[str]
+
+
+def _named(checkpoint: Checkpoint, naming: _Naming) -> _Named:
+    stored: dict[str, str] = {}
+    names = naming.names(checkpoint)
+    for own, name in names.items():
+        stored.setdefault(name, own)
+    borrowed = {name: own for group in naming.ties(checkpoint) for name, own in _borrowed(checkpoint, stored, group)}
+    optional = frozenset(names[own] for own in naming.optional(checkpoint))
+    kept = {name: own for name, own in stored.items() if name not in borrowed}
+    return _Named(checkpoint, kept, {**kept, **borrowed}, optional)
+
+
+def _borrowed(checkpoint: Checkpoint, stored: Mapping[str, str], group: tuple[str, ...]) -> Iterable[tuple[str, str]]:
+    """Yields the names of a tied group that share the stored tensor of another name, with that stored name.
+
+    As in transformers, a tensor that is stored and differs is not tied.
+    """
+    present = [name for name in group if name in stored]
+    if not present:
+        return
+    source = stored[present[0]]
+    for name in group:
+        if name != present[0] and (
+            name not in stored or same_bits(checkpoint.tensor(stored[name]), checkpoint.tensor(source))
+        ):
+            yield name, source
+
+
+def _labels(named: Sequence[_Named]) -> dict[str, list[str]]:
+    """Returns the tensors of all checkpoints: the label of each, which is the template's stored name, and its names.
+
+    Names that are one tensor in every checkpoint are one tensor here. Names that no checkpoint stores on their own
+    belong to no tensor.
+    """
+    template, names = named[0], dict.fromkeys(name for entry in named for name in entry.sources)
+    groups: dict[tuple[str | None, ...], list[str]] = {}
+    for name in names:
+        groups.setdefault(tuple(entry.sources.get(name) for entry in named), []).append(name)
+    owned = [group for group in groups.values() if any(name in entry.stored for entry in named for name in group)]
+    labels: dict[str, list[str]] = {}
+    for group in owned:
+        label = next((template.stored[name] for name in group if name in template.stored), group[0])
+        labels[label if label not in labels else f"{label} (another tensor)"] = group
+    return labels
+
+
+def _aligned(entry: _Named, labels: Mapping[str, Sequence[str]], template: _Named) -> AlignedCheckpoint:
+    present = {label: names for label, names in labels.items() if names[0] in entry.sources}
+    optional = {label for label, names in present.items() if entry.optional.intersection(names)}
+    unknown = {label for label in optional if labels[label][0] not in template.sources}
+    return AlignedCheckpoint(
+        entry.checkpoint,
+        {label: entry.sources[names[0]] for label, names in present.items() if label not in unknown},
+        {label: tuple(names) for label, names in present.items() if not any(name in entry.stored for name in names)},
+        frozenset(optional - unknown),
+        frozenset(entry.sources[labels[label][0]] for label in unknown),
+    )

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from mergesearch.errors import UserError, listed
+from mergesearch.merge_ops.checkpoint.architecture import architecture
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
-from mergesearch.merge_ops.inputs.aligned_names import INPUT_EMBEDDING, OUTPUT_EMBEDDING, AlignedCheckpoint
+from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
+from mergesearch.merge_ops.inputs.guessed_names import INPUT_EMBEDDING, OUTPUT_EMBEDDING
 from mergesearch.merge_ops.inputs.tokenizer import load_tokenizer, quiet_tokenizers, result_tokenizer
 from mergesearch.merge_ops.recipe.layout import layer_of
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenConfig, TokenEmbedding, TokenizerConfig, ZeroEmbedding
@@ -202,34 +204,10 @@ def embedding_names(template: AlignedCheckpoint) -> frozenset[str]:
 
 
 def _names_in_model(template: AlignedCheckpoint) -> list[str]:
-    """Returns the names on disk of the parameters in the input and output embeddings of transformers' model."""
-    model = _model_without_weights(template)
-    if model is None:
+    """Returns the names of the parameters in the input and output embeddings of transformers' model."""
+    known = architecture(template.checkpoint)
+    if known is None:
         return []
-    modules = [model.get_input_embeddings(), model.get_output_embeddings()]
-    embeddings = {id(p) for module in modules if module is not None for p in module.parameters(recurse=False)}
-    parameters = model.named_parameters(remove_duplicate=False)
-    names = [name for name, parameter in parameters if id(parameter) in embeddings]
-    return [own for own in template.tensors for name in names if own == name or _tail(own) == _tail(name) != ""]
-
-
-def _tail(name: str) -> str:
-    """Returns the last three parts of a name, which identify a tensor if prefixes differ."""
-    return ".".join(name.split(".")[-3:]) if name.count(".") > 1 else ""
-
-
-def _model_without_weights(template: AlignedCheckpoint) -> Any:
-    """Returns transformers' model on the meta device, or None if transformers cannot create it."""
-    if not template.checkpoint.has_config:
-        return None
-    import transformers
-
-    try:
-        config = transformers.AutoConfig.from_pretrained(template.checkpoint.folder, trust_remote_code=False)
-        model_class = getattr(transformers, (config.architectures or ["AutoModel"])[0])
-        with torch.device("meta"):
-            model = model_class(config) if hasattr(model_class, "forward") else model_class.from_config(config)
-        model.tie_weights()
-    except Exception:  # Whatever the reason, embeddings are then found by their names.
-        return None
-    return model
+    live_names = known.live_names(template.checkpoint.tensors)
+    in_model = [name for name, own in template.own_names.items() if live_names[own].name in known.embeddings]
+    return [name for name in in_model if live_names[template.own_names[name]].loaded]

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops.inputs.aligned_names import INPUT_EMBEDDING, OUTPUT_EMBEDDING, AlignedCheckpoint
+from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
+from mergesearch.merge_ops.inputs.guessed_names import INPUT_EMBEDDING, OUTPUT_EMBEDDING
 from mergesearch.merge_ops.inputs.stored_tokens import Tokens, stored_tokens
 from mergesearch.merge_ops.recipe.layout import layer_of
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mergesearch.errors import UserError, listed
+from mergesearch.merge_ops.checkpoint.architecture import Architecture, model_class
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
 from mergesearch.merge_ops.inputs.tokenizer import load_tokenizer
@@ -76,13 +77,11 @@ def _apply_adapter(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def _model_class(checkpoint: Checkpoint) -> Any:
-    import transformers
-
-    names = checkpoint.config.get("architectures") or ["AutoModel"]
-    model_class = getattr(transformers, names[0], None)
-    if model_class is None:
-        raise UserError(f"{checkpoint.reference}: transformers has no model class {names[0]!r}")
-    return model_class
+    found = model_class(checkpoint.config)
+    if found is None:
+        named = (checkpoint.config.get("architectures") or [checkpoint.config.get("model_type")])[0]
+        raise UserError(f"{checkpoint.reference}: transformers has no model class {named!r}")
+    return found
 
 
 def bind(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -106,49 +105,57 @@ def bind(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def bind_names(model: nn.Module, names: Sequence[str], reference: str) -> dict[str, Tensor]:
-    """Returns views of these names into the live model's parameters.
+    """Returns views of these stored names into the live model's parameters.
 
-    The binding is verified: every name is a view, and every parameter has a name. Raises UserError if not.
+    Names that transformers drops while loading have no view. The binding is verified: every parameter has a name,
+    unless it may be missing. Raises UserError if not.
     """
+    architecture = Architecture(model)
     views = _views(model)
-    missing = set(names) - views.keys()
+    live_names = architecture.live_names(names)
+    missing = [name for name, live in live_names.items() if live.loaded and live.name not in views]
     if missing:
         raise UserError(f"{reference}: the loaded model does not have the tensors {listed(missing)}")
-    bound = {name: views[name] for name in names}
-    _check_views(bound, model, reference)
+    bound = {name: views[live_names[name].name] for name in names if live_names[name].loaded}
+    _check_views(bound, architecture, reference)
     return bound
 
 
 def bind_aligned(model: nn.Module, entry: AlignedCheckpoint) -> dict[str, Tensor]:
-    """Returns ``bind`` by aligned names. Unties output embeddings of the model that another checkpoint has untied."""
+    """Returns ``bind`` by aligned names. Unties tensors of the model that another checkpoint has untied."""
     views = bind(model, entry.checkpoint)
-    named = {name: views[own] for name, own in entry.own_names.items()}
-    return {**named, **{name: _untied_head(model) for name in entry.tied_heads}}
+    named = {name: views[own] for name, own in entry.own_names.items() if own in views}
+    return {**named, **{name: _untied(model, live_names) for name, live_names in entry.untied.items()}}
 
 
-def _untied_head(model: Any) -> Tensor:
-    """Gives the model's output embedding a tensor of its own and returns it."""
-    head = model.get_output_embeddings()
-    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+def _untied(model: Any, names: Sequence[str]) -> Tensor:
+    """Gives these parameters, which are one, a tensor of their own and returns it."""
+    parameter = nn.Parameter(model.get_parameter(names[0]).detach().clone(), requires_grad=False)
+    for name in names:
+        module, _, key = name.rpartition(".")
+        setattr(model.get_submodule(module), key, parameter)
     for config in (model.config, model.config.get_text_config()):
         config.tie_word_embeddings = False
-    return cast(Tensor, head.weight.detach())
+    return parameter.detach()
 
 
 def _views(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the tensors of the model by name, and those that transformers fuses (experts) as slices of the fused."""
     with torch.no_grad():
         named = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
         return {**named, **_split_views(model, named)}
 
 
 def _split_views(model: nn.Module, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the tensors that transformers fuses on loading (experts), as slices of the fused parameters."""
-    if not getattr(model, "_weight_conversions", None):
+    conversions = getattr(model, "_weight_conversions", None)
+    if not conversions:
         return {}
-    from transformers.core_model_loading import revert_weight_conversion
+    from transformers.core_model_loading import WeightConverter, revert_weight_conversion
 
-    # Without copies, the result consists of views into the input.
+    # Without renamings, the names are those of ``Architecture``. Without copies, the result are views into the input.
+    converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
     with (
+        mock.patch.object(model, "_weight_conversions", converters),
         mock.patch.object(Tensor, "contiguous", lambda t, **_: t),
         mock.patch.object(Tensor, "clone", lambda t, **_: t),
     ):
@@ -156,7 +163,8 @@ def _split_views(model: nn.Module, named: Mapping[str, Tensor]) -> dict[str, Ten
     return reverted
 
 
-def _check_views(views: Mapping[str, Tensor], model: nn.Module, reference: str) -> None:
+def _check_views(views: Mapping[str, Tensor], architecture: Architecture, reference: str) -> None:
+    model = architecture.model
     model_storages = set(_storages(model.state_dict(keep_vars=True)).values())
     copies = [name for name, storage in _storages(views).items() if storage not in model_storages]
     if copies:
@@ -164,8 +172,12 @@ def _check_views(views: Mapping[str, Tensor], model: nn.Module, reference: str) 
     view_storages = set(_storages(views).values())
     parameters = _storages(dict(model.named_parameters()))
     unbound = [name for name, storage in parameters.items() if storage not in view_storages]
-    if unbound:
-        raise UserError(f"{reference}: has no tensors for the loaded model's {listed(unbound)}")
+    random = [name for name in unbound if not architecture.may_be_missing(name)]
+    if random:
+        raise UserError(
+            f"{reference}: has no tensors for the loaded model's {listed(random)}, which transformers fills at random; "
+            f"expected a checkpoint of {type(model).__name__}, or another class in `architectures` of its config.json"
+        )
 
 
 def _storages(tensors: Mapping[str, Tensor]) -> dict[str, int]:
@@ -173,7 +185,7 @@ def _storages(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _equals(view: Tensor, stored: Tensor) -> bool:
-    return torch.equal(view.cpu(), stored.to(view.dtype).view(view.shape))
+    return view.numel() == stored.numel() and torch.equal(view.cpu(), stored.to(view.dtype).view(view.shape))
 
 
 @contextmanager

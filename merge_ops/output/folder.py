@@ -11,9 +11,9 @@ from mergesearch.errors import UserError, listed
 from mergesearch.files import write_text
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
+from mergesearch.merge_ops.checkpoint.architecture import architecture_of
 from mergesearch.merge_ops.checkpoint.side_files import TOKENIZER_FILES, side_files
 from mergesearch.merge_ops.checkpoint.weight_files import NAMED_IN_CONFIG
-from mergesearch.merge_ops.inputs.aligned_names import OUTPUT_EMBEDDING, tied_source
 from mergesearch.merge_ops.inputs.tokenizer import chat_template, write_chat_template
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary
 from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
@@ -85,15 +85,19 @@ def changed_config(config: dict[str, Any], assembly: Assembly, merger: Merger) -
     if floats:
         # transformers loads all floats in the one dtype of the config: the widest loses nothing.
         config = result_config.with_dtype(config, reduce(torch.promote_types, floats))
-    if any(map(OUTPUT_EMBEDDING.search, assembly.infos)) and _is_tied(merger, assembly.layout.template):
-        config = result_config.untied(config)
+    if merger.inputs[assembly.layout.template].untied.keys() & assembly.infos.keys():
+        config = _untied(config)
     return config
 
 
-def _is_tied(merger: Merger, template: str) -> bool:
-    """Returns whether the template's output embedding is its input embedding."""
-    entry = merger.inputs[template]
-    return bool(entry.tied_heads) or tied_source(entry) is not None
+def _untied(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config of a model with separate embeddings.
+
+    Models that tie whatever the config says (T5) keep it: transformers ties only what is equal.
+    """
+    untied = result_config.untied(config)
+    known = architecture_of(untied)
+    return config if known and known.model.config.tie_word_embeddings else untied
 
 
 def layered_config(assembly: Assembly, merger: Merger) -> dict[str, Any] | None:

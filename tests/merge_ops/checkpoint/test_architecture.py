@@ -121,13 +121,6 @@ def test_modules_and_what_may_be_missing(tmp_path: Path) -> None:
     assert gpt2.module_of("transformer.no.such.weight") is None
 
 
-def test_buffers_that_models_compute(tmp_path: Path) -> None:
-    found = known(saved(tmp_path / "x", MODELS["llama"]()))
-    assert found.is_computed("model.layers.0.self_attn.rotary_emb.inv_freq")
-    assert found.is_computed("model.rotary_emb.inv_freq")
-    assert not found.is_computed("model.norm.weight")
-
-
 @pytest.mark.parametrize(
     "config",
     [

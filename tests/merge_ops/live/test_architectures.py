@@ -218,4 +218,7 @@ def test_buffers_that_models_compute_may_be_missing(tmp_path: Path) -> None:
     old = {"layers.0.rotary_emb.inv_freq": tensor((4,), 9), "w": tensor((4,), 1)}
     one, two = save(tmp_path / "one", old), save(tmp_path / "two", {"w": tensor((4,), 2)})
     merge(task_arithmetic(one, [two]), tmp_path / "out")
-    assert set(read(tmp_path / "out")) == {"w"}
+    assert set(read(tmp_path / "out")) == set(old)
+    assert same_bytes(read(tmp_path / "out")["layers.0.rotary_emb.inv_freq"], old["layers.0.rotary_emb.inv_freq"])
+    merge(task_arithmetic(two, [one]), tmp_path / "reverse")
+    assert set(read(tmp_path / "reverse")) == {"w"}

@@ -148,11 +148,9 @@ def test_weights_that_differ_from_the_file_are_named() -> None:
     assert text == f"{checkpoint.reference}: the loaded model differs from the file in model.norm.weight"
 
 
-def test_tensors_that_the_model_has_not_are_named() -> None:
+def test_a_model_of_another_checkpoint_is_refused() -> None:
     model, _ = load(Checkpoint(str(INPUTS / "tied-base")), "cpu")
-    text = refused(model, Checkpoint(str(INPUTS / "base")))
-    assert "does not have the tensors model.layers.1.input_layernorm.weight" in text
-    assert "more" in text
+    assert "the loaded model differs from the file in " in refused(model, Checkpoint(str(INPUTS / "base")))
 
 
 def test_parameters_that_the_checkpoint_does_not_fill_are_named(tmp_path: Path) -> None:
@@ -165,7 +163,7 @@ def test_parameters_that_the_checkpoint_does_not_fill_are_named(tmp_path: Path) 
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     checkpoint = Checkpoint(str(folder))
     model, _ = load(checkpoint, "cpu")
-    assert refused(model, checkpoint) == f"{folder}: has no tensors for the loaded model's lm_head.weight"
+    assert refused(model, checkpoint).startswith(f"{folder}: has no tensors for the loaded model's lm_head.weight, ")
 
 
 def test_a_class_that_transformers_has_not(tmp_path: Path) -> None:

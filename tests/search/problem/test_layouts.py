@@ -134,12 +134,12 @@ def base_head(models: Path) -> Tensor:
     return load_file(models / "base" / "model.safetensors")[HEAD]
 
 
-def test_a_tensor_that_a_model_has_beyond_the_base(config: Data, models: Path, tmp_path: Path) -> None:
+def test_a_tensor_that_a_model_has_beyond_the_base_and_does_not_use(config: Data, models: Path, tmp_path: Path) -> None:
     more = edited(models / "one", tmp_path / "one", lambda tensors: {**tensors, "value_head.weight": torch.ones(1, 16)})
     data = small(config, one=more)
-    with pytest.raises(UserError, match=r"value_head\.weight \(only in .*one\)"):
-        open_plan(Config.model_validate(data), "config")
-    data["recipe"]["on_mismatch"] = "base"
+    left_out = f"{more}: 1 tensor that transformers does not need and that {models / 'base'} does not have"
+    warnings = open_plan(Config.model_validate(data), "config").problem.warnings
+    assert [line for line in warnings if "value_head.weight" in line and line.startswith(left_out)]
     searched(data, tmp_path)
     rebuilt(tmp_path, tmp_path / "out")
 
