@@ -148,12 +148,18 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
 
 @lru_cache(maxsize=8)
 def _architecture(config: str) -> Architecture | None:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return Architecture(_without_weights(json.loads(config)))
     except Exception:  # Whatever the reason: transformers could not load the model, either.
         return None
+    finally:
+        logging.set_verbosity(before)
 
 
 def model_class(config: Mapping[str, Any]) -> Any:
