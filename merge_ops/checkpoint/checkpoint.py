@@ -63,17 +63,13 @@ class Checkpoint:
         """
         if self._adapter:
             return True
-        seen: set[tuple[TensorInfo, bytes]] = set()
-        for file in dict.fromkeys(self.weights.file_of.values()):
-            for name, sample in file.samples().items():
-                info = self.tensors.get(name)
-                if info is None:
-                    continue
-                if (info, sample) in seen:
-                    return True
-                if len(info.shape) > 1 or not _is_constant(sample, info.dtype.itemsize):
-                    seen.add((info, sample))
-        return False
+        samples = {n: sample for file in set(self.weights.file_of.values()) for n, sample in file.samples().items()}
+        varied = [
+            (info, samples[name])
+            for name, info in self.tensors.items()
+            if len(info.shape) > 1 or not _is_constant(samples[name], info.dtype.itemsize)
+        ]
+        return len(set(varied)) < len(varied)
 
     def digest(self) -> str:
         """Returns the SHA-256 of all tensors' names and bytes, in the order of the names."""
