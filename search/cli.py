@@ -202,23 +202,22 @@ def evaluate(model: str, config: Path, as_json: bool, trust: bool) -> None:
 
 @main.command(**_example("mergesearch check configs/demo.yml"))
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--measure", is_flag=True, help="Build a candidate and score some items to estimate the time better.")
+@click.option("--measure", is_flag=True, help="Build candidates and score more items to estimate the time better.")
 @_trust
 @_user_errors
 def check(config: Path, measure: bool, trust: bool) -> None:
     """Check a config without running it.
 
-    Checks keys, paths, tensors, method parameters and tasks of CONFIG. Shows the dimensions, which samplers fit them,
-    and an estimate of time and memory.
+    Checks keys, paths, tensors, method parameters and tasks of CONFIG, loads the model, and scores a few items with it:
+    what is ready here runs. Shows the dimensions, which samplers fit them, and an estimate of time and memory.
     """
     from mergesearch.search.candidates.plan import open_plan
+    from mergesearch.search.rehearsal import expected_cost
     from mergesearch.search.report.console import console, print_plan
-    from mergesearch.search.scoring import cost as costs
 
     with _opened(config, {"trust": trust}) as opened:
         plan = open_plan(opened, str(config))
-        cost = costs.measure(plan.problem, plan.takes_gradients) if measure else costs.guess(plan.problem)
-        print_plan(console(), plan, cost)
+        print_plan(console(), plan, expected_cost(plan, measure, _echo))
     _echo(f"{config}: ready to run")
 
 

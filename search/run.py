@@ -117,7 +117,7 @@ class Session:
         problem = self.plan.problem
         if problem.config.evaluate.compile and find_device(problem.config.device) == "cpu":
             self._watcher.stage("compile: has no effect on the CPU")
-        for warning in problem.warnings:
+        for warning in self.plan.warnings:
             self._watcher.stage(f"warning: {warning}")
         for note in problem.tasks.prepare(self.live.loaded):
             self._watcher.stage(note)

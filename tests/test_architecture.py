@@ -19,6 +19,7 @@ ALLOWED = {
 ROOMS = {
     "search": [
         {"cli", "api"},
+        {"rehearsal"},
         {"run", "evaluate"},
         {"report"},
         {"verdict"},

@@ -11,6 +11,9 @@ from mergesearch.search.config import Config
 from mergesearch.search.problem.problem import Problem, open_problem
 from mergesearch.search.samplers.schedule import check_follow_several, plan
 
+TRIALS_PER_DIMENSION = 2
+"""A budget of fewer trials than this for each dimension is warned of."""
+
 
 @dataclass(frozen=True)
 class SearchPlan:
@@ -27,6 +30,31 @@ class SearchPlan:
         if self.soups and self.problem.config.soup:
             return len(self.problem.references) + self.soups.expected_trials
         return self.problem.config.search.trials
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know before the run, one line each."""
+        return [*self.problem.warnings, *self._budget_warnings()]
+
+    def _budget_warnings(self) -> list[str]:
+        if self.problem.config.soup:
+            return []
+        dimensions, baselines = len(self.problem.space.dimensions), len(self.baselines)
+        if not dimensions:
+            return [
+                "recipe: has nothing to search: every candidate is the same merge; write {search: [LOW, HIGH]} or "
+                "{search: [CHOICES]} in place of a value"
+            ]
+        if self.trials <= baselines:
+            return [f"search.trials: {self.trials} are all taken by the {baselines} baselines; nothing is searched"]
+        left = self.trials - baselines
+        if left < TRIALS_PER_DIMENSION * dimensions:
+            return [
+                f"search.trials: {self.trials} less {baselines} baselines are {left} for {dimensions} dimensions; "
+                f"expect little with fewer than {TRIALS_PER_DIMENSION} a dimension "
+                f"({baselines + TRIALS_PER_DIMENSION * dimensions})"
+            ]
+        return []
 
     @property
     def takes_gradients(self) -> bool:

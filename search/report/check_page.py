@@ -102,7 +102,9 @@ def print_cost(screen: Console, plan: SearchPlan, cost: Cost) -> None:
     screen.print(f"memory: {memory_plan(plan.problem, plan.takes_gradients)}")
     if stack:
         screen.print(f"beside them a live model of up to {stack.deepest} layers, created again for each new depth")
+    once = f"{spoken(cost.first)} to prepare, " if cost.first >= 1 else ""
     screen.print(
-        f"time: about {spoken(cost.build)} to build and {spoken(cost.score)} to score a candidate, "
-        f"{spoken(cost.total(trials))} for {trials} trials without early stopping, plus the verdict ({cost.how})"
+        f"time: about {once}{spoken(cost.build)} to build and {spoken(cost.score)} to score a candidate; "
+        f"{spoken(cost.search(trials))} for {trials} trials without early stopping; "
+        f"{spoken(cost.verdict)} for each candidate of the verdict ({cost.how})"
     )

@@ -183,7 +183,7 @@ def _cells(row: CandidateRow) -> list[str]:
 def print_plan(screen: Console, plan: SearchPlan, cost: Cost) -> None:
     """What a run of the plan would do, and what it would cost."""
     problem, soups = plan.problem, plan.soups
-    for warning in problem.warnings:
+    for warning in plan.warnings:
         screen.print(f"warning: {warning}", markup=False)
     if soups:
         kinds, models = ", ".join(soups.kinds), len(soups.models)

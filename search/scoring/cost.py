@@ -1,48 +1,63 @@
-"""Rough estimates of a run's time and memory, before it runs."""
+"""Estimates of a run's time and memory, before it runs."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
+from statistics import fmean
 from typing import Any
 
 import torch
 
-from mergesearch.evaluators import Item, LoadedModel
+from mergesearch.errors import listed
+from mergesearch.evaluators import EVALUATORS, Item, LoadedModel
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
-from mergesearch.merge_ops.engine.engine import Engine, MemoryReserve, Merger, find_device
+from mergesearch.merge_ops.engine.engine import MemoryReserve, Merger, find_device
 from mergesearch.merge_ops.inputs.memory import MemoryPlan
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.problem.problem import Problem
 from mergesearch.search.problem.tasks import Task
-from mergesearch.search.scoring.live_model import open_engine, scored_model
-from mergesearch.search.scoring.token_budget import new_budget
+from mergesearch.search.scoring.live_model import LiveModel
 
 TOKENS = 128
-"""The assumed length of an item that is not tokenised yet."""
+"""The assumed length of an item of a model that is not loaded."""
 USED = 0.3
 """The speed of a forward pass, as a share of that of a matrix product."""
 OVERHEAD = 0.01
 """The least seconds of a forward pass, however small the model is."""
-PROBE = 24
-"""The number of items of each task that are scored for a measurement, after as many for a warm-up."""
+BOOKKEEPING = 0.03
+"""Seconds of a trial beside building and scoring: sampling a point, saving scores, telling the study."""
+SORTING = 2.5e-8
+"""Seconds for each element of a model whose magnitudes are sorted once, before the first candidate."""
+PROBE_SECONDS, MEASURE_SECONDS = 0.4, 4.0
+"""The number of items that are scored for an estimate grows until scoring them takes this long."""
 BUILT = 3
-"""The number of candidates that are built for a measurement; the fastest counts."""
+"""The number of candidates of each method that are built for a measurement."""
 PROBE_BYTES = 1 << 26
 PROBE_WIDTH = 1024
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds to build and to score one candidate, and how they were estimated."""
+    """Seconds of parts of a run without early stopping, and how they were estimated.
 
+    Attributes:
+        first: what the first candidates take in addition, for statistics of the checkpoints.
+        build: to build a candidate.
+        score: to score it on the search items.
+        verdict: to score one candidate on the test items.
+        how: how they were estimated.
+    """
+
+    first: float
     build: float
     score: float
+    verdict: float
     how: str
 
-    def total(self, trials: int) -> float:
-        """Seconds of a run without early stopping."""
-        return trials * (self.build + self.score)
+    def search(self, trials: int) -> float:
+        """Seconds of a search without early stopping."""
+        return self.first + trials * (self.build + self.score + BOOKKEEPING)
 
 
 def memory_plan(problem: Problem, takes_gradients: bool) -> MemoryPlan:
@@ -52,49 +67,88 @@ def memory_plan(problem: Problem, takes_gradients: bool) -> MemoryPlan:
     return merger.memory_plan
 
 
-def guess(problem: Problem) -> Cost:
-    """An estimate from two measured speeds of this machine; no model is loaded."""
+def guess_unloaded(problem: Problem) -> Cost:
+    """An estimate from two measured speeds of this machine, for a model that is not loaded."""
+    device = find_device(problem.config.device)
+    infos = Checkpoint(problem.template).tensors.values()
+    weights, rate = sum(prod(info.shape) for info in infos), _product_rate(device)
+    first, build = _guess_build(problem)
+    items, test = (sum(len(task.items(side)) for task in problem.tasks.searched) for side in ("search", "test"))
+    passes = ceil(items / problem.config.evaluate.batch_size)
+    score = 2 * weights * items * TOKENS / (rate * USED) + passes * OVERHEAD
+    how = f"a guess: {items} items of {TOKENS} tokens at {rate * USED / 1e9:.3g} GFLOP/s"
+    return Cost(first, build, score, score * test / max(1, items), how)
+
+
+def estimate(problem: Problem, live: LiveModel, measured: bool) -> Cost:
+    """Estimates the time of a run from items that are scored with the live model, whatever is built into it.
+
+    Args:
+        problem: the problem.
+        live: its live model. The problem's tasks are prepared for it.
+        measured: whether to build candidates too, which reads all checkpoints, to score more items, and to run the
+            user's functions and programs.
+    """
+    first, build = _measure_build(problem, live) if measured else _guess_build(problem)
+    tasks = [task for task in problem.tasks.searched if measured or not _is_external(task)]
+    left_out = [task.name for task in problem.tasks.searched if task not in tasks]
+    seconds = {task.name: _seconds_per_item(task, live.loaded, measured) for task in tasks}
+    score, verdict = (sum(seconds[t.name] * len(t.items(side)) for t in tasks) for side in ("search", "test"))
+    how = (
+        "candidates were built and items scored" if measured else "some items were scored; --measure builds candidates"
+    )
+    how += f", and runs {listed(left_out)}, whose time is not known" if left_out else ""
+    return Cost(first, build, score, verdict, how)
+
+
+def _is_external(task: Task) -> bool:
+    return isinstance(task.evaluator, (EVALUATORS["function"], EVALUATORS["command"]))
+
+
+def _seconds_per_item(task: Task, subject: LoadedModel, measured: bool) -> float:
+    """Scores more and more items, until that takes long enough to be measured. The first few are the warm-up."""
+    least, count = MEASURE_SECONDS if measured else PROBE_SECONDS, 1
+    if _is_external(task):
+        count = len(task.search)  # its code may score everything, whatever it is asked
+    while True:
+        items: Sequence[Item] = task.search[:: max(1, len(task.search) // count)][:count]
+        seconds = _seconds(lambda items=items: task.score(subject, items))  # type: ignore[misc]
+        if seconds >= least or len(items) == len(task.search):
+            return seconds / len(items)
+        count *= 4
+
+
+def _guess_build(problem: Problem) -> tuple[float, float]:
+    """Seconds of the first candidate in addition, and of each: checkpoints are read once at the speed of a copy."""
     device = find_device(problem.config.device)
     infos = {r: Checkpoint(r).tensors.values() for r in problem.references}
     moved = sum(info.bytes for tensors in infos.values() for info in tensors)
-    weights = sum(prod(info.shape) for info in infos[problem.template])
-    bandwidth, rate = _copy_rate(device), _product_rate(device)
-    items = sum(len(task.search) for task in problem.tasks.searched)
-    how = (
-        f"a guess: checkpoints read once at {bandwidth / 1e9:.3g} GB/s, {items} items of {TOKENS} tokens at "
-        f"{rate * USED / 1e9:.3g} GFLOP/s; --measure builds a candidate and scores some items for a better one"
+    elements = sum(prod(info.shape) for tensors in infos.values() for info in tensors)
+    sorts = any(
+        method.statistics_bytes(info.shape, 1) for method in problem.space.methods for info in infos[problem.template]
     )
-    passes = ceil(items / problem.config.evaluate.batch_size)
-    return Cost(moved / bandwidth, 2 * weights * items * TOKENS / (rate * USED) + passes * OVERHEAD, how)
+    return (elements * SORTING if sorts else 0.0), moved / _copy_rate(device)
 
 
-def measure(problem: Problem, takes_gradients: bool) -> Cost:
-    """Measures one candidate on some items of each task; takes as long as loading the models."""
-    engine, space, evaluate = open_engine(problem, takes_gradients), problem.space, problem.config.evaluate
-    model = scored_model(engine.model, evaluate, lambda: engine.built)
-    method = space.methods[0]
-    recipes = [space.fill(method, space.start(method, {})) for _ in range(BUILT)]
-    build = min(_seconds(lambda recipe=recipe: _build(engine, recipe, model)) for recipe in recipes)  # type: ignore[misc]
-    subject = LoadedModel(
-        model, engine.tokenizer, engine.save, new_budget(evaluate, find_device(problem.config.device))
-    )
-    score = sum(_score_seconds(task, subject) for task in problem.tasks.searched)
-    how = f"measured: one candidate built, up to {PROBE} items of each task scored"
-    return Cost(build, score, how)
+def _measure_build(problem: Problem, live: LiveModel) -> tuple[float, float]:
+    """Builds candidates of every method; the first of each computes statistics that are kept."""
+    space = problem.space
+    times = [
+        [_build_seconds(live, space.fill(method, space.start(method, {}))) for _ in range(BUILT)]
+        for method in space.methods
+    ]
+    return sum(own[0] - min(own[1:]) for own in times), fmean(min(own[1:]) for own in times)
 
 
-def _build(engine: Engine, recipe: Recipe, model: Any) -> None:
-    """Builds a candidate; a quantised double is made at its first call, which is part of the time."""
-    engine.build(recipe)
-    if model is not engine.model:
-        with torch.no_grad():
-            model(torch.zeros(1, 1, dtype=torch.int64, device=model.device))
+def _build_seconds(live: LiveModel, recipe: Recipe) -> float:
+    def build() -> None:
+        live.engine.build(recipe)
+        model: Any = live.loaded.model
+        if model is not live.engine.model:  # a quantised double is made at its first call
+            with torch.no_grad():
+                model(torch.zeros(1, 1, dtype=torch.int64, device=model.device))
 
-
-def _score_seconds(task: Task, subject: LoadedModel) -> float:
-    items: Sequence[Item] = task.search[:: max(1, len(task.search) // PROBE)][:PROBE]
-    task.score(subject, items)
-    return _seconds(lambda: task.score(subject, items)) * len(task.search) / len(items)
+    return _seconds(build)
 
 
 def _seconds(action: Callable[[], Any]) -> float:
