@@ -12,7 +12,7 @@ The rooms, from the top down; each imports from those below it only::
 from collections.abc import Callable
 from typing import TypeGuard
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, shown
 from mergesearch.evaluators.contract.differentiable import Differentiable, LossKind, has_targets
 from mergesearch.evaluators.contract.evaluator import Evaluator, MeanOfItems, Metric, has_contributions
 from mergesearch.evaluators.contract.item import Item, aggregate
@@ -86,7 +86,7 @@ def find_evaluator(name: str) -> type[Evaluator] | Callable[..., object]:
     if is_evaluator(evaluator) or (callable(evaluator) and not isinstance(evaluator, type)):
         return evaluator
     raise UserError(
-        f"evaluator: found {name!r}, which is {evaluator!r}; "
+        f"evaluator: found {shown(name)}, which is {evaluator!r}; "
         "expected a function, or a class with an attribute Options that is a subclass of EvaluatorOptions"
     )
 

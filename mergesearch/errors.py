@@ -1,10 +1,15 @@
 """The error that a user can fix, and helpers for its message."""
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import ParamSpec, TypeVar
 
 from mergesearch.text import shown
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 SHOWN_OF_GROUP = 3
 """How many exceptions of a group are shown."""
@@ -15,7 +20,49 @@ class UserError(Exception):
     """Input that the user has to change. The command line prints the message alone and exits with code 2.
 
     The message names the file and the key, what was found, what is valid and the nearest valid name.
+
+    Args:
+        problems: one message, or several that were found together, each of one line.
     """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Puts ``where`` before each problem of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(*(f"{where}: {problem}" for problem in error.problems)) from None
+
+
+class Problems:
+    """The problems of steps that do not depend on each other, so that users see all of them at once."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+
+    def attempt(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """What the step returns; None where it raises UserError, whose problems are kept."""
+        try:
+            return step(*args, **kwargs)
+        except UserError as error:
+            self._found += error.problems
+            return None
+
+    def check(self) -> None:
+        """Raises UserError with all problems, each once, if there are any."""
+        if self._found:
+            raise UserError(*dict.fromkeys(self._found))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that is not blank, or its type's name."""
+    lines = (line.strip() for line in shown(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
 
 
 class ForeignExitError(UserError):

@@ -1,79 +1,266 @@
-"""Reads YAML files into validated objects, and writes YAML."""
+"""Validated objects from data, and YAML in both directions."""
 
+import re
+from collections.abc import Hashable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
-from mergesearch.errors import UserError, nearest
+from mergesearch.errors import UserError, first_line, nearest, shown
+from mergesearch.reading import read_text
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+MOST_PROBLEMS = 20
+"""How many problems of one file are listed."""
 
 
 class Strict(BaseModel):
-    """The base of every model of a file: immutable, without unknown keys, without infinite numbers or NaN."""
+    """The base of every model of a file: immutable, without unknown keys, without infinite numbers or NaN.
+
+    All problems of a file are found at once. A switch is not taken for the number 0 or 1.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _reject_unknown_keys(cls, data: Any) -> Any:
+    def _check_keys(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(data, dict):
-            return data
+            return handler(data)
         valid = [field.alias or name for name, field in cls.model_fields.items()]
-        for key in data:
-            if key not in valid:
-                raise ValueError(f"unknown key {str(key)!r}{nearest(str(key), valid)}")
-        return data
+        unknown = [key for key in data if key not in valid][:MOST_PROBLEMS]
+        problems = [_unknown(key, data[key], valid) for key in unknown]
+        problems += [_no_number(name, data[name]) for name in _numbers(cls) if _has_switch(data.get(name))]
+        try:
+            model = handler({key: value for key, value in data.items() if key in valid})
+        except ValidationError as error:
+            problems += [_repeated(problem) for problem in error.errors(include_url=False)]
+        if problems:
+            raise ValidationError.from_exception_data(cls.__name__, problems)
+        return model
 
 
-Parsed = TypeVar("Parsed", bound=BaseModel)
+def _unknown(key: Any, value: Any, valid: list[str]) -> InitErrorDetails:
+    text = f"unknown key {shown(str(key))}{nearest(str(key), valid)}"
+    return _problem("unknown_key", text, (str(key),), value)
 
 
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file. Raises UserError where it cannot be read or is not YAML."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not YAML: {error}") from error
+def _no_number(name: str, value: Any) -> InitErrorDetails:
+    return _problem("no_number", "Input should be a number", (name,), value)
 
 
-def parse_yaml(text: str) -> Any:
-    """The content of a YAML text that this project wrote itself."""
-    return yaml.safe_load(text)
+def _repeated(problem: Any) -> InitErrorDetails:
+    return _problem(problem["type"], problem["msg"], problem["loc"], problem["input"])
+
+
+def _problem(kind: str, text: str, place: tuple[str | int, ...], value: Any) -> InitErrorDetails:
+    error = PydanticCustomError(kind, "{text}", {"text": text})
+    return InitErrorDetails(type=error, loc=place, input=value)
+
+
+@cache
+def _numbers(model: type[BaseModel]) -> list[str]:
+    """The fields that are numbers, and no switches."""
+    kinds = {name: set(_kinds(field.annotation)) for name, field in model.model_fields.items()}
+    return [name for name, found in kinds.items() if found & {int, float} and bool not in found]
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _kinds(argument)
+
+
+def _has_switch(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list) and any(isinstance(entry, bool) for entry in value))
 
 
 def parse(model: type[Parsed], data: Any, where: str) -> Parsed:
     """``data`` as a ``model``.
 
-    Raises UserError with one line for each problem: ``where``, the key, what was found and what was expected.
+    Raises UserError with a line for each problem, in the order of the data: ``where``, the key, what was found and what
+    was expected.
     """
     if not isinstance(data, dict):
-        raise UserError(f"{where}: found {_shown(data)}, expected keys: {', '.join(model.model_fields)}")
+        found = "is empty" if data is None else f"found {shown(data, 60)}"
+        raise UserError(f"{where}: {found}, expected keys: {', '.join(model.model_fields)}")
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = [_line(where, problem) for problem in error.errors(include_url=False)]
-        raise UserError("\n".join(dict.fromkeys(lines))) from None
+        problems = sorted(error.errors(include_url=False), key=lambda problem: _position(data, problem["loc"]))
+        lines = list(dict.fromkeys(_line(where, problem) for problem in problems[:MOST_PROBLEMS]))
+        more = len(problems) - MOST_PROBLEMS
+        raise UserError(*lines, *([f"{where}: and {more} problems more"] if more > 0 else [])) from None
+
+
+def _position(data: Any, place: tuple[str | int, ...]) -> list[int]:
+    """The indices that lead to a place of the data. A key that is missing comes last."""
+    position = []
+    for part in place:
+        if isinstance(data, dict):
+            position.append(next((i for i, key in enumerate(data) if str(key) == part), len(data)))
+        elif isinstance(data, list) and isinstance(part, int):
+            position.append(part)
+        data = data.get(part) if isinstance(data, dict) else data[part] if _has_index(data, part) else None
+    return position
+
+
+def _has_index(data: Any, part: str | int) -> bool:
+    return isinstance(data, list) and isinstance(part, int) and part < len(data)
 
 
 def _line(where: str, problem: Any) -> str:
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
+    place = problem["loc"][:-1] if problem["type"] == "unknown_key" else problem["loc"]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     prefix = f"{where}: {key.lstrip('.')}" if key else where
     if problem["type"] == "missing":
         return f"{prefix}: is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
+    if problem["type"] in ("value_error", "unknown_key"):
         return f"{prefix}: {message}"
-    return f"{prefix}: found {_shown(problem['input'])}, expected: {message}"
+    return f"{prefix}: found {shown(problem['input'], 60)}, expected: {message}"
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+YAML_BYTES = 1 << 20
+"""The largest YAML file."""
+DEEPEST = 50
+"""The most levels of a YAML document."""
+MOST_VALUES = 50_000
+"""The most keys and values of a YAML document; what an alias stands for counts wherever the alias is."""
+INTEGER_BITS = 64
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""Characters that no file name and no UTF-8 can have: NUL, and halves of surrogate pairs."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without what has no end, and without values that nothing can take.
+
+    Refused are: documents that are too deep or too long, values that contain themselves, integers of more than 64 bits,
+    and characters that cannot be written. As in mergekit, of equal keys the last one counts.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._level = self._count = 0
+
+    def compose_document(self) -> yaml.Node | None:
+        self._count = 0
+        node = super().compose_document()
+        if node is not None:
+            _measure(node, {})
+        return node
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._level, self._count = self._level + 1, self._count + 1
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        _check_size(self._level, self._count, mark)
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:  # PyYAML's readers of scalars raise ValueError, KeyError, AttributeError and others
+            raise _wrong_value(node) from error
+        if isinstance(value, int) and value.bit_length() >= INTEGER_BITS:
+            raise _wrong(node, f"found an integer of {value.bit_length()} bits, expected less than {INTEGER_BITS}")
+        if isinstance(value, str) and (found := NO_TEXT.search(value)):
+            raise _wrong(node, f"found the character U+{ord(found[0]):04X}, which no text can have")
+        return value
+
+
+class _UniqueLoader(_Loader):
+    """Refuses mappings with two equal keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        lines: dict[tuple[str, str], int] = {}
+        keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        for key in (key for key in keys if isinstance(key, yaml.ScalarNode)):
+            if (name := (key.tag, key.value)) in lines:
+                raise _wrong(key, f"found the key {shown(key.value)} again, which is in line {lines[name]} already")
+            lines[name] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def _measure(node: yaml.Node, sizes: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """The levels and the values of a node. Raises ComposerError where these have no end, or are too many."""
+    if id(node) not in sizes:
+        sizes[id(node)] = None
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [n for pair in node.value for n in pair]
+        parts = parts if isinstance(node, yaml.CollectionNode) else []
+        measured = [_measure(part, sizes) for part in parts]
+        levels = 1 + max((levels for levels, _ in measured), default=0)
+        count = 1 + sum(count for _, count in measured)
+        _check_size(levels, count, node.start_mark)
+        sizes[id(node)] = levels, count
+    size = sizes[id(node)]
+    if size is None:
+        raise _wrong(node, "found a value that contains itself")
+    return size
+
+
+def _check_size(levels: int, count: int, mark: Any) -> None:
+    if levels > DEEPEST:
+        raise ComposerError(None, None, f"found more than {DEEPEST} levels, expected fewer", mark)
+    if count > MOST_VALUES:
+        raise ComposerError(None, None, f"found more than {MOST_VALUES} values, aliases included", mark)
+
+
+def _wrong_value(node: yaml.Node) -> ConstructorError:
+    value = shown(node.value) if isinstance(node, yaml.ScalarNode) else "a collection"
+    return _wrong(node, f"found {value}, which is no valid {node.tag.rpartition(':')[2]}; put text in quotes")
+
+
+def _wrong(node: yaml.Node, problem: str) -> ConstructorError:
+    return ConstructorError(None, None, problem, node.start_mark)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file. Raises UserError where it cannot be read, is not YAML, or has a key twice."""
+    documents = _documents(path, _UniqueLoader)
+    if len(documents) > 1:
+        raise UserError(f"{path}: found {len(documents)} documents, expected one; remove the lines ---")
+    return documents[0] if documents else None
+
+
+def read_yaml_documents(path: Path) -> list[Any]:
+    """The documents of a YAML file. Of equal keys, the last one counts, as in mergekit. Raises UserError."""
+    return _documents(path, _Loader)
+
+
+def _documents(path: Path, loader: type[_Loader]) -> list[Any]:
+    text = read_text(path, YAML_BYTES)
+    try:
+        return list(yaml.load_all(text, loader))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path}: is not YAML: {_in_words(error, text)}") from None
+
+
+def _in_words(error: Exception, text: str) -> str:
+    """An error of PyYAML in one line, with the line of the file."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        problem = "; ".join(part for part in (error.context, error.problem) if part)
+        return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        return f"line {line}: found the character U+{code:04X}, which YAML does not allow"
+    return first_line(error)
+
+
+def parse_yaml(text: str) -> Any:
+    """The content of a YAML text that this project wrote itself."""
+    return yaml.load(text, _Loader)
 
 
 class _Dumper(yaml.SafeDumper):

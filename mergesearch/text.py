@@ -8,10 +8,15 @@ import codecs
 import html
 import re
 import sys
+from reprlib import Repr
 from typing import IO, Any
 
 SCREEN = 2_000
 """The most characters of one text that are shown."""
+LINE = 500
+"""The most characters of a text that is shown in one line."""
+INTEGER_BITS = 128
+"""The most bits of an integer whose digits are shown."""
 _BEGINNING = 0.6
 """The share of a text that is too long which is kept of its beginning; the rest is its end, which says why."""
 _UNFIT = re.compile(
@@ -57,12 +62,32 @@ def _spelled(found: re.Match[str]) -> str:
     return f"\\x{ord(character):02x}" if ord(character) < 0x100 else f"\\u{ord(character):04x}"
 
 
-def represented(value: object, most: int = 200) -> str:
-    """``repr`` of a value of other people, cut and safe to print; never raises."""
+class _Short(Repr):
+    """``repr`` of a few entries and a few levels, so that it ends whatever the value contains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 4, 200, 200
+        self.maxlist = self.maxdict = self.maxtuple = self.maxset = 8
+
+    def repr_int(self, number: int, _: int) -> str:
+        return repr(number) if number.bit_length() <= INTEGER_BITS else f"an integer of {number.bit_length()} bits"
+
+
+_SHORT = _Short()
+
+
+def represented(value: object, most: int = 100) -> str:
+    """``repr`` of a value of other people in one line, cut and safe to print; never raises."""
     try:
-        return shown(repr(value), most)
+        return as_line(_SHORT.repr(value), most)
     except (Exception, SystemExit) as error:
         return f"(a {type(value).__name__} that cannot be shown: its __repr__ raises {type(error).__name__})"
+
+
+def as_line(text: object, most: int = LINE) -> str:
+    """Text in one line: line breaks and tabs are spelled out."""
+    return re.sub(r"[\n\t]", lambda found: repr(found[0])[1:-1], shown(text, most))
 
 
 def as_html(text: object, most: int = SCREEN) -> str:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from mergesearch.errors import UserError
 from mergesearch.files import ended_by_exception
 from mergesearch.foreign import other_code
-from mergesearch.text import SCREEN, print_anything, shown
+from mergesearch.text import SCREEN, as_line, print_anything, shown
 from mergesearch.trust import trust_code
 
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ def _example(text: str) -> dict[str, Any]:
 
 
 def _user_errors(command: CommandFunction) -> CommandFunction:
-    """Ends a command that raises UserError with exit code 2 and without a traceback."""
+    """Ends a command with exit code 2 and without a traceback on UserError, and on errors of the file system.
+
+    Each problem is one line, whatever is in it.
+    """
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -39,8 +42,11 @@ def _user_errors(command: CommandFunction) -> CommandFunction:
             with other_code(f"mergesearch {command.__name__}"):
                 command(*args, **kwargs)
         except UserError as error:
-            _echo(f"error: {error}", err=True)
-            sys.exit(2)
+            _end(*error.problems)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _end(f"{error.filename}: {error.strerror}")
 
     return wrapped
 
@@ -62,6 +68,12 @@ def _opened(file: Path, overrides: dict[str, Any]) -> "Iterator[Config]":
         config = Config.read(file, **overrides)
         with trust_code(config.trust):
             yield config
+
+
+def _end(*problems: str) -> NoReturn:
+    for problem in problems:
+        _echo(f"error: {as_line(problem)}", err=True)
+    sys.exit(2)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, located
 from mergesearch.evaluators import LoadedModel
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import find_device, merge, torch_dtype
@@ -24,10 +24,8 @@ def evaluate_model(
     ``tell`` gets notes for the user. Raises UserError for invalid tasks or checkpoints, and for outputs that are not
     numbers.
     """
-    try:
+    with located(where):
         tasks = open_tasks(config.evaluate)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
     dtype = config.recipe.get("out_dtype") or config.recipe.get("dtype")
     model, tokenizer = live.load(Checkpoint(reference), find_device(config.device), torch_dtype(dtype))
     model = scored_model(model, config.evaluate, lambda: None)

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mergesearch.errors import UserError, listed
+from mergesearch.errors import UserError, listed, shown
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorFile, TensorInfo
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -184,7 +184,7 @@ def _read_config(reference: str, folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{reference}: is not an adapter's folder: {error}") from None
     if config.get("peft_type", "LORA") != "LORA":
-        raise UserError(f"{reference}: peft_type: found {config['peft_type']!r}, expected 'LORA'")
+        raise UserError(f"{reference}: peft_type: found {shown(config['peft_type'])}, expected 'LORA'")
     for key in UNSUPPORTED:
         if config.get(key):
             raise UserError(f"{reference}: {key}: is not supported; merge the adapter with PEFT first")

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, first_line
+from mergesearch.reading import check_file
 
 DTYPES = {
     "F64": torch.float64,
@@ -30,6 +32,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 SAMPLE_BYTES = 64
+LFS_POINTER = b"version https://git-lfs"
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -84,43 +87,35 @@ class TensorFile:
 
     @cached_property
     def _header(self) -> dict[str, Any]:
+        check_file(self.path)
         try:
-            size = self.path.stat().st_size
+            with safe_open(str(self.path), framework="np"):
+                pass  # the library reads the header, and refuses it unless it is valid in every respect
             with self.path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
-                if length > size - 8:
-                    raise ValueError("the header is truncated")
                 header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            _check(header, size - 8 - length)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{self.path}: is not a readable safetensors file: {error!r}") from None
+        except (SafetensorError, OSError, ValueError) as error:
+            raise self._unreadable(error) from None
+        header.pop("__metadata__", None)
         self._data_start = 8 + length
-        return dict(sorted(header.items()))
+        return {name: _entry(header[name]) for name in sorted(header)}
+
+    def _unreadable(self, error: Exception) -> UserError:
+        with self.path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                return UserError(f"{self.path}: is a pointer of Git LFS, not the file; run git lfs pull")
+        return UserError(f"{self.path}: is not a readable safetensors file: {first_line(error)}")
 
     def _info(self, name: str, entry: Mapping[str, Any]) -> TensorInfo:
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
             raise UserError(f"{self.path}: {name} has dtype {entry['dtype']}, expected one of {', '.join(DTYPES)}")
-        info = TensorInfo(tuple(entry["shape"]), dtype)
-        start, end = entry["data_offsets"]
-        if end - start != info.bytes:
-            raise UserError(
-                f"{self.path}: is not a readable safetensors file: {name} has {end - start} bytes, its shape and dtype "
-                f"need {info.bytes}"
-            )
-        return info
+        return TensorInfo(tuple(entry["shape"]), dtype)
 
 
-def _check(header: Mapping[str, Any], size: int) -> None:
-    """Raises ValueError unless the tensors fill the ``size`` bytes of data without a gap."""
-    filled = 0
-    for start, end in sorted(entry["data_offsets"] for entry in header.values()):
-        if start != filled or end < start:
-            raise ValueError("the data_offsets of tensors overlap or leave a gap")
-        filled = end
-    if filled != size:
-        raise ValueError(f"the file has {size} bytes of data, its header says {filled}")
+def _entry(entry: Any) -> dict[str, Any]:
+    """The entry of one tensor. The library also takes a list of its values."""
+    return dict(zip(("dtype", "shape", "data_offsets"), entry, strict=True)) if isinstance(entry, list) else entry
 
 
 def as_bytes(data: Tensor) -> memoryview:

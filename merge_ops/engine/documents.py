@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mergesearch.errors import UserError
 from mergesearch.files import ended_by_exception
 from mergesearch.merge_ops.checkpoint.references import parse_reference
@@ -20,6 +18,7 @@ from mergesearch.merge_ops.engine.engine import check_output, merge
 from mergesearch.merge_ops.engine.options import DEFAULTS, MergeOptions
 from mergesearch.merge_ops.output.writer import new_parents_removed
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.parsing import read_yaml_documents
 
 
 def read_recipes(path: Path) -> list[Recipe]:
@@ -28,7 +27,7 @@ def read_recipes(path: Path) -> list[Recipe]:
     Raises:
         UserError: the file is not readable, or a recipe is not valid, not used, or part of a cycle.
     """
-    documents = [_with_name(document) for document in _load(path) if document is not None]
+    documents = [_with_name(document) for document in read_yaml_documents(path) if document is not None]
     if len(documents) <= 1:
         return [Recipe.read(documents[0] if documents else None, str(path))]
     recipes = [Recipe.read(document, f"{path}: document {i + 1}") for i, document in enumerate(documents)]
@@ -74,17 +73,6 @@ def _merge_intermediate(recipes: Sequence[Recipe], folder: Path, options: MergeO
         merge(recipe, path, paths, options=options)
         paths[str(recipe.name)] = path
     return paths
-
-
-def _load(path: Path) -> list[Any]:
-    try:
-        return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not YAML: {error}") from error
 
 
 def _with_name(document: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, shown
 from mergesearch.files import write_text
 
 LAYER_COUNT = re.compile(r"^(?:num_hidden_layers|n_layers?|num_layers|(?:num_)?(?:encoder|decoder)_layers)$")
@@ -91,7 +91,7 @@ class SourceLayer:
         entries = own if isinstance(own, list) and len(own) == self.count else template
         if self.index >= len(entries):
             expected = f"expected one for each of {self.count} layers"
-            raise UserError(f"{self.model}: config.json: {key}: found {own!r}, {expected}")
+            raise UserError(f"{self.model}: config.json: {key}: found {shown(own)}, {expected}")
         return entries[self.index]
 
     def is_in(self, key: str, template: list[Any]) -> bool:

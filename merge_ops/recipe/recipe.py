@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, located
 from mergesearch.files import digest
 from mergesearch.merge_ops.checkpoint.references import ModelName
 from mergesearch.merge_ops.methods import Method, find_method
@@ -80,10 +80,8 @@ class Recipe(Strict):
         for key in OTHER_TOOLS.keys() & (data if isinstance(data, dict) else {}).keys():
             raise UserError(f"{where}: {OTHER_TOOLS[key]}")
         recipe = parse(cls, data, where)
-        try:
+        with located(where):
             recipe._check()
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
         return recipe
 
     @property

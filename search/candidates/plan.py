@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mergesearch.errors import UserError
+from mergesearch.errors import located
 from mergesearch.search.candidates.baselines import Baselines, Endpoints, constraint_baselines
 from mergesearch.search.candidates.gradient.feasibility import StartChoice, check_learning, choose_start
 from mergesearch.search.candidates.soup_ingredients import check_shared_start
@@ -65,10 +65,8 @@ class SearchPlan:
 def open_plan(config: Config, where: str) -> SearchPlan:
     """Checks a config and plans its candidates. Raises UserError, whose message begins with ``where``."""
     problem = open_problem(config, where)
-    try:
+    with located(where):
         return _plan(problem)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def _plan(problem: Problem) -> SearchPlan:

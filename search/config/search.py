@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from mergesearch.errors import nearest
+from mergesearch.errors import nearest, shown
 from mergesearch.parsing import Strict
 from mergesearch.search.config.soup import SoupKind
 from mergesearch.search.samplers import SAMPLERS
@@ -68,7 +68,7 @@ def _read_duration(data: Any) -> Any:
     except ValueError:
         parts = {}
     if not parts:
-        raise ValueError(f"found {data!r}, expected seconds, or a duration such as 2h30m, 90m or 45s")
+        raise ValueError(f"found {shown(data)}, expected seconds, or a duration such as 2h30m, 90m or 45s")
     return sum(_UNITS[unit] * number for unit, number in parts.items())
 
 

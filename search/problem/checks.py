@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mergesearch.errors import UserError, listed
+from mergesearch.errors import UserError, listed, shown
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.space.model_choices import named_references
@@ -20,7 +20,7 @@ def referenced_checkpoints(recipe: Mapping[str, Any]) -> list[str]:
     references = named_references(recipe)
     for reference in references:
         if not isinstance(reference, str):
-            raise UserError(f"recipe: found the model {reference!r}, expected a path or {{search: [paths]}}")
+            raise UserError(f"recipe: found the model {shown(reference)}, expected a path or {{search: [paths]}}")
     return references
 
 
@@ -29,10 +29,10 @@ def _check_entries(recipe: Mapping[str, Any]) -> None:
     if models is None and ("slices" in recipe or "modules" in recipe):
         return
     if not isinstance(models, list) or not models:
-        raise UserError(f"recipe: models: found {models!r}, expected a list of {{model, parameters}}")
+        raise UserError(f"recipe: models: found {shown(models)}, expected a list of {{model, parameters}}")
     for index, entry in enumerate(models):
         if not isinstance(entry, dict) or not isinstance(entry.get("model"), str | dict):
-            raise UserError(f"recipe: models[{index}]: found {entry!r}, expected {{model: path, parameters}}")
+            raise UserError(f"recipe: models[{index}]: found {shown(entry)}, expected {{model: path, parameters}}")
 
 
 def check_same_computation(checkpoints: Sequence[Checkpoint]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, located
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, common_dtype
@@ -52,10 +52,8 @@ class Problem:
 
 def open_problem(config: Config, where: str) -> Problem:
     """Checks a config against the disk and lm-eval. Raises UserError, whose message begins with ``where``."""
-    try:
+    with located(where):
         return _open(config)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def _open(config: Config) -> Problem:
@@ -85,10 +83,8 @@ def _assembled(recipe: Recipe, merger: Merger) -> Assembly:
     """Raises UserError where the candidate cannot be merged."""
     if recipe.vocabulary:
         raise UserError("recipe: tokenizer: a search needs models of one vocabulary; merge them into one beforehand")
-    try:
+    with located("recipe"):
         return Assembly(merger, recipe)
-    except UserError as error:
-        raise UserError(f"recipe: {error}") from None
 
 
 def _layer_count(names: Sequence[str]) -> int:

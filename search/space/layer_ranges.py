@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from mergesearch.errors import UserError, nearest
+from mergesearch.errors import UserError, nearest, shown
 from mergesearch.merge_ops.methods import Scalar
 from mergesearch.search.space.checks import check_keys
 from mergesearch.search.space.dimension import Dimension
@@ -53,7 +53,7 @@ def _read_bound(spec: Mapping[str, Any], name: str, paths: Sequence[Path], where
     at = f"{where}: {format_path(paths[0])}"
     check_keys(spec, BOUND_KEYS, at)
     if not isinstance(spec["search"], list) or len(spec["search"]) != 2:
-        raise UserError(f"{at}.search: found {spec['search']!r}, expected [lowest, highest]")
+        raise UserError(f"{at}.search: found {shown(spec['search'])}, expected [lowest, highest]")
     return Dimension(name, read_range(spec, at, integer=True), tuple(paths), meaning="number of a layer")
 
 

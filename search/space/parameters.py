@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution
 
-from mergesearch.errors import UserError, listed, nearest
+from mergesearch.errors import UserError, listed, nearest, shown
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.search.space.checks import check_integer, check_keys
 from mergesearch.search.space.dimension import Dimension
@@ -46,9 +46,9 @@ class DepthProfile:
             return cls("groups", count, layers)
         form = spec.get("interpolation", "linear")
         if "interpolation" in spec and "curve" not in spec:
-            raise UserError(f"{where}.interpolation: found {form!r} without curve, expected curve: K beside it")
+            raise UserError(f"{where}.interpolation: found {shown(form)} without curve, expected curve: K beside it")
         if form not in INTERPOLATIONS:
-            raise UserError(f"{where}.interpolation: found {form!r}{nearest(str(form), INTERPOLATIONS)}")
+            raise UserError(f"{where}.interpolation: found {shown(form)}{nearest(str(form), INTERPOLATIONS)}")
         if "curve" not in spec:
             return cls("single")
         return cls(form, check_integer(spec["curve"], 2, MOST_KNOTS, f"{where}.curve"), layers)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergesearch.errors import UserError, listed, nearest
+from mergesearch.errors import UserError, listed, located, nearest, shown
 from mergesearch.merge_ops.methods import Method, find_method
 from mergesearch.merge_ops.recipe.recipe import check_parameters
 from mergesearch.search.space.dimension import METHOD
@@ -63,7 +63,7 @@ def read_searched_methods(recipe: Mapping[str, Any], where: str) -> list[Method]
         return [_find(value, where)]
     if isinstance(value, dict) and set(value) == {"search"} and isinstance(value["search"], list):
         return [_find(name, where) for name in dict.fromkeys(map(str, value["search"]))]
-    raise UserError(f"{where}: {METHOD}: found {value!r}, expected a name or {{search: [names]}}")
+    raise UserError(f"{where}: {METHOD}: found {shown(value)}, expected a name or {{search: [names]}}")
 
 
 def read_slice_methods(recipe: Mapping[str, Any], where: str) -> dict[Path, Method]:
@@ -82,10 +82,8 @@ def read_slice_methods(recipe: Mapping[str, Any], where: str) -> dict[Path, Meth
 
 
 def _find(name: str, where: str) -> Method:
-    try:
+    with located(where):
         return find_method(name)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def methods_with(parameter: str, methods: Sequence[Method], where: str) -> list[Method]:

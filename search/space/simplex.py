@@ -14,7 +14,7 @@ from typing import Any
 
 from optuna.distributions import FloatDistribution
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, shown
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.search.space.checks import check_keys
 from mergesearch.search.space.dimension import Dimension
@@ -172,9 +172,9 @@ def _check_hole(hole: Hole, first: Hole, where: str) -> None:
     check_keys(hole.spec, SIMPLEX_KEYS, where)
     total = hole.spec["sums_to"]
     if isinstance(total, bool) or not isinstance(total, int | float) or total <= 0:
-        raise UserError(f"{where}.sums_to: found {total!r}, expected a number above 0")
+        raise UserError(f"{where}.sums_to: found {shown(total)}, expected a number above 0")
     if hole.spec["search"] not in (AUTO, [0, total]):
-        raise UserError(f"{where}.search: found {hole.spec['search']!r}, expected auto or [0, {total:g}]")
+        raise UserError(f"{where}.search: found {shown(hole.spec['search'])}, expected auto or [0, {total:g}]")
     if dict(hole.spec) | {"search": AUTO} != dict(first.spec) | {"search": AUTO}:
         raise UserError(
             f"{where}: found {dict(hole.spec)}, expected {dict(first.spec)} as in {first.where}, which shares the sum"
@@ -192,6 +192,6 @@ def _fixed_values(recipe: Mapping[str, Any], holes: Sequence[Hole], where: str) 
             continue
         if isinstance(setting, bool) or not isinstance(setting, int | float):
             other = format_path((*path, "parameters", parameter))
-            raise UserError(f"{where}.sums_to: found {setting!r} in {other}, expected a number or the same hole there")
+            raise UserError(f"{where}.sums_to: found {shown(setting)} in {other}, expected a number or that hole there")
         fixed[path] = float(setting)
     return fixed

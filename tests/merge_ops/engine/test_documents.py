@@ -91,7 +91,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
         ((PAIR.replace("{ft1}", "other"), LAST.replace("{base}", "pair") + "name: other\n"), "in a cycle"),
         ((PAIR, "[1]"), "document 2: found [1], expected keys"),
         ((PAIR, "{{merge_method: liner}}"), "document 2: merge_method: there is no method 'liner'"),
-        (("",), "found None, expected keys"),
+        (("",), "recipe.yml: is empty, expected keys"),
     ],
     ids=["a name twice", "two results", "not used", "circle", "not a mapping", "wrong recipe", "nothing"],
 )

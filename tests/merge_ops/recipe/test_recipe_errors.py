@@ -149,7 +149,8 @@ def test_message(changes: dict[str, Any], expected: str) -> None:
 
 @pytest.mark.parametrize("data", [None, [], "text", 3])
 def test_a_document_that_is_not_a_mapping(data: Any) -> None:
-    assert message(data).startswith(f"my.yml: found {data!r}, expected keys: merge_method, models")
+    found = "is empty" if data is None else f"found {data!r}"
+    assert message(data).startswith(f"my.yml: {found}, expected keys: merge_method, models")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""Runs the command line in this process, and says how it ended."""
+
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn
+
+from click.testing import CliRunner
+
+from mergesearch.errors import UserError
+from mergesearch.search.cli import main
+
+SECONDS = 2.0
+"""How long malformed input may take."""
+
+
+class TooLong(BaseException):
+    """The time is over."""
+
+
+@contextmanager
+def limited(seconds: float = SECONDS) -> Iterator[None]:
+    """Raises TooLong once the seconds are over. For the main thread only."""
+
+    def end(_: int, __: FrameType | None) -> NoReturn:
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command ended: ``done``, ``refused`` (exit 2), ``traceback`` or ``hang``; and what it said."""
+
+    kind: str
+    text: str
+
+
+def ending(*arguments: object, seconds: float = SECONDS) -> Ending:
+    """How the command with these arguments ends."""
+    try:
+        with limited(seconds):
+            result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    except TooLong:
+        return Ending("hang", "")
+    if isinstance(result.exception, TooLong):
+        return Ending("hang", "")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        return Ending("traceback", "".join(traceback.format_exception(result.exception)))
+    return Ending({0: "done", 2: "refused"}.get(result.exit_code, "traceback"), result.stderr)
+
+
+def outcome(call: Callable[[], Any], seconds: float = SECONDS) -> str:
+    """What a call does: ``done`` or ``refused`` (UserError). Any other exception, and TooLong, go through."""
+    try:
+        with limited(seconds):
+            call()
+    except UserError:
+        return "refused"
+    return "done"
