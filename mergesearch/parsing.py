@@ -127,12 +127,13 @@ def _line(where: str, problem: Any) -> str:
     return f"{prefix}: found {shown(problem['input'], 60)}, expected: {message}"
 
 
-YAML_BYTES = 1 << 20
+YAML_BYTES = 512 << 10
 """The largest YAML file."""
 DEEPEST = 50
 """The most levels of a YAML document."""
-MOST_VALUES = 50_000
-"""The most keys and values of a YAML document; what an alias stands for counts wherever the alias is."""
+MOST_VALUES = 30_000
+"""The most keys and values of a YAML file; what an alias stands for counts wherever the alias is."""
+MOST_DOCUMENTS = 1000
 INTEGER_BITS = 64
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """Characters that no file name and no UTF-8 can have: NUL, and halves of surrogate pairs."""
@@ -147,10 +148,12 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._level = self._count = 0
+        self._level = self._count = self._documents = 0
 
     def compose_document(self) -> yaml.Node | None:
-        self._count = 0
+        self._documents += 1
+        if self._documents > MOST_DOCUMENTS:
+            raise ComposerError(None, None, f"found more than {MOST_DOCUMENTS} documents")
         node = super().compose_document()
         if node is not None:
             _measure(node, {})

@@ -30,7 +30,7 @@ def read_text(path: Path, most: int) -> str:
         with path.open("rb") as file:
             data = file.read(most + 1)
         if len(data) > most:
-            raise UserError(f"{path}: has more than {most >> 20} MiB, expected less")
+            raise UserError(f"{path}: has more than {most >> 10} KiB, expected less")
         return data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None

@@ -32,8 +32,9 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 SAMPLE_BYTES = 64
-LFS_POINTER = b"version https://git-lfs"
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that Git LFS would replace by the true one."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,10 @@ class TensorFile:
         return {name: _entry(header[name]) for name in sorted(header)}
 
     def _unreadable(self, error: Exception) -> UserError:
-        with self.path.open("rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+        if isinstance(error, SafetensorError):
+            with self.path.open("rb") as file:
+                start = file.read(len(LFS_POINTER))
+            if start == LFS_POINTER:
                 return UserError(f"{self.path}: is a pointer of Git LFS, not the file; run git lfs pull")
         return UserError(f"{self.path}: is not a readable safetensors file: {first_line(error)}")
 
