@@ -12,7 +12,7 @@ The rooms, from the top down; each imports from those below it only::
 from collections.abc import Callable
 from typing import TypeGuard
 
-from mergesearch.errors import UserError, shown
+from mergesearch.errors import UserError
 from mergesearch.evaluators.contract.differentiable import Differentiable, LossKind, has_targets
 from mergesearch.evaluators.contract.evaluator import Evaluator, MeanOfItems, Metric, has_contributions
 from mergesearch.evaluators.contract.item import Item, aggregate
@@ -30,6 +30,7 @@ from mergesearch.evaluators.tasks.function import Function
 from mergesearch.evaluators.tasks.perplexity import Perplexity
 from mergesearch.foreign import other_code
 from mergesearch.plugins import find
+from mergesearch.text import quoted
 from mergesearch.trust import tell_code
 
 __all__ = [
@@ -86,7 +87,7 @@ def find_evaluator(name: str) -> type[Evaluator] | Callable[..., object]:
     if is_evaluator(evaluator) or (callable(evaluator) and not isinstance(evaluator, type)):
         return evaluator
     raise UserError(
-        f"evaluator: found {shown(name)}, which is {evaluator!r}; "
+        f"evaluator: found {quoted(name)}, which is {evaluator!r}; "
         "expected a function, or a class with an attribute Options that is a subclass of EvaluatorOptions"
     )
 

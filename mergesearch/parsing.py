@@ -12,8 +12,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from mergesearch.errors import UserError, first_line, nearest, shown
+from mergesearch.errors import UserError, first_line, nearest
 from mergesearch.reading import read_text
+from mergesearch.text import quoted
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 MOST_PROBLEMS = 20
@@ -47,7 +48,7 @@ class Strict(BaseModel):
 
 
 def _unknown(key: Any, value: Any, valid: list[str]) -> InitErrorDetails:
-    text = f"unknown key {shown(str(key))}{nearest(str(key), valid)}"
+    text = f"unknown key {quoted(str(key))}{nearest(str(key), valid)}"
     return _problem("unknown_key", text, (str(key),), value)
 
 
@@ -88,7 +89,7 @@ def parse(model: type[Parsed], data: Any, where: str) -> Parsed:
     was expected.
     """
     if not isinstance(data, dict):
-        found = "is empty" if data is None else f"found {shown(data, 60)}"
+        found = "is empty" if data is None else f"found {quoted(data, 60)}"
         raise UserError(f"{where}: {found}, expected keys: {', '.join(model.model_fields)}")
     try:
         return model.model_validate(data)
@@ -124,7 +125,7 @@ def _line(where: str, problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("value_error", "unknown_key"):
         return f"{prefix}: {message}"
-    return f"{prefix}: found {shown(problem['input'], 60)}, expected: {message}"
+    return f"{prefix}: found {quoted(problem['input'], 60)}, expected: {message}"
 
 
 YAML_BYTES = 512 << 10
@@ -189,7 +190,7 @@ class _UniqueLoader(_Loader):
         keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         for key in (key for key in keys if isinstance(key, yaml.ScalarNode)):
             if (name := (key.tag, key.value)) in lines:
-                raise _wrong(key, f"found the key {shown(key.value)} again, which is in line {lines[name]} already")
+                raise _wrong(key, f"found the key {quoted(key.value)} again, which is in line {lines[name]} already")
             lines[name] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
@@ -219,7 +220,7 @@ def _check_size(levels: int, count: int, mark: Any) -> None:
 
 
 def _wrong_value(node: yaml.Node) -> ConstructorError:
-    value = shown(node.value) if isinstance(node, yaml.ScalarNode) else "a collection"
+    value = quoted(node.value) if isinstance(node, yaml.ScalarNode) else "a collection"
     return _wrong(node, f"found {value}, which is no valid {node.tag.rpartition(':')[2]}; put text in quotes")
 
 

@@ -77,7 +77,7 @@ class _Short(Repr):
 _SHORT = _Short()
 
 
-def represented(value: object, most: int = 100) -> str:
+def quoted(value: object, most: int = 100) -> str:
     """``repr`` of a value of other people in one line, cut and safe to print; never raises."""
     try:
         return as_line(_SHORT.repr(value), most)

@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 
 from mergesearch import text
 from mergesearch.errors import UserError, in_words
-from mergesearch.text import as_code, as_code_block, as_heading, as_html, represented
+from mergesearch.text import as_code, as_code_block, as_heading, as_html, quoted
 
 NASTY = "[bold]x[/] <img src=x onerror=alert(1)> `tick` %{x} \x1b[31mred\x1b[0m \x07 \ud800 \u202e :bomb: \r\nline"
 
@@ -32,8 +32,8 @@ def test_what_cannot_be_shown_is_said(error: Exception) -> None:
 
 
 def test_what_cannot_be_represented_is_said() -> None:
-    assert "__repr__ raises SystemExit" in represented(UnspeakableError())
-    assert represented("\x1b[0m") == r"'\x1b[0m'"
+    assert "__repr__ raises SystemExit" in quoted(UnspeakableError())
+    assert quoted("\x1b[0m") == r"'\x1b[0m'"
 
 
 def raised(error: BaseException) -> BaseException:

@@ -12,9 +12,10 @@ from typing import Any
 
 from pydantic import Field
 
-from mergesearch.errors import UserError, listed, nearest, shown
+from mergesearch.errors import UserError, listed, nearest
 from mergesearch.evaluators.contract.options import EvaluatorOptions
 from mergesearch.evaluators.data.content import content_hash, content_text
+from mergesearch.text import quoted
 
 
 class TableOptions(EvaluatorOptions):
@@ -171,7 +172,7 @@ def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"data: {path}, line {number}: is not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise UserError(f"data: {path}, line {number}: found {shown(row)}, expected an object such as {{'text': ...}}")
+        raise UserError(f"data: {path}, line {number}: found {quoted(row)}, expected an object such as {{'text': ...}}")
     return row
 
 

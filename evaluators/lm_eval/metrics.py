@@ -17,8 +17,8 @@ from lm_eval.api.metrics import _sacreformat
 from lm_eval.api.registry import get_aggregation
 from torch import Tensor
 
-from mergesearch.errors import shown
 from mergesearch.evaluators.contract.jackknife import pseudo_values
+from mergesearch.text import quoted
 
 AggregationFunction = Callable[[Sequence[Any]], float]
 
@@ -145,7 +145,7 @@ class ListMetric(DocumentMetric):
         """See ``DocumentMetric.row``."""
         numbers = [float(number) for number in result]
         if isinstance(result, str) or len(numbers) > self.width:
-            raise ValueError(f"found {shown(result)}, expected at most {self.width} numbers")
+            raise ValueError(f"found {quoted(result)}, expected at most {self.width} numbers")
         return numbers + [math.nan] * (self.width - len(numbers))
 
     def value(self, rows: Tensor, weights: Sequence[float]) -> float:  # noqa: ARG002

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergesearch.errors import UserError, listed, shown
+from mergesearch.errors import UserError, listed
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.data.content import content_hash, content_text
+from mergesearch.text import quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,11 +31,11 @@ def external_items(task: str, contents: Mapping[str, Any] | Iterable[str] | None
     if contents is None:
         return [Item(WHOLE_MODEL, task, WHOLE_MODEL)]
     if isinstance(contents, str) or not isinstance(contents, Iterable):
-        raise UserError(f"items: found {shown(contents)}, expected a list of names, or a mapping of names to contents")
+        raise UserError(f"items: found {quoted(contents)}, expected a list of names, or a mapping of names to contents")
     names = list(contents)
     invalid = [name for name in names if not isinstance(name, str) or names.count(name) > 1]
     if invalid or not names:
-        raise UserError(f"items: found {shown(invalid[0] if invalid else names)}, expected names: distinct strings")
+        raise UserError(f"items: found {quoted(invalid[0] if invalid else names)}, expected names: distinct strings")
     by_name = contents if isinstance(contents, Mapping) else {name: name for name in names}
     return [Item(name, task, content_hash(by_name[name]), text=content_text(by_name[name])) for name in names]
 
@@ -69,7 +70,7 @@ def checked_scores(task: str, all_items: Sequence[Item], items: Sequence[Item], 
     is_whole_model = [item.id for item in all_items] == [WHOLE_MODEL]
     scores = {WHOLE_MODEL: result} if is_whole_model and not isinstance(result, Mapping) else result
     if not isinstance(scores, Mapping):
-        raise ValueError(f"task {task!r}: found {shown(result)}, expected a mapping from items to numbers")
+        raise ValueError(f"task {task!r}: found {quoted(result)}, expected a mapping from items to numbers")
     missing = [item.id for item in items if item.id not in scores]
     if missing:
         hint = "; expected one number for the whole model, or declare the items first" if is_whole_model else ""

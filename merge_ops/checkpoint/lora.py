@@ -15,8 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mergesearch.errors import UserError, listed, shown
+from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorFile, TensorInfo
+from mergesearch.text import quoted
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -184,7 +185,7 @@ def _read_config(reference: str, folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{reference}: is not an adapter's folder: {error}") from None
     if config.get("peft_type", "LORA") != "LORA":
-        raise UserError(f"{reference}: peft_type: found {shown(config['peft_type'])}, expected 'LORA'")
+        raise UserError(f"{reference}: peft_type: found {quoted(config['peft_type'])}, expected 'LORA'")
     for key in UNSUPPORTED:
         if config.get(key):
             raise UserError(f"{reference}: {key}: is not supported; merge the adapter with PEFT first")

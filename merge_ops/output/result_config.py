@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from mergesearch.errors import UserError, shown
+from mergesearch.errors import UserError
 from mergesearch.files import write_text
+from mergesearch.text import quoted
 
 LAYER_COUNT = re.compile(r"^(?:num_hidden_layers|n_layers?|num_layers|(?:num_)?(?:encoder|decoder)_layers)$")
 PER_LAYER = re.compile(r"layer|block|pattern|type|size|head|window|sparsity|activation|attention|mlp|moe|rope")
@@ -91,7 +92,7 @@ class SourceLayer:
         entries = own if isinstance(own, list) and len(own) == self.count else template
         if self.index >= len(entries):
             expected = f"expected one for each of {self.count} layers"
-            raise UserError(f"{self.model}: config.json: {key}: found {shown(own)}, {expected}")
+            raise UserError(f"{self.model}: config.json: {key}: found {quoted(own)}, {expected}")
         return entries[self.index]
 
     def is_in(self, key: str, template: list[Any]) -> bool:

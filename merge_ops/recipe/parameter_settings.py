@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from mergesearch.errors import UserError, nearest, shown
+from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.methods import PARAMETER_NAMES, Method, Parameter, Scalar
+from mergesearch.text import quoted
 
 IGNORED = frozenset({"embed_slerp"})
 """Parameters of old mergekit recipes that mergekit itself no longer reads."""
@@ -24,18 +25,18 @@ def _check_setting(setting: Any) -> Any:
             _check_filter(element)
     elif not _is_scalar_or_gradient(setting):
         forms = "a value, a list of values over depth, or a list of {filter, value}"
-        raise ValueError(f"found {shown(setting)}, expected {forms}")
+        raise ValueError(f"found {quoted(setting)}, expected {forms}")
     return setting
 
 
 def _check_filter(element: Any) -> None:
     if not isinstance(element, dict):
-        raise ValueError(f"found {shown(element)} among filters, expected {{filter, value}}")
+        raise ValueError(f"found {quoted(element)} among filters, expected {{filter, value}}")
     for key in element:
         if key not in ("filter", "value"):
             raise ValueError(f"unknown key {key!r}{nearest(str(key), ('filter', 'value'))}")
     if not _is_scalar_or_gradient(element.get("value")):
-        raise ValueError(f"found {shown(element)}, expected {{filter: text, value: a value or a list of values}}")
+        raise ValueError(f"found {quoted(element)}, expected {{filter: text, value: a value or a list of values}}")
 
 
 def _is_scalar_or_gradient(setting: Any) -> bool:

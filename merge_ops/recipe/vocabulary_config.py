@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mergesearch.errors import shown
 from mergesearch.merge_ops.checkpoint.references import ModelName
 from mergesearch.merge_ops.recipe.parameter_settings import blank_as
 from mergesearch.parsing import Strict
+from mergesearch.text import quoted
 
 
 class ZeroEmbedding(Strict):
@@ -36,7 +36,7 @@ def _read_source(value: Any) -> Any:
         return value
     kinds: dict[str, type[Strict]] = {"zero": ZeroEmbedding, "model_token": TokenEmbedding}
     if value["kind"] not in kinds:
-        raise ValueError(f"kind: found {shown(value['kind'])}, expected zero or model_token")
+        raise ValueError(f"kind: found {quoted(value['kind'])}, expected zero or model_token")
     return kinds[value["kind"]].model_validate(value)
 
 

@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from mergesearch.errors import UserError, shown
+from mergesearch.errors import UserError
 from mergesearch.evaluators import EVALUATORS, EvaluatorOptions, Shared, find_evaluator, is_evaluator
 from mergesearch.parsing import Strict, parse
 from mergesearch.search.config.constraints import Constraint
+from mergesearch.text import quoted
 
 Aggregation = Literal["mean", "min", "geometric_mean", "pareto"]
 
@@ -50,7 +51,7 @@ class TaskEntry(Strict):
 def _read_entry(data: Any) -> Any:
     """In a config, the keys of a task and those of its evaluator are siblings."""
     if not isinstance(data, dict):
-        raise ValueError(f"found {shown(data)}, expected keys: task, metric, weight, ...")
+        raise ValueError(f"found {quoted(data)}, expected keys: task, metric, weight, ...")
     if isinstance(data.get("options"), EvaluatorOptions):
         return data
     own = {key: data[key] for key in TaskEntry.model_fields if key in data and key != "options"}

@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from mergesearch.errors import nearest, shown
+from mergesearch.errors import nearest
 from mergesearch.parsing import Strict
 from mergesearch.search.config.soup import SoupKind
 from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.samplers.schedule import AUTO, Stage, Tuning
+from mergesearch.text import quoted
 
 
 def _known_sampler(name: str) -> str:
@@ -68,7 +69,7 @@ def _read_duration(data: Any) -> Any:
     except ValueError:
         parts = {}
     if not parts:
-        raise ValueError(f"found {shown(data)}, expected seconds, or a duration such as 2h30m, 90m or 45s")
+        raise ValueError(f"found {quoted(data)}, expected seconds, or a duration such as 2h30m, 90m or 45s")
     return sum(_UNITS[unit] * number for unit, number in parts.items())
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mergesearch.errors import listed, shown
+from mergesearch.errors import listed
 from mergesearch.parsing import Strict
+from mergesearch.text import quoted
 
 SoupKind = Literal["uniform", "greedy", "greedy_gain", "greedy_safe", "pruned", "learned", "learned_layers"]
 ADAPTER = "adapter_config.json"
@@ -19,7 +20,7 @@ def _found(models: Any) -> list[str]:
     """The checkpoints that folders, globs and names refer to, in natural order. Raises ValueError."""
     patterns = [models] if isinstance(models, str) else models
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise ValueError(f"found {shown(models)}, expected a folder, a glob or a list of these")
+        raise ValueError(f"found {quoted(models)}, expected a folder, a glob or a list of these")
     found = list(dict.fromkeys(model for pattern in patterns for model in _expanded(pattern)))
     if len(found) < 2:
         raise ValueError(

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mergesearch.errors import UserError, listed, shown
+from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.space.model_choices import named_references
 from mergesearch.search.space.space import Space
+from mergesearch.text import quoted
 
 BESIDE_THE_WEIGHTS = frozenset({"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"})
 """Keys of config.json that do not change how the model computes."""
@@ -20,7 +21,7 @@ def referenced_checkpoints(recipe: Mapping[str, Any]) -> list[str]:
     references = named_references(recipe)
     for reference in references:
         if not isinstance(reference, str):
-            raise UserError(f"recipe: found the model {shown(reference)}, expected a path or {{search: [paths]}}")
+            raise UserError(f"recipe: found the model {quoted(reference)}, expected a path or {{search: [paths]}}")
     return references
 
 
@@ -29,10 +30,10 @@ def _check_entries(recipe: Mapping[str, Any]) -> None:
     if models is None and ("slices" in recipe or "modules" in recipe):
         return
     if not isinstance(models, list) or not models:
-        raise UserError(f"recipe: models: found {shown(models)}, expected a list of {{model, parameters}}")
+        raise UserError(f"recipe: models: found {quoted(models)}, expected a list of {{model, parameters}}")
     for index, entry in enumerate(models):
         if not isinstance(entry, dict) or not isinstance(entry.get("model"), str | dict):
-            raise UserError(f"recipe: models[{index}]: found {shown(entry)}, expected {{model: path, parameters}}")
+            raise UserError(f"recipe: models[{index}]: found {quoted(entry)}, expected {{model: path, parameters}}")
 
 
 def check_same_computation(checkpoints: Sequence[Checkpoint]) -> None:

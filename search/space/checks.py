@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mergesearch.errors import UserError, nearest, shown
+from mergesearch.errors import UserError, nearest
+from mergesearch.text import quoted
 
 
 def check_keys(spec: Mapping[str, Any], valid: Sequence[str], where: str) -> None:
@@ -17,12 +18,12 @@ def read_flag(spec: Mapping[str, Any], key: str, where: str) -> bool:
     """The value of a boolean key; false where the key is missing."""
     value = spec.get(key, False)
     if not isinstance(value, bool):
-        raise UserError(f"{where}.{key}: found {shown(value)}, expected true or false")
+        raise UserError(f"{where}.{key}: found {quoted(value)}, expected true or false")
     return value
 
 
 def check_integer(value: Any, low: int, high: int, where: str) -> int:
     """The value, if it is an integer from ``low`` to ``high``, both included."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UserError(f"{where}: found {shown(value)}, expected a whole number from {low} to {high}")
+        raise UserError(f"{where}: found {quoted(value)}, expected a whole number from {low} to {high}")
     return value

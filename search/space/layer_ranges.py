@@ -4,13 +4,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from mergesearch.errors import UserError, nearest, shown
+from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.methods import Scalar
 from mergesearch.search.space.checks import check_keys
 from mergesearch.search.space.dimension import Dimension
 from mergesearch.search.space.dimension_group import SingleDimension
 from mergesearch.search.space.paths import TIE_KEYS, Path, format_path, is_hole, iterate_slices
 from mergesearch.search.space.ranges import read_range
+from mergesearch.text import quoted
 
 RANGE = "layer_range"
 BOUND_KEYS = ("search", "name", "step")
@@ -53,7 +54,7 @@ def _read_bound(spec: Mapping[str, Any], name: str, paths: Sequence[Path], where
     at = f"{where}: {format_path(paths[0])}"
     check_keys(spec, BOUND_KEYS, at)
     if not isinstance(spec["search"], list) or len(spec["search"]) != 2:
-        raise UserError(f"{at}.search: found {shown(spec['search'])}, expected [lowest, highest]")
+        raise UserError(f"{at}.search: found {quoted(spec['search'])}, expected [lowest, highest]")
     return Dimension(name, read_range(spec, at, integer=True), tuple(paths), meaning="number of a layer")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from mergesearch.errors import UserError, nearest, shown
+from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.search.space.checks import check_integer, check_keys
 from mergesearch.search.space.dimension import METHOD, Dimension
@@ -20,6 +20,7 @@ from mergesearch.search.space.dimension_group import Draft
 from mergesearch.search.space.paths import model_labels
 from mergesearch.search.space.seams import Seams, read_seams
 from mergesearch.search.space.stack_encoding import LENGTH, LayerRun, StackShape, layer_runs, merge_adjacent
+from mergesearch.text import quoted
 
 PRESETS = ("depth_upscaling",)
 STACK_KEYS = ("models", "length", "block", "repeats", "scale")
@@ -181,16 +182,16 @@ def read_stack(recipe: Mapping[str, Any], methods: Sequence[Method], layers: int
     at, spec = f"{where}: slices.search", recipe["slices"]["search"]
     if [method.name for method in methods] != ["passthrough"]:
         raise UserError(
-            f"{where}: {METHOD}: found {shown(recipe[METHOD])}, expected passthrough beside slices.search, "
+            f"{where}: {METHOD}: found {quoted(recipe[METHOD])}, expected passthrough beside slices.search, "
             "a stack of unmerged layers"
         )
     if not isinstance(spec, dict):
-        raise UserError(f"{at}: found {shown(spec)}, expected keys: {', '.join(STACK_KEYS)}")
+        raise UserError(f"{at}: found {quoted(spec)}, expected keys: {', '.join(STACK_KEYS)}")
     check_keys(recipe["slices"], ("search",), f"{where}: slices")
     models = _read_models(spec, at)
     base = recipe.get("base_model")
     if not isinstance(base, str | None):
-        raise UserError(f"{where}: base_model: found {shown(base)}, expected one model beside slices.search")
+        raise UserError(f"{where}: base_model: found {quoted(base)}, expected one model beside slices.search")
     seams = read_seams(spec, models, at)
     labels = list(model_labels(models).values())
     read_layout = _read_upscaling if "preset" in spec else _read_indicators
@@ -200,10 +201,10 @@ def read_stack(recipe: Mapping[str, Any], methods: Sequence[Method], layers: int
 def _read_models(spec: Mapping[str, Any], where: str) -> list[str]:
     models = spec.get("models")
     if not isinstance(models, list) or not models or not all(isinstance(model, str) for model in models):
-        raise UserError(f"{where}.models: found {shown(models)}, expected a list of checkpoints")
+        raise UserError(f"{where}.models: found {quoted(models)}, expected a list of checkpoints")
     if len(set(models)) < len(models):
         raise UserError(
-            f"{where}.models: found {shown(models)}, expected each checkpoint once; repeats: N allows a layer N times"
+            f"{where}.models: found {quoted(models)}, expected each checkpoint once; repeats: N allows a layer N times"
         )
     return models
 
@@ -222,22 +223,22 @@ def _read_lengths(spec: Mapping[str, Any], size: int, most: int, where: str) -> 
     """The least and the largest number of blocks."""
     length = spec.get("length")
     if not isinstance(length, list) or len(length) != 2:
-        raise UserError(f"{where}.length: found {shown(length)}, expected [fewest layers, most layers]")
+        raise UserError(f"{where}.length: found {quoted(length)}, expected [fewest layers, most layers]")
     low, high = (check_integer(value, 1, most, f"{where}.length[{i}]") for i, value in enumerate(length))
     shortest, longest = ceil(low / size), high // size
     if shortest > longest:
-        raise UserError(f"{where}.length: found {shown(length)}, expected a range with a multiple of block, {size}")
+        raise UserError(f"{where}.length: found {quoted(length)}, expected a range with a multiple of block, {size}")
     return shortest, longest
 
 
 def _read_upscaling(spec: Mapping[str, Any], labels: Sequence[str], layers: int, where: str) -> StackLayout:
     if spec["preset"] not in PRESETS:
-        raise UserError(f"{where}.preset: found {shown(spec['preset'])}{nearest(str(spec['preset']), PRESETS)}")
+        raise UserError(f"{where}.preset: found {quoted(spec['preset'])}{nearest(str(spec['preset']), PRESETS)}")
     check_keys(spec, UPSCALING_KEYS, where)
     drop = spec.get("drop", [1, layers // 2])
     low, high = drop if isinstance(drop, list) and len(drop) == 2 else (drop, drop)
     for value in (low, high):
         check_integer(value, 0, layers - 1, f"{where}.drop")
     if low > high:
-        raise UserError(f"{where}.drop: found {shown(drop)}, expected the lower number first")
+        raise UserError(f"{where}.drop: found {quoted(drop)}, expected the lower number first")
     return UpscalingLayout(labels, layers, (low, high))

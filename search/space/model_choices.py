@@ -7,13 +7,14 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
-from mergesearch.errors import UserError, nearest, shown
+from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.search.space.checks import check_keys
 from mergesearch.search.space.dimension import Dimension
 from mergesearch.search.space.dimension_group import Draft, SingleDimension
 from mergesearch.search.space.layer_stack import stack_models
 from mergesearch.search.space.paths import Path, entry_labels, format_path, get_at
+from mergesearch.text import quoted
 
 BASE, ORDER, INCLUDE = "base_model", "order", "include"
 MOST_ORDERED = 4
@@ -79,9 +80,9 @@ def _read_checkpoints(spec: Mapping[str, Any], where: str) -> list[str]:
     check_keys(spec, ("search",), where)
     values = spec["search"]
     if not isinstance(values, list) or len(values) < 2 or not all(isinstance(value, str) for value in values):
-        raise UserError(f"{where}.search: found {shown(values)}, expected a list of two or more checkpoints")
+        raise UserError(f"{where}.search: found {quoted(values)}, expected a list of two or more checkpoints")
     if len(set(values)) < len(values):
-        raise UserError(f"{where}.search: found {shown(values)}, expected each checkpoint once")
+        raise UserError(f"{where}.search: found {quoted(values)}, expected each checkpoint once")
     return values
 
 
@@ -110,7 +111,7 @@ def take_inclusions(recipe: dict[str, Any], where: str) -> Iterator[ModelInclusi
         if INCLUDE in entry:
             spec, at = entry.pop(INCLUDE), f"{where}: models[{index}].{INCLUDE}"
             if not isinstance(spec, dict) or set(spec) != {"search"} or spec["search"] not in ([True, False], "auto"):
-                raise UserError(f"{at}: found {shown(spec)}, expected {{search: [true, false]}}")
+                raise UserError(f"{at}: found {quoted(spec)}, expected {{search: [true, false]}}")
             dimension = Dimension(f"{label}.{INCLUDE}", CategoricalDistribution([True, False]))
             yield ModelInclusion(dimension, ("models", index))
 
@@ -160,7 +161,7 @@ def take_order(recipe: dict[str, Any], methods: Sequence[Method], where: str) ->
         return None
     spec, at, entries = recipe.pop(ORDER), f"{where}: {ORDER}", recipe.get("models")
     if not isinstance(spec, dict) or "search" not in spec or not isinstance(entries, list):
-        raise UserError(f"{at}: found {shown(spec)}, expected {{search: permutations}} beside models")
+        raise UserError(f"{at}: found {quoted(spec)}, expected {{search: permutations}} beside models")
     check_keys(spec, ("search",), at)
     _check_order_matters(methods, at)
     labels = entry_labels(entries)
@@ -185,13 +186,13 @@ def _read_orders(value: Any, labels: Sequence[str], where: str) -> list[tuple[in
             )
         return list(permutations(range(len(labels))))
     if not isinstance(value, list) or len(value) < 2:
-        raise UserError(f"{where}.search: found {shown(value)}, expected permutations or a list of two or more orders")
+        raise UserError(f"{where}.search: found {quoted(value)}, expected permutations or a list of two or more orders")
     for order in value:
         for name in order if isinstance(order, list) else [order]:
             if name not in labels:
                 raise UserError(f"{where}.search: there is no model {name!r}{nearest(str(name), labels)}")
         if not isinstance(order, list) or sorted(order) != sorted(labels):
-            raise UserError(f"{where}.search: found {shown(order)}, expected each of {', '.join(labels)} once")
+            raise UserError(f"{where}.search: found {quoted(order)}, expected each of {', '.join(labels)} once")
     return [tuple(labels.index(name) for name in order) for order in value]
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution
 
-from mergesearch.errors import UserError, listed, nearest, shown
+from mergesearch.errors import UserError, listed, nearest
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.search.space.checks import check_integer, check_keys
 from mergesearch.search.space.dimension import Dimension
@@ -14,6 +14,7 @@ from mergesearch.search.space.dimension_group import Draft
 from mergesearch.search.space.paths import Hole, Path, set_at
 from mergesearch.search.space.ranges import SCALE_KEYS, read_distributions
 from mergesearch.search.space.recipe_methods import Readers, methods_with
+from mergesearch.text import quoted
 
 DEPTH_KEYS = ("curve", "layers", "interpolation")
 HOLE_KEYS = ("search", "name", *DEPTH_KEYS, *SCALE_KEYS, "sums_to")
@@ -46,9 +47,9 @@ class DepthProfile:
             return cls("groups", count, layers)
         form = spec.get("interpolation", "linear")
         if "interpolation" in spec and "curve" not in spec:
-            raise UserError(f"{where}.interpolation: found {shown(form)} without curve, expected curve: K beside it")
+            raise UserError(f"{where}.interpolation: found {quoted(form)} without curve, expected curve: K beside it")
         if form not in INTERPOLATIONS:
-            raise UserError(f"{where}.interpolation: found {shown(form)}{nearest(str(form), INTERPOLATIONS)}")
+            raise UserError(f"{where}.interpolation: found {quoted(form)}{nearest(str(form), INTERPOLATIONS)}")
         if "curve" not in spec:
             return cls("single")
         return cls(form, check_integer(spec["curve"], 2, MOST_KNOTS, f"{where}.curve"), layers)

@@ -5,10 +5,11 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from mergesearch.errors import UserError, shown
+from mergesearch.errors import UserError
 from mergesearch.merge_ops.methods import Method, Parameter, Scalar
 from mergesearch.search.space.checks import read_flag
 from mergesearch.search.space.dimension import Range
+from mergesearch.text import quoted
 
 AUTO = "auto"
 """The value of ``search`` that stands for the method's own range."""
@@ -65,7 +66,7 @@ def _read_explicit(spec: Mapping[str, Any], parameters: Sequence[Parameter], whe
     """Two numbers are a range, if the parameter is a number; any other list is one of choices."""
     values = spec["search"]
     if not isinstance(values, list) or len(values) < 2:
-        raise UserError(f"{where}.search: found {shown(values)}, expected [low, high], a list of choices or auto")
+        raise UserError(f"{where}.search: found {quoted(values)}, expected [low, high], a list of choices or auto")
     read = read_values(parameters, values, f"{where}.search")
     if len(values) == 2 and parameters[0].kind in NUMBERS:
         return read_range(spec, where, integer=parameters[0].kind == "integer", values=read)
@@ -73,7 +74,7 @@ def _read_explicit(spec: Mapping[str, Any], parameters: Sequence[Parameter], whe
         if key in spec:
             raise UserError(f"{where}.{key}: found beside the choices {values!r}, expected beside a range [low, high]")
     if len(set(read)) < len(read):
-        raise UserError(f"{where}.search: found {shown(values)}, expected each choice once")
+        raise UserError(f"{where}.search: found {quoted(values)}, expected each choice once")
     return CategoricalDistribution(read)
 
 
@@ -98,13 +99,13 @@ def read_range(
     """
     low, high = (_read_number(value, f"{where}.search") for value in (spec["search"] if values is None else values))
     if not low < high:
-        raise UserError(f"{where}.search: found {shown(spec['search'])}, expected the lower number first")
+        raise UserError(f"{where}.search: found {quoted(spec['search'])}, expected the lower number first")
     log = read_flag(spec, "log", where)
     if log and low <= 0:
         raise UserError(f"{where}.log: found a range that starts at {low:g}, expected one that starts above 0")
     integer = read_flag(spec, "int", where) or integer
     if integer and (low != int(low) or high != int(high)):
-        raise UserError(f"{where}.search: found {shown(spec['search'])}, expected whole numbers")
+        raise UserError(f"{where}.search: found {quoted(spec['search'])}, expected whole numbers")
     step = _read_step(spec, high - low, integer, log, where)
     if integer:
         return IntDistribution(int(low), int(high), log=log, step=int(step or 1))

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergesearch.errors import UserError, listed, located, nearest, shown
+from mergesearch.errors import UserError, listed, located, nearest
 from mergesearch.merge_ops.methods import Method, find_method
 from mergesearch.merge_ops.recipe.recipe import check_parameters
 from mergesearch.search.space.dimension import METHOD
 from mergesearch.search.space.paths import Path, format_path, iterate_slices, slice_path
+from mergesearch.text import quoted
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def read_searched_methods(recipe: Mapping[str, Any], where: str) -> list[Method]
         return [_find(value, where)]
     if isinstance(value, dict) and set(value) == {"search"} and isinstance(value["search"], list):
         return [_find(name, where) for name in dict.fromkeys(map(str, value["search"]))]
-    raise UserError(f"{where}: {METHOD}: found {shown(value)}, expected a name or {{search: [names]}}")
+    raise UserError(f"{where}: {METHOD}: found {quoted(value)}, expected a name or {{search: [names]}}")
 
 
 def read_slice_methods(recipe: Mapping[str, Any], where: str) -> dict[Path, Method]:

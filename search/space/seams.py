@@ -15,13 +15,14 @@ from typing import Any
 
 from optuna.distributions import FloatDistribution
 
-from mergesearch.errors import UserError, shown
+from mergesearch.errors import UserError
 from mergesearch.merge_ops.methods import Scalar
 from mergesearch.search.space.checks import check_keys
 from mergesearch.search.space.dimension import Dimension, Range
 from mergesearch.search.space.paths import model_labels
 from mergesearch.search.space.ranges import AUTO, read_range
 from mergesearch.search.space.stack_encoding import LayerRun
+from mergesearch.text import quoted
 
 WRITERS = ("o_proj", "down_proj")
 """The tensors that write to the residual stream in Llama, Mistral, Qwen, Gemma and similar models."""
@@ -65,11 +66,11 @@ def read_seams(spec: Mapping[str, Any], models: Sequence[str], where: str) -> Se
         return Seams()
     scale, at = spec["scale"], f"{where}.scale"
     if not isinstance(scale, dict) or "search" not in scale:
-        raise UserError(f"{at}: found {shown(scale)}, expected {{search: [low, high]}} or {{search: auto}}")
+        raise UserError(f"{at}: found {quoted(scale)}, expected {{search: [low, high]}} or {{search: auto}}")
     check_keys(scale, SEAM_KEYS, at)
     tensors = scale.get("tensors", list(WRITERS))
     if not isinstance(tensors, list) or not tensors or not all(isinstance(name, str) for name in tensors):
-        raise UserError(f"{at}.tensors: found {shown(tensors)}, expected a list of texts in names of tensors")
+        raise UserError(f"{at}.tensors: found {quoted(tensors)}, expected a list of texts in names of tensors")
     distribution = AUTO_RANGE if scale["search"] == AUTO else _read_factors(scale, at)
     labels = list(model_labels(models).values())
     dimensions = [
@@ -81,7 +82,7 @@ def read_seams(spec: Mapping[str, Any], models: Sequence[str], where: str) -> Se
 
 def _read_factors(scale: Mapping[str, Any], where: str) -> Range:
     if not isinstance(scale["search"], list) or len(scale["search"]) != 2:
-        raise UserError(f"{where}.search: found {shown(scale['search'])}, expected [low, high] or auto")
+        raise UserError(f"{where}.search: found {quoted(scale['search'])}, expected [low, high] or auto")
     factors = read_range(scale, where)
     if factors.low <= 0:
         raise UserError(

@@ -14,7 +14,7 @@ from typing import Any
 
 from optuna.distributions import FloatDistribution
 
-from mergesearch.errors import UserError, shown
+from mergesearch.errors import UserError
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.search.space.checks import check_keys
 from mergesearch.search.space.dimension import Dimension
@@ -23,6 +23,7 @@ from mergesearch.search.space.parameters import DEPTH_KEYS, DepthProfile
 from mergesearch.search.space.paths import Hole, Path, format_path, get_at, set_at
 from mergesearch.search.space.ranges import AUTO
 from mergesearch.search.space.recipe_methods import Readers, methods_with
+from mergesearch.text import quoted
 
 SIMPLEX_KEYS = ("search", "sums_to", *DEPTH_KEYS)
 
@@ -172,9 +173,9 @@ def _check_hole(hole: Hole, first: Hole, where: str) -> None:
     check_keys(hole.spec, SIMPLEX_KEYS, where)
     total = hole.spec["sums_to"]
     if isinstance(total, bool) or not isinstance(total, int | float) or total <= 0:
-        raise UserError(f"{where}.sums_to: found {shown(total)}, expected a number above 0")
+        raise UserError(f"{where}.sums_to: found {quoted(total)}, expected a number above 0")
     if hole.spec["search"] not in (AUTO, [0, total]):
-        raise UserError(f"{where}.search: found {shown(hole.spec['search'])}, expected auto or [0, {total:g}]")
+        raise UserError(f"{where}.search: found {quoted(hole.spec['search'])}, expected auto or [0, {total:g}]")
     if dict(hole.spec) | {"search": AUTO} != dict(first.spec) | {"search": AUTO}:
         raise UserError(
             f"{where}: found {dict(hole.spec)}, expected {dict(first.spec)} as in {first.where}, which shares the sum"
@@ -192,6 +193,8 @@ def _fixed_values(recipe: Mapping[str, Any], holes: Sequence[Hole], where: str) 
             continue
         if isinstance(setting, bool) or not isinstance(setting, int | float):
             other = format_path((*path, "parameters", parameter))
-            raise UserError(f"{where}.sums_to: found {shown(setting)} in {other}, expected a number or that hole there")
+            raise UserError(
+                f"{where}.sums_to: found {quoted(setting)} in {other}, expected a number or that hole there"
+            )
         fixed[path] = float(setting)
     return fixed

@@ -14,7 +14,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial
 
-from mergesearch.errors import UserError, shown
+from mergesearch.errors import UserError
 from mergesearch.merge_ops.methods import PARAMETER_NAMES, Method, Scalar, find_method
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.space.dimension import METHOD, Dimension
@@ -24,6 +24,7 @@ from mergesearch.search.space.layer_stack import StackSpace
 from mergesearch.search.space.model_choices import BASE, absent_models, arrange_models, named_references
 from mergesearch.search.space.paths import Path
 from mergesearch.search.space.template import read_template
+from mergesearch.text import quoted
 
 
 class Space:
@@ -175,7 +176,7 @@ class Space:
         for name, count in Counter(dimension.name for dimension in self.dimensions).items():
             if count > 1:
                 raise UserError(
-                    f"{self._where}: name: found {shown(name)} in {count} holes, expected a unique name for each hole"
+                    f"{self._where}: name: found {quoted(name)} in {count} holes, expected a unique name for each hole"
                 )
 
     def _check_candidates(self) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from mergesearch.errors import UserError, shown
+from mergesearch.errors import UserError
 from mergesearch.parsing import dump_yaml, read_yaml, read_yaml_documents
+from mergesearch.text import quoted
 
 from .command import ending
 from .values import TEXTS, VALUES, bomb
@@ -112,8 +113,13 @@ def test_any_value_is_shown_in_one_short_line() -> None:
     cycle: list[Any] = []
     cycle.append(cycle)
     for value in (10**5000, [[[[[[[1]]]]]]], ["x" * 10**6] * 1000, float("nan"), "\ud800\x1b", {1: {2: 3}}, cycle):
+<<<<<<< HEAD
         text = shown(value)
         assert len(text) <= 140
+=======
+        text = quoted(value)
+        assert len(text) <= 140
+>>>>>>> e61d16d (Quote values of other people in one bounded line, at one place)
         assert text.isprintable()
 
 
