@@ -113,13 +113,8 @@ def test_any_value_is_shown_in_one_short_line() -> None:
     cycle: list[Any] = []
     cycle.append(cycle)
     for value in (10**5000, [[[[[[[1]]]]]]], ["x" * 10**6] * 1000, float("nan"), "\ud800\x1b", {1: {2: 3}}, cycle):
-<<<<<<< HEAD
-        text = shown(value)
-        assert len(text) <= 140
-=======
         text = quoted(value)
         assert len(text) <= 140
->>>>>>> e61d16d (Quote values of other people in one bounded line, at one place)
         assert text.isprintable()
 
 
