@@ -40,37 +40,39 @@ def near_duplicate_groups(texts: Mapping[str, str]) -> dict[str, str]:
             name = parent[name]
         return name
 
-    shingles = {name: _shingles(text) for name, text in sorted(texts.items())}
-    for first, second in _near_duplicates(_without_template(shingles)):
+    sets = {name: shingles(text) for name, text in sorted(texts.items())}
+    for first, second in _near_duplicates(without_template(sets)):
         low, high = sorted((root(first), root(second)))
         parent[high] = low
     return {name: root(name) for name in texts}
 
 
-def _shingles(text: str) -> frozenset[Shingle]:
+def shingles(text: str) -> frozenset[Shingle]:
+    """The runs of ``SHINGLE_WORDS`` words of a text; of a shorter text all its words."""
     words = re.findall(r"\w+", text[:MAX_CHARACTERS].casefold())
     starts = range(max(1, len(words) - SHINGLE_WORDS + 1))
     return frozenset(tuple(words[start : start + SHINGLE_WORDS]) for start in starts if words)
 
 
-def _without_template(sets: Mapping[str, frozenset[Shingle]]) -> dict[str, frozenset[Shingle]]:
-    frequency = Counter(shingle for shingles in sets.values() for shingle in shingles)
-    limit = min(len(sets) / 2, max(20, len(sets) / 10))
+def without_template(sets: Mapping[str, frozenset[Shingle]]) -> dict[str, frozenset[Shingle]]:
+    """The sets without what more than a tenth of them have (half, for fewer than 40)."""
+    frequency = Counter(shingle for members in sets.values() for shingle in members)
+    limit = max(1.0, min(len(sets) / 2, max(20, len(sets) / 10)))
     return {
-        name: frozenset(shingle for shingle in shingles if frequency[shingle] <= limit)
-        for name, shingles in sets.items()
+        name: frozenset(shingle for shingle in members if frequency[shingle] <= limit)
+        for name, members in sets.items()
     }
 
 
 def _near_duplicates(sets: Mapping[str, frozenset[Shingle]]) -> Iterator[tuple[str, str]]:
     """All pairs of names whose sets have a Jaccard index of ``MIN_JACCARD`` or more."""
-    frequency = Counter(shingle for shingles in sets.values() for shingle in shingles)
+    frequency = Counter(shingle for members in sets.values() for shingle in members)
     names_with: dict[Shingle, list[str]] = defaultdict(list)
-    for name, shingles in sets.items():
-        rarest = sorted(shingles, key=lambda shingle: (frequency[shingle], shingle))
+    for name, members in sets.items():
+        rarest = sorted(members, key=lambda shingle: (frequency[shingle], shingle))
         prefix = rarest[: 1 + len(rarest) - ceil(MIN_JACCARD * len(rarest))]
         for other in {other for shingle in prefix for other in names_with[shingle]}:
-            if len(shingles & sets[other]) >= MIN_JACCARD * len(shingles | sets[other]):
+            if len(members & sets[other]) >= MIN_JACCARD * len(members | sets[other]):
                 yield other, name
         for shingle in prefix:
             names_with[shingle].append(name)

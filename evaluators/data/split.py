@@ -1,21 +1,30 @@
-"""The split of items into search items, which candidates are compared on, and test items for the final verdict."""
+"""The split of items into search items, which candidates are compared on, and test items for the final verdict.
+
+Items with equal fingerprints or nearly equal texts are on the same side. Within a task they form a group; groups of
+several tasks that share content form a unit.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.data.near_duplicates import near_duplicate_groups
+from mergesearch.evaluators.data.overlap import TextIndex
 from mergesearch.seeds import derive
 
+Sides = tuple[list[Item], list[Item]]
+"""Search items and test items."""
+Unit = tuple[int, str]
+"""A part and a group of it, for all groups that share its content."""
 
-def split_items(items: Sequence[Item], search: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """Splits the items of each task.
 
-    Items of one task with equal fingerprints or nearly equal texts are on the same side. The side depends on the seed,
-    the task and the set of its items, not on their order.
+def split_items(items: Sequence[Item], search: float, seed: int) -> Sides:
+    """Splits the items of each task by itself.
+
+    The side depends on the seed, the task and the set of its items, not on their order.
 
     Args:
         items: Items of one or more tasks.
@@ -28,38 +37,145 @@ def split_items(items: Sequence[Item], search: float, seed: int) -> tuple[list[I
     Raises:
         UserError: One side of a task would be empty.
     """
-    tasks = sorted({item.task for item in items})
-    on_search_side = {(task, each) for task in tasks for each in _search_fingerprints(items, task, search, seed)}
-    sides: tuple[list[Item], list[Item]] = ([], [])
+    by_task: dict[str, list[Item]] = defaultdict(list)
     for item in items:
-        sides[(item.task, item.fingerprint) not in on_search_side].append(item)
+        by_task[item.task].append(item)
+    parts = {task: _split([*part], Units([part]), 0, {}, search, seed)[0] for task, part in by_task.items()}
+    searched = {(task, item.fingerprint) for task, part in parts.items() for item in part}
+    sides: Sides = ([], [])
+    for item in items:
+        sides[(item.task, item.fingerprint) not in searched].append(item)
     return sides
 
 
-def _search_fingerprints(items: Iterable[Item], task: str, search: float, seed: int) -> set[str]:
-    """The fingerprints of the task's search items.
+def split_together(
+    parts: Sequence[Sequence[Item]], search: float, seed: int, searched: Sequence[str] = ()
+) -> list[Sides]:
+    """Splits the items of several parts, such as a config's tasks; what has the same content is on the same side.
 
-    Takes the groups in the order of their hashes, and each group that brings the number of items closer to the one
-    wanted.
+    A part that shares nothing with those before it is split as ``split_items`` does.
+
+    Args:
+        parts: The items of each part, which have one task.
+        search: Fraction of each part's items that are search items.
+        seed: Seed of the run.
+        searched: Texts that the search uses beside the items. Items that share content with them are search items.
+
+    Returns:
+        (search items, test items) of each part, in the order given.
+
+    Raises:
+        UserError: One side of a part would be empty.
     """
-    task_items = [item for item in items if item.task == task]
-    groups = _groups(task_items)
-    sizes = Counter(groups[item.fingerprint] for item in task_items)
-    wanted, count, taken = search * sizes.total(), 0, set()
-    for group in sorted(sizes, key=lambda group: (derive(seed, task, group, bits=128), group)):
-        if abs(count + sizes[group] - wanted) < abs(count - wanted):
-            taken.add(group)
-            count += sizes[group]
-    if not 0 < len(taken) < len(sizes):
-        raise UserError(
-            f"task {task!r}: its {sizes.total()} items cannot be split: they form {len(sizes)} groups of equal or "
-            f"nearly equal items, and a search fraction of {search:g} leaves one side empty; "
-            "give the task more items or change evaluate.split"
-        )
-    return {fingerprint for fingerprint, group in groups.items() if group in taken}
+    units = Units(parts)
+    sides = dict.fromkeys(units.sharing(searched), True)
+    return [_split(part, units, index, sides, search, seed) for index, part in enumerate(parts)]
 
 
-def _groups(items: Sequence[Item]) -> Mapping[str, str]:
+def without_shared(parts: Sequence[Sequence[Item]], others: Sequence[Sequence[Item]]) -> list[list[Item]]:
+    """The items of the parts that share no content with an item of the others."""
+    units = Units([*parts, *others])
+    shared = {units.of(len(parts) + n, item) for n, part in enumerate(others) for item in part}
+    return [[item for item in part if units.of(n, item) not in shared] for n, part in enumerate(parts)]
+
+
+class Units:
+    """Which items of several parts share content, directly or through others."""
+
+    def __init__(self, parts: Sequence[Sequence[Item]]) -> None:
+        self._groups = [_groups(part) for part in parts]
+        self._parent: dict[Unit, Unit] = {}
+        self._texts = [_texts(part) for part in parts]
+        self._indices: dict[int, TextIndex] = {}
+        for one, two in self._links():
+            low, high = sorted((self._root(one), self._root(two)))
+            if low != high:
+                self._parent[high] = low
+
+    def of(self, part: int, item: Item) -> Unit:
+        """The unit of an item."""
+        return self._root((part, self._groups[part][item.fingerprint]))
+
+    def group_of(self, part: int, item: Item) -> str:
+        """The smallest fingerprint of the item's group in its part."""
+        return self._groups[part][item.fingerprint]
+
+    def sharing(self, texts: Sequence[str]) -> set[Unit]:
+        """The units of the items that share content with one of these texts."""
+        if not texts:
+            return set()
+        return {
+            self._root((n, groups[fingerprint]))
+            for text in texts
+            for n, groups in enumerate(self._groups)
+            for fingerprint in self._index(n).sharing(text)
+        }
+
+    def _root(self, unit: Unit) -> Unit:
+        while unit in self._parent:
+            unit = self._parent[unit]
+        return unit
+
+    def _links(self) -> Iterator[tuple[Unit, Unit]]:
+        """Groups of two parts that share content."""
+        for second in range(1, len(self._groups)):
+            for first in range(second):
+                for one, two in self._shared(first, second):
+                    yield (first, self._groups[first][one]), (second, self._groups[second][two])
+
+    def _shared(self, first: int, second: int) -> Iterator[tuple[str, str]]:
+        """Fingerprints of two parts whose items share content."""
+        known, new = self._groups[first], self._groups[second]
+        yield from ((each, each) for each in new if each in known)
+        others = {each: text for each, text in self._texts[second].items() if each not in known}
+        yield from ((one, two) for two, text in others.items() for one in self._index(first).sharing(text))
+
+    def _index(self, part: int) -> TextIndex:
+        if part not in self._indices:
+            self._indices[part] = TextIndex(self._texts[part])
+        return self._indices[part]
+
+
+def _split(  # noqa: PLR0913, PLR0917 - what a split depends on
+    part: Sequence[Item], units: Units, index: int, sides: dict[Unit, bool], search: float, seed: int
+) -> Sides:
+    """The sides of one part. ``sides`` has those of units that are settled, and gets those of the part's others.
+
+    Takes the units in the order of the hashes of their groups, and each unit that brings the number of items closer to
+    the one wanted.
+    """
+    sizes = Counter(units.of(index, item) for item in part)
+    names: dict[Unit, str] = {}
+    for group, unit in sorted((units.group_of(index, item), units.of(index, item)) for item in part):
+        names.setdefault(unit, group)
+    wanted, settled = search * sizes.total(), sizes.keys() & sides.keys()
+    count = sum(size for unit, size in sizes.items() if sides.get(unit))
+    task = part[0].task if part else ""
+    for unit in sorted(sizes.keys() - sides, key=lambda unit: (derive(seed, task, names[unit], bits=128), names[unit])):
+        sides[unit] = abs(count + sizes[unit] - wanted) < abs(count - wanted)
+        count += sizes[unit] * sides[unit]
+    if not 0 < sum(sides[unit] for unit in sizes) < len(sizes):
+        raise UserError(_one_sided(task, sizes, search, len(settled)))
+    both: Sides = ([], [])
+    for item in part:
+        both[not sides[units.of(index, item)]].append(item)
+    return both
+
+
+def _one_sided(task: str, sizes: Mapping[Unit, int], search: float, settled: int) -> str:
+    elsewhere = f", {settled} of which are in another task or a calibration text too" if settled else ""
+    return (
+        f"task {task!r}: its {sum(sizes.values())} items cannot be split: they form {len(sizes)} groups of equal or "
+        f"nearly equal items{elsewhere}, and a search fraction of {search:g} leaves one side empty; "
+        "give the task more items or change evaluate.split"
+    )
+
+
+def _texts(part: Iterable[Item]) -> dict[str, str]:
+    """For each fingerprint the text, the same whatever the order of the items."""
+    return {item.fingerprint: item.text for item in sorted(part, key=lambda item: item.text, reverse=True)}
+
+
+def _groups(part: Sequence[Item]) -> Mapping[str, str]:
     """For each fingerprint the smallest fingerprint in its group of near-duplicates."""
-    texts = {item.fingerprint: item.text for item in sorted(items, key=lambda item: item.text, reverse=True)}
-    return near_duplicate_groups(texts)
+    return near_duplicate_groups(_texts(part))

@@ -110,27 +110,16 @@ class Task:
         return aggregate(items, known)
 
 
-def opened_tasks(evaluate: Evaluate) -> list[Task]:
-    """The config's tasks with their items split. Raises UserError for a task that is unknown or cannot be split."""
+def opened_tasks(evaluate: Evaluate, calibration: Sequence[str] = ()) -> list[Task]:
+    """The config's tasks with their items split; nothing that a test item shares content with is searched on.
+
+    ``calibration`` are the texts that the recipe's methods run models on. Raises UserError for a task that is unknown
+    or cannot be split.
+    """
+    searched, tested = ([_open(evaluate, entry) for entry in e] for e in (evaluate.tasks, evaluate.test_tasks))
     if evaluate.split:
-        fraction, seed = evaluate.split.search, evaluate.split.seed
-        return _distinct([_open(evaluate, entry, fraction, seed) for entry in evaluate.tasks])
-    searched = [_open(evaluate, entry, 1.0, 0) for entry in evaluate.tasks]
-    return _distinct([*searched, *(_open(evaluate, entry, 0.0, 0) for entry in evaluate.test_tasks)])
-
-
-def _open(evaluate: Evaluate, entry: TaskEntry, fraction: float, seed: int) -> Task:
-    evaluator = open_evaluator(entry.evaluator, entry.options, evaluate.shared())
-    search, test = _sides(list(evaluator.items), fraction, seed)
-    normalize = (entry.normalize or evaluate.normalize) == "leaderboard"
-    return Task(evaluator.task, evaluator, entry.weight, search, test, normalize, entry.chance)
-
-
-def _sides(items: list[Item], fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """A single item, which is one number for the whole model, belongs to the search: it cannot be split."""
-    if fraction in (0.0, 1.0):
-        return (items, []) if fraction else ([], items)
-    return (items, []) if len(items) == 1 else split_items(items, fraction, seed)
+        _split(searched, evaluate.split.search, evaluate.split.seed, calibration)
+    return _distinct([*searched, *tested])
 
 
 def _distinct(tasks: list[Task]) -> list[Task]:
