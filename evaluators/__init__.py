@@ -15,12 +15,13 @@ from typing import TypeGuard
 from mergesearch.errors import UserError
 from mergesearch.evaluators.contract.differentiable import Differentiable, LossKind, has_targets
 from mergesearch.evaluators.contract.evaluator import Evaluator, MeanOfItems, Metric, has_contributions
+from mergesearch.evaluators.contract.examples import TakesExamples
 from mergesearch.evaluators.contract.item import Item, aggregate
 from mergesearch.evaluators.contract.jackknife import FunctionOfMeans, Jackknife, pseudo_values
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
 from mergesearch.evaluators.contract.token_budget import Budget, default_tokens
-from mergesearch.evaluators.data.split import split_items
+from mergesearch.evaluators.data.split import split_items, split_together, without_shared
 from mergesearch.evaluators.lm_eval.lm_eval import LmEval
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.evaluators.tasks.classification import Classification
@@ -47,6 +48,7 @@ __all__ = [
     "MeanOfItems",
     "Metric",
     "Shared",
+    "TakesExamples",
     "aggregate",
     "default_tokens",
     "find_evaluator",
@@ -56,6 +58,8 @@ __all__ = [
     "open_evaluator",
     "pseudo_values",
     "split_items",
+    "split_together",
+    "without_shared",
 ]
 
 EVALUATORS: dict[str, type[Evaluator]] = {

@@ -10,6 +10,7 @@ from mergesearch.merge_ops.engine.engine import find_device, merge, torch_dtype
 from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.config import Config
+from mergesearch.search.problem.sides import calibration_texts
 from mergesearch.search.problem.task_set import open_tasks
 from mergesearch.search.problem.tasks import Task
 from mergesearch.search.scoring.live_model import scored_model
@@ -25,7 +26,7 @@ def evaluate_model(
     numbers.
     """
     with located(where):
-        tasks = open_tasks(config.evaluate)
+        tasks = open_tasks(config.evaluate, calibration_texts(config.recipe))
     dtype = config.recipe.get("out_dtype") or config.recipe.get("dtype")
     model, tokenizer = live.load(Checkpoint(reference), find_device(config.device), torch_dtype(dtype))
     model = scored_model(model, config.evaluate, lambda: None)

@@ -49,9 +49,14 @@ def near_duplicate_groups(texts: Mapping[str, str]) -> dict[str, str]:
 
 def shingles(text: str) -> frozenset[Shingle]:
     """The runs of ``SHINGLE_WORDS`` words of a text; of a shorter text all its words."""
-    words = re.findall(r"\w+", text[:MAX_CHARACTERS].casefold())
-    starts = range(max(1, len(words) - SHINGLE_WORDS + 1))
-    return frozenset(tuple(words[start : start + SHINGLE_WORDS]) for start in starts if words)
+    found = words(text[:MAX_CHARACTERS])
+    starts = range(max(1, len(found) - SHINGLE_WORDS + 1))
+    return frozenset(tuple(found[start : start + SHINGLE_WORDS]) for start in starts if found)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, in lower case."""
+    return re.findall(r"\w+", text.casefold())
 
 
 def without_template(sets: Mapping[str, frozenset[Shingle]]) -> dict[str, frozenset[Shingle]]:

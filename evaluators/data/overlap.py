@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
-from mergesearch.evaluators.data.near_duplicates import MIN_JACCARD, Shingle, shingles, without_template
+from mergesearch.evaluators.data.near_duplicates import MIN_JACCARD, Shingle, shingles, without_template, words
 
 RUN_WORDS = 13
 """Texts with so many consecutive words in common share content (Brown et al., arXiv:2005.14165, appendix C)."""
+
+
+LEAST_WORDS = 3
+"""Shorter texts are not compared: a word or two may be the name that an item has in any task."""
 
 
 class TextIndex:
@@ -32,7 +35,7 @@ class TextIndex:
         In the order of the texts.
         """
         found = {name for run in set(_runs(text)) for name in self._with_run.get(run, ())}
-        own = shingles(text) - self._template
+        own = shingles(text) - self._template if len(words(text)) >= LEAST_WORDS else frozenset[Shingle]()
         common = Counter(name for shingle in own for name in self._with_shingle.get(shingle, ()))
         found |= {name for name, count in common.items() if count >= MIN_JACCARD * self._union(own, name, count)}
         return [name for name in self._shingles if name in found]
@@ -49,6 +52,6 @@ def _inverted(sets: Mapping[str, frozenset[Shingle]]) -> dict[Shingle, list[str]
 
 
 def _runs(text: str) -> Iterator[Shingle]:
-    words: Sequence[str] = re.findall(r"\w+", text.casefold())
-    for start in range(len(words) - RUN_WORDS + 1):
-        yield tuple(words[start : start + RUN_WORDS])
+    found = words(text)
+    for start in range(len(found) - RUN_WORDS + 1):
+        yield tuple(found[start : start + RUN_WORDS])

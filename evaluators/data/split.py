@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators.contract.item import Item
-from mergesearch.evaluators.data.near_duplicates import near_duplicate_groups
-from mergesearch.evaluators.data.overlap import TextIndex
+from mergesearch.evaluators.data.near_duplicates import near_duplicate_groups, words
+from mergesearch.evaluators.data.overlap import LEAST_WORDS, TextIndex
 from mergesearch.seeds import derive
 
 Sides = tuple[list[Item], list[Item]]
@@ -74,15 +74,19 @@ def split_together(
 
 def without_shared(parts: Sequence[Sequence[Item]], others: Sequence[Sequence[Item]]) -> list[list[Item]]:
     """The items of the parts that share no content with an item of the others."""
-    units = Units([*parts, *others])
+    units = Units([*parts, *others], has_groups=False)
     shared = {units.of(len(parts) + n, item) for n, part in enumerate(others) for item in part}
     return [[item for item in part if units.of(n, item) not in shared] for n, part in enumerate(parts)]
 
 
 class Units:
-    """Which items of several parts share content, directly or through others."""
+    """Which items of several parts share content, directly or through others.
 
-    def __init__(self, parts: Sequence[Sequence[Item]]) -> None:
+    Items without a text share the content of those with equal fingerprints if ``has_groups``, else of none.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[Item]], has_groups: bool = True) -> None:
+        self._has_groups = has_groups
         self._groups = [_groups(part) for part in parts]
         self._parent: dict[Unit, Unit] = {}
         self._texts = [_texts(part) for part in parts]
@@ -125,10 +129,14 @@ class Units:
 
     def _shared(self, first: int, second: int) -> Iterator[tuple[str, str]]:
         """Fingerprints of two parts whose items share content."""
-        known, new = self._groups[first], self._groups[second]
-        yield from ((each, each) for each in new if each in known)
-        others = {each: text for each, text in self._texts[second].items() if each not in known}
+        known, new = self._texts[first], self._texts[second]
+        yield from ((each, each) for each, text in new.items() if each in known and self._is_content(text))
+        others = {each: text for each, text in new.items() if each not in known}
         yield from ((one, two) for two, text in others.items() for one in self._index(first).sharing(text))
+
+    def _is_content(self, text: str) -> bool:
+        """Whether equal fingerprints mean equal content in another task."""
+        return len(words(text)) >= LEAST_WORDS if text else self._has_groups
 
     def _index(self, part: int) -> TextIndex:
         if part not in self._indices:

@@ -102,6 +102,16 @@ class LmEval:
         self._notes: list[str] = []
         self.instances: dict[str, list[list[Any]]] = {}
 
+    def separate_examples(self, test: Sequence[Item]) -> Sequence[str]:
+        """See ``TakesExamples``: one note for each way in which the subtasks draw examples."""
+        from mergesearch.evaluators.lm_eval.examples import TestItems
+
+        items, notes = TestItems(test), []
+        for subtask in self.subtasks:
+            if note := subtask.separate_examples(items, self._shared.group):
+                notes.append(note if len(self.subtasks) == 1 else f"{subtask.name}: {note}")
+        return notes
+
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
         """See ``Evaluator.prepare``: notes of items that are cut, and of slower ways that have to be used."""
         from mergesearch.evaluators.lm_eval.command_line import as_command_line

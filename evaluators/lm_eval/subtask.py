@@ -13,6 +13,7 @@ from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.data.content import content_hash, content_text
 from mergesearch.evaluators.inference.losses import ItemTarget
 from mergesearch.evaluators.lm_eval.command_line import as_command_line
+from mergesearch.evaluators.lm_eval.examples import Examples, TestItems
 from mergesearch.evaluators.lm_eval.metrics import DocumentMetric, WeightedMetric, metric_of
 from mergesearch.evaluators.lm_eval.task_loading import TaskOverrides, build_instances
 
@@ -85,6 +86,16 @@ class Subtask:
         if self._task.OUTPUT_TYPE != "multiple_choice":
             return 0.0
         return 1 / len(self._task.doc_to_choice(doc)) if self.metric_name.startswith("acc") else None
+
+    def separate_examples(self, test: TestItems, group: str | None) -> str | None:
+        """Keeps test items and each item itself out of the prompts' examples; says how these are drawn.
+
+        None if there are no examples. Raises UserError if too few documents are left.
+        """
+        if not self._task.get_config("num_fewshot") or getattr(self._task, "sampler", None) is None:
+            return None
+        with as_command_line():
+            return Examples(self._task, self.docs, test, group).described
 
     def instances(self, chat: Any) -> list[list[Any]]:
         """For each document its instances. chat: renders messages with a chat template; None: there is none."""

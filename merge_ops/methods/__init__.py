@@ -44,6 +44,7 @@ from mergesearch.trust import require_trust
 
 __all__ = [
     "BASE",
+    "FILE_PARAMETERS",
     "METHODS",
     "PARAMETER_NAMES",
     "TABLE_SIZE",
@@ -85,6 +86,8 @@ METHODS: dict[str, Method] = {method.name: method for method in _METHODS}
 
 PARAMETER_NAMES = frozenset(parameter.name for method in METHODS.values() for parameter in method.parameters)
 """The names of the parameters of all methods."""
+FILE_PARAMETERS = frozenset(p.name for method in METHODS.values() for p in method.parameters if p.kind == "file")
+"""The names of those that are paths of text files."""
 
 
 @cache

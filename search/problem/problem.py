@@ -15,6 +15,7 @@ from mergesearch.search.problem.checks import (
     check_seams,
     referenced_checkpoints,
 )
+from mergesearch.search.problem.sides import calibration_texts
 from mergesearch.search.problem.task_set import TaskSet, open_tasks
 from mergesearch.search.space.space import Space
 
@@ -70,7 +71,8 @@ def _open(config: Config) -> Problem:
     shared: dict[str, object] = {key: config.recipe[key] for key in SHARED_KEYS if key in config.recipe}
     if not _are_alike(checkpoints):
         shared["base_model"] = references[0]  # so that soups have the template's tensor names and shapes
-    return Problem(config, space, open_tasks(config.evaluate), references, references[0], starts, shared)
+    tasks = open_tasks(config.evaluate, calibration_texts(config.recipe))
+    return Problem(config, space, tasks, references, references[0], starts, shared)
 
 
 def _are_alike(checkpoints: Sequence[Checkpoint]) -> bool:

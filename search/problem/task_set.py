@@ -13,7 +13,8 @@ from mergesearch.merge_ops.live.quantized import check_available
 from mergesearch.search.config.constraints import Constraint, check_tasks
 from mergesearch.search.config.evaluate import Aggregation, Evaluate
 from mergesearch.search.problem.objective import Objective
-from mergesearch.search.problem.tasks import Scores, Task, opened_tasks
+from mergesearch.search.problem.sides import separated_examples, with_split, without_test_items
+from mergesearch.search.problem.tasks import Scores, Task, distinct, opened_task
 from mergesearch.search.statistics import Stratum
 from mergesearch.search.study.trials import Direction
 
@@ -22,12 +23,13 @@ from mergesearch.search.study.trials import Direction
 class TaskSet:
     """The tasks of a run, how their values are aggregated, and the constraints on them.
 
-    ``side`` is ``search`` or ``test`` throughout.
+    ``side`` is ``search`` or ``test`` throughout. ``notes`` say how the items were kept apart.
     """
 
     all: Sequence[Task]
     aggregate: Aggregation = "mean"
     constraints: Sequence[Constraint] = ()
+    notes: Sequence[str] = ()
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.all)
@@ -54,7 +56,7 @@ class TaskSet:
 
     def prepare(self, model: LoadedModel) -> list[str]:
         """Checks every task against the model before anything is scored. Returns notes; raises UserError."""
-        return [note for task in self.all for note in task.prepare(model)]
+        return [*self.notes, *(note for task in self.all for note in task.prepare(model))]
 
     def score(self, model: LoadedModel, side: str, tasks: Sequence[Task] | None = None) -> Scores:
         """Scores a model on the items of one side, of these tasks or of all."""
@@ -100,12 +102,18 @@ class TaskSet:
         )
 
 
-def open_tasks(evaluate: Evaluate) -> TaskSet:
-    """The config's tasks, checked. Raises UserError for a task that is unknown, or cannot be split or combined."""
+def open_tasks(evaluate: Evaluate, calibration: Sequence[str] = ()) -> TaskSet:
+    """The config's tasks, checked; nothing that the search looks at shares content with a test item.
+
+    ``calibration``: see ``calibration_texts``. Raises UserError for a task that is unknown, or cannot be split or
+    combined.
+    """
     if not evaluate.test_tasks and evaluate.split is None:
         raise UserError("evaluate: expected split (search and test items) or test_tasks, found neither")
     try:
-        tasks = TaskSet(opened_tasks(evaluate), evaluate.aggregate, evaluate.constraints)
+        opened, notes = _opened(evaluate, calibration)
+        notes += separated_examples(opened)
+        tasks = TaskSet(opened, evaluate.aggregate, evaluate.constraints, notes)
         _check_contributions(tasks)
         for side in ("search", "test"):
             tasks.objective(side)
@@ -117,6 +125,16 @@ def open_tasks(evaluate: Evaluate) -> TaskSet:
     except UserError as error:
         raise UserError(f"evaluate: {error}") from None
     return tasks
+
+
+def _opened(evaluate: Evaluate, calibration: Sequence[str]) -> tuple[list[Task], list[str]]:
+    """The config's tasks with their items split, and notes about it."""
+    searched = [opened_task(evaluate, entry, "search") for entry in evaluate.tasks]
+    if evaluate.split:
+        return with_split(distinct(searched), evaluate.split, calibration), []
+    tasks = distinct([*searched, *(opened_task(evaluate, entry, "test") for entry in evaluate.test_tasks)])
+    searched, notes = without_test_items(tasks[: len(searched)], tasks[len(searched) :])
+    return [*searched, *tasks[len(searched) :]], notes
 
 
 def _check_contributions(tasks: TaskSet) -> None:

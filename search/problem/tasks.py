@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators import Evaluator, Item, LoadedModel, aggregate, open_evaluator, split_items
+from mergesearch.evaluators import Evaluator, Item, LoadedModel, aggregate, open_evaluator
 from mergesearch.foreign import other_code
 from mergesearch.search.config.evaluate import Evaluate, TaskEntry
 from mergesearch.search.problem.objective import Share
@@ -110,19 +110,15 @@ class Task:
         return aggregate(items, known)
 
 
-def opened_tasks(evaluate: Evaluate, calibration: Sequence[str] = ()) -> list[Task]:
-    """The config's tasks with their items split; nothing that a test item shares content with is searched on.
-
-    ``calibration`` are the texts that the recipe's methods run models on. Raises UserError for a task that is unknown
-    or cannot be split.
-    """
-    searched, tested = ([_open(evaluate, entry) for entry in e] for e in (evaluate.tasks, evaluate.test_tasks))
-    if evaluate.split:
-        _split(searched, evaluate.split.search, evaluate.split.seed, calibration)
-    return _distinct([*searched, *tested])
+def opened_task(evaluate: Evaluate, entry: TaskEntry, side: str) -> Task:
+    """A task of the config with all its items on one side. Raises UserError for a task that is unknown."""
+    evaluator = open_evaluator(entry.evaluator, entry.options, evaluate.shared())
+    items, normalize = list(evaluator.items), (entry.normalize or evaluate.normalize) == "leaderboard"
+    search, test = (items, []) if side == "search" else ([], items)
+    return Task(evaluator.task, evaluator, entry.weight, search, test, normalize, entry.chance)
 
 
-def _distinct(tasks: list[Task]) -> list[Task]:
+def distinct(tasks: list[Task]) -> list[Task]:
     """A task that is listed with several metrics is named by task and metric."""
     names = [task.name for task in tasks]
     named = [

@@ -195,6 +195,8 @@ def print_plan(screen: Console, plan: SearchPlan, cost: Cost) -> None:
         metric = task.evaluator.metric.name
         tasks.add_row(task.name, metric, f"{task.weight:g}", str(len(task.search)), str(len(task.test)))
     screen.print(tasks)
+    for note in problem.tasks.notes:
+        screen.print(note, markup=False)
     for constraint in problem.tasks.constraints:
         screen.print(f"constraint: {constraint}")
     print_cost(screen, plan, cost)
