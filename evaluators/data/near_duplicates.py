@@ -64,8 +64,7 @@ def without_template(sets: Mapping[str, frozenset[Shingle]]) -> dict[str, frozen
     frequency = Counter(shingle for members in sets.values() for shingle in members)
     limit = max(1.0, min(len(sets) / 2, max(20, len(sets) / 10)))
     return {
-        name: frozenset(shingle for shingle in members if frequency[shingle] <= limit)
-        for name, members in sets.items()
+        name: frozenset(shingle for shingle in members if frequency[shingle] <= limit) for name, members in sets.items()
     }
 
 

@@ -39,6 +39,7 @@ class TextIndex:
         common = Counter(name for shingle in own for name in self._with_shingle.get(shingle, ()))
         found |= {name for name, count in common.items() if count >= MIN_JACCARD * self._union(own, name, count)}
         return [name for name in self._shingles if name in found]
+
     def _union(self, own: frozenset[Shingle], name: str, common: int) -> int:
         return len(own) + len(self._shingles[name]) - common
 

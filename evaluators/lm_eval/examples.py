@@ -75,8 +75,8 @@ class Examples:
         needed = self._count + are_scored
         if len(self._allowed) < needed:
             raise UserError(
-                f"num_fewshot: task {self._task.task_name!r} takes {self._count} examples from {self._source}, of which "
-                f"{len(self._allowed)} of {len(self._pool)} documents are left without the test items, expected "
+                f"num_fewshot: task {self._task.task_name!r} takes {self._count} examples from {self._source}, of "
+                f"which {len(self._allowed)} of {len(self._pool)} documents are left without the test items, expected "
                 f"{needed} or more; give the task a fewshot_split of its own, or set num_fewshot: 0"
             )
 
@@ -94,10 +94,12 @@ class Examples:
 
     @property
     def _source(self) -> str:
-        config = self._task.fewshot_cfg
-        if config.split is not None:
-            return f"the split {config.split!r}"
-        return "the task's samples" if config.samples is not None else "the scored split (there is no fewshot_split)"
+        """lm-eval's order: the split for examples, the task's samples, then what there is of the other splits."""
+        examples, config = self._task.fewshot_cfg, self._task.config
+        if examples.split is None and examples.samples is not None:
+            return "the task's samples"
+        split = examples.split or config.training_split or config.validation_split
+        return f"the split {split!r}" if split else "the scored split (there is no fewshot_split)"
 
     def _fingerprint(self, doc: Mapping[str, Any]) -> str:
         return content_hash(doc[self._group] if self._group is not None and self._group in doc else doc)
@@ -125,8 +127,7 @@ class Examples:
             return []
         is_ordered = isinstance(self._task.sampler, FirstNSampler)
         random = Random(derive(self._task.task_name, "examples", own.fingerprint))
-        for size in (count + len(kept) + SPARE, len(self._allowed)):
-            size = min(size, len(self._allowed))
+        for size in (min(count + len(kept) + SPARE, len(self._allowed)), len(self._allowed)):
             chosen = self._allowed[:size] if is_ordered else random.sample(self._allowed, size)
             found = [doc for doc in chosen if doc not in kept and not own.includes(doc)]
             if len(found) >= count:

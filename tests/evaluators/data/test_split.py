@@ -2,13 +2,15 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators import Item, Shared, split_items
+from mergesearch.evaluators import Item, Shared, split_items, split_together, without_shared
+from mergesearch.evaluators.data.content import content_hash
 from mergesearch.evaluators.tasks.classification import Classification, ClassificationOptions
 from mergesearch.evaluators.tasks.command import Command, CommandOptions
 from mergesearch.evaluators.tasks.embedding import Embedding, EmbeddingOptions
@@ -112,3 +114,70 @@ def test_a_group_settles_what_stays_together(tmp_path: Path) -> None:
     data = write_rows(tmp_path / "rows.jsonl", [{"text": text, "label": 0, "of": n} for n, text in enumerate("ab")])
     items = Classification(ClassificationOptions(task="t", data=str(data)), Shared(group="of")).items
     assert [item.text for item in items] == ["", ""]
+
+
+def named(task: str, texts: list[str]) -> list[Item]:
+    return [Item(str(n), task, content_hash(text), text=text) for n, text in enumerate(texts)]
+
+
+def on(side: list[Item]) -> set[str]:
+    return {item.text for item in side}
+
+
+def test_tasks_that_share_nothing_are_split_as_if_each_were_alone() -> None:
+    texts = random_documents()
+    parts = [named("a", texts[:30]), named("b", texts[30:])]
+    assert split_together(parts, 0.4, 1) == [split_items(part, 0.4, 1) for part in parts]
+
+
+@pytest.mark.parametrize("change", [str, lambda text: text.replace(text.split()[30], "other", 1)])
+def test_one_document_in_two_tasks_is_on_one_side(change: Callable[[str], str]) -> None:
+    texts = random_documents()
+    parts = [named("a", texts[:40]), named("b", [*map(change, texts[20:40]), *texts[40:]])]
+    for seed in range(3):
+        (search, test), (search_b, test_b) = split_together(parts, 0.5, seed)
+        assert {change(text) for text in on(search)}.isdisjoint(on(test_b))
+        assert {change(text) for text in on(test)}.isdisjoint(on(search_b))
+        assert abs(len(search_b) - 20) <= 3
+
+
+def test_a_document_in_three_tasks_is_on_one_side() -> None:
+    """The third has documents of both the others, and so links them."""
+    texts = random_documents()
+    parts = [named("a", texts[:20]), named("b", texts[20:40]), named("c", texts[:40])]
+    both = split_together(parts, 0.5, 0)
+    searched, tested = (set().union(*(on(sides[n]) for sides in both)) for n in (0, 1))
+    assert not searched & tested
+
+
+def test_a_text_that_has_an_item_in_it_is_on_the_items_side() -> None:
+    texts = random_documents()
+    pages = [f"page {n} begins {texts[n]} and ends" * (n % 3 + 1) for n in range(20)]
+    (search, test), (pages_searched, pages_tested) = split_together([named("a", texts), named("b", pages)], 0.5, 0)
+    for texts_of, others in ((search, pages_tested), (test, pages_searched)):
+        assert not any(text in page for text in on(texts_of) for page in on(others))
+
+
+def test_what_a_calibration_text_has_is_searched_on() -> None:
+    texts = random_documents()
+    ((search, test),) = split_together([named("a", texts)], 0.5, 0, ["\n".join(texts[:10])])
+    assert set(texts[:10]) <= on(search)
+    assert len(search) == len(test)
+
+
+def test_what_is_in_the_calibration_text_as_a_whole_cannot_be_split() -> None:
+    texts = random_documents()
+    with pytest.raises(UserError, match="60 of which are in another task or a calibration text too"):
+        split_together([named("a", texts)], 0.5, 0, ["\n".join(texts)])
+
+
+def test_names_of_items_that_two_tasks_have_by_chance_link_nothing() -> None:
+    parts = [named(task, [str(n) for n in range(10)]) for task in "ab"]
+    assert split_together(parts, 0.5, 0) == [split_items(part, 0.5, 0) for part in parts]
+    assert without_shared(parts[:1], parts[1:]) == [parts[0]]
+
+
+def test_search_items_that_are_test_items_elsewhere_are_left_out() -> None:
+    texts = random_documents()
+    ((kept),) = without_shared([named("a", texts[:40])], [named("b", texts[30:])])
+    assert on(kept) == set(texts[:30])

@@ -184,7 +184,9 @@ def test_command_line_over_file(config_file: Path) -> None:
 
 
 def test_other_tasks_for_the_verdict(config: Data, tmp_path: Path) -> None:
-    files = sorted(config["evaluate"]["tasks"][0]["files"])
+    files = [str(tmp_path / "one.txt"), str(tmp_path / "two.txt")]
+    for name in files:
+        Path(name).write_text(f"another text, {name}")
     del config["evaluate"]["split"]
     config["evaluate"]["test_tasks"] = [{"evaluator": "bits_per_byte", "task": "other", "files": files}]
     file = tmp_path / "my.yml"

@@ -93,7 +93,11 @@ def on_all_texts(data: Data) -> Data:
     """The search looks at every text, so that a baseline's score is that of the checkpoint's own evaluation."""
     evaluate = data["evaluate"]
     del evaluate["split"]
-    evaluate["test_tasks"] = [{**evaluate["tasks"][0], "task": "the same again"}]
+    others = Path(evaluate["tasks"][0]["files"][0]).parents[1] / "others"
+    others.mkdir(exist_ok=True)
+    for number in range(2):
+        (others / f"{number}.txt").write_text(f"{'abcdefghij'[number:]} is not searched on.\n")
+    evaluate["test_tasks"] = [{**evaluate["tasks"][0], "task": "others", "files": [str(others / "*.txt")]}]
     return data
 
 
