@@ -1,6 +1,5 @@
 """The folder of a result: the weights, and the files that transformers needs to load them."""
 
-from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ from mergesearch.files import write_text
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.architecture import architecture_of
-from mergesearch.merge_ops.checkpoint.side_files import TOKENIZER_FILES, side_files
 from mergesearch.merge_ops.checkpoint.weight_files import NAMED_IN_CONFIG
 from mergesearch.merge_ops.inputs.tokenizer import chat_template, write_chat_template
-from mergesearch.merge_ops.inputs.vocabulary import Vocabulary
 from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
 from mergesearch.merge_ops.output import result_config
 from mergesearch.merge_ops.output.card import model_card
 from mergesearch.merge_ops.output.result_config import SourceLayer
+from mergesearch.merge_ops.output.result_vocabulary import write_vocabulary
 from mergesearch.merge_ops.output.writer import Writer, written_checkpoint
 from mergesearch.merge_ops.recipe.layout import layer_counts, layer_of
 
@@ -75,7 +73,10 @@ def _write_side_files(
     writer.copy_side_files(source)
     result_config.edit(writer.folder, lambda config: changed_config(layered or config, assembly, merger))
     if assembly.layout.vocabulary:
-        _write_vocabulary(writer.folder, assembly.layout.vocabulary, assembly.layout.template)
+        vocabulary, template = assembly.layout.vocabulary, assembly.layout.template
+        infos = merger.inputs[template].tensors
+        old_sizes = {infos[name].shape[0] for name in vocabulary.names if name in infos}
+        write_vocabulary(writer.folder, vocabulary, template, old_sizes)
 
 
 def changed_config(config: dict[str, Any], assembly: Assembly, merger: Merger) -> dict[str, Any]:
@@ -128,17 +129,3 @@ def _source_layers(assembly: Assembly, merger: Merger) -> dict[str, list[SourceL
             source_layer = SourceLayer(model, source[1], counts[model][source[0]], configs[model])
             stacks.setdefault(layer[0], {})[layer[1]] = source_layer
     return {stack: [layers[i] for i in sorted(layers)] for stack, layers in stacks.items()}
-
-
-def _write_vocabulary(folder: Path, vocabulary: Vocabulary, template: str) -> None:
-    for file in side_files(folder, TOKENIZER_FILES):
-        file.unlink()
-    vocabulary.tokenizer.save_pretrained(folder)
-    new_id = _renumbering(vocabulary, template)
-    result_config.edit(folder, lambda c: result_config.with_vocabulary(c, vocabulary.size, new_id), result_config.FILES)
-
-
-def _renumbering(vocabulary: Vocabulary, template: str) -> Callable[[int], int]:
-    """Returns a function from the template's id of a token to the new id, or to the same id if the token is gone."""
-    tokens = {index: token for token, index in vocabulary.model_tokens[template].items()}
-    return lambda index: vocabulary.tokens.get(tokens.get(index, ""), index)

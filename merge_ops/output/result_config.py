@@ -43,27 +43,7 @@ def untied(config: Json) -> Json:
     def change(section: Json) -> Json:
         return {**section, "tie_word_embeddings": False} if "tie_word_embeddings" in section else section
 
-    return {**_each_section(config, change), "tie_word_embeddings": False}
-
-
-def with_vocabulary(config: Json, size: int, new_id: Callable[[int], int]) -> Json:
-    """Returns the config with a vocabulary of ``size`` rows. ``new_id`` maps old token ids to new ones."""
-    old_size = config.get("vocab_size")
-
-    def change(section: Json) -> Json:
-        return {key: _renumbered(key, value, old_size, size, new_id) for key, value in section.items()}
-
-    return _each_section(config, change)
-
-
-def _renumbered(key: str, value: Any, old_size: Any, size: int, new_id: Callable[[int], int]) -> Any:
-    if key == "vocab_size" and (old_size is None or value == old_size):
-        return size
-    if not key.endswith("_token_id"):
-        return value
-    if isinstance(value, list):
-        return [new_id(entry) for entry in value]
-    return new_id(value) if isinstance(value, int) else value
+    return {**each_section(config, change), "tie_word_embeddings": False}
 
 
 @dataclass(frozen=True)
@@ -148,10 +128,11 @@ def _are_layer_indices(value: Iterable[Any], count: int) -> bool:
     return all(isinstance(entry, int) and not isinstance(entry, bool) and 0 <= entry < count for entry in value)
 
 
-def _each_section(config: Json, change: Callable[[Json], Json]) -> Json:
+def each_section(config: Json, change: Callable[[Json], Json]) -> Json:
     """Applies ``change`` to the config and its sections, such as ``text_config``."""
-    return change({key: _each_section(v, change) if _is_section(key, v) else v for key, v in config.items()})
+    return change({key: each_section(v, change) if _is_section(key, v) else v for key, v in config.items()})
 
 
 def _is_section(key: str, value: Any) -> bool:
-    return isinstance(value, dict) and "config" in key
+    """Returns whether a value is the config of a part: ``text_config``, or ``encoder`` with a type of its own."""
+    return isinstance(value, dict) and ("config" in key or "model_type" in value)
