@@ -102,6 +102,7 @@ class Session:
             config.search.racing,
             config.search.seed,
             self.constraint_baselines,
+            config.search.trial_timeout,
         )
 
     def search(self) -> None:

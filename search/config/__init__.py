@@ -24,7 +24,7 @@ class Output(Strict):
     model: bool = True
 
 
-WITH_A_SOUP = {"seed", "storage"}
+WITH_A_SOUP = {"seed", "storage", "trial_timeout"}
 """The keys of ``search`` that are valid beside ``soup``."""
 
 

@@ -80,6 +80,8 @@ class Search(Tuning):
     trials were in work, over all sessions (the last trial is finished; loading and verdict come on top); and, once the
     baselines are scored, ``patience`` trials without a new best, or a score of at least ``target``.
 
+    A candidate that takes longer than ``trial_timeout`` to build and score fails, and the search goes on.
+
     ``sampler`` is used for the whole run, or ``schedule`` is a list of stages. ``start: gradient`` scores the points of
     a gradient descent on the search items first; ``auto`` does so where it pays. ``soups`` are scored after the
     baselines.
@@ -88,6 +90,7 @@ class Search(Tuning):
     trials: int = Field(60, ge=1)
     soups: list[SoupKind] = Field(default_factory=list)
     timeout: Annotated[float, Field(gt=0), BeforeValidator(_read_duration)] | None = None
+    trial_timeout: Annotated[float, Field(gt=0), BeforeValidator(_read_duration)] | None = None
     patience: int | None = Field(None, ge=1)
     target: float | None = None
     sampler: Annotated[str, AfterValidator(_known_sampler)] = AUTO

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mergesearch.errors import UserError, in_words
 from mergesearch.evaluators import Item
+from mergesearch.foreign import other_code
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.config.search import Racing
 from mergesearch.search.problem.task_set import TaskSet
@@ -17,8 +18,10 @@ from mergesearch.search.problem.tasks import Scores, Task
 from mergesearch.search.scoring.live_model import LiveModel
 from mergesearch.search.scoring.racing.plan import RacePlan, plan_race
 from mergesearch.search.scoring.racing.race import Result, run_race, whole_result
+from mergesearch.search.scoring.time_limit import limited
 from mergesearch.search.scoring.token_budget import RunBudget
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.attempts import Attempts
 from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_store import RunStore
 
@@ -42,6 +45,7 @@ class Scorer:
 
     A candidate that is identical to a scored one takes over its scores. Once the baselines are scored, the others are
     raced against the incumbent. ``constraint_baselines`` are the recipes of the baselines that constraints name.
+    ``trial_timeout`` is the time limit in seconds of building and scoring one candidate of the search.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what scoring consists of
@@ -53,6 +57,7 @@ class Scorer:
         racing: Racing | Literal[False],
         seed: int,
         constraint_baselines: Mapping[str, Recipe],
+        trial_timeout: float | None = None,
     ) -> None:
         self._tasks = tasks
         self._live = live
@@ -61,6 +66,9 @@ class Scorer:
         self._racing = racing
         self._seed = seed
         self._constraint_baselines = constraint_baselines
+        self._trial_timeout = trial_timeout
+        folder = store.folder
+        self._attempts = Attempts(folder.path / "attempts", folder.workers, folder.worker)
         self._constraint_results: dict[str, Result] = {}
         self.race_plan: RacePlan | None = None
         """How candidates are raced; None before the baselines are scored, and where racing is off."""
@@ -73,17 +81,23 @@ class Scorer:
         if earlier is not None:
             return Scored(phenotype, earlier, 0, {"build": 0.0, "score": 0.0}, incumbent)
         self._budget.follow()
-        begin = time.perf_counter()
-        self._live.engine.build(recipe)
-        built = time.perf_counter()
-        result = self._race(self.race_plan, incumbent) if incumbent and self.race_plan else self._score_in_full()
-        seconds = {"build": built - begin, "score": time.perf_counter() - built}
+        with self._attempts.noted(phenotype) as log, limited(self._trial_timeout, log):
+            begin = time.perf_counter()
+            self._build(recipe)
+            built = time.perf_counter()
+            result = self._race(self.race_plan, incumbent) if incumbent and self.race_plan else self._score_in_full()
+            seconds = {"build": built - begin, "score": time.perf_counter() - built}
         return Scored(phenotype, result, result.count, seconds, incumbent)
 
     def score_side(self, recipe: Recipe, side: str, tasks: Sequence[Task]) -> Scores:
         """Scores a candidate on all items that these tasks have on one side."""
-        self._live.engine.build(recipe)
-        return self._tasks.score(self._live.loaded, side, tasks)
+        with self._attempts.noted(self.phenotype(recipe)):
+            self._build(recipe)
+            return self._tasks.score(self._live.loaded, side, tasks)
+
+    def _build(self, recipe: Recipe) -> None:
+        with other_code(f"merge method {recipe.merge_method!r}"):
+            self._live.engine.build(recipe)
 
     def phenotype(self, recipe: Recipe) -> str:
         """A hash that recipes share when they build the same tensors from the same checkpoints."""
@@ -119,8 +133,9 @@ class Scorer:
 
     def _score_constraint_baseline(self, name: str, recipe: Recipe) -> Result:
         try:
-            self._live.engine.build(recipe)
-            return self._score_in_full()
+            with self._attempts.noted(self.phenotype(recipe)):
+                self._build(recipe)
+                return self._score_in_full()
         except Exception as error:
             raise UserError(
                 f"constraints: {name} could not be scored, so no candidate can be compared with it: {in_words(error)}"
@@ -133,7 +148,7 @@ class Scorer:
         return run_race(self._tasks, plan, self._store.scores_of(incumbent), self._score_items)
 
     def _score_items(self, task: Task, items: Sequence[Item]) -> Tensor:
-        return task.evaluator.score(self._live.loaded, items)
+        return task.score(self._live.loaded, items)
 
     def _scored_before(self, phenotype: str, in_full: bool) -> Result | None:
         """The result of an identical candidate; that of a stopped one does not do where full scores are wanted."""

@@ -2,7 +2,7 @@
 
 import os
 import socket
-import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +13,9 @@ from mergesearch.search.study.locks import file_lock
 
 
 class Workers:
-    """The files of a run's workers. A worker's name is HOST.PID.TIME.
+    """The files of a run's workers. A worker's name is HOST.PID.RANDOM.
 
-    TIME is in ns and tells the worker from an earlier process with the same PID.
+    RANDOM tells the worker from other processes with the same PID: earlier ones, and those of other containers.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -24,7 +24,7 @@ class Workers:
     @contextmanager
     def joined(self) -> Iterator[str]:
         """Makes this process a worker until the context ends; gives its name."""
-        name = f"{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
+        name = f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:16]}"
         file = self._folder / name
         try:
             with file_lock(file):
@@ -47,6 +47,10 @@ class Workers:
     def is_dead(self, name: str) -> bool:
         """Whether the worker's process has ended for certain; False for a worker of another host."""
         return name.rsplit(".", 2)[0] in ("", socket.gethostname()) and not self._is_locked(name)
+
+    def is_living(self, name: str) -> bool:
+        """Whether the worker's process lives, on any host."""
+        return bool(name) and self._is_locked(name)
 
     def _is_locked(self, name: str) -> bool:
         file = self._folder / name
