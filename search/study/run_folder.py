@@ -26,7 +26,7 @@ CONFIG = "config.yml"
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
 MAY_CHANGE = {
-    *(("search", key) for key in ("trials", "timeout", "patience", "target", "storage")),
+    *(("search", key) for key in ("trials", "timeout", "trial_timeout", "patience", "target", "storage")),
     ("output", "model"),
     ("soup", "kinds"),
     ("trust",),
