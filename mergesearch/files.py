@@ -2,12 +2,13 @@
 
 import errno
 import hashlib
+import os
 import shutil
 import signal
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -16,27 +17,71 @@ from mergesearch.foreign import Terminated
 
 FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 """Messages of libraries and databases that ran out of space."""
+CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF)
+"""Errors of file systems, and of Windows, that cannot flush a folder."""
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path, durable: bool = True) -> Iterator[Path]:
     """Gives a temporary path beside ``target``, for a file or a folder.
 
-    It replaces ``target`` when the context ends, and is removed when the context fails.
+    It replaces ``target`` when the context ends, and is removed when the context fails. ``durable``: it is on the disk
+    before it gets its name, so that a loss of power leaves the old content or the new one. An OSError of a write has
+    the ``filename`` of the target.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with named_failures(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(target, "tmp")
     try:
-        yield temporary
-        _replace(temporary, target)
+        with named_failures(target, temporary):
+            yield temporary
+            if durable:
+                sync(temporary)
+            _replace(temporary, target)
+            if durable:
+                _flush(target.parent)
     finally:
-        remove(temporary)
+        with suppress(OSError):  # it would hide the error of the write
+            remove(temporary)
+
+
+@contextmanager
+def named_failures(target: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Gives an OSError that names no file, or the temporary one of this ``target``, the target's name."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename
+        if named is None or (temporary and Path(os.fsdecode(named)).is_relative_to(temporary)):
+            error.filename = str(target)
+        raise
 
 
 def write_text(target: Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Writes a file, or a folder with all that is in it, from the system's memory to the disk."""
+    if path.is_dir():
+        for entry in path.iterdir():
+            sync(entry)
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
+    is_folder = path.is_dir()
+    try:
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if not is_folder or error.errno not in CANNOT_SYNC:
+            raise
 
 
 def digest(path: Path) -> str:
@@ -68,7 +113,11 @@ def _replace(temporary: Path, target: Path) -> None:
     if temporary.is_dir() and target.exists():
         old = _beside(target, "old")
         target.rename(old)
-        temporary.rename(target)
+        try:
+            temporary.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
         remove(old)
     else:
         temporary.replace(target)

@@ -27,7 +27,7 @@ def written_checkpoint(out: Path, tensors: Mapping[str, TensorInfo], stem: str =
 
     If the block or the verification of the files fails, or the process gets SIGTERM, the temporary folder is removed.
     """
-    with ended_by_exception(), new_parents_removed(out), atomic_path(out) as temporary:
+    with ended_by_exception(), new_parents_removed(out), atomic_path(out, durable=False) as temporary:
         temporary.mkdir()
         writer = Writer(temporary, tensors, stem=stem)
         yield writer

@@ -4,14 +4,28 @@ A task whose scores are [items, k] has k rows for each item, numbered by ``part`
 one row for each item, and ``part`` is null.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mergesearch.errors import UserError, in_words
 from mergesearch.evaluators import Item
 from mergesearch.files import atomic_path
+
+COLUMNS = ["task", "item", "part", "score"]
+DIGEST = b"digest"
+"""The key of the file's metadata that holds the SHA-256 of its content."""
+
+
+class DamagedScores(UserError):  # noqa: N818 - a state of the run that is said to the user
+    """A file of scores that is missing, cut, or not what was written. A new session of the run scores it again."""
+
+    def __init__(self, file: Path, found: str) -> None:
+        super().__init__(f"{file}: {found}; the same command goes on, and scores this candidate again")
 
 
 def save_scores(file: Path, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:
@@ -35,21 +49,44 @@ def save_scores(file: Path, scores: Mapping[str, Tensor], items: Mapping[str, Se
         "score": pyarrow.float64(),
     }
     table = pyarrow.Table.from_pylist(rows, pyarrow.schema(columns))
+    table = table.replace_schema_metadata({DIGEST: _digest(table.to_pydict())})
     with atomic_path(file) as temporary:
-        parquet.write_table(table, temporary)
+        parquet.write_table(table, temporary, write_page_checksum=True)
 
 
 def load_scores(file: Path) -> dict[str, Tensor]:
-    """The scores that ``save_scores`` wrote, float64, in the same order; tasks without items are left out."""
-    from pyarrow import parquet
+    """The scores that ``save_scores`` wrote, float64, in the same order; tasks without items are left out.
 
-    columns = parquet.read_table(file).to_pydict()
+    Raises DamagedScores where the file is missing or is not what was written.
+    """
+    columns = _read(file)
     scores: dict[str, list[float]] = {}
     last_parts: dict[str, int | None] = {}
     for task, part, score in zip(columns["task"], columns["part"], columns["score"], strict=True):
         scores.setdefault(task, []).append(score)
         last_parts[task] = part
     return {task: _tensor(values, last_parts[task]) for task, values in scores.items()}
+
+
+def _read(file: Path) -> dict[str, list[Any]]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        table = parquet.read_table(file, page_checksum_verification=True)
+        columns, metadata = table.to_pydict(), table.schema.metadata
+    except FileNotFoundError:
+        raise DamagedScores(file, "is missing") from None
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        if getattr(error, "errno", None) is not None:  # it is the disk that fails
+            raise
+        raise DamagedScores(file, f"is damaged ({in_words(error).splitlines()[0]})") from None
+    if list(columns) != COLUMNS or metadata not in (None, {DIGEST: _digest(columns)}):  # earlier versions wrote none
+        raise DamagedScores(file, "is damaged (its content is not what was written)")
+    return columns
+
+
+def _digest(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    return hashlib.sha256(repr(columns).encode("utf-8", "surrogatepass")).hexdigest().encode()
 
 
 def _parts(values: float | list[float]) -> Iterator[tuple[int | None, float]]:
