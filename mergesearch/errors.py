@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from mergesearch.text import shown
@@ -63,6 +64,18 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message that is not blank, or its type's name."""
     lines = (line.strip() for line in shown(error).splitlines())
     return next(filter(None, lines), type(error).__name__)
+
+
+class DamagedFileError(UserError):
+    """A file of a run's folder that is missing, cut, or not what was written. Some callers repair it.
+
+    Attributes:
+        fact: the file and what was found; the message also says what to do, the ``remedy``.
+    """
+
+    def __init__(self, file: Path, found: str, remedy: str) -> None:
+        self.fact = f"{file}: {found}"
+        super().__init__(f"{self.fact}; {remedy}")
 
 
 class ForeignExitError(UserError):

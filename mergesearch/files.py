@@ -63,6 +63,11 @@ def write_text(target: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def has_text(file: Path, text: str) -> bool:
+    """Whether a file has exactly this UTF-8 text."""
+    return file.is_file() and file.read_bytes() == text.encode()
+
+
 def sync(path: Path) -> None:
     """Writes a file, or a folder with all that is in it, from the system's memory to the disk."""
     if path.is_dir():

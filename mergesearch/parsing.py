@@ -116,6 +116,11 @@ def _has_index(data: Any, part: str | int) -> bool:
     return isinstance(data, list) and isinstance(part, int) and part < len(data)
 
 
+def first_problem(error: ValidationError) -> str:
+    """The first problem of an object that is not valid, on one line."""
+    return _line("", error.errors(include_url=False)[0]).removeprefix(": ")
+
+
 def _line(where: str, problem: Any) -> str:
     place = problem["loc"][:-1] if problem["type"] == "unknown_key" else problem["loc"]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)

@@ -32,7 +32,7 @@ from mergesearch.search.config import RESULTS, Config
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
-from mergesearch.search.verdict.result import Verdict
+from mergesearch.search.verdict.result import Verdict, read_verdict
 from mergesearch.trust import trust_code
 
 if TYPE_CHECKING:
@@ -86,10 +86,10 @@ class Run:
         """Reads a run from its folder. Raises UserError where there is no run or it has no verdict yet."""
         path = Path(folder)
         config = Config.read(path / "config.yml")
-        verdict = RunFolder(path).read_json("verdict.json")
+        verdict = read_verdict(RunFolder(path))
         if verdict is None:
             raise UserError(f"{path}: the run has no verdict yet; run its config again to resume it")
-        return cls(path, config, Verdict.from_json(verdict))
+        return cls(path, config, verdict)
 
     @cached_property
     def best(self) -> Best:

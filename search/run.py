@@ -1,16 +1,13 @@
 """A whole run: open, search, judge, write."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from optuna.exceptions import StorageInternalError
-
-from mergesearch.errors import UserError, in_words
-from mergesearch.files import atomic_path, is_disk_full, write_text
+from mergesearch.errors import DamagedFileError, UserError, in_words
+from mergesearch.files import atomic_path, has_text, sync, write_text
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import find_device
 from mergesearch.merge_ops.recipe.recipe import Recipe
@@ -26,19 +23,21 @@ from mergesearch.search.candidates.usual_settings import UsualSettings
 from mergesearch.search.optimize.ask import Asker
 from mergesearch.search.optimize.callbacks import QUIET, RunView, Watcher
 from mergesearch.search.optimize.loop import Loop
-from mergesearch.search.report.html import write_report
+from mergesearch.search.report.html import is_whole_report, write_report
 from mergesearch.search.samplers.schedule import Strategy
 from mergesearch.search.scoring.live_model import LiveModel, open_engine
+from mergesearch.search.scoring.repair import repair_scores
 from mergesearch.search.scoring.scorer import Scorer
 from mergesearch.search.scoring.token_budget import RunBudget
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.ensemble import ensemble_row
 from mergesearch.search.verdict.finalists import finalists
 from mergesearch.search.verdict.judge import Judge
-from mergesearch.search.verdict.result import FRONT, CandidateRow, Verdict
+from mergesearch.search.verdict.result import FRONT, VERDICT, CandidateRow, Verdict, read_verdict
 
 
 def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
@@ -68,20 +67,14 @@ def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
 
 @contextmanager
 def _failures_told(folder: RunFolder) -> Iterator[None]:
-    """Turns failures of the disk and of the database, after which a run can be resumed, into UserError."""
+    """Turns failures that concern the whole run, after which it can be resumed, into UserError."""
     try:
         yield
     except Exception as error:
-        reason = str(error.__cause__ if isinstance(error, StorageInternalError) else error).splitlines()[0]
-        if is_disk_full(error):
-            what, when = f"the disk is full ({reason})", "when there is space"
-        elif isinstance(error, StorageInternalError):
-            what, when = f"the database fails ({reason})", "when it answers"
-        else:
+        stop = stopped_by(error, folder.path)
+        if stop is None or stop is error:
             raise
-        raise UserError(
-            f"{folder.path}: {what}; every finished trial is kept, and the same command goes on from there {when}"
-        ) from error
+        raise stop from error
 
 
 class Session:
@@ -123,6 +116,8 @@ class Session:
         for note in problem.tasks.prepare(self.live.loaded):
             self._watcher.stage(note)
         self.budget.follow()
+        with self.store.folder.locked():
+            repair_scores(self.store, problem.tasks, self.scorer, self._watcher.stage)
         if self._learner and self.plan.soups and self.plan.soups.takes_gradients:
             self._learner.check_gold()
         if self.gradient:
@@ -197,9 +192,9 @@ class Conclusion:
         """The verdict, with recipes, report and model written beside it."""
         session, store, folder = self.session, self.session.store, self.session.store.folder
         config, count = session.plan.problem.config, len(t.finished(store.study))
-        earlier = folder.read_json("verdict.json")
-        if earlier is not None and earlier["trials"] == count and self._is_written(earlier):
-            return Verdict.from_json(earlier)
+        earlier = self._earlier()
+        if earlier is not None and earlier.trials == count and self._is_written(earlier):
+            return earlier
         winner, baselines = finalists(store)
         write_text(folder.path / "best.yml", t.recipe_of(winner).to_yaml())
         self.watcher.stage("verdict: scoring the winner and the baselines on the test items")
@@ -214,9 +209,17 @@ class Conclusion:
         if config.output.model:
             self.watcher.stage("writing the winner's model")
             self._write_model(t.recipe_of(winner))
-        folder.write_json("verdict.json", verdict.to_json())
+        folder.write_json(VERDICT, verdict.to_json())
         write_report(store, verdict)
         return verdict
+
+    def _earlier(self) -> Verdict | None:
+        """The verdict that the folder has; None where it has none, or a damaged one, which is written anew."""
+        try:
+            return read_verdict(self.session.store.folder)
+        except DamagedFileError as error:
+            self.watcher.stage(str(error))
+            return None
 
     def _judge(self, earlier_looks: int) -> Verdict:
         session = self.session
@@ -242,6 +245,8 @@ class Conclusion:
             seed = problem.config.search.seed
             return ensemble_row(problem.tasks, session.store.folder, session.live.engine, members, seed)
         except Exception as error:  # the verdict holds without it
+            if stopped_by(error, session.store.folder.path):
+                raise
             self.watcher.stage(f"the ensemble could not be scored: {in_words(error)}")
             return None
 
@@ -252,13 +257,25 @@ class Conclusion:
         engine.write(recipe, folder)
         if Checkpoint(str(folder)).digest() != engine.digest():
             raise RuntimeError(f"{folder}: differs from the model that was scored")
+        sync(folder)
 
-    def _is_written(self, verdict: Mapping[str, Any]) -> bool:
-        wanted = {"model": self.session.plan.problem.config.output.model, FRONT: verdict.get("front")}
-        names = [
-            "best.yml",
-            "recommended.yml",
-            "report.html",
-            *(name for name, is_wanted in wanted.items() if is_wanted),
-        ]
-        return all((self.session.store.folder.path / name).exists() for name in names)
+    def _is_written(self, verdict: Verdict) -> bool:
+        """Whether the folder has all that belongs to its verdict, and no file of it is cut."""
+        store, config = self.session.store, self.session.plan.problem.config
+        folder, trials = store.folder.path, store.study.get_trials(deepcopy=False)
+        recommended = next((row for row in verdict.rows if row.name == verdict.recommended), verdict.winner)
+        recipes = {"best.yml": verdict.winner.trial, "recommended.yml": recommended.trial}
+        recipes |= {member.recipe: member.trial for member in (verdict.front.members if verdict.front else ())}
+        return (
+            all(has_text(folder / name, t.recipe_of(trials[number]).to_yaml()) for name, number in recipes.items())
+            and is_whole_report(folder)
+            and (not config.output.model or _is_model(folder / "model"))
+        )
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder has a checkpoint whose headers can be read."""
+    try:
+        return folder.is_dir() and bool(Checkpoint(str(folder)).tensors)
+    except UserError:
+        return False

@@ -11,11 +11,9 @@ lease on each trial says which worker is at it.
 import time
 from collections.abc import Callable
 
-from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mergesearch.errors import UserError, in_words
-from mergesearch.files import is_disk_full
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.baselines import BaselineSource
 from mergesearch.search.config.search import Search
@@ -26,6 +24,7 @@ from mergesearch.search.scoring.racing.race import Result
 from mergesearch.search.scoring.scorer import Scored, Scorer
 from mergesearch.search.space.space import Space
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.leases import Leases
 from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_store import RunStore
@@ -130,9 +129,9 @@ class Loop:
     def _fail(self, trial: Trial, error: Exception) -> None:
         """Ends a trial whose candidate failed: NaN, out of memory, an exception in a task.
 
-        A full disk and a failing database concern the whole run and are raised.
+        What concerns the whole run is raised: a full disk, a failing database, a damaged file of the run.
         """
-        if is_disk_full(error) or isinstance(error, StorageInternalError):
+        if stopped_by(error, self._store.folder.path):
             raise error
         trial.set_user_attr(t.REASON, in_words(error))
         self._store.study.tell(trial, state=TrialState.FAIL)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -43,6 +44,9 @@ pre { background: #f6f7f8; padding: .8rem; overflow-x: auto; } .note { color: #5
 .wide { overflow-x: auto; }
 """
 
+END = b"</pre>"
+"""The last bytes of every report."""
+
 
 def write_report(store: RunStore, verdict: Verdict) -> None:
     """Writes ``report.html`` to the run's folder."""
@@ -63,10 +67,16 @@ def write_report(store: RunStore, verdict: Verdict) -> None:
         "<h2>The winner against each baseline, on the test items</h2>",
         _comparisons(verdict),
         f"<h2>The search's best recipe, {as_html(verdict.winner.name)}</h2>",
-        f"<pre>{as_html(recipe, len(recipe))}</pre>",
+        f"<pre>{as_html(recipe, len(recipe))}{END.decode()}",
     ]
     page = f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>{''.join(parts)}"
     write_text(store.folder.path / "report.html", page)
+
+
+def is_whole_report(folder: Path) -> bool:
+    """Whether the run's folder has a report that was written to its end."""
+    file = folder / "report.html"
+    return file.is_file() and file.read_bytes().endswith(END)
 
 
 def _front(store: RunStore, verdict: Verdict) -> list[str]:

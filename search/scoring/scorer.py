@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from optuna.trial import FrozenTrial, TrialState
@@ -89,6 +90,20 @@ class Scorer:
             seconds = {"build": built - begin, "score": time.perf_counter() - built}
         return Scored(phenotype, result, result.count, seconds, incumbent)
 
+    def rescore(self, trial: FrozenTrial) -> Result:
+        """The result of a completed trial whose scores are lost, with items in the batches that they were scored in."""
+        recipe = t.recipe_of(trial)
+        earlier = self._scored_before(self.phenotype(recipe), in_full=True)
+        if earlier is not None:
+            return earlier
+        incumbent = None if t.kind_of(trial) in t.NAMED else self._incumbent(before=trial.number)
+        if incumbent:
+            self.plan_race()
+        self._live.engine.build(recipe)
+        if incumbent and self.race_plan:
+            return self._race(self.race_plan, incumbent, may_stop=False)
+        return self._score_in_full()
+
     def score_side(self, recipe: Recipe, side: str, tasks: Sequence[Task]) -> Scores:
         """Scores a candidate on all items that these tasks have on one side."""
         with self._attempts.noted(self.phenotype(recipe)):
@@ -125,9 +140,12 @@ class Scorer:
         """A task's value of a baseline that a constraint names, on the search items."""
         return self._constraint_results[baseline].values[task]
 
-    def _incumbent(self) -> FrozenTrial | None:
-        """The best trial so far; None where there is none, or it breaks a constraint, which a worse one may keep."""
-        trials = t.contenders(self._store.study)
+    def _incumbent(self, before: float = inf) -> FrozenTrial | None:
+        """The best trial so far, or of those ``before`` a trial.
+
+        None where there is none, or it breaks a constraint, which a worse one may keep.
+        """
+        trials = [trial for trial in t.contenders(self._store.study) if trial.number < before]
         best = t.best(trials) if trials and not is_pareto(self._store.study) else None
         return None if best is None or t.violation(best) else best
 
@@ -144,8 +162,8 @@ class Scorer:
     def _score_in_full(self) -> Result:
         return whole_result(self._tasks, self._tasks.score(self._live.loaded, "search", self._tasks.searched))
 
-    def _race(self, plan: RacePlan, incumbent: FrozenTrial) -> Result:
-        return run_race(self._tasks, plan, self._store.scores_of(incumbent), self._score_items)
+    def _race(self, plan: RacePlan, incumbent: FrozenTrial, may_stop: bool = True) -> Result:
+        return run_race(self._tasks, plan, self._store.scores_of(incumbent), self._score_items, may_stop)
 
     def _score_items(self, task: Task, items: Sequence[Item]) -> Tensor:
         return task.score(self._live.loaded, items)

@@ -5,12 +5,25 @@ Batch composition changes the last bits of scores, so a resumed run and every ot
 
 from collections.abc import Callable
 
+from pydantic import Field
+
 from mergesearch.evaluators import Budget, default_tokens
 from mergesearch.merge_ops.engine.options import Say
+from mergesearch.parsing import Strict
 from mergesearch.search.config.evaluate import Evaluate
 from mergesearch.search.study.run_folder import RunFolder
 
 FILE = "batches.json"
+REMEDY = (
+    'bring it back from a copy, or write {"tokens": N} into it, with the number that the run last told; without one, '
+    "delete it: the run goes on with evaluate.batch_tokens, which may change the last digits of scores"
+)
+
+
+class Recorded(Strict):
+    """The content of the file."""
+
+    tokens: int = Field(ge=1)
 
 
 class RunBudget:
@@ -22,18 +35,14 @@ class RunBudget:
     def __init__(self, folder: RunFolder, evaluate: Evaluate, device: str, say: Say) -> None:
         self._folder = folder
         self._say = say
-        recorded = self._recorded()
+        recorded = read_tokens(folder)
         self.budget = new_budget(evaluate, device, self._halved)
         if recorded is not None:
             self.budget.tokens, self.budget.tried = recorded, True
 
-    def _recorded(self) -> int | None:
-        content = self._folder.read_json(FILE)
-        return None if content is None else int(content["tokens"])
-
     def follow(self) -> None:
         """Takes over a smaller budget that another worker recorded, and records this one where it is the smaller."""
-        recorded = self._recorded()
+        recorded = read_tokens(self._folder)
         self.budget.tried = True
         if recorded is not None and recorded < self.budget.tokens:
             self.budget.tokens = recorded
@@ -43,6 +52,12 @@ class RunBudget:
     def _halved(self, budget: Budget) -> None:
         self._say(f"out of memory: from now on all workers of this run score {budget.tokens} tokens at once")
         self._folder.write_json(FILE, {"tokens": budget.tokens})
+
+
+def read_tokens(folder: RunFolder) -> int | None:
+    """The budget that a run's folder records; None for a new run. Raises DamagedFileError where its file is damaged."""
+    recorded = folder.read_json(FILE, Recorded, REMEDY)
+    return recorded.tokens if recorded else None
 
 
 def new_budget(evaluate: Evaluate, device: str, changed: Callable[[Budget], object] = lambda _: None) -> Budget:

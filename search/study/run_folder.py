@@ -5,16 +5,17 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.study import Study
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from mergesearch.errors import UserError
+from mergesearch.errors import DamagedFileError, UserError
 from mergesearch.evaluators import Item
-from mergesearch.files import remove, write_text
-from mergesearch.parsing import dump_yaml, read_yaml
+from mergesearch.files import has_text, remove, write_text
+from mergesearch.parsing import dump_yaml, first_problem, read_yaml
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.locks import file_lock
 from mergesearch.search.study.scores import load_scores, save_scores
@@ -25,6 +26,10 @@ from mergesearch.search.study.workers import Workers
 CONFIG = "config.yml"
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
+LOOKS_REMEDY = (
+    "it counts how often the test items were looked at: bring it back from a copy, or delete it and know that "
+    "the verdict no longer counts the looks before"
+)
 MAY_CHANGE = {
     *(("search", key) for key in ("trials", "timeout", "trial_timeout", "patience", "target", "storage")),
     ("output", "model"),
@@ -32,6 +37,9 @@ MAY_CHANGE = {
     ("trust",),
 }
 """The keys of a config that may change when a run is resumed."""
+
+
+Content = TypeVar("Content")
 
 
 class RunFolder:
@@ -83,14 +91,29 @@ class RunFolder:
         ``storage`` and ``objectives`` are those of ``open_study``. Raises UserError where the run was begun with
         another config, or its study is not where the config says.
         """
-        file = self.path / CONFIG
-        before = read_yaml(file) if file.exists() else None
-        if before is not None:
-            _check_unchanged(before, resolved, self.path)
         study = self.open_study(storage, objectives)
+        kept = study.user_attrs.get(t.CONFIG)
+        before = kept or self._recorded_config()
+        if before:
+            _check_unchanged(before, resolved, self.path)
         self._check_scores(study, (before or {}).get("search", {}).get("storage"))
-        write_text(file, dump_yaml(resolved))
+        if not has_text(self.path / CONFIG, dump_yaml(resolved)):
+            write_text(self.path / CONFIG, dump_yaml(resolved))
+        if kept != _as_json(resolved):
+            study.set_user_attr(t.CONFIG, _as_json(resolved))
         return study
+
+    def _recorded_config(self) -> dict[str, Any] | None:
+        """The config as a run of an earlier version records it, in a file alone; None for a new run.
+
+        Raises UserError where the file is damaged.
+        """
+        if not (self.path / CONFIG).exists():
+            return None
+        content = read_yaml(self.path / CONFIG)
+        if not isinstance(content, dict):
+            raise DamagedFileError(self.path / CONFIG, "is damaged", "bring it back from a copy")
+        return content
 
     def open_study(self, url: str | None, objectives: Mapping[str, Direction] | None = None) -> Study:
         """The run's study, new or as it was left, from the folder's journal or from the database at ``url``.
@@ -113,14 +136,14 @@ class RunFolder:
 
     def _check_scores(self, study: Study, earlier_storage: str | None) -> None:
         """Raises UserError where this folder lacks scores of the study's trials, or the study lacks their trials."""
-        missing = [trial.number for trial in t.completed(study) if not self.has_scores(t.scores_name(trial.number))]
-        if missing:
+        completed, is_saved = t.completed(study), any((self.path / "scores").glob(t.scores_name(None)))
+        if completed and not is_saved:
             raise UserError(
-                f"{self.path}: the study has trial {missing[0]}, but its per-item scores are not here; workers on "
+                f"{self.path}: the study has trial {completed[0].number}, but no per-item scores are here; workers on "
                 "several hosts must share the results folder (--results), whatever the storage is, and runs that "
                 "share a database need different names (--name)"
             )
-        if not study.get_trials(deepcopy=False) and any((self.path / "scores").glob(t.scores_name(None))):
+        if is_saved and not study.get_trials(deepcopy=False):
             begun = "without a storage"
             if earlier_storage:
                 begun = f"with storage: {without_password(earlier_storage)}"
@@ -131,23 +154,40 @@ class RunFolder:
 
     def save_scores(self, name: str, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:
         """Writes the per-item scores of one candidate under a name; see ``scores.save_scores``."""
-        save_scores(self._scores_file(name), scores, items)
+        save_scores(self.scores_file(name), scores, items)
 
     def load_scores(self, name: str) -> dict[str, Tensor]:
         """The scores that ``save_scores`` wrote under the name; see ``scores.load_scores``."""
-        return load_scores(self._scores_file(name))
+        return load_scores(self.scores_file(name))
 
     def has_scores(self, name: str) -> bool:
         """Whether there are scores under the name."""
-        return self._scores_file(name).exists()
+        return self.scores_file(name).exists()
 
-    def _scores_file(self, name: str) -> Path:
+    def remove_scores(self, name: str) -> None:
+        """Removes the scores under the name, where there are any."""
+        self.scores_file(name).unlink(missing_ok=True)
+
+    def scores_names(self) -> list[str]:
+        """The names of all scores, sorted."""
+        return sorted(file.stem for file in (self.path / "scores").glob("*.parquet"))
+
+    def scores_file(self, name: str) -> Path:
+        """The file of the scores under the name."""
         return self.path / "scores" / f"{name}.parquet"
 
-    def read_json(self, name: str) -> Any:
-        """The content of a JSON file of the folder; None where there is no such file."""
+    def read_json(self, name: str, kind: type[Content], remedy: str) -> Content | None:
+        """The content of a JSON file of the folder as ``kind``, any type that pydantic checks; None without the file.
+
+        Raises DamagedFileError, whose message ends with the ``remedy``, where the file is not what was written.
+        """
         file = self.path / name
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        try:
+            return TypeAdapter(kind).validate_json(file.read_bytes(), strict=True)
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise DamagedFileError(file, f"is damaged: {first_problem(error)}", remedy) from None
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a JSON file of the folder atomically."""
@@ -158,7 +198,7 @@ class RunFolder:
 
         The same ``look`` twice in a row, as after a kill, counts once.
         """
-        looks = self.read_json(LOOKS) or []
+        looks = self.read_json(LOOKS, list[dict[str, Any]], LOOKS_REMEDY) or []
         if not looks or looks[-1] != dict(look):
             looks.append(dict(look))
             self.write_json(LOOKS, looks)
@@ -173,6 +213,11 @@ def _json(content: Any) -> str:
     except UnicodeEncodeError:
         return json.dumps(content, indent=2)
     return text
+
+
+def _as_json(config: Mapping[str, Any]) -> Any:
+    """A config as a study gives it back."""
+    return json.loads(json.dumps(config))
 
 
 def _check_unchanged(old: Any, new: Mapping[str, Any], path: Path) -> None:

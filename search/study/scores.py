@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergesearch.errors import UserError, in_words
+from mergesearch.errors import DamagedFileError, in_words
 from mergesearch.evaluators import Item
 from mergesearch.files import atomic_path
 
@@ -21,11 +21,8 @@ DIGEST = b"digest"
 """The key of the file's metadata that holds the SHA-256 of its content."""
 
 
-class DamagedScores(UserError):  # noqa: N818 - a state of the run that is said to the user
-    """A file of scores that is missing, cut, or not what was written. A new session of the run scores it again."""
-
-    def __init__(self, file: Path, found: str) -> None:
-        super().__init__(f"{file}: {found}; the same command goes on, and scores this candidate again")
+def _damaged(file: Path, found: str) -> DamagedFileError:
+    return DamagedFileError(file, found, "start the run again, which scores this candidate again")
 
 
 def save_scores(file: Path, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:
@@ -57,7 +54,7 @@ def save_scores(file: Path, scores: Mapping[str, Tensor], items: Mapping[str, Se
 def load_scores(file: Path) -> dict[str, Tensor]:
     """The scores that ``save_scores`` wrote, float64, in the same order; tasks without items are left out.
 
-    Raises DamagedScores where the file is missing or is not what was written.
+    Raises DamagedFileError where the file is missing or is not what was written.
     """
     columns = _read(file)
     scores: dict[str, list[float]] = {}
@@ -73,15 +70,16 @@ def _read(file: Path) -> dict[str, list[Any]]:
 
     try:
         table = parquet.read_table(file, page_checksum_verification=True)
-        columns, metadata = table.to_pydict(), table.schema.metadata
+        columns: dict[str, list[Any]] = table.to_pydict()
+        metadata = table.schema.metadata
     except FileNotFoundError:
-        raise DamagedScores(file, "is missing") from None
+        raise _damaged(file, "is missing") from None
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         if getattr(error, "errno", None) is not None:  # it is the disk that fails
             raise
-        raise DamagedScores(file, f"is damaged ({in_words(error).splitlines()[0]})") from None
+        raise _damaged(file, f"is damaged ({in_words(error).splitlines()[0]})") from None
     if list(columns) != COLUMNS or metadata not in (None, {DIGEST: _digest(columns)}):  # earlier versions wrote none
-        raise DamagedScores(file, "is damaged (its content is not what was written)")
+        raise _damaged(file, "is damaged (its content is not what was written)")
     return columns
 
 

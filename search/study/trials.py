@@ -13,6 +13,9 @@ from mergesearch.parsing import parse_yaml
 
 Direction = Literal["maximize", "minimize"]
 
+CONFIG = "config"
+"""The study's user attribute with the resolved config, which the run's folder has as a file."""
+
 # Names of a trial's user attributes.
 KIND = "kind"
 """The kind of the candidate, one of the kinds below."""

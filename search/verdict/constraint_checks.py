@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -45,18 +44,9 @@ class Check:
         chance = "" if sure else "; both are within chance"
         return f"{kept}; {_kept(self.test.value)} on the test items, margin {margin}{chance}."
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Check":
-        return cls(data["constraint"], data["search"], read_estimate(data["test"]))
-
 
 def _kept(margin: float) -> str:
     return "kept" if margin >= 0 else "broken"
-
-
-def read_estimate(data: dict[str, Any] | None) -> Estimate | None:
-    """What ``dataclasses.asdict`` gave."""
-    return None if data is None else Estimate(**data)
 
 
 def check(  # noqa: PLR0913, PLR0917 - what one margin depends on

@@ -12,7 +12,7 @@ from mergesearch.search.problem.tasks import Scores, Task
 from mergesearch.search.statistics import Array, Combine, Estimate, bootstrap, bootstrap_difference, holm, swap_p
 from mergesearch.search.study.pareto import best_of
 from mergesearch.search.study.trials import Direction
-from mergesearch.search.verdict.constraint_checks import Check, read_estimate
+from mergesearch.search.verdict.constraint_checks import Check
 from mergesearch.seeds import derive
 
 
@@ -30,11 +30,6 @@ class Standing:
     p: float | None = None
     p_holm: float | None = None
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Standing":
-        search, test, difference = (read_estimate(data[key]) for key in ("search", "test", "difference"))
-        return cls(search, test, difference, data["p"], data["p_holm"])
-
 
 @dataclass(frozen=True)
 class FrontMember:
@@ -51,11 +46,6 @@ class FrontMember:
     checks: list[Check]
     on_test_front: bool
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "FrontMember":
-        standings = {task: Standing.from_json(found) for task, found in data["standings"].items()}
-        return cls(**{**data, "standings": standings, "checks": [Check.from_json(each) for each in data["checks"]]})
-
 
 @dataclass(frozen=True)
 class Front:
@@ -70,10 +60,6 @@ class Front:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Front":
-        return cls(**{**data, "members": [FrontMember.from_json(member) for member in data["members"]]})
 
     @property
     def in_words(self) -> str:

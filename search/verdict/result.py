@@ -3,12 +3,16 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from mergesearch.search.statistics import Estimate
+from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.constraint_checks import Check, broken
 from mergesearch.search.verdict.front import Front
 
 SIDES = ("search", "test")
 LEVEL = 0.05
+VERDICT = "verdict.json"
 FRONT = "front"
 """The folder of the front's recipes."""
 
@@ -23,10 +27,6 @@ class CandidateRow:
     search: Estimate
     test: Estimate
     tasks: dict[str, dict[str, float]]
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "CandidateRow":
-        return cls(**{**data, "search": Estimate(**data["search"]), "test": Estimate(**data["test"])})
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,6 @@ class Comparison:
     def is_proven(self) -> bool:
         """Whether the winner is better beyond chance, corrected for the number of comparisons."""
         return self.difference.low > 0 and self.p_holm < LEVEL
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Comparison":
-        return cls(**{**data, "difference": Estimate(**data["difference"])})
 
 
 @dataclass(frozen=True)
@@ -115,18 +111,17 @@ class Verdict:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Verdict":
         """What ``to_json`` gave."""
-        parts = {
-            "difference": Estimate(**data["difference"]),
-            "search_difference": Estimate(**data["search_difference"]),
-            "winner": CandidateRow.from_json(data["winner"]),
-            "comparisons": [Comparison.from_json(comparison) for comparison in data["comparisons"]],
-            "baselines": [CandidateRow.from_json(row) for row in data["baselines"]],
-            "checks": [Check.from_json(each) for each in data.get("checks", ())],
-            "front": Front.from_json(data["front"]) if data.get("front") else None,
-            "ensemble": CandidateRow.from_json(data["ensemble"]) if data.get("ensemble") else None,
-            "soups": [CandidateRow.from_json(row) for row in data.get("soups", ())],
-        }
-        return cls(**{**data, **parts})
+        return TypeAdapter(cls).validate_python(data)
+
+    @property
+    def rows(self) -> list[CandidateRow]:
+        """The winner, the baselines and the soups."""
+        return [self.winner, *self.baselines, *self.soups]
+
+
+def read_verdict(folder: RunFolder) -> Verdict | None:
+    """The verdict of a run; None where it has none yet. Raises DamagedFileError where its file is damaged."""
+    return folder.read_json(VERDICT, Verdict, "run the config again, which writes it anew from the scores")
 
 
 def shown_name(row: CandidateRow) -> str:

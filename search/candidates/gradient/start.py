@@ -39,6 +39,7 @@ from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 
 FILE = "gradient.json"
+REMEDY = "bring it back from a copy; without one, delete it, and the descent begins anew from the trials so far"
 BETAS, EPSILON = (0.5, 0.999), 1e-8
 """Adam's (arXiv:1412.6980), with a short memory of the gradient: a leg has few steps."""
 SHARING = ("linear", "task_arithmetic")
@@ -130,8 +131,8 @@ class GradientSource:
 
         A leg that fails ends the descent. Its reason is told to the user and recorded.
         """
-        recorded = self._folder.read_json(FILE)
-        descent = Descent(**recorded) if recorded else Descent("", self.exact, self._loss.kind, [], 0, {})
+        recorded = read_descent(self._folder)
+        descent = recorded or Descent("", self.exact, self._loss.kind, [], 0, {})
         if recorded is None or self._is_due(descent, study):
             descent = self._next_leg(descent, study)
             self._folder.write_json(FILE, asdict(descent))
@@ -209,7 +210,13 @@ class GradientSource:
 
 def items_looked_at(folder: RunFolder) -> int:
     """On how many items a run's descent has taken gradients, over all steps."""
-    return int((folder.read_json(FILE) or {}).get("items", 0))
+    descent = read_descent(folder)
+    return descent.items if descent else 0
+
+
+def read_descent(folder: RunFolder) -> Descent | None:
+    """The descent that a run's folder records. Raises DamagedFileError where its file is damaged."""
+    return folder.read_json(FILE, Descent, REMEDY)
 
 
 def _scored(study: Study) -> list[FrozenTrial]:

@@ -62,16 +62,17 @@ def whole_result(tasks: TaskSet, scores: Scores) -> Result:
     return Result(scores, items, tasks.values("search", scores))
 
 
-def run_race(tasks: TaskSet, plan: RacePlan, incumbent: Scores, score: Score) -> Result:
-    """Scores a candidate block by block, until it is stopped or scored in full."""
+def run_race(tasks: TaskSet, plan: RacePlan, incumbent: Scores, score: Score, may_stop: bool = True) -> Result:
+    """Scores a candidate block by block, until it is stopped, where it may be, or scored in full."""
     race = _Race(tasks, plan, incumbent)
     race.score_in_full(score)
     begin = 0
     for end in plan.blocks:
         race.score_draws(score, begin, end)
-        race.predict_gains(begin, end)
-        if race.is_lost(end):
-            return race.result(end)
+        if may_stop:
+            race.predict_gains(begin, end)
+            if race.is_lost(end):
+                return race.result(end)
         begin = end
     race.score_draws(score, begin, len(plan.draws.order))
     return race.result(None)

@@ -1,0 +1,198 @@
+"""Runs whose files were damaged, as by a loss of power: repaired or refused, and never with other results."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mergesearch.errors import DamagedFileError, UserError
+from mergesearch.evaluators import Item
+from mergesearch.search.candidates.plan import open_plan
+from mergesearch.search.config import Config
+from mergesearch.search.optimize.callbacks import Watcher
+from mergesearch.search.run import run
+from mergesearch.search.study.run_folder import RunFolder
+from mergesearch.search.verdict.result import read_verdict
+
+from ..helpers import Data, course, go
+
+LEFT = ("verdict.json", "best.yml", "recommended.yml", "config.yml", "model/model.safetensors")
+TRIALS = 11
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def zeroed(content: bytes) -> bytes:
+    return bytes(len(content))
+
+
+def garbage(content: bytes) -> bytes:
+    return b"\xff\xfe garbage" * (1 + len(content) // 10)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut": cut,
+    "empty": lambda _: b"",
+    "zeroed": zeroed,
+    "garbage": garbage,
+}
+
+
+def repeated(config: Data, results: Path) -> list[str]:
+    """Runs the config again; what it said."""
+    said: list[str] = []
+    run(open_plan(Config.model_validate(config), "config"), results, Watcher(stage=said.append))
+    return said
+
+
+def left(results: Path) -> list[bytes]:
+    return [(results / "small" / name).read_bytes() for name in LEFT]
+
+
+@pytest.fixture(params=[9, 100])
+def items(request: pytest.FixtureRequest) -> dict[str, list[Item]]:
+    return {"one": [Item(str(number), "one", "x") for number in range(request.param)]}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_scores_are_never_read(items: dict[str, list[Item]], tmp_path: Path, damage: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_scores("trial", {"one": torch.rand(len(items["one"]))}, items)
+    file = tmp_path / "scores" / "trial.parquet"
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    with pytest.raises(DamagedFileError, match=r"trial\.parquet: is damaged.*scores this candidate again"):
+        folder.load_scores("trial")
+    file.unlink()
+    with pytest.raises(DamagedFileError, match=r"trial\.parquet: is missing"):
+        folder.load_scores("trial")
+
+
+def test_a_changed_bit_is_found_or_changes_nothing(items: dict[str, list[Item]], tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_scores("trial", {"one": torch.linspace(0, 1, len(items["one"]))}, items)
+    file, scores = tmp_path / "scores" / "trial.parquet", folder.load_scores("trial")
+    whole, found = file.read_bytes(), 0
+    for position in range(len(whole)):
+        changed = bytearray(whole)
+        changed[position] ^= 1 << position % 8
+        file.write_bytes(changed)
+        try:
+            assert torch.equal(folder.load_scores("trial")["one"], scores["one"])
+        except DamagedFileError:
+            found += 1
+    assert found > len(whole) / 2
+
+
+def test_damaged_scores_are_scored_again(config: Data, tmp_path: Path) -> None:
+    """Those of every trial at once, in all ways, and some of the verdict's."""
+    config["search"]["trials"] = TRIALS
+    go(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "torn")
+    damages = [*DAMAGES.values(), None]
+    files = sorted((tmp_path / "torn" / "small" / "scores").iterdir())
+    kept = files.pop(0)
+    for number, file in enumerate(files):
+        if damage := damages[number % len(damages)]:
+            file.write_bytes(damage(file.read_bytes()))
+        elif file.stem.startswith("trial-"):
+            file.unlink()
+    kept.write_bytes(files[2].read_bytes())  # whole, and another candidate's
+    for name in ("verdict.json", "report.html"):
+        (tmp_path / "torn" / "small" / name).unlink()
+    said = repeated(config, tmp_path / "torn")
+    again = [line for line in said if line.endswith("is scored again")]
+    assert len(again) == TRIALS
+    assert "trial-" in again[1]
+    assert left(tmp_path / "torn") == left(tmp_path / "whole")
+    assert course(tmp_path / "torn" / "small") == course(tmp_path / "whole" / "small")
+    one, two = (RunFolder(tmp_path / name / "small") for name in ("whole", "torn"))
+    for name in one.scores_names():
+        assert {key: values.tolist() for key, values in one.load_scores(name).items()} == {
+            key: values.tolist() for key, values in two.load_scores(name).items()
+        }
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_results_are_written_anew(config: Data, tmp_path: Path, damage: str) -> None:
+    config["search"]["trials"] = 9
+    go(config, tmp_path)
+    before = left(tmp_path)
+    looks = (tmp_path / "small" / "test_looks.json").read_bytes()
+    for name in (*LEFT, "report.html"):
+        file = tmp_path / "small" / name
+        file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    with pytest.raises(UserError, match=r"verdict\.json: is damaged: .*run the config again"):
+        read_verdict(RunFolder(tmp_path / "small"))
+    said = repeated(config, tmp_path)
+    assert any("verdict.json: is damaged" in line for line in said)
+    assert left(tmp_path) == before
+    assert (tmp_path / "small" / "report.html").read_text(encoding="utf-8").endswith("</pre>")
+    assert (tmp_path / "small" / "test_looks.json").read_bytes() == looks
+    assert "verdict: scoring the winner and the baselines on the test items" not in repeated(config, tmp_path)
+
+
+CONTENTS = [
+    "",
+    "{",
+    "null",
+    "[]",
+    "3",
+    '"x"',
+    "{}",
+    '{"tokens": "many"}',
+    '{"tokens": -1}',
+    '{"tokens": 1.5}',
+    "\0\0\0",
+]
+
+
+@pytest.mark.parametrize("content", [*CONTENTS, '[{"trials": 9}, 3]', '{"trials": 9}'])
+@pytest.mark.parametrize("name", ["batches.json", "test_looks.json", "gradient.json", "verdict.json"])
+def test_damaged_files_are_refused_by_name(tmp_path: Path, name: str, content: str) -> None:
+    from mergesearch.search.candidates.gradient.start import read_descent
+    from mergesearch.search.scoring.token_budget import read_tokens
+
+    readers: dict[str, Callable[[RunFolder], Any]] = {
+        "batches.json": read_tokens,
+        "test_looks.json": lambda folder: folder.note_look({"trials": 9}),
+        "gradient.json": read_descent,
+        "verdict.json": read_verdict,
+    }
+    (tmp_path / name).write_text(content)
+    if name == "test_looks.json" and content == "[]":
+        assert readers[name](RunFolder(tmp_path)) == 0
+        return
+    with pytest.raises(
+        DamagedFileError, match=rf"{name}: is damaged: .*; (bring it back|it counts|run the config)"
+    ) as error:
+        readers[name](RunFolder(tmp_path))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600 + len(str(tmp_path))
+
+
+def test_a_config_of_the_folder_that_is_damaged_is_written_anew(config: Data, tmp_path: Path) -> None:
+    config["search"]["trials"] = 9
+    go(config, tmp_path)
+    file = tmp_path / "small" / "config.yml"
+    whole = file.read_text()
+    for damaged in ("", whole[: len(whole) // 2], "a: [", "3", "\0"):
+        file.write_text(damaged)
+        go(config, tmp_path)
+        assert file.read_text() == whole
+    file.write_text("")
+    config["search"]["seed"] = 1
+    with pytest.raises(UserError, match=r"was begun with another config: search\.seed was 0, now 1"):
+        go(config, tmp_path)
+
+
+def test_what_a_verdict_says_survives_json(config: Data, tmp_path: Path) -> None:
+    config["search"]["trials"] = 9
+    verdict = go(config, tmp_path)
+    assert read_verdict(RunFolder(tmp_path / "small")) == verdict
+    assert json.loads((tmp_path / "small" / "verdict.json").read_text())["trials"] == 9
