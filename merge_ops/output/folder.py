@@ -1,5 +1,6 @@
 """The folder of a result: the weights, and the files that transformers needs to load them."""
 
+from collections.abc import Iterable
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -87,18 +88,20 @@ def changed_config(config: dict[str, Any], assembly: Assembly, merger: Merger) -
         # transformers loads all floats in the one dtype of the config: the widest loses nothing.
         config = result_config.with_dtype(config, reduce(torch.promote_types, floats))
     if merger.inputs[assembly.layout.template].untied.keys() & assembly.infos.keys():
-        config = _untied(config)
+        config = _untied(config, assembly.infos)
     return config
 
 
-def _untied(config: dict[str, Any]) -> dict[str, Any]:
+def _untied(config: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Returns the config of a model with separate embeddings.
 
-    Models that tie whatever the config says (T5) keep it: transformers ties only what is equal.
+    The key of the config is for all ties of a model. Where others remain (BERT's bias, T5's three embeddings) it stays
+    as it is: transformers ties only what is equal.
     """
-    untied = result_config.untied(config)
-    known = architecture_of(untied)
-    return config if known and known.model.config.tie_word_embeddings else untied
+    known = architecture_of(config)
+    tied = {name for group in known.tied for name in group} if known else set()
+    stored = {live.name for live in known.live_names(names).values()} if known else set()
+    return config if tied - stored else result_config.untied(config)
 
 
 def layered_config(assembly: Assembly, merger: Merger) -> dict[str, Any] | None:
