@@ -15,6 +15,11 @@ INPUT_EMBEDDING = re.compile(
 )
 
 
+def is_embedding(name: str) -> bool:
+    """Returns whether a tensor has a row for each token, by its name."""
+    return layer_of(name) is None and bool(INPUT_EMBEDDING.search(name) or OUTPUT_EMBEDDING.search(name))
+
+
 def names_in_template(names: Sequence[str], template: Sequence[str]) -> dict[str, str]:
     """Returns the template's name of each tensor by its own name: the same, with a prefix, or without one."""
     template_names = set(template)

@@ -4,11 +4,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
+from mergesearch.merge_ops.inputs.guessed_names import is_embedding
 from mergesearch.merge_ops.recipe.layout import layer_of
 from mergesearch.merge_ops.recipe.resolution import TensorRecipe
 
 InfoOf = Callable[[str, str], TensorInfo | None]
 """From a checkpoint's reference and a tensor's name to the tensor's info, or None if there is no such tensor."""
+
+VOCABULARY_HINT = (
+    "if the vocabularies differ, set `tokenizer_source: base` (or union, or a model), which merges each token's rows "
+    "of the embeddings; `on_mismatch` does not know of tokens"
+)
 
 
 def is_matched(tensor_recipe: TensorRecipe, info_of: InfoOf) -> bool:
@@ -32,12 +38,13 @@ def check_match(
     Raises:
         UserError: some inputs lack tensors or differ in shape. The message lists these tensors.
     """
-    problems = [_description(entry, info_of) for entry in tensor_recipes if not is_matched(entry, info_of)]
-    problems += _unused(tensor_recipes, layouts, layers)
+    mismatched = [entry for entry in tensor_recipes if not is_matched(entry, info_of)]
+    problems = [_description(entry, info_of) for entry in mismatched] + _unused(tensor_recipes, layouts, layers)
     if problems:
+        hint = f"{VOCABULARY_HINT}; " if any(is_embedding(entry.name) for entry in mismatched) else ""
         raise UserError(
-            f"the checkpoints differ in {listed(problems)}; set `on_mismatch: base` in the recipe to take the base's "
-            "tensors there, or `on_mismatch: overlap` to merge the part of each tensor that they have in common"
+            f"the checkpoints differ in {listed(problems)}; {hint}set `on_mismatch: base` in the recipe to take the "
+            "base's tensors there, or `on_mismatch: overlap` to merge the part of each tensor that they have in common"
         )
 
 

@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mergesearch.errors import UserError
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
-from mergesearch.merge_ops.inputs.guessed_names import INPUT_EMBEDDING, OUTPUT_EMBEDDING
 from mergesearch.merge_ops.inputs.stored_tokens import Tokens, stored_tokens
-from mergesearch.merge_ops.recipe.layout import layer_of
+from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 
 MOST_RENAMED = 0.1
 """The largest share of rows that may stand for other tokens. Fine-tunes give names to a few tokens that were reserved;
 vocabularies that were made separately share a few rows by chance."""
-HINT = "`tokenizer_source: base` (or union, or a model) in the recipe merges each token's rows, wherever they are"
+HINT = (
+    "`tokenizer_source: base` (or union, or a model) in the recipe merges each token's rows, wherever they are; before "
+    "a search, merge each model alone with `tokenizer_source: BASE`"
+)
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,6 @@ class Difference:
     rows: Sequence[int]
     shared: int
     example: tuple[str, str]
-
-
-def is_embedding(name: str) -> bool:
-    """Returns whether a tensor has a row for each token, by its name."""
-    return layer_of(name) is None and bool(INPUT_EMBEDDING.search(name) or OUTPUT_EMBEDDING.search(name))
 
 
 def check_rows(entries: Sequence[AlignedCheckpoint], rows: int) -> list[str]:
@@ -60,6 +58,24 @@ def check_rows(entries: Sequence[AlignedCheckpoint], rows: int) -> list[str]:
         if tokens is not None:
             vocabularies[entry.reference] = tokens
     return warnings + _warnings(vocabularies, rows)
+
+
+def changes_nothing(config: TokenizerConfig, checkpoints: Sequence[Checkpoint], rows: int) -> bool:
+    """Returns whether a recipe's ``tokenizer`` leaves all rows as they are, because all vocabularies are equal.
+
+    Args:
+        config: the ``tokenizer`` section of the recipe.
+        checkpoints: the models. One without a tokenizer counts as having the base's.
+        rows: the number of rows of their embeddings.
+
+    Raises:
+        UserError: a vocabulary cannot be read.
+    """
+    if config.tokens or rows % (config.pad_to_multiple_of or 1):
+        return False
+    sources = [] if config.source in ("base", "union") else [Checkpoint(config.source)]
+    found = [tokens for tokens in map(stored_tokens, [*checkpoints, *sources]) if tokens is not None]
+    return bool(found) and all(tokens == found[0] for tokens in found)
 
 
 def _warnings(vocabularies: Mapping[str, Tokens], rows: int) -> list[str]:

@@ -7,7 +7,10 @@ from mergesearch.errors import UserError, located
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, common_dtype
+from mergesearch.merge_ops.inputs.guessed_names import is_embedding
+from mergesearch.merge_ops.inputs.vocabulary_match import changes_nothing
 from mergesearch.merge_ops.recipe.recipe import Recipe, layer_of
+from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 from mergesearch.search.config import Config
 from mergesearch.search.problem.checks import (
     check_layer_ranges,
@@ -64,6 +67,10 @@ def _open(config: Config) -> Problem:
     if not {"dtype", "out_dtype"} & config.recipe.keys():
         common_dtype(checkpoints)
     space = Space(config.recipe, _layer_count(merger.names), "recipe")
+    if vocabulary := space.fill(space.methods[0], space.start(space.methods[0], {})).vocabulary:
+        _check_idle(vocabulary, merger)
+        config = config.model_copy(update={"recipe": _without_tokenizer(config.recipe)})
+        space = Space(config.recipe, _layer_count(merger.names), "recipe")
     starts = {method.name: _assembled(space.fill(method, space.start(method, {})), merger) for method in space.methods}
     check_same_computation([checkpoint for checkpoint in checkpoints if checkpoint.reference in space.bases])
     check_seams(space, merger.names)
@@ -75,6 +82,23 @@ def _open(config: Config) -> Problem:
     return Problem(config, space, tasks, references, references[0], starts, shared)
 
 
+def _check_idle(vocabulary: TokenizerConfig, merger: Merger) -> None:
+    """Raises UserError unless the vocabulary is that of every model. The live model has one."""
+    entries = list(merger.inputs.values())
+    names = [name for name in entries[0].tensors if is_embedding(name)]
+    sizes = {entry.tensors[name].shape[0] for entry in entries for name in names if name in entry.tensors}
+    checkpoints = [entry.checkpoint for entry in entries]
+    if len(sizes) != 1 or not changes_nothing(vocabulary, checkpoints, next(iter(sizes))):
+        raise UserError(
+            "recipe: tokenizer: a search needs models of one vocabulary, and leaves it as it is; merge each model "
+            "alone with this tokenizer beforehand"
+        )
+
+
+def _without_tokenizer(recipe: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in recipe.items() if key not in ("tokenizer", "tokenizer_source")}
+
+
 def _are_alike(checkpoints: Sequence[Checkpoint]) -> bool:
     """Whether all have the same tensors in the same shapes."""
     layouts = [{name: info.shape for name, info in checkpoint.tensors.items()} for checkpoint in checkpoints]
@@ -83,8 +107,6 @@ def _are_alike(checkpoints: Sequence[Checkpoint]) -> bool:
 
 def _assembled(recipe: Recipe, merger: Merger) -> Assembly:
     """Raises UserError where the candidate cannot be merged."""
-    if recipe.vocabulary:
-        raise UserError("recipe: tokenizer: a search needs models of one vocabulary; merge them into one beforehand")
     with located("recipe"):
         return Assembly(merger, recipe)
 

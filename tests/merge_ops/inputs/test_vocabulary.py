@@ -95,8 +95,11 @@ def test_the_live_model_refuses_a_vocabulary() -> None:
 
 
 def test_without_a_tokenizer_part_the_difference_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.embed_tokens\.weight \(\[60, 32\] in .*vocabA; \[62, 32\] in"):
+    with pytest.raises(
+        UserError, match=r"model\.embed_tokens\.weight \(\[60, 32\] in .*vocabA; \[62, 32\] in"
+    ) as caught:
         merge(recipe(), tmp_path / "out")
+    assert "set `tokenizer_source: base`" in str(caught.value)
 
 
 # Single rows
