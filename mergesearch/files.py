@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from mergesearch.foreign import Terminated
+from mergesearch.text import shown
 
 FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 """Messages of libraries and databases that ran out of space."""
@@ -131,7 +132,7 @@ def _replace(temporary: Path, target: Path) -> None:
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one of its causes, says that the disk is full."""
     while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(word in str(error) for word in FULL):
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(word in shown(error) for word in FULL):
             return True
         error = error.__cause__ or error.__context__
     return False

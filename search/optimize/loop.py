@@ -16,8 +16,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from mergesearch.errors import UserError, in_words
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.baselines import BaselineSource
+from mergesearch.search.candidates.source import Candidate
 from mergesearch.search.config.search import Search
 from mergesearch.search.optimize.ask import Asker
+from mergesearch.search.optimize.first_failures import FirstFailures
 from mergesearch.search.optimize.recovery import recover
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.scoring.racing.race import Result
@@ -57,15 +59,22 @@ class Loop:
         self._leases = Leases(store.study, store.folder.workers, store.folder.worker)
 
     def run(self, on_trial: Callable[[FrozenTrial], None] = lambda _: None) -> None:
-        """Runs until the search has ended and no worker is at a trial; ``on_trial`` gets each trial finished here."""
-        study = self._store.study
+        """Runs until the search has ended and no worker is at a trial; ``on_trial`` gets each trial finished here.
+
+        Raises UserError where no candidate can be scored.
+        """
+        study, failures = self._store.study, FirstFailures()
         self._scorer.score_constraint_baselines()
         while self.ended is None or t.running(study):
             number = self.run_trial()
             if number is None:
                 time.sleep(POLL_SECONDS)
             else:
-                on_trial(study.get_trials(deepcopy=False)[number])
+                trial = study.get_trials(deepcopy=False)[number]
+                on_trial(trial)
+                failures.note(trial)
+                if why := failures.why_hopeless(isinstance(self._baselines.next(study), Candidate)):
+                    raise UserError(why)
         if not t.completed(study):
             reason = t.finished(study)[0].user_attrs[t.REASON]
             raise UserError(f"no candidate could be scored; the first one's reason: {reason}")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import optuna
 from optuna.study import Study
+from optuna.trial import TrialState
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
@@ -89,17 +90,17 @@ class RunFolder:
         """The run's study, new or as it was left; records the ``resolved`` config.
 
         ``storage`` and ``objectives`` are those of ``open_study``. Raises UserError where the run was begun with
-        another config, or its study is not where the config says.
+        another config, or its study is not where the config says. Where nothing was ever scored, it begins anew.
         """
         study = self.open_study(storage, objectives)
-        kept = study.user_attrs.get(t.CONFIG)
-        before = kept or self._recorded_config()
+        before = study.user_attrs.get(t.CONFIG) or self._recorded_config()
         if before:
             _check_unchanged(before, resolved, self.path)
+        study = self._unless_hopeless(study) or self.open_study(storage, objectives)
         self._check_scores(study, (before or {}).get("search", {}).get("storage"))
         if not has_text(self.path / CONFIG, dump_yaml(resolved)):
             write_text(self.path / CONFIG, dump_yaml(resolved))
-        if kept != _as_json(resolved):
+        if study.user_attrs.get(t.CONFIG) != _as_json(resolved):
             study.set_user_attr(t.CONFIG, _as_json(resolved))
         return study
 
@@ -114,6 +115,16 @@ class RunFolder:
         if not isinstance(content, dict):
             raise DamagedFileError(self.path / CONFIG, "is damaged", "bring it back from a copy")
         return content
+
+    def _unless_hopeless(self, study: Study) -> Study | None:
+        """The study; None where all its candidates failed and no other worker is at it: then it was removed."""
+        failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        if not t.finished(study) or len(failed) < len(study.get_trials(deepcopy=False)):
+            return study
+        if set(self.workers.living()) - {self.worker}:
+            return study
+        optuna.delete_study(study_name=study.study_name, storage=study._storage)
+        return None
 
     def open_study(self, url: str | None, objectives: Mapping[str, Direction] | None = None) -> Study:
         """The run's study, new or as it was left, from the folder's journal or from the database at ``url``.

@@ -166,17 +166,40 @@ def test_a_candidate_that_fails_is_told_so_and_the_search_goes_on(
     assert len(trials) == config["search"]["trials"]
 
 
-def test_where_nothing_can_be_scored_the_reason_is_given(
-    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def failing(monkeypatch: pytest.MonkeyPatch, message: str) -> None:
+    """Lets every candidate fail with a message, which may have the ``{n}`` of its call."""
+    calls = iter(range(10**6))
+
     def never(*_: Any) -> torch.Tensor:
-        raise RuntimeError("no memory")
+        raise RuntimeError(message.format(n=97 + next(calls)))
 
     monkeypatch.setattr(BitsPerByte, "score", never)
-    with pytest.raises(
-        UserError, match="no candidate could be scored; the first one's reason: RuntimeError: no memory"
-    ):
+
+
+def test_where_the_first_candidates_all_fail_for_one_reason_the_run_ends_there(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config["search"]["trials"] = 80
+    with monkeypatch.context() as patch:
+        failing(patch, "no memory for {n} bytes")
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"the first 9 candidates all failed for one reason, .*: no memory for"):
+                go(config, tmp_path)
+            assert len(course(tmp_path / "small")) == 9
+    config["search"]["trials"] = 11
+    assert go(config, tmp_path).trials == 11
+    assert None not in [value for *_, value in course(tmp_path / "small")]
+
+
+def test_where_nothing_can_be_scored_for_several_reasons_the_first_is_given(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "{n:c}")
+    config["search"]["trials"] = 13
+    said = "no candidate could be scored; the first one's reason: RuntimeError: "
+    with pytest.raises(UserError, match=said):
         go(config, tmp_path)
+    assert len(course(tmp_path / "small")) == 13
 
 
 def test_another_config_under_the_same_name_is_refused(config: Data, tmp_path: Path) -> None:
