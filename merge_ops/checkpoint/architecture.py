@@ -10,11 +10,9 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
-
-from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,16 @@ class Architecture:
     @cached_property
     def embeddings(self) -> frozenset[str]:
         """The names in the model of the parameters in its input and output embeddings, biases too."""
-        modules = [self.model.get_input_embeddings(), self.model.get_output_embeddings()]
+        modules = [self._module_by(getter) for getter in ("get_input_embeddings", "get_output_embeddings")]
         ids = {id(p) for module in modules if module is not None for p in module.parameters(recurse=False)}
         return frozenset(name for name, tensor in self._tensors.items() if id(tensor) in ids)
+
+    def _module_by(self, getter: str) -> nn.Module | None:
+        """Returns the module that a method of the model returns, or None if the model has no such module."""
+        try:
+            return getattr(self.model, getter)()  # type: ignore[no-any-return]
+        except (AttributeError, NotImplementedError):  # A model of images has no tokens.
+            return None
 
     @cached_property
     def _is_of_transformers(self) -> bool:
@@ -133,7 +138,19 @@ def _moved(plain: str, fused: str, target: str) -> str:
     return plain.removeprefix(fused.removesuffix(target))
 
 
-def architecture(checkpoint: Checkpoint) -> Architecture | None:
+class Configured(Protocol):
+    """What may have a ``config.json``: a checkpoint."""
+
+    @property
+    def has_config(self) -> bool:
+        """Whether there is a ``config.json``."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its content."""
+
+
+def architecture(checkpoint: Configured) -> Architecture | None:
     """Returns the checkpoint's architecture, or None if it has no config, or one that transformers cannot build.
 
     Code that comes with a checkpoint is never run.

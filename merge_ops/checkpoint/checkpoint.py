@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergesearch.errors import UserError, listed
+from mergesearch.errors import UserError, listed, located
+from mergesearch.merge_ops.checkpoint.adapters.adapter import Adapter
+from mergesearch.merge_ops.checkpoint.adapters.config import ADAPTER_CONFIG, read_config
+from mergesearch.merge_ops.checkpoint.adapters.keys import is_factor
+from mergesearch.merge_ops.checkpoint.architecture import architecture_of
 from mergesearch.merge_ops.checkpoint.locations import locate
-from mergesearch.merge_ops.checkpoint.lora import Adapter
-from mergesearch.merge_ops.checkpoint.references import parse_reference
+from mergesearch.merge_ops.checkpoint.references import ModelReference, parse_reference
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
-from mergesearch.merge_ops.checkpoint.weight_files import WeightFiles, find_weights
+from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX, WeightFiles, find_weights
 
 
 class Checkpoint:
@@ -39,9 +43,7 @@ class Checkpoint:
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor by name, sorted by name."""
-        tensors = {name: file.tensors[name] for name, file in self.weights.file_of.items()}
-        if self._adapter:
-            tensors |= self._adapter.replaced
+        tensors = self._adapter.tensors if self._adapter else self._stored
         return dict(sorted(tensors.items()))
 
     @property
@@ -51,9 +53,7 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         """Reads one tensor to the CPU."""
-        if not self._adapter:
-            return self.weights.file_of[name].read(name)
-        return self._adapter.applied(name, lambda: self.weights.file_of[name].read(name))
+        return self._adapter.tensor(name) if self._adapter else self._read(name)
 
     def may_have_copies(self) -> bool:
         """Returns whether two of the tensors may be copies of each other. A few bytes of each are read.
@@ -83,7 +83,8 @@ class Checkpoint:
     @property
     def without_adapter(self) -> "Checkpoint":
         """The checkpoint that the adapter is applied to, which is what transformers can load."""
-        return Checkpoint(self._parsed.model, self._named_paths) if self.has_adapter else self
+        plain = str(ModelReference(self._parsed.model))
+        return Checkpoint(plain, self._named_paths) if self.has_adapter else self
 
     @property
     def folder(self) -> Path | None:
@@ -97,7 +98,14 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The content of ``config.json``. Raises UserError if it is missing or not readable."""
+        """The content of ``config.json``, as the adapter leaves it. Raises UserError if it is not readable."""
+        if not self._adapter:
+            return self._stored_config
+        with located(str(self._parsed.adapter)):
+            return self._adapter.config(self._stored_config)
+
+    @cached_property
+    def _stored_config(self) -> dict[str, Any]:
         file = self.path / "config.json"
         try:
             return dict(json.loads(file.read_text(encoding="utf-8")))
@@ -107,14 +115,36 @@ class Checkpoint:
     @cached_property
     def weights(self) -> WeightFiles:
         """The files of the weights, without an adapter's."""
+        names = (stem + suffix for stem in STEMS for suffix in (SUFFIX, INDEX_SUFFIX))
+        if (self.path / ADAPTER_CONFIG).exists() and not any((self.path / name).exists() for name in names):
+            raise UserError(f"{self.reference}: {self._instead_of_adapter()}")
         return find_weights(self.path)
+
+    @cached_property
+    def _stored(self) -> dict[str, TensorInfo]:
+        stored = {name: file.tensors[name] for name, file in self.weights.file_of.items()}
+        if any(map(is_factor, stored)):
+            raise UserError(f"{self.reference}: {self._instead_of_adapter()}")
+        return stored
+
+    def _read(self, name: str) -> Tensor:
+        return self.weights.file_of[name].read(name)
+
+    def _instead_of_adapter(self) -> str:
+        """Says what to write where an adapter stands in place of a model."""
+        base = "MODEL"
+        with suppress(UserError):
+            base = read_config(self.path if self.path.is_dir() else self.path.parent).base_model_name_or_path or base
+        where = "" if base != "MODEL" else ", where MODEL is the model that it was trained on"
+        return f"is an adapter, not a model; write {ModelReference(base, self._parsed.model)}{where}"
 
     @cached_property
     def _adapter(self) -> Adapter | None:
         if self._parsed.adapter is None:
             return None
-        infos = {name: file.tensors[name] for name, file in self.weights.file_of.items()}
-        return Adapter(self._parsed.adapter, self._locate(self._parsed.adapter), infos)
+        architecture = architecture_of(self._stored_config) if self.has_config else None
+        with located(self._parsed.adapter):
+            return Adapter(self._locate(self._parsed.adapter), self._stored, self._read, architecture)
 
     def _locate(self, name: str) -> Path:
         return self._named_paths.get(name) or locate(name)

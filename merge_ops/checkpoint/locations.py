@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from mergesearch.errors import UserError, listed
-from mergesearch.merge_ops.checkpoint.lora import ADAPTER_CONFIG
+from mergesearch.merge_ops.checkpoint.adapters.config import ADAPTER_CONFIG
 from mergesearch.merge_ops.checkpoint.references import split_revision
 from mergesearch.merge_ops.checkpoint.side_files import SIDE_FILES, check_link
 from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX

@@ -1,12 +1,18 @@
-"""References to checkpoints in recipes: ``path``, ``name@revision`` of the Hugging Face Hub, and ``path+adapter``."""
+"""References to checkpoints in recipes: ``path``, ``name@revision`` of the Hugging Face Hub, and ``path+adapter``.
 
+A ``+`` in a path is written ``\\+``. mergekit's long form needs no such sign."""
+
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, nearest
+
+PLUS = re.compile(r"(?<!\\)\+")
 
 
 @dataclass(frozen=True)
@@ -15,6 +21,13 @@ class ModelReference:
 
     model: str
     adapter: str | None = None
+
+    def __str__(self) -> str:
+        """The reference as a text. A ``+`` in a path is written ``\\+`` where it could separate the two."""
+        parts = [self.model, *([self.adapter] if self.adapter is not None else [])]
+        plain = "+".join(parts)
+        is_plain = plain.count("+") == len(parts) - 1 or (self.adapter is None and Path(plain).exists())
+        return plain if is_plain else "+".join(part.replace("+", r"\+") for part in parts)
 
 
 def parse_reference(text: str) -> ModelReference:
@@ -25,10 +38,10 @@ def parse_reference(text: str) -> ModelReference:
     """
     if "+" not in text or Path(text).exists():
         return ModelReference(text)
-    parts = text.split("+")
+    parts = [part.replace(r"\+", "+") for part in PLUS.split(text)]
     if len(parts) > 2 or not all(parts):
-        raise UserError(f"{text}: expected MODEL or MODEL+ADAPTER")
-    return ModelReference(parts[0], parts[1])
+        raise UserError(rf"{text}: expected MODEL or MODEL+ADAPTER; a + in a path is written \+")
+    return ModelReference(*parts)
 
 
 def split_revision(text: str) -> tuple[str, str | None]:
@@ -39,17 +52,29 @@ def split_revision(text: str) -> tuple[str, str | None]:
 
 def _as_text(value: Any) -> Any:
     """Returns mergekit's long form ``{model: {path, revision}, lora: {path, revision}}`` as a reference."""
-    if not isinstance(value, dict) or not isinstance(value.get("model"), str | dict):
+    if not isinstance(value, dict) or "model" not in value:
         return value
-    parts = [value["model"], *([value["lora"]] if value.get("lora") else [])]
-    return "+".join(_path_as_text(part) for part in parts)
+    _check_keys(value, ("model", "lora", "adapter", "override_architecture"), "")
+    adapters = {key: value[key] for key in ("lora", "adapter") if value.get(key) is not None}
+    if len(adapters) > 1:
+        raise ValueError("lora, adapter: found both, expected one: they are the same")
+    return str(ModelReference(_path("model", value["model"]), *(_path(*entry) for entry in adapters.items())))
 
 
-def _path_as_text(part: Any) -> str:
-    if not isinstance(part, dict):
-        return str(part)
-    revision = part.get("revision")
-    return f"{part.get('path')}@{revision}" if revision else str(part.get("path"))
+def _path(key: str, part: Any) -> str:
+    """Returns ``path`` or ``path@revision`` of a part of the long form."""
+    entry = part if isinstance(part, dict) else {"path": part}
+    _check_keys(entry, ("path", "revision"), f"{key}.")
+    path, revision = entry.get("path"), entry.get("revision")
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"{key}: found {path!r}, expected a path or a name")
+    return f"{path}@{revision}" if revision else path
+
+
+def _check_keys(entry: dict[Any, Any], valid: Sequence[str], where: str) -> None:
+    for key, value in entry.items():
+        if key not in valid and value is not None:
+            raise ValueError(f"unknown key {f'{where}{key}'!r}{nearest(str(key), valid)}")
 
 
 ModelName = Annotated[str, BeforeValidator(_as_text)]

@@ -72,7 +72,10 @@ def _write_side_files(
     writer: Writer, source: Path, assembly: Assembly, merger: Merger, layered: dict[str, Any] | None
 ) -> None:
     writer.copy_side_files(source)
-    result_config.edit(writer.folder, lambda config: changed_config(layered or config, assembly, merger))
+    checkpoint = merger.checkpoints[assembly.layout.template]
+    if checkpoint.has_config:
+        config = layered or checkpoint.config
+        result_config.edit(writer.folder, lambda _: changed_config(config, assembly, merger))
     if assembly.layout.vocabulary:
         vocabulary, template = assembly.layout.vocabulary, assembly.layout.template
         infos = merger.inputs[template].tensors

@@ -94,7 +94,7 @@ def test_weights_that_are_stored_transposed(tmp_path: Path) -> None:
         "transformer.h.0.attn.c_attn.lora_A.weight": tensor((2, 4), 6),
         "transformer.h.0.attn.c_attn.lora_B.weight": tensor((12, 2), 7),
     }
-    checkpoint = Checkpoint(f"{onto}+{adapter(tmp_path / 'a', parts, fan_in_fan_out=True)}")
+    checkpoint = Checkpoint(f"{onto}+{adapter(tmp_path / 'a', parts, r=2, fan_in_fan_out=True)}")
     expected = tensor((4, 12), 5) + 4 * product(parts, "transformer.h.0.attn.c_attn").T
     assert_close(checkpoint.tensor("h.0.attn.c_attn.weight"), expected, OPERATIONS)
 
@@ -102,7 +102,7 @@ def test_weights_that_are_stored_transposed(tmp_path: Path) -> None:
 def test_convolutions(tmp_path: Path) -> None:
     onto = save(tmp_path / "x.safetensors", {"conv.weight": tensor((6, 3, 3, 3), 5)})
     a, b = tensor((2, 3, 3, 3), 6), tensor((6, 2, 1, 1), 7)
-    folder = adapter(tmp_path / "a", {"conv.lora_A.weight": a, "conv.lora_B.weight": b})
+    folder = adapter(tmp_path / "a", {"conv.lora_A.weight": a, "conv.lora_B.weight": b}, r=2)
     expected = tensor((6, 3, 3, 3), 5) + 4 * torch.einsum("or,rikl->oikl", b[:, :, 0, 0], a)
     assert_close(Checkpoint(f"{onto}+{folder}").tensor("conv.weight"), expected, OPERATIONS)
 
@@ -165,8 +165,8 @@ def test_a_model_that_the_adapter_reshapes_is_not_loaded(tmp_path: Path) -> None
     ("tensors", "config", "said"),
     [
         ({}, {"peft_type": "LOHA"}, "peft_type: found 'LOHA', expected 'LORA'"),
-        ({}, {"target_parameters": ["x"]}, "target_parameters: is not supported; merge the adapter with PEFT first"),
-        ({"nowhere.lora_A.weight": torch.zeros(1)}, {}, "no tensor for the adapter's base_model.model.nowhere.lora_A"),
+        ({}, {"layer_replication": [[0, 2]]}, "layer_replication: is not supported; merge the adapter with PEFT first"),
+        ({"nowhere.weight": torch.zeros(1)}, {}, "no tensor for the adapter's base_model.model.nowhere.weight"),
         ({f"{QUERY}.lora_A.weight": torch.zeros(4, 64)}, {}, "q_proj.weight: expected lora_A and lora_B, found A"),
     ],
     ids=["kind", "unsupported", "unknown module", "half"],
@@ -189,7 +189,7 @@ def test_an_adapter_for_another_shape(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_adapter(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not an adapter's folder"):
+    with pytest.raises(UserError, match=r"is not an adapter's folder: it has no adapter_config\.json"):
         _ = Checkpoint(f"{BASE}+{tmp_path}").tensors
     with pytest.raises(UserError, match=r"expected MODEL or MODEL\+ADAPTER"):
         Checkpoint("a+b+c")

@@ -1,0 +1,160 @@
+"""``adapter_config.json`` of PEFT: what of it decides how an adapter changes a model."""
+
+import time
+from math import sqrt
+from pathlib import Path
+from typing import Annotated, Any
+
+import regex
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+from mergesearch.errors import UserError, listed
+from mergesearch.parsing import parse
+from mergesearch.reading import read_json_object
+from mergesearch.text import quoted
+
+ADAPTER_CONFIG = "adapter_config.json"
+UNSUPPORTED = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "monteclora_config",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+)
+HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica")
+"""Values of ``init_lora_weights`` with which A and B are added to the base as it is."""
+REBUILT_STARTS = ("pissa", "olora")
+"""Values with which the base has to lose something first, which depends on the base alone."""
+PATTERN_SECONDS = 1.0
+PATTERN_LENGTH = 1000
+
+Rank = Annotated[int, Field(gt=0)]
+Row = Annotated[int, Field(ge=0)]
+
+
+class AdapterConfig(BaseModel):
+    """The keys of ``adapter_config.json`` that matter to a merge. Others are ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    peft_type: str
+    r: Rank | None = None
+    lora_alpha: float = 8
+    use_rslora: bool = False
+    fan_in_fan_out: bool = False
+    ensure_weight_tying: bool = False
+    rank_pattern: dict[str, Rank] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    modules_to_save: list[str] | None = None
+    target_parameters: list[str] | None = None
+    trainable_token_indices: list[Row] | dict[str, list[Row]] | None = None
+    init_lora_weights: bool | str | None = True
+    base_model_name_or_path: str | None = None
+    task_type: str | None = None
+    _matching: float = PrivateAttr(0.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_other_methods(cls, data: Any) -> Any:
+        unsupported = [key for key in UNSUPPORTED if data.get(key)]
+        if unsupported:
+            raise ValueError(f"{unsupported[0]}: is not supported; merge the adapter with PEFT first")
+        return data
+
+    @field_validator("peft_type")
+    @classmethod
+    def _is_lora(cls, value: str) -> str:
+        if value != "LORA":
+            raise ValueError(f"found {quoted(value)}, expected 'LORA'; merge the adapter with PEFT first")
+        return value
+
+    @field_validator("init_lora_weights")
+    @classmethod
+    def _has_its_base(cls, value: bool | str | None) -> bool | str | None:
+        if isinstance(value, str) and value.lower() not in (*HARMLESS_STARTS, *REBUILT_STARTS):
+            raise ValueError(
+                f"found {quoted(value)}: the adapter is for another base, which cannot be made from the model alone; "
+                "save it by PEFT's path_initial_model_for_weight_conversion, or write true if the model is the base "
+                "that was saved in the training"
+            )
+        return value
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _are_patterns(cls, patterns: dict[str, Any] | None) -> dict[str, Any] | None:
+        for key in patterns or {}:
+            if len(key) > PATTERN_LENGTH:
+                raise ValueError(f"found a pattern of {len(key)} characters, expected {PATTERN_LENGTH} at most")
+            try:
+                regex.compile(_whole(key))
+            except regex.error as error:
+                raise ValueError(f"{quoted(key)} is not a regular expression: {error}") from None
+        return patterns
+
+    @property
+    def residual(self) -> str | None:
+        """What the base has to lose before the adapter is added: ``pissa``, ``olora`` or None."""
+        start = self.init_lora_weights
+        return start.lower() if isinstance(start, str) and start.lower() in REBUILT_STARTS else None
+
+    def rank(self, module: str) -> int | None:
+        """Returns the rank that the config has for a module, or None if it has none."""
+        rank: int | None = self._pattern_value(self.rank_pattern or {}, module, self.r)
+        return rank
+
+    def scale(self, module: str, rank: int) -> float:
+        """Returns the factor of B A: α/r, or α/√r if rank-stabilized."""
+        alpha = float(self._pattern_value(self.alpha_pattern or {}, module, self.lora_alpha))
+        return alpha / (sqrt(rank) if self.use_rslora else rank)
+
+    def saves(self, name: str) -> bool:
+        """Returns whether the parameter belongs to a module of ``modules_to_save``."""
+        return any(f".{module}." in f".{name}" for module in self.modules_to_save or ())
+
+    def token_rows(self, module: str) -> list[int] | None:
+        """Returns the rows of ``trainable_token_indices`` for a module, or None if it has none."""
+        rows = self.trainable_token_indices
+        if not isinstance(rows, dict):
+            return rows
+        return next((own for key, own in rows.items() if f".{module}".endswith(f".{key}")), None)
+
+    def _pattern_value(self, patterns: dict[str, Any], module: str, default: Any) -> Any:
+        return next((value for key, value in patterns.items() if self._matches(key, module)), default)
+
+    def _matches(self, key: str, module: str) -> bool:
+        """Matches as PEFT does, the first key that matches the end of the name."""
+        left = 10 * PATTERN_SECONDS - self._matching
+        before = time.monotonic()
+        try:
+            return left > 0 and bool(regex.match(_whole(key), module, timeout=min(left, PATTERN_SECONDS)))
+        except TimeoutError:
+            raise UserError(
+                f"{ADAPTER_CONFIG}: rank_pattern, alpha_pattern: matching {quoted(key)} against {quoted(module)} took "
+                f"more than {PATTERN_SECONDS:g} s; write a pattern without nested repetitions"
+            ) from None
+        finally:
+            self._matching += time.monotonic() - before
+
+
+def _whole(key: str) -> str:
+    return rf"(.*\.)?({key})$"
+
+
+def read_config(folder: Path) -> AdapterConfig:
+    """Reads an adapter's config. Raises UserError if the folder is not that of a LoRA adapter that can be merged."""
+    file = folder / ADAPTER_CONFIG
+    if not file.exists():
+        raise UserError(f"is not an adapter's folder: it has no {ADAPTER_CONFIG}{_inner_adapters(folder)}")
+    try:
+        return parse(AdapterConfig, read_json_object(file), ADAPTER_CONFIG)
+    except UserError as error:
+        raise UserError(*(problem.removeprefix(f"{folder}/") for problem in error.problems)) from None
+
+
+def _inner_adapters(folder: Path) -> str:
+    """Names the adapters below a folder in which PEFT saved several."""
+    inner = sorted(file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}")) if folder.is_dir() else []
+    return f"; it has adapters in {listed(inner)}: write one of these folders" if inner else ""

@@ -1,0 +1,223 @@
+"""Adapters that PEFT trains and saves, merged here and by PEFT: the same tensors and the same outputs."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers as t
+from torch import Tensor
+
+from mergesearch.merge_ops.engine.engine import merge
+from mergesearch.merge_ops.recipe.recipe import Recipe
+
+SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+LLAMA = {**SMALL, "num_key_value_heads": 1, "max_position_embeddings": 32, "initializer_range": 0.2}
+GPT2 = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "initializer_range": 0.2}
+CLIP = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = {**CLIP, "image_size": 16, "patch_size": 8}
+T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+MIXTRAL = {**LLAMA, "num_local_experts": 3}
+QWEN = {**LLAMA, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+
+
+def llava() -> Any:
+    config = t.LlavaConfig(
+        vision_config=t.CLIPVisionConfig(**VISION),
+        text_config=t.LlamaConfig(**LLAMA),
+        image_token_index=39,
+        vision_feature_layer=-1,
+    )
+    return t.LlavaForConditionalGeneration(config)
+
+
+def gemma3() -> Any:
+    config = t.Gemma3Config(
+        vision_config=t.SiglipVisionConfig(**VISION),
+        text_config=t.Gemma3TextConfig(**LLAMA, head_dim=8),
+        mm_tokens_per_image=4,
+        image_token_index=39,
+    )
+    return t.Gemma3ForConditionalGeneration(config)
+
+
+def qwen2_vl() -> Any:
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2}
+    return t.Qwen2VLForConditionalGeneration(t.Qwen2VLConfig(text_config=QWEN, vision_config=vision))
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**LLAMA)),
+    "tied llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**LLAMA, tie_word_embeddings=True)),
+    "biased llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**LLAMA, attention_bias=True)),
+    "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**GPT2)),
+    "untied gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**GPT2, tie_word_embeddings=False)),
+    "mixtral": lambda: t.MixtralForCausalLM(t.MixtralConfig(**MIXTRAL)),
+    "t5": lambda: t.T5ForConditionalGeneration(t.T5Config(**T5)),
+    "bert": lambda: t.BertForSequenceClassification(t.BertConfig(**SMALL, num_labels=3)),
+    "resnet": lambda: t.ResNetForImageClassification(
+        t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
+    ),
+    "llava": llava,
+    "gemma3": gemma3,
+    "qwen2-vl": qwen2_vl,
+}
+
+IDS = torch.arange(1, 21)[None]
+IMAGES = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
+INPUTS: dict[str, dict[str, Tensor]] = {
+    "resnet": {"pixel_values": IMAGES},
+    "t5": {"input_ids": IDS, "decoder_input_ids": IDS[:, :5]},
+}
+
+
+@dataclass
+class Form:
+    """A form of adapters: the model, and PEFT's config."""
+
+    model: str
+    config: dict[str, Any]
+    rows: int | None = None
+
+
+def q(**config: Any) -> dict[str, Any]:
+    return {"target_modules": ["q_proj"], **config}
+
+
+FORMS: dict[str, Form] = {
+    "one module": Form("llama", q()),
+    "all linear modules": Form("llama", {"target_modules": "all-linear"}),
+    "rank-stabilized": Form("llama", q(use_rslora=True)),
+    "patterns": Form(
+        "llama",
+        {
+            "target_modules": ["q_proj", "v_proj"],
+            "rank_pattern": {"layers.1.self_attn.v_proj": 2, "q_proj": 3},
+            "alpha_pattern": {r"^model\.layers\.0\.self_attn\.q_proj": 32, "v_proj": 3},
+        },
+    ),
+    "some layers": Form("llama", q(layers_to_transform=[1])),
+    "excluded modules": Form("llama", {"target_modules": ["q_proj", "v_proj"], "exclude_modules": r".*\.0\..*v_proj"}),
+    "gaussian": Form("llama", q(init_lora_weights="gaussian")),
+    "orthogonal": Form("llama", q(init_lora_weights="orthogonal")),
+    "eva": Form("llama", q(init_lora_weights=True, eva_config=None)),
+    "pissa": Form("llama", {"target_modules": ["q_proj", "down_proj", "embed_tokens"], "init_lora_weights": "pissa"}),
+    "pissa, rank-stabilized": Form("llama", q(init_lora_weights="pissa", use_rslora=True)),
+    "pissa of transposed layers": Form("gpt2", {"target_modules": ["c_attn", "c_proj"], "init_lora_weights": "pissa"}),
+    "pissa with magnitudes": Form("llama", q(init_lora_weights="pissa", use_dora=True)),
+    "olora": Form("llama", {"target_modules": ["q_proj", "up_proj"], "init_lora_weights": "olora"}),
+    "dora": Form("llama", {"target_modules": ["q_proj", "down_proj"], "use_dora": True}),
+    "dora of transposed layers": Form("gpt2", {"target_modules": ["c_attn"], "use_dora": True}),
+    "dora of an embedding": Form("llama", {"target_modules": ["embed_tokens"], "use_dora": True}),
+    "dora of both tied ends": Form("tied llama", {"target_modules": ["embed_tokens", "lm_head"], "use_dora": True}),
+    "dora of kernels": Form("resnet", {"target_modules": ["convolution"], "use_dora": True}),
+    "kernels": Form("resnet", {"target_modules": ["convolution"], "modules_to_save": ["classifier"]}),
+    "biases of the factors": Form("biased llama", q(lora_bias=True)),
+    "all biases": Form("biased llama", q(bias="all")),
+    "biases of adapted modules": Form("biased llama", q(bias="lora_only")),
+    "transposed layers": Form("gpt2", {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
+    "transposed and other layers": Form("untied gpt2", {"target_modules": ["c_attn", "c_proj", "lm_head", "wte"]}),
+    "square transposed layers alone": Form("gpt2", {"target_modules": ["attn.c_proj"]}),
+    "embeddings": Form("llama", {"target_modules": ["embed_tokens", "lm_head"]}),
+    "the embedding of tied ends": Form("tied llama", {"target_modules": ["embed_tokens"]}),
+    "the head of tied ends": Form("tied llama", {"target_modules": ["lm_head"]}),
+    "both tied ends": Form("tied llama", {"target_modules": ["embed_tokens", "lm_head"]}),
+    "both tied ends, kept tied": Form(
+        "tied llama", {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}
+    ),
+    "a saved embedding": Form("llama", q(modules_to_save=["embed_tokens"])),
+    "a saved norm": Form("llama", q(modules_to_save=["norm"])),
+    "a saved tied embedding": Form("tied llama", q(modules_to_save=["embed_tokens"])),
+    "a saved tied embedding, kept tied": Form(
+        "tied llama", q(modules_to_save=["embed_tokens"], ensure_weight_tying=True)
+    ),
+    "a saved tied head": Form("tied llama", q(modules_to_save=["lm_head"])),
+    "both tied ends saved": Form("tied llama", q(modules_to_save=["embed_tokens", "lm_head"])),
+    "a tied embedding and a saved head": Form(
+        "tied llama", {"target_modules": ["embed_tokens"], "modules_to_save": ["lm_head"]}
+    ),
+    "a tied head of GPT-2 saved": Form("gpt2", {"target_modules": ["c_attn"], "modules_to_save": ["lm_head"]}),
+    "rows of tokens": Form("llama", q(trainable_token_indices=[3, 7])),
+    "rows of tied tokens": Form("tied llama", q(trainable_token_indices=[3, 7])),
+    "rows of both ends": Form("llama", q(trainable_token_indices={"embed_tokens": [3, 7], "lm_head": [1]})),
+    "rows of both tied ends": Form("tied llama", q(trainable_token_indices={"embed_tokens": [3], "lm_head": [1]})),
+    "more tokens": Form("llama", q(), rows=44),
+    "more tokens, tied": Form("tied llama", q(), rows=44),
+    "fewer tokens, saved": Form("llama", q(modules_to_save=["embed_tokens", "lm_head"]), rows=36),
+    "more tokens and an adapted embedding": Form("llama", {"target_modules": ["embed_tokens", "lm_head"]}, rows=44),
+    "more tokens of a language model with eyes": Form("llava", q(modules_to_save=["embed_tokens", "lm_head"]), rows=44),
+    "parameters of experts": Form("mixtral", {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}),
+    "one parameter of experts": Form("mixtral", {"target_parameters": ["mlp.experts.down_proj"]}),
+    "a weight as a parameter": Form("llama", {"target_modules": [], "target_parameters": ["q_proj.weight"]}),
+    "attention beside experts": Form("mixtral", {"target_modules": ["q_proj", "v_proj"]}),
+    "an encoder and a decoder": Form("t5", {"target_modules": ["q", "v", "wo"]}),
+    "the shared embedding": Form("t5", {"target_modules": ["shared"]}),
+    "a classifier": Form("bert", {"target_modules": ["query", "dense"], "task_type": "SEQ_CLS"}),
+    "LLaVA": Form("llava", {"target_modules": ["q_proj", "linear_1"]}),
+    "Gemma 3": Form("gemma3", {"target_modules": ["q_proj", "down_proj"]}),
+    "Qwen2-VL": Form("qwen2-vl", {"target_modules": ["q_proj", "qkv"]}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    t.utils.logging.disable_progress_bar()
+    before = t.utils.logging.get_verbosity()
+    t.utils.logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    t.utils.logging.set_verbosity(before)
+
+
+def trained(form: Form, folder: Path) -> type[Any]:
+    """Saves a base and an adapter with random values. Returns the base's class."""
+    torch.manual_seed(0)
+    MODELS[form.model]().eval().save_pretrained(folder / "base")
+    model = base_of(type(MODELS[form.model]()), folder)
+    if form.rows:
+        model.resize_token_embeddings(form.rows, mean_resizing=False)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, **form.config))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    adapted.save_pretrained(folder / "adapter", save_embedding_layers=True if form.rows else "auto")
+    return type(model)
+
+
+def base_of(kind: Any, folder: Path, rows: int | None = None) -> Any:
+    model = kind.from_pretrained(folder / "base").eval()
+    if rows:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    return model
+
+
+def merged_here(folder: Path) -> str:
+    reference = f"{folder}/base+{folder}/adapter"
+    merge(Recipe.read({"merge_method": "passthrough", "models": [{"model": reference}]}), folder / "out")
+    return reference
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_merged_as_peft_merges(name: str, tmp_path: Path) -> None:
+    form = FORMS[name]
+    kind = trained(form, tmp_path)
+    merged_here(tmp_path)
+    by_peft = peft.PeftModel.from_pretrained(base_of(kind, tmp_path, form.rows), tmp_path / "adapter")
+    expected = by_peft.merge_and_unload().eval()
+    found, info = kind.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values())
+    given, wanted = found.state_dict(), expected.state_dict()
+    assert given.keys() == wanted.keys()
+    for key, value in wanted.items():
+        torch.testing.assert_close(given[key], value, rtol=1e-5, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+    inputs = INPUTS.get(form.model, {"input_ids": IDS})
+    with torch.no_grad():
+        outputs = [model.eval()(**inputs).logits for model in (found, expected, base_of(kind, tmp_path))]
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-4)
+    assert form.rows or not torch.allclose(outputs[1], outputs[2], atol=1e-3)
