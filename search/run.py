@@ -86,7 +86,7 @@ class Session:
         self.constraint_baselines = constraint_baselines(config.evaluate.constraints, plan.baselines)
         engine = open_engine(problem, plan.takes_gradients)
         self.budget = RunBudget(store.folder, config.evaluate, find_device(config.device), watcher.stage)
-        self.live = LiveModel(engine, config.evaluate, self.budget.budget)
+        self.live = LiveModel(engine, config.evaluate, self.budget.budget, store.folder.path)
         self.scorer = Scorer(
             problem.tasks,
             self.live,

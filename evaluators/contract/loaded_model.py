@@ -24,6 +24,7 @@ class LoadedModel:
         model: The transformers model.
         tokenizer: The tokenizer that is saved with the model. None: there is none.
         save: Writes the model, as it is now, to a folder that does not exist yet. For evaluators that run a program.
+        scratch: A folder in which evaluators may write the model. None: the system's folder for temporary files.
         budget: How many tokens go through the model at once. None: each evaluator has a default budget of its own.
     """
 
@@ -31,6 +32,7 @@ class LoadedModel:
     tokenizer: Any
     save: Callable[[Path], None] | None = field(default=None, compare=False)
     budget: Budget | None = field(default=None, compare=False)
+    scratch: Path | None = field(default=None, compare=False)
 
 
 def budget_of(subject: LoadedModel) -> Budget:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-import signal
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +18,9 @@ from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
 from mergesearch.evaluators.tasks.external import WHOLE_MODEL, checked_scores, external_items, read_item_names
-from mergesearch.files import ended_by_exception
+from mergesearch.evaluators.tasks.program import ProgramTimeoutError, run_program
+from mergesearch.evaluators.tasks.scratch import scratch_folder
+from mergesearch.text import quoted, shown
 from mergesearch.trust import tell_code
 
 if TYPE_CHECKING:
@@ -51,10 +49,10 @@ class Command(MeanOfItems):
     """See ``Evaluator``. The program is run without a shell and gets the path of the candidate's folder.
 
     The folder has the safetensors files, config and tokenizer that a merge would write, byte for byte. It is removed
-    afterwards. ``{items}`` is a file with the names of the items to score, one per line. The program prints JSON, as
-    its whole output or as the last line: ``{"score": 0.5}`` for the whole model, or ``{item: score}`` if the config
-    names the items. The candidate fails if the exit status is not 0, the program takes too long, or it prints anything
-    else.
+    afterwards, and so are the processes that the program leaves in its group. ``{items}`` is a file with the names of
+    the items to score, one per line. The program prints JSON, as its whole output or as the last line: ``{"score":
+    0.5}`` for the whole model, or ``{item: score}`` if the config names the items. The candidate fails if the exit
+    status is not 0, the program takes too long, or it prints anything else.
     """
 
     Options: ClassVar[type[EvaluatorOptions]] = CommandOptions
@@ -76,30 +74,24 @@ class Command(MeanOfItems):
             raise RuntimeError(f"task {self.task!r}: this model cannot be written to a folder")
         if not items:
             return torch.empty(0, dtype=torch.float64)
-        with ended_by_exception(), tempfile.TemporaryDirectory(prefix="mergesearch-") as folder:
-            model, names = Path(folder) / "model", Path(folder) / "items.txt"
+        with scratch_folder(subject.scratch) as folder:
+            model, names = folder / "model", folder / "items.txt"
             subject.save(model)
             names.write_text("".join(f"{item.id}\n" for item in items), encoding="utf-8")
-            output = self._run({"{model}": str(model), "{items}": str(names)})
+            output = self._run({"{model}": str(model), "{items}": str(names)}, folder)
         return checked_scores(self.task, self.items, items, _parse(self.task, output))
 
-    def _run(self, placeholders: Mapping[str, str]) -> str:
-        """Runs the program. Returns its standard output."""
+    def _run(self, placeholders: Mapping[str, str], scratch: Path) -> str:
+        """Runs the program. Returns the end of its standard output."""
         arguments = [_replaced(argument, placeholders) for argument in self._arguments]
-        # In a session of its own, so that the processes that it starts can be killed with it.
-        process = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-        )
         try:
-            out, err = process.communicate(timeout=self._timeout)
-        except subprocess.TimeoutExpired:
+            ended = run_program(arguments, self._timeout, scratch)
+        except ProgramTimeoutError:
             raise RuntimeError(f"task {self.task!r}: the program took longer than {self._timeout:g} s") from None
-        finally:
-            _kill(process)
-        if process.returncode:
-            last_output = err.decode("utf-8", errors="replace").strip()[-ERROR_CHARACTERS:] or "no error output"
-            raise RuntimeError(f"task {self.task!r}: the program ended with {process.returncode}: {last_output}")
-        return out.decode("utf-8", errors="replace")
+        if ended.status:
+            last_output = shown(ended.errors.strip()[-ERROR_CHARACTERS:]) or "no error output"
+            raise RuntimeError(f"task {self.task!r}: the program {ended.in_words}: {last_output}")
+        return ended.output
 
 
 def _arguments(command: str | list[str]) -> list[str]:
@@ -121,14 +113,6 @@ def _replaced(argument: str, placeholders: Mapping[str, str]) -> str:
     return argument
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kills the program and its children if it still runs."""
-    if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
 def _parse(task: str, output: str) -> object:
     """The JSON that was printed. The number of ``{"score": number}``."""
     last_line = output.strip().rsplit("\n", 1)[-1]
@@ -136,4 +120,6 @@ def _parse(task: str, output: str) -> object:
         with suppress(ValueError):
             result = json.loads(text)
             return result[WHOLE_MODEL] if isinstance(result, dict) and result.keys() == {WHOLE_MODEL} else result
-    raise ValueError(f'task {task!r}: the program printed {last_line[-200:]!r}, expected JSON such as {{"score": 0.5}}')
+    raise ValueError(
+        f'task {task!r}: the program printed {quoted(last_line[-200:], 200)}, expected JSON such as {{"score": 0.5}}'
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mergesearch.errors import UserError, listed
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.data.content import content_hash, content_text
-from mergesearch.text import quoted
+from mergesearch.text import quoted, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,9 @@ def external_items(task: str, contents: Mapping[str, Any] | Iterable[str] | None
     invalid = [name for name in names if not isinstance(name, str) or names.count(name) > 1]
     if invalid or not names:
         raise UserError(f"items: found {quoted(invalid[0] if invalid else names)}, expected names: distinct strings")
+    for name in names:
+        if not name or name != shown(name, len(name)) or "\n" in name:
+            raise UserError(f"items: found the name {quoted(name)}, expected one line of text")
     by_name = contents if isinstance(contents, Mapping) else {name: name for name in names}
     return [Item(name, task, content_hash(by_name[name]), text=content_text(by_name[name])) for name in names]
 
@@ -84,7 +87,9 @@ def _finite(task: str, item: Item, score: Any) -> float:
     try:
         number = float(score)
     except (TypeError, ValueError):
-        raise ValueError(f"task {task!r}, item {item.id}: found score {score!r}, expected a number") from None
+        raise ValueError(f"task {task!r}, item {item.id}: found score {quoted(score)}, expected a number") from None
     if number - number != 0:  # infinite or NaN
-        raise FloatingPointError(f"task {task!r}, item {item.id}: found score {score!r}, expected a finite number")
+        raise FloatingPointError(
+            f"task {task!r}, item {item.id}: found score {quoted(score)}, expected a finite number"
+        )
     return number

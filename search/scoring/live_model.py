@@ -1,6 +1,7 @@
 """The live model of a run: candidates are built into it, and evaluators score it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mergesearch.evaluators import Budget, LoadedModel
@@ -23,12 +24,13 @@ def scored_model(model: Any, evaluate: Evaluate, built: Callable[[], object]) ->
 
 
 class LiveModel:
-    """The engine's model as evaluators take it, within a token budget."""
+    """The engine's model as evaluators take it, within a token budget; they may write it in the folder ``scratch``."""
 
-    def __init__(self, engine: Engine, evaluate: Evaluate, budget: Budget) -> None:
+    def __init__(self, engine: Engine, evaluate: Evaluate, budget: Budget, scratch: Path | None = None) -> None:
         self.engine = engine
         self._evaluate = evaluate
         self._budget = budget
+        self._scratch = scratch
         self._scored: tuple[Any, Any] = (None, None)
 
     @property
@@ -37,4 +39,4 @@ class LiveModel:
         engine = self.engine
         if self._scored[0] is not engine.views:
             self._scored = engine.views, scored_model(engine.model, self._evaluate, lambda: engine.built)
-        return LoadedModel(self._scored[1], engine.tokenizer, engine.save, self._budget)
+        return LoadedModel(self._scored[1], engine.tokenizer, engine.save, self._budget, self._scratch)

@@ -168,8 +168,13 @@ def test_one_number_for_the_whole_model(subject: LoadedModel, tmp_path: Path) ->
 
 
 PROGRAM_FAULTS = {
-    "status": ('sys.stderr.write("no GPU\\n"); sys.exit(3)', RuntimeError, "ended with 3: no GPU"),
-    "silence": ("sys.exit(1)", RuntimeError, "ended with 1: no error output"),
+    "status": ('sys.stderr.write("no GPU\\n"); sys.exit(3)', RuntimeError, "ended with status 3: no GPU"),
+    "signal": (
+        "import os; os.kill(os.getpid(), 11)",
+        RuntimeError,
+        "was ended by signal 11, segmentation fault: no error output",
+    ),
+    "silence": ("sys.exit(1)", RuntimeError, "ended with status 1: no error output"),
     "no JSON": ('print("fine")', ValueError, "printed 'fine', expected JSON"),
     "nothing": ("", ValueError, "printed '', expected JSON"),
     "NaN": ('print("""{"score": NaN}""")', FloatingPointError, "found score nan, expected a finite number"),

@@ -1,0 +1,156 @@
+"""Runs a program of other people so that nothing of it is left: no process, no endless output, no wait for children."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+OUTPUT_BYTES = 16 * 2**20
+"""How much of the end of a program's standard output is kept."""
+ERROR_BYTES = 64 * 2**10
+"""How much of the end of its standard error is kept."""
+DRAINED = 0.2
+"""Seconds in which output may still arrive that was written before the program ended."""
+_POLLED = 0.02
+_READ = 2**16
+_GUARD = 'read -r _ || { kill -s KILL -- "-$1"; rm -rf -- "$2"; }'
+"""A shell's commands: wait for a line from this process. Where the pipe ends without one, this process was killed."""
+
+
+class ProgramTimeoutError(RuntimeError):
+    """The program took too long, and was killed."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended: its exit status, negative for a signal, and the ends of what it printed."""
+
+    status: int
+    output: str
+    errors: str
+
+    @property
+    def in_words(self) -> str:
+        """How it ended, as in ``ended with status 3`` or ``was killed by signal 9, Killed``."""
+        if self.status >= 0:
+            return f"ended with status {self.status}"
+        name = signal.strsignal(-self.status) or "unknown"
+        hint = ", perhaps for want of memory" if -self.status == signal.SIGKILL else ""
+        return f"was ended by signal {-self.status}, {name.lower()}{hint}"
+
+
+def run_program(arguments: Sequence[str], timeout: float, scratch: Path) -> Ended:
+    """Runs a program without input, in a process group of its own, until it ends.
+
+    The processes that it started, and that are still in its group, end with it, whatever ends it: itself, the time
+    limit, an exception here, or a kill of this process. In the last case the folder ``scratch`` is removed, too. A
+    child that keeps a pipe open is not waited for.
+
+    Raises:
+        ProgramTimeoutError: It took longer than ``timeout`` seconds.
+    """
+    process = subprocess.Popen(
+        arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        with _guarded(process.pid, scratch):
+            output, errors = _read(process, time.monotonic() + timeout)
+    finally:
+        status = _end_group(process)
+    return Ended(status, *(bytes(kept).decode("utf-8", errors="replace") for kept in (output, errors)))
+
+
+def _read(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytearray, bytearray]:
+    """The ends of standard output and error."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    kept = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+    most = dict(zip(kept, (OUTPUT_BYTES, ERROR_BYTES), strict=True))
+    ended: float | None = None
+    with selectors.DefaultSelector() as selector:
+        for pipe in kept:
+            os.set_blocking(pipe, False)
+            selector.register(pipe, selectors.EVENT_READ)
+        while True:
+            ready = _ready(selector, 0.0 if ended else _POLLED)
+            for pipe in ready:
+                if not _keep(pipe, kept[pipe], most[pipe]):
+                    selector.unregister(pipe)
+            now = time.monotonic()
+            if ended and (not ready or now > ended + DRAINED):
+                break  # what the program itself wrote was in the pipes by the time at which it ended
+            if not ended and now > deadline:
+                raise ProgramTimeoutError
+            if not ended and _has_ended(process):
+                ended = now
+    return kept[process.stdout.fileno()], kept[process.stderr.fileno()]
+
+
+def _ready(selector: selectors.BaseSelector, seconds: float) -> list[int]:
+    """The pipes that can be read, or are at their end; waits so long for one."""
+    if not selector.get_map():
+        time.sleep(seconds)
+        return []
+    return [key.fd for key, _ in selector.select(seconds)]
+
+
+def _keep(pipe: int, kept: bytearray, most: int) -> bool:
+    """Reads what there is and keeps the end of it; False at the end of the pipe."""
+    try:
+        chunk = os.read(pipe, _READ)
+    except BlockingIOError:
+        return True
+    kept += chunk
+    if len(kept) > 2 * most:
+        del kept[:-most]
+    return bool(chunk)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the program has ended. It is not reaped: until then, its process group keeps its number."""
+    if not hasattr(os, "waitid"):
+        return process.poll() is not None
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> int:
+    """Kills what is left of the program and of its group; the program's exit status."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+    return process.wait()
+
+
+@contextmanager
+def _guarded(group: int, scratch: Path) -> Iterator[None]:
+    """While the context lasts, a shell waits for this process to die, and then ends the group and the folder."""
+    if sys.platform == "win32":
+        yield
+        return
+    command = ["/bin/sh", "-c", _GUARD, "sh", str(group), str(scratch)]
+    guard = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert guard.stdin is not None
+    try:
+        yield
+    finally:
+        with suppress(BrokenPipeError):
+            guard.stdin.write(b"\n")
+            guard.stdin.flush()
+        with suppress(BrokenPipeError):
+            guard.stdin.close()
+        guard.wait()
