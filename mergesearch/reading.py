@@ -1,6 +1,7 @@
 """Reads files that others wrote: only true files, no more than is expected, and only UTF-8."""
 
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from mergesearch.errors import UserError, first_line
 
 JSON_BYTES = 64 << 20
 """The largest JSON file: twice the largest tokenizer that is known."""
+ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 ALREADY_OPEN = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 """Paths of what the shell has opened, as in ``merge <(sed ... recipe.yml) out``."""
 
@@ -40,9 +42,12 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises UserError where it cannot be read or is not JSON."""
     text = read_text(path, JSON_BYTES)
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        if ESCAPED_SURROGATE.search(text):
+            json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is no text, and cannot be written
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not JSON: {first_line(error)}") from None
+    return content
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Checkpoints on disk or the Hugging Face Hub, read tensor by tensor, with a LoRA adapter if the reference has one."""
 
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,16 @@ from mergesearch.merge_ops.checkpoint.locations import locate
 from mergesearch.merge_ops.checkpoint.references import ModelReference, parse_reference
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX, WeightFiles, find_weights
+from mergesearch.reading import read_json_object
+from mergesearch.text import quoted
+
+CONFIG_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "architectures": (lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v), "a list of names"),
+    "model_type": (lambda v: isinstance(v, str), "a name"),
+    "vocab_size": (lambda v: type(v) is int and v > 0, "a whole number above 0"),
+    "tie_word_embeddings": (lambda v: isinstance(v, bool), "true or false"),
+}
+"""What the keys of ``config.json`` that are read here may be, beside null."""
 
 
 class Checkpoint:
@@ -107,10 +116,13 @@ class Checkpoint:
     @cached_property
     def _stored_config(self) -> dict[str, Any]:
         file = self.path / "config.json"
-        try:
-            return dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.reference}: needs a config.json: {error}") from None
+        if not file.exists():
+            raise UserError(f"{self.reference}: needs a config.json")
+        config = read_json_object(file)
+        for key, (is_valid, expected) in CONFIG_KEYS.items():
+            if config.get(key) is not None and not is_valid(config[key]):
+                raise UserError(f"{file}: {key}: found {quoted(config[key])}, expected {expected}")
+        return config
 
     @cached_property
     def weights(self) -> WeightFiles:

@@ -5,17 +5,16 @@ A folder may have old shards beside the new ones, variants, and the same weights
 each from the shard that it names.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from mergesearch.errors import UserError, in_words, listed
+from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.side_files import check_link
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorFile
+from mergesearch.reading import read_json_object
 
 STEMS = ("model", "diffusion_pytorch_model")
 """The names of weights without the ending, in transformers and in diffusers."""
@@ -59,7 +58,7 @@ class WeightFiles:
         if self.path.name not in (SINGLE, INDEX):
             return False
         has_others = sum(len(file.stored_dtypes) for file in self._files.values()) > len(self.file_of)
-        return not has_others and (self.weight_map is None or "metadata" in _read(self.path))
+        return not has_others and (self.weight_map is None or "metadata" in read_json_object(self.path))
 
     @cached_property
     def _files(self) -> dict[str, TensorFile]:
@@ -106,8 +105,8 @@ def find_weights(path: Path) -> WeightFiles:
 def _named_in_config(folder: Path) -> str | None:
     """Returns the name in config.json, if it has one. Whatever else is wrong with the config is not told here."""
     try:
-        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(NAMED_IN_CONFIG)
-    except (OSError, ValueError, AttributeError, RecursionError):
+        name = read_json_object(folder / "config.json").get(NAMED_IN_CONFIG)
+    except UserError:
         return None
     if name is not None and not (isinstance(name, str) and _is_inside(name)):
         raise UserError(f"{folder / 'config.json'}: {NAMED_IN_CONFIG}: found {name!r}, expected a file in this folder")
@@ -116,7 +115,7 @@ def _named_in_config(folder: Path) -> str | None:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Returns the shard of each tensor. Raises UserError if the index is damaged, or shards do not exist."""
-    weight_map = _read(index).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         found = "an empty weight_map" if weight_map == {} else f"the weight_map {str(weight_map)[:60]}"
         raise UserError(f"{index}: is not an index of shards: found {found}, expected the shard of each tensor")
@@ -133,16 +132,6 @@ def _weight_map(index: Path) -> dict[str, str]:
     if missing:
         raise UserError(f"{index}: names shards that do not exist: {listed(missing)}")
     return weight_map
-
-
-def _read(index: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise TypeError("expected a mapping")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{index}: is not an index of shards: {in_words(error)}") from None
-    return content
 
 
 def _is_inside(name: str) -> bool:

@@ -11,6 +11,7 @@ from mergesearch.errors import UserError, in_words
 from mergesearch.files import digest
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.inputs.tokenizer import load_tokenizer, vocabulary_files
+from mergesearch.reading import JSON_BYTES, read_json_object, read_text
 
 Tokens = Mapping[str, int]
 """The row of each token."""
@@ -82,26 +83,24 @@ class _Content:
 def _parsed(content: _Content, parse: Callable[[str], dict[str, int]]) -> Tokens:
     file = content.file
     try:
-        tokens = parse(file.read_text(encoding="utf-8"))
+        tokens = parse(read_text(file, JSON_BYTES))
         if not all(isinstance(token, str) and isinstance(row, int) for token, row in tokens.items()):
             raise TypeError("expected the row of each token")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise UserError(f"{file}: is not a readable vocabulary: {in_words(error)}") from None
     return tokens
 
 
 def _with_added(tokens: Tokens, folder: Path) -> Tokens:
     """Adds the tokens of ``added_tokens.json`` and ``tokenizer_config.json``."""
-    added = _json_object(folder / "added_tokens.json")
-    decoder = _json_object(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
-    more = {str(entry["content"]): int(row) for row, entry in decoder.items()} | added
+    added, config = (_json_object(folder / name) for name in ("added_tokens.json", "tokenizer_config.json"))
+    decoder = config.get("added_tokens_decoder") or {}
+    try:
+        more = {str(entry["content"]): int(row) for row, entry in decoder.items()} | added
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'tokenizer_config.json'}: added_tokens_decoder: {in_words(error)}") from None
     return {**more, **tokens} if more.keys() - tokens.keys() else tokens
 
 
 def _json_object(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{file}: is not readable: {in_words(error)}") from None
+    return read_json_object(file) if file.is_file() else {}

@@ -14,6 +14,8 @@ from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.side_files import TOKENIZER_FILES, VOCABULARIES, side_files
 from mergesearch.merge_ops.inputs.chat_templates import named_template
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
+from mergesearch.reading import JSON_BYTES, read_json_object, read_text
+from mergesearch.text import quoted
 
 BESIDE_A_VOCABULARY = {"special_tokens_map.json", "added_tokens.json", "normalizer.json"}
 """Files that are no tokenizer by themselves."""
@@ -40,6 +42,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
             f"{_reason(error, files)}; "
             "where it can, tokenizer.save_pretrained(FOLDER) writes a tokenizer.json, which is all that is needed here"
         ) from None
+    if not isinstance(tokenizer.model_max_length, int | float):
+        found = quoted(tokenizer.model_max_length)
+        raise UserError(f"{folder / 'tokenizer_config.json'}: model_max_length: found {found}, expected a number")
     if getattr(tokenizer, "is_fast", False) and not vocabulary_files(folder):
         # transformers makes an empty tokenizer of some classes.
         raise UserError(f"{checkpoint.reference}: found {listed(files)} without a vocabulary, expected tokenizer.json")
@@ -162,13 +167,13 @@ def chat_template(name: str, folders: Sequence[Path]) -> str | None:
 
 def stored_template(folder: Path) -> str | None:
     """Returns the chat template in a model's folder, or the one named "default" if there are several."""
-    file = folder / "chat_template.jinja"
+    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.exists():
-        return file.read_text(encoding="utf-8")
-    config = folder / "tokenizer_config.json"
-    template = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.exists() else None
+        return read_text(file, JSON_BYTES)
+    template = read_json_object(config).get("chat_template") if config.exists() else None
     if isinstance(template, list):
-        template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+        named = [entry for entry in template if isinstance(entry, dict)]
+        template = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
     return template if isinstance(template, str) else None
 
 
@@ -179,7 +184,7 @@ def write_chat_template(folder: Path, template: str) -> None:
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     config = folder / "tokenizer_config.json"
     if config.exists():
-        content = json.loads(config.read_text(encoding="utf-8"))
+        content = read_json_object(config)
         if content.pop("chat_template", None) is not None:
             config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

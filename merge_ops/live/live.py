@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from mergesearch.errors import UserError, listed
+from mergesearch.errors import UserError, first_line, listed
 from mergesearch.merge_ops.checkpoint.architecture import Architecture, model_class
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
@@ -28,7 +28,7 @@ def load(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None = None) 
     folder = checkpoint.folder
     if folder is None:
         raise UserError(f"{checkpoint.reference}: a single file has no config to load a model by; give a folder")
-    with no_progress_bars():
+    with no_progress_bars(), _refusals(checkpoint):
         model = _pretrained(checkpoint, folder, dtype)
         tokenizer = load_tokenizer(checkpoint)
     model = model.eval().requires_grad_(False).to(device)
@@ -56,12 +56,24 @@ def from_config(
 ) -> nn.Module:
     """Returns a model of the checkpoint's class with another config and other tensors, in evaluation mode."""
     model_class = _model_class(checkpoint)
-    with no_progress_bars():
+    with no_progress_bars(), _refusals(checkpoint):
         model_config = model_class.config_class.from_dict(config)
         model = model_class.from_pretrained(
             None, config=model_config, state_dict=tensors, dtype=dtype, trust_remote_code=False
         )
     return cast(nn.Module, model.eval().requires_grad_(False).to(device))
+
+
+@contextmanager
+def _refusals(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turns what transformers raises on a folder that it cannot load into UserError, but not a lack of memory."""
+    try:
+        yield
+    except (UserError, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever the files make transformers do
+        reason = first_line(error)
+        raise UserError(f"{checkpoint.reference}: transformers cannot load the model: {reason}") from error
 
 
 def _apply_adapter(model: nn.Module, checkpoint: Checkpoint) -> None:

@@ -21,6 +21,7 @@ from mergesearch.merge_ops.output.result_config import SourceLayer
 from mergesearch.merge_ops.output.result_vocabulary import write_vocabulary
 from mergesearch.merge_ops.output.writer import Writer, written_checkpoint
 from mergesearch.merge_ops.recipe.layout import layer_counts, layer_of
+from mergesearch.reading import read_json_object
 
 
 def write_folder(assembly: Assembly, merger: Merger, out: Path, recipe_text: str | None = None) -> None:
@@ -35,6 +36,8 @@ def write_folder(assembly: Assembly, merger: Merger, out: Path, recipe_text: str
     recipe = assembly.recipe
     template, layered = _chat_template(assembly, merger), layered_config(assembly, merger)
     checkpoint = merger.checkpoints[assembly.layout.template]
+    if checkpoint.folder is not None:
+        _check_side_files(checkpoint.folder, assembly, template)
     with written_checkpoint(out, assembly.infos, checkpoint.weights.stem) as writer:
         for name, target in writer.tensors():
             assembly.write_tensor(name, target)
@@ -60,6 +63,16 @@ def _check_result(name: str, tensor: torch.Tensor, assembly: Assembly) -> None:
         f"{name}: the merge of {inputs} has {not_finite(tensor)} ({reason}, become Inf); set dtype: bfloat16 or "
         "float32, choose other parameters, or give the option --allow-nan"
     )
+
+
+def _check_side_files(folder: Path, assembly: Assembly, template: str | None) -> None:
+    """Raises UserError, before anything is written, if a file that the result changes is no JSON object."""
+    names = [result_config.FILES[0]]
+    names += result_config.FILES[1:] if assembly.layout.vocabulary else ()
+    names += ["tokenizer_config.json"] if template is not None else []
+    for file in (folder / name for name in names):
+        if file.exists():
+            read_json_object(file)
 
 
 def _chat_template(assembly: Assembly, merger: Merger) -> str | None:

@@ -14,6 +14,7 @@ import torch
 
 from mergesearch.errors import UserError
 from mergesearch.files import write_text
+from mergesearch.reading import read_json_object
 from mergesearch.text import quoted
 
 LAYER_COUNT = re.compile(r"^(?:num_hidden_layers|n_layers?|num_layers|(?:num_)?(?:encoder|decoder)_layers)$")
@@ -27,7 +28,7 @@ def edit(folder: Path, change: Callable[[Json], Json], files: Sequence[str] = FI
     """Applies ``change`` to the content of those files that exist."""
     for file in (folder / name for name in files):
         if file.exists():
-            changed = change(json.loads(file.read_text(encoding="utf-8")))
+            changed = change(read_json_object(file))
             write_text(file, json.dumps(changed, indent=2, ensure_ascii=False) + "\n")
 
 

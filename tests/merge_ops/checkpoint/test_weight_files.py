@@ -95,7 +95,7 @@ def test_a_damaged_index(weight_map: Any, said: str, tmp_path: Path) -> None:
 def test_an_index_that_is_not_json(content: str, tmp_path: Path) -> None:
     folder = copy_of(tmp_path, one={"a": A})
     (folder / INDEX).write_text(content)
-    fail(folder, INDEX, "is not an index of shards")
+    fail(folder, INDEX, "JSON")
 
 
 @pytest.mark.parametrize("metadata", [{}, {"total_size": -1}, {"total_size": "many"}, 3, None])

@@ -1,0 +1,88 @@
+"""JSON beside the weights that is not what it should be: refused in one line, or without effect."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mergesearch.errors import UserError
+from mergesearch.parsing import dump_yaml
+from mergesearch.reading import read_json_object
+
+from .command import Ending, ending
+from .values import JSON_TEXTS
+
+NO_OBJECTS = {name: text for name, text in JSON_TEXTS.items() if name not in ("mark", "NUL")}
+
+
+@pytest.mark.parametrize("name", NO_OBJECTS)
+def test_no_object(name: str) -> None:
+    Path("x.json").write_bytes(NO_OBJECTS[name])
+    with pytest.raises(UserError, match=r"^x\.json: (is not JSON|is not UTF-8|found .*, expected a JSON object)"):
+        read_json_object(Path("x.json"))
+
+
+def test_half_a_surrogate_pair_is_no_text_and_a_whole_one_is() -> None:
+    Path("x.json").write_text('{"a": "\\ud83d\\ude00"}')
+    assert read_json_object(Path("x.json")) == {"a": chr(0x1F600)}
+    Path("x.json").write_text('{"a": "\\ud83d"}')
+    with pytest.raises(UserError, match="surrogates not allowed"):
+        read_json_object(Path("x.json"))
+
+
+@pytest.fixture
+def model(models: Path) -> Path:
+    """A copy of a model, to be damaged."""
+    return Path(shutil.copytree(models / "one", "model"))
+
+
+def merged(models: Path, **keys: Any) -> Ending:
+    """How a merge of the damaged model with a good one ends."""
+    entries = [{"model": str(path), "parameters": {"weight": 1}} for path in ("model", models / "two")]
+    Path("x.yml").write_text(dump_yaml({"merge_method": "linear", "models": entries, **keys}))
+    return ending("merge", "x.yml", "out")
+
+
+FILES = ["config.json", "tokenizer_config.json", "tokenizer.json", "generation_config.json"]
+
+
+@pytest.mark.parametrize("name", ["list", "null", "cut", "deep", "binary", "UTF-16", "huge integer"])
+@pytest.mark.parametrize("file", FILES)
+def test_files_of_a_model(models: Path, model: Path, file: str, name: str) -> None:
+    (model / file).write_bytes(JSON_TEXTS[name])
+    result = merged(models, tokenizer={"source": "union"}, chat_template="auto")
+    assert result.kind == "refused", result.text
+    assert len(result.text.splitlines()) == 1
+    assert "model" in result.text
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        ("config.json", {"vocab_size": "30"}, "vocab_size: found '30', expected a whole number above 0"),
+        ("config.json", {"vocab_size": -1}, "vocab_size: found -1, expected a whole number above 0"),
+        ("config.json", {"vocab_size": True}, "vocab_size: found True, expected a whole number above 0"),
+        ("config.json", {"architectures": "Llama"}, "architectures: found 'Llama', expected a list of names"),
+        ("config.json", {"architectures": [3]}, "architectures: found [3], expected a list of names"),
+        ("config.json", {"model_type": ["llama"]}, "model_type: found ['llama'], expected a name"),
+        ("config.json", {"hidden_size": "wide"}, "transformers cannot load the model"),
+        ("config.json", {"num_attention_heads": 10**30}, "transformers cannot load the model"),
+        ("config.json", {"rope_parameters": [1]}, "transformers cannot load the model"),
+        ("tokenizer_config.json", {"model_max_length": "x"}, "model_max_length: found 'x', expected a number"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "transformers cannot read the tokenizer"),
+        ("special_tokens_map.json", None, "transformers cannot read the tokenizer"),
+    ],
+)
+def test_values_that_transformers_cannot_take(
+    model: Path, config: dict[str, Any], file: str, changes: dict[str, Any] | None, said: str
+) -> None:
+    content = json.loads((model / file).read_text()) if (model / file).exists() else {}
+    (model / file).write_text(json.dumps([1] if changes is None else {**content, **changes}))
+    Path("x.yml").write_text(dump_yaml(config))
+    result = ending("eval", "model", "x.yml")
+    assert result.kind == "refused", result.text
+    assert said in result.text
+    assert len(result.text.splitlines()) == 1
