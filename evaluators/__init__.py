@@ -16,11 +16,13 @@ from mergesearch.errors import UserError
 from mergesearch.evaluators.contract.differentiable import Differentiable, LossKind, has_targets
 from mergesearch.evaluators.contract.evaluator import Evaluator, MeanOfItems, Metric, has_contributions
 from mergesearch.evaluators.contract.examples import TakesExamples
+from mergesearch.evaluators.contract.identity import code_of, content_of
 from mergesearch.evaluators.contract.item import Item, aggregate
 from mergesearch.evaluators.contract.jackknife import FunctionOfMeans, Jackknife, pseudo_values
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
 from mergesearch.evaluators.contract.token_budget import Budget, default_tokens
+from mergesearch.evaluators.data.content import content_hash
 from mergesearch.evaluators.data.split import split_items, split_together, without_shared
 from mergesearch.evaluators.lm_eval.lm_eval import LmEval
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
@@ -50,6 +52,9 @@ __all__ = [
     "Shared",
     "TakesExamples",
     "aggregate",
+    "code_of",
+    "content_hash",
+    "content_of",
     "default_tokens",
     "find_evaluator",
     "has_contributions",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from mergesearch.search.candidates.usual_settings import UsualSettings
 from mergesearch.search.optimize.ask import Asker
 from mergesearch.search.optimize.callbacks import QUIET, RunView, Watcher
 from mergesearch.search.optimize.loop import Loop
+from mergesearch.search.problem.identity import FILE as IDENTITY
+from mergesearch.search.problem.identity import REMEDY, Identity
 from mergesearch.search.report.html import is_whole_report, write_report
 from mergesearch.search.samplers.schedule import Strategy
 from mergesearch.search.scoring.live_model import LiveModel, open_engine
@@ -103,6 +105,9 @@ class Session:
         view = self._view()
         self._watcher.begun(view)
         self.prepare()
+        with self.store.folder.locked():
+            self._check_identity()
+            repair_scores(self.store, self.plan.problem.tasks, self.scorer, self._watcher.stage)
         self.loop.run(lambda trial: self._watcher.trial(view, trial))
         self._watcher.stage(f"the search has ended: {self.loop.ended}")
 
@@ -116,12 +121,26 @@ class Session:
         for note in problem.tasks.prepare(self.live.loaded):
             self._watcher.stage(note)
         self.budget.follow()
-        with self.store.folder.locked():
-            repair_scores(self.store, problem.tasks, self.scorer, self._watcher.stage)
         if self._learner and self.plan.soups and self.plan.soups.takes_gradients:
             self._learner.check_gold()
         if self.gradient:
             self._watcher.stage(self.gradient.described(problem.tasks))
+
+    def _check_identity(self) -> None:
+        """Records what the run is about. Raises UserError where that is another than when the run was begun."""
+        folder, has_trials = self.store.folder, bool(t.finished(self.store.study))
+        before = folder.read_json(IDENTITY, Identity, REMEDY)
+        now = Identity.of(self.plan.problem, before)
+        changes = before.changes(now) if before and has_trials else []
+        if changes:
+            raise UserError(
+                f"{folder.path}: was begun with other content: {'; '.join(changes)}; bring back what it was begun "
+                "with, or give the new run another name with --name"
+            )
+        if has_trials and before is None:
+            self._watcher.stage("the run was begun by a version that recorded no content: it is recorded, not compared")
+        if now != before:
+            folder.write_json(IDENTITY, asdict(now))
 
     @cached_property
     def loop(self) -> Loop:

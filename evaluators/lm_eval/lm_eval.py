@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -111,6 +111,16 @@ class LmEval:
             if note := subtask.separate_examples(items, self._shared.group):
                 notes.append(note if len(self.subtasks) == 1 else f"{subtask.name}: {note}")
         return notes
+
+    def content_of(self, item: Item) -> object:
+        """See ``HasContent``: the document, the right answer, and what the model is asked."""
+        subtask, number = self._document[item]
+        return subtask.content(number, self._instances(item))
+
+    def code(self) -> Mapping[str, object]:
+        """See ``HasCode``: the settings of the tasks, and the files of their functions."""
+        parts = [subtask.code() for subtask in self.subtasks]
+        return {name: content for part in parts for name, content in part.items()}
 
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
         """See ``Evaluator.prepare``: notes of items that are cut, and of slower ways that have to be used."""

@@ -9,6 +9,7 @@ from lm_eval.api.metrics import mean
 
 from mergesearch.errors import UserError, in_words, nearest
 from mergesearch.evaluators.contract.evaluator import Metric
+from mergesearch.evaluators.contract.identity import functions_in, source_files, without_functions
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.data.content import content_hash, content_text
 from mergesearch.evaluators.inference.losses import ItemTarget
@@ -16,6 +17,9 @@ from mergesearch.evaluators.lm_eval.command_line import as_command_line
 from mergesearch.evaluators.lm_eval.examples import Examples, TestItems
 from mergesearch.evaluators.lm_eval.metrics import DocumentMetric, WeightedMetric, metric_of
 from mergesearch.evaluators.lm_eval.task_loading import TaskOverrides, build_instances
+
+NOT_SETTINGS = ("metadata", "dataset_path", "dataset_name", "dataset_kwargs")
+"""Keys of a task's configuration that say where it and its data are."""
 
 
 class Subtask:
@@ -96,6 +100,20 @@ class Subtask:
             return None
         with as_command_line():
             return Examples(self._task, self.docs, test, group).described
+
+    def content(self, number: int, instances: Sequence[Any]) -> object:
+        """A document with its right answer, and what the model is asked about it."""
+        with as_command_line():
+            target = self._task.doc_to_target(self.docs[number])
+        asked = [instance.arguments for instance in instances]
+        return [self.docs[number], without_functions(target), without_functions(asked)]
+
+    def code(self) -> dict[str, object]:
+        """The task's settings, without where its data is, and the files of its functions."""
+        settings = {key: value for key, value in vars(self._task.config).items() if key not in NOT_SETTINGS}
+        functions = [*functions_in(settings), type(self._task)]
+        files = {path.name: path for path in source_files(functions)}
+        return {f"the settings of {self.name}": without_functions(settings), **files}
 
     def instances(self, chat: Any) -> list[list[Any]]:
         """For each document its instances. chat: renders messages with a chat template; None: there is none."""

@@ -76,6 +76,11 @@ class Classification(FunctionOfMeans):
             return 1 / len(set(map(str, self._gold)))
         return 0.0 if self._options.metric == "mcc" else None
 
+    def content_of(self, item: Item) -> object:
+        """See ``HasContent``."""
+        number = self._number[item]
+        return [self._texts[number], self._gold[number]]
+
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
         """See ``Evaluator.prepare``: the model must have the labels of the data."""
         return self._encoder(subject).notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from mergesearch.trust import tell_code
 if TYPE_CHECKING:
     from torch import Tensor
 
+INTERPRETERS = re.compile(r"(python|pypy|(ba|z|da)?sh$|node|perl|ruby|Rscript|julia|java$|env$)")
+"""Programs that run others, and whose own files say nothing about scores."""
 ERROR_CHARACTERS = 2_000
 """How many characters of a failed program's last output are in the message."""
 
@@ -65,6 +68,12 @@ class Command(MeanOfItems):
         tell_code(f"the program {self._arguments[0]}")
         names = read_item_names(options.items) if isinstance(options.items, str) else options.items
         self.items = external_items(self.task, names)
+
+    def code(self) -> Mapping[str, object]:
+        """See ``HasCode``: the files among the program's arguments, and the program unless it runs one of them."""
+        files = {path.name: path for path in map(Path, self._arguments[1:]) if path.is_file()}
+        program = Path(shutil.which(self._arguments[0]) or self._arguments[0])
+        return files if INTERPRETERS.match(program.name) else {program.name: program, **files}
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
         """See ``Evaluator.score``. Raises RuntimeError with the program's last output if it fails."""

@@ -65,6 +65,11 @@ class Embedding(Jackknife):
         self._text_number = {text: number for number, text in enumerate(texts)}
         self._cached_encoder: Encoder | None = None
 
+    def content_of(self, item: Item) -> object:
+        """See ``HasContent``."""
+        number = self._number[item]
+        return [self._pairs[number], self._ratings[number]]
+
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
         """See ``Evaluator.prepare``."""
         return self._encoder(subject).notes

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators.contract.evaluator import MeanOfItems, Metric
+from mergesearch.evaluators.contract.identity import source_files
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
@@ -52,6 +53,10 @@ class Function(MeanOfItems):
             raise UserError(f"function: {options.function} is {self._function!r}, expected a function")
         self.items = external_items(self.task, getattr(self._function, "items", None))
         self._takes_items = "items" in _parameters(self._function, options.function)
+
+    def code(self) -> Mapping[str, object]:
+        """See ``HasCode``: the file of the function."""
+        return {path.name: path for path in source_files([self._function])}
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
         """See ``Evaluator.score``."""

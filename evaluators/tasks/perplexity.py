@@ -94,6 +94,10 @@ class Perplexity(FunctionOfMeans):
             size = len(document.text.encode())
         return Item(document.name, self.task, document.fingerprint, float(size), text=document.text)
 
+    def content_of(self, item: Item) -> object:
+        """See ``HasContent``."""
+        return self._texts[item]
+
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
         """See ``Evaluator.prepare``."""
         self._scorer(subject)

@@ -96,6 +96,12 @@ class Checkpoint:
         return Checkpoint(plain, self._named_paths) if self.has_adapter else self
 
     @property
+    def paths(self) -> list[Path]:
+        """The folder or file of the model, and the adapter's folder if the reference has an adapter."""
+        adapter = self._parsed.adapter
+        return [self.path, *([self._locate(adapter)] if adapter else [])]
+
+    @property
     def folder(self) -> Path | None:
         """The folder of config and tokenizer, or None if the checkpoint is a single file."""
         return self.path if self.path.is_dir() else None

@@ -58,8 +58,13 @@ def separated_examples(tasks: Sequence[Task]) -> list[str]:
 
 def calibration_texts(recipe: Mapping[str, Any]) -> list[str]:
     """The content of the text files that a recipe's methods run models on; those that cannot be read are left out."""
+    return [path.read_text(encoding="utf-8", errors="replace") for path in calibration_files(recipe)]
+
+
+def calibration_files(recipe: Mapping[str, Any]) -> list[Path]:
+    """The text files that a recipe's methods run models on."""
     paths = dict.fromkeys(Path(name) for name in _strings_under(recipe, FILE_PARAMETERS))
-    return [path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file()]
+    return [path for path in paths if path.is_file()]
 
 
 def _strings_under(data: Any, keys: frozenset[str], is_under: bool = False) -> Iterator[str]:

@@ -28,7 +28,7 @@ def test_holm_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("killed_in", "call", "rescored"), [("score", 9, 6), ("save_scores", 12, 5), ("write_json", 3, 0)]
+    ("killed_in", "call", "rescored"), [("score", 9, 6), ("save_scores", 12, 5), ("write_json", 4, 0)]
 )
 def test_a_killed_verdict_goes_on_with_its_scores_and_is_one_look(  # noqa: PLR0917
     config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str, call: int, rescored: int

@@ -1,0 +1,69 @@
+"""What a checkpoint consists of, by content: digests of its tensors and of the files beside them."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from mergesearch.files import digest
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, tensors_digest
+from mergesearch.merge_ops.checkpoint.side_files import side_files
+
+HEADER_BYTES = 8
+"""The size of a safetensors header stands in so many bytes at the beginning of the file."""
+DIGITS = 32
+
+
+@dataclass(frozen=True)
+class CheckpointContent:
+    """A checkpoint's content.
+
+    Attributes:
+        states: size, modification time in ns and digest of the header of each file with tensors, by name.
+        tensors: a digest of each tensor's dtype, shape and bytes, with the adapter applied.
+        files: a digest of each file beside the tensors: config, tokenizer, chat template.
+    """
+
+    states: Mapping[str, list[int | str]]
+    tensors: Mapping[str, str]
+    files: Mapping[str, str]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, before: "CheckpointContent | None" = None) -> "CheckpointContent":
+        """The content now. The tensors are read unless the states of their files are those of ``before``."""
+        states = dict(_states(checkpoint))
+        files = {name: digest(path)[:DIGITS] for name, path in _side_files(checkpoint)}
+        if before is not None and before.states == states:
+            return cls(states, before.tensors, files)
+        tensors = {name: tensor_digest(checkpoint.tensor(name)) for name in checkpoint.tensors}
+        return cls(states, tensors, files)
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """A digest of a tensor's dtype, shape and bytes."""
+    return tensors_digest([(f"{tensor.dtype} {list(tensor.shape)}", tensor)])[:DIGITS]
+
+
+def _states(checkpoint: Checkpoint) -> Iterator[tuple[str, list[int | str]]]:
+    for index, path in enumerate(checkpoint.paths):
+        files = [path] if path.is_file() else sorted([*path.glob("*.safetensors*"), *path.glob("adapter_*.json")])
+        for file in files:
+            status = file.stat()
+            yield f"{index}/{file.name}", [status.st_size, status.st_mtime_ns, _head(file)]
+
+
+def _head(file: Path) -> str:
+    """A digest of a safetensors file's header; of all of another file."""
+    if file.suffix != ".safetensors":
+        return digest(file)[:DIGITS]
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(HEADER_BYTES), "little")
+        return hashlib.sha256(opened.read(size)).hexdigest()[:DIGITS]
+
+
+def _side_files(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:
+    folder = checkpoint.folder
+    if folder is not None:
+        yield from sorted((file.relative_to(folder).as_posix(), file) for file in side_files(folder) if file.is_file())
