@@ -6,6 +6,7 @@ from functools import cached_property, reduce
 
 import torch
 
+from mergesearch.errors import UserError
 from mergesearch.merge_ops.assembly.candidate_cache import TensorProperties
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.assembly.unmerged_names import (
@@ -41,7 +42,8 @@ class ResultLayout:
 
     Raises:
         UserError: a parameter or a layer is missing, the checkpoints do not match and the recipe does not set
-            ``on_mismatch``, or they have different vocabularies and the recipe has no ``tokenizer``.
+            ``on_mismatch``, nothing matches although it does, or they have different vocabularies and the recipe has no
+            ``tokenizer``.
     """
 
     def __init__(self, merger: Merger, recipe: Recipe) -> None:
@@ -61,6 +63,7 @@ class ResultLayout:
         self.tensor_recipes = self._resolved()
         self._check_match()
         self.properties = {name: self._properties(entry) for name, entry in self.tensor_recipes.items()}
+        self._check_anything_is_merged()
         dtype = torch_dtype(recipe.target_dtype)
         written = {name: properties for name, properties in self.properties.items() if name not in self.copies}
         self.infos = {name: _with_dtype(properties.info, dtype) for name, properties in written.items()}
@@ -102,6 +105,14 @@ class ResultLayout:
         check_match(entries, layouts, self.info_of, layers=bool(self._recipe.models))
         if self.vocabulary is None:
             self._cache.matched.add(key)
+
+    def _check_anything_is_merged(self) -> None:
+        names = [name for name, entry in self.tensor_recipes.items() if entry.models]
+        if self._recipe.on_mismatch == "base" and names and not any(map(self.is_merged, names)):
+            raise UserError(
+                f"on_mismatch: base: the models have no tensor of {self.template} in the same shape: nothing would be "
+                "merged; these are not fine-tunes of one model"
+            )
 
     def _mismatch_warnings(self) -> Iterable[str]:
         if self._recipe.on_mismatch is None:

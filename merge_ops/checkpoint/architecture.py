@@ -14,6 +14,9 @@ from typing import Any, Protocol
 
 from torch import nn
 
+FIRST_NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.)")
+"""The number of the layer in a name."""
+
 
 @dataclass(frozen=True)
 class LiveName:
@@ -116,12 +119,21 @@ class Architecture:
         converters = [entry for entry in transforms if isinstance(entry, loading.WeightConverter)]
         # Some renamings depend on the names before: the order is part of the rule.
         for own in sorted(stored, key=loading.dot_natural_key):
-            plain = loading.apply_renamings(own, renamings)
-            fused, converter = loading.apply_converters(plain, converters)
-            target = self._with_prefix(fused)
-            if target not in self._tensors and own in self._tensors:
-                target, converter = self._with_prefix(own), None
-            yield own, LiveName(_moved(plain, fused, target) if converter else target, target in self._tensors)
+            yield own, self._live_name(own, loading.apply_renamings(own, renamings), converters)
+
+    def _live_name(self, own: str, renamed: str, converters: list[Any]) -> LiveName:
+        from transformers.core_model_loading import apply_converters
+
+        fused, converter = apply_converters(renamed, converters)
+        target = self._with_prefix(fused)
+        if target in self._tensors:
+            return LiveName(_moved(renamed, fused, target) if converter else target, True)
+        if own in self._tensors:
+            return LiveName(self._with_prefix(own), True)
+        # A layer that the model does not have gets the prefix of the first layer.
+        fused, _ = apply_converters(FIRST_NUMBER.sub("0", renamed, count=1), converters)
+        first = self._with_prefix(fused)
+        return LiveName(_moved(renamed, fused, first) if first in self._tensors else renamed, False)
 
     def _with_prefix(self, name: str) -> str:
         """Returns the name with the base model's prefix, or without it, if that is a name in the model."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from mergesearch.merge_ops.checkpoint.architecture import Architecture, LiveName, architecture
+from mergesearch.merge_ops.checkpoint.architecture import FIRST_NUMBER, Architecture, LiveName, architecture
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.inputs.guessed_names import (
@@ -21,6 +21,7 @@ from mergesearch.merge_ops.inputs.guessed_names import (
     names_in_template,
 )
 from mergesearch.merge_ops.inputs.tensor_cache import same_bits
+from mergesearch.merge_ops.recipe.layout import layer_of
 
 
 @dataclass(frozen=True)
@@ -95,34 +96,41 @@ class _Naming(Protocol):
 
 def _naming(checkpoints: Sequence[Checkpoint]) -> _Naming:
     known = next(filter(None, map(architecture, checkpoints)), None)
-    return _TransformersNaming(known) if known else _GuessedNaming(checkpoints)
+    return _TransformersNaming(known, list(checkpoints[0].tensors)) if known else _GuessedNaming(checkpoints)
 
 
 class _TransformersNaming:
     """The names in one model of transformers: what it would make of the files of all checkpoints."""
 
-    def __init__(self, common: Architecture) -> None:
+    def __init__(self, common: Architecture, template: Sequence[str]) -> None:
         self._common = common
+        self._template = template
 
     def names(self, checkpoint: Checkpoint) -> dict[str, str]:
-        return {stored: live.name for stored, live in self._common.live_names(checkpoint.tensors).items()}
+        return {stored: live.name for stored, live in self._live_names(checkpoint, self._common).items()}
 
     def ties(self, checkpoint: Checkpoint) -> Iterable[tuple[str, ...]]:
         for group in self._own(checkpoint).tied:
-            yield tuple(live.name for live in _in_order(group, self._common.live_names(group)))
+            live_names = self._common.live_names(group)
+            yield tuple(live_names[name].name for name in group)
 
     def optional(self, checkpoint: Checkpoint) -> Iterable[str]:
         own = self._own(checkpoint)
-        for stored, live in own.live_names(checkpoint.tensors).items():
+        for stored, live in self._live_names(checkpoint, own).items():
             if not live.loaded or own.may_be_missing(live.name):
                 yield stored
 
     def _own(self, checkpoint: Checkpoint) -> Architecture:
         return architecture(checkpoint) or self._common
 
-
-def _in_order(names: Iterable[str], live: Mapping[str, LiveName]) -> list[LiveName]:
-    return [live[name] for name in names]
+    def _live_names(self, checkpoint: Checkpoint, model: Architecture) -> dict[str, LiveName]:
+        """Returns the model's names. If transformers cannot read the file (``module.model...``), they are guessed."""
+        found = model.live_names(checkpoint.tensors)
+        if 2 * sum(live.loaded for live in found.values()) >= len(found):
+            return found
+        guessed = names_in_template(list(checkpoint.tensors), self._template)
+        live_names = model.live_names(guessed.values())
+        return {stored: live_names[name] for stored, name in guessed.items()}
 
 
 class _GuessedNaming:
@@ -200,9 +208,18 @@ def _labels(named: Sequence[_Named]) -> dict[str, list[str]]:
     owned = [group for group in groups.values() if any(name in entry.stored for entry in named for name in group)]
     labels: dict[str, list[str]] = {}
     for group in owned:
-        label = next((template.stored[name] for name in group if name in template.stored), group[0])
+        label = next((template.stored[name] for name in group if name in template.stored), None)
+        label = label or _in_style_of(template, group[0])
         labels[label if label not in labels else f"{label} (another tensor)"] = group
     return labels
+
+
+def _in_style_of(template: _Named, name: str) -> str:
+    """Returns the name that the template would store for another layer of its own, else the name."""
+    layer, first = layer_of(name), FIRST_NUMBER.sub("0", name, count=1)
+    if layer is None or first not in template.stored:
+        return name
+    return FIRST_NUMBER.sub(str(layer[1]), template.stored[first], count=1)
 
 
 def _aligned(entry: _Named, labels: Mapping[str, Sequence[str]], template: _Named) -> AlignedCheckpoint:

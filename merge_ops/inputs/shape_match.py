@@ -5,15 +5,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.inputs.guessed_names import is_embedding
-from mergesearch.merge_ops.recipe.layout import layer_of
+from mergesearch.merge_ops.recipe.layout import layer_counts, layer_of
 from mergesearch.merge_ops.recipe.resolution import TensorRecipe
 
 InfoOf = Callable[[str, str], TensorInfo | None]
 """From a checkpoint's reference and a tensor's name to the tensor's info, or None if there is no such tensor."""
 
+MISMATCH_HINT = (
+    "set `on_mismatch: base` in the recipe to take the base's tensors there, or `on_mismatch: overlap` to merge the "
+    "part of each tensor that they have in common"
+)
 VOCABULARY_HINT = (
-    "if the vocabularies differ, set `tokenizer_source: base` (or union, or a model), which merges each token's rows "
-    "of the embeddings; `on_mismatch` does not know of tokens"
+    "the models have different numbers of tokens: set `tokenizer_source: base` (or union, or a model) or `tokenizer` "
+    "in the recipe to merge each token's rows"
 )
 
 
@@ -36,16 +40,37 @@ def check_match(
             layers.
 
     Raises:
-        UserError: some inputs lack tensors or differ in shape. The message lists these tensors.
+        UserError: some inputs lack tensors or differ in shape. The message lists these tensors, and what may help.
     """
-    mismatched = [entry for entry in tensor_recipes if not is_matched(entry, info_of)]
-    problems = [_description(entry, info_of) for entry in mismatched] + _unused(tensor_recipes, layouts, layers)
-    if problems:
-        hint = f"{VOCABULARY_HINT}; " if any(is_embedding(entry.name) for entry in mismatched) else ""
-        raise UserError(
-            f"the checkpoints differ in {listed(problems)}; {hint}set `on_mismatch: base` in the recipe to take the "
-            "base's tensors there, or `on_mismatch: overlap` to merge the part of each tensor that they have in common"
-        )
+    differing = [entry for entry in tensor_recipes if not is_matched(entry, info_of)]
+    problems = [_description(entry, info_of) for entry in differing] + _unused(tensor_recipes, layouts, layers)
+    if not problems:
+        return
+    if len(problems) * 2 > len(tensor_recipes):
+        hint = "most tensors differ: these are not fine-tunes of one model, which alone can be merged"
+    elif layers and _have_different_depths(layouts):
+        hint = "they have different numbers of layers: choose layers with `slices` in the recipe"
+    elif len(problems) == len(differing) and _are_vocabularies(differing, info_of):
+        hint = VOCABULARY_HINT
+    else:
+        hint = MISMATCH_HINT
+    raise UserError(f"the checkpoints differ in {listed(problems)}; {hint}")
+
+
+def _have_different_depths(layouts: Mapping[str, Collection[str]]) -> bool:
+    first, *others = map(layer_counts, layouts.values())
+    return any(counts[stack] != first[stack] for counts in others for stack in counts.keys() & first.keys())
+
+
+def _are_vocabularies(differing: Sequence[TensorRecipe], info_of: InfoOf) -> bool:
+    """Returns whether the tensors are embeddings for different numbers of tokens, and biases with as many values."""
+    rows = set()
+    for entry in differing:
+        infos = [info for info in (info_of(*key) for key in entry.shape_inputs) if info and info.shape]
+        if len(infos) < len(entry.shape_inputs) or len({info.shape[1:] for info in infos}) > 1:
+            return False
+        rows.add(tuple(info.shape[0] for info in infos))
+    return len(rows) == 1 and any(is_embedding(entry.name) for entry in differing)
 
 
 def _description(tensor_recipe: TensorRecipe, info_of: InfoOf) -> str:

@@ -18,9 +18,8 @@ from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.architecture import architecture
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
-from mergesearch.merge_ops.inputs.guessed_names import INPUT_EMBEDDING, OUTPUT_EMBEDDING
+from mergesearch.merge_ops.inputs.guessed_names import is_embedding
 from mergesearch.merge_ops.inputs.tokenizer import load_tokenizer, quiet_tokenizers, result_tokenizer
-from mergesearch.merge_ops.recipe.layout import layer_of
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenConfig, TokenEmbedding, TokenizerConfig, ZeroEmbedding
 
 TokenRows = dict[str, int]
@@ -194,9 +193,7 @@ def embedding_names(template: AlignedCheckpoint) -> frozenset[str]:
 
     They are found in transformers' model of the template, and by their names. Raises UserError if there are none.
     """
-    patterns = (INPUT_EMBEDDING, OUTPUT_EMBEDDING)
-    outside_layers = [name for name in template.tensors if not layer_of(name)]
-    by_name = [name for name in outside_layers if any(pattern.search(name) for pattern in patterns)]
+    by_name = filter(is_embedding, template.tensors)
     names = frozenset([*_names_in_model(template), *by_name])
     if not names:
         raise UserError(f"tokenizer: {template.reference}: found no embeddings of tokens")

@@ -66,14 +66,22 @@ def _fisher(model: nn.Module, views: Mapping[str, Tensor], sequences: list[Tenso
 
 
 def _input_grams(model: nn.Module, views: Mapping[str, Tensor], sequences: list[Tensor]) -> dict[str, Tensor]:
-    """Returns ``XᵀX / n`` of the inputs of every linear layer, by the name of its weight.
+    """Returns ``XᵀX / n`` of the inputs of every linear layer, by the checkpoint's name of its weight.
+
+    Weights that are tied to an embedding have none.
 
     The shape is (1, d, d) for layers whose weight has a row for every input rather than every output (GPT-2's Conv1D).
     """
     from transformers.pytorch_utils import Conv1D
 
     grams: dict[str, Tensor] = {}
-    layers = {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
+    tied = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    names = {view.data_ptr(): name for name, view in views.items()}
+    layers = {
+        names[layer.weight.data_ptr()]: layer
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear | Conv1D) and layer.weight.data_ptr() in names and id(layer.weight) not in tied
+    }
     hooks = [_add_gram_hook(layer, name, grams) for name, layer in layers.items()]
     with torch.no_grad():
         for sequence in sequences:
@@ -84,7 +92,7 @@ def _input_grams(model: nn.Module, views: Mapping[str, Tensor], sequences: list[
     shapes = {
         name: (-1, *gram.shape) if isinstance(layers[name], Conv1D) else gram.shape for name, gram in grams.items()
     }
-    return {name: gram.view(shapes[name]) / count for name, gram in grams.items() if name in views}
+    return {name: gram.view(shapes[name]) / count for name, gram in grams.items()}
 
 
 def _add_gram_hook(module: nn.Module, name: str, grams: dict[str, Tensor]) -> Any:
