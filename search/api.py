@@ -118,7 +118,7 @@ class Run:
         from pandas import DataFrame
 
         folder = RunFolder(self.folder)
-        with folder.locked():
+        with folder.reading():
             finished = t.finished(folder.open_study(self.config.search.storage))
         table = DataFrame([_row(trial) for trial in finished], index=[trial.number for trial in finished])
         return table.rename_axis("trial")

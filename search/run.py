@@ -49,12 +49,14 @@ def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
     ``recommended.yml`` (the winner where it is proven to be better, else the best baseline), with several objectives
     ``front/NUMBER.yml`` (every candidate of the front, by its trial), ``verdict.json``, ``report.html`` and, unless the
     config says otherwise, the winner's ``model``. A run that has all its trials and its verdict is only read: the test
-    items are not looked at again.
+    items are not looked at again. So is a run in a folder that this user may not write to.
 
     Where another process works on the same run, this one joins it: the two share its trials, and one of them concludes.
     Raises UserError where the disk is full or the database fails; the run can be resumed afterwards.
     """
-    folder = RunFolder(results / plan.problem.config.output.name)
+    folder = RunFolder(results / plan.problem.config.output.name, watcher.stage)
+    if not folder.is_writable:
+        return _read(folder, plan, watcher)
     with _failures_told(folder), folder.joined() as others:
         if others:
             watcher.stage(f"joining {len(others)} other worker{'s' * (len(others) > 1)}: {', '.join(others)}")
@@ -65,6 +67,16 @@ def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
         session.search()
         with folder.locked():
             return session.conclude()
+
+
+def _read(folder: RunFolder, plan: SearchPlan, watcher: Watcher) -> Verdict:
+    """The verdict of a finished run that this user may only read. Raises UserError where it has none."""
+    folder.check_read(plan.problem.config.dump())
+    verdict = read_verdict(folder)
+    if verdict is None:
+        raise UserError(f"{folder.path}: has no verdict yet, and cannot be gone on with: this user may only read it")
+    watcher.stage(f"{folder.path}: is only read: this user may not write there")
+    return verdict
 
 
 @contextmanager

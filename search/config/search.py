@@ -19,6 +19,15 @@ def _known_sampler(name: str) -> str:
     return name
 
 
+def _outlives_process(url: str) -> str:
+    """Refuses SQLite in memory, whose trials no other process sees, and which ends with its own."""
+    kind, _, place = url.partition("://")
+    in_memory = place in ("", "/") or any(word in place for word in (":memory:", "mode=memory"))
+    if kind.partition("+")[0] == "sqlite" and in_memory:
+        raise ValueError(f"found {quoted(url)}, a database in memory; expected one in a file, as in sqlite:///study.db")
+    return url
+
+
 class Racing(Strict):
     """Racing: worse candidates stop early. ``error`` bounds the probability of dropping a better candidate.
 
@@ -98,7 +107,7 @@ class Search(Tuning):
     start: Literal["auto", "gradient", "none"] = "auto"
     gradient: Gradient = Gradient()
     seed: int = Field(0, ge=0)
-    storage: str | None = None
+    storage: Annotated[str, AfterValidator(_outlives_process)] | None = None
     racing: Annotated[Racing | Literal[False], BeforeValidator(_read_racing)] = Racing()
 
     @model_validator(mode="after")

@@ -18,18 +18,73 @@ A child of a fork does not hold the locks of its parent. A thread that asks for 
 """
 
 import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLease
 
 from mergesearch.errors import UserError, nearest
+from mergesearch.merge_ops.engine.options import Say, silent
 
 VARIABLE = "MERGESEARCH_LOCK"
 KINDS = ("auto", "soft")
+PATIENCE = 15.0
+"""Seconds of waiting for a lock after which the user is told who holds it, and again after each such time."""
 POLL_SECONDS = 0.01
 """Between two attempts to take a lock that another process holds."""
 SOFT_SECONDS = 30.0
 """After how long without a renewal another host takes over a soft lock."""
+
+
+@contextmanager
+def held_lock(file: Path, say: Say = silent) -> Iterator[None]:
+    """Holds the lock of a file, and waits for as long as another process has it.
+
+    The holder is written beside the file, so that processes that wait for long can ``say`` who it is.
+    """
+    waiting = _Waiting(file, say)
+    with file_lock(file).acquire(cancel_check=waiting.notice):
+        waiting.holder.write_text(f"{socket.gethostname()} {os.getpid()} {time.time():.0f}\n")
+        yield
+
+
+class _Waiting:
+    """A wait for the lock of a file."""
+
+    def __init__(self, file: Path, say: Say) -> None:
+        self.holder = file.with_name(f"{file.name}.holder")
+        self._say, self._due = say, time.monotonic() + PATIENCE
+
+    def notice(self) -> bool:
+        """Tells the user where the wait is long. Returns False: it goes on."""
+        if time.monotonic() >= self._due:
+            self._due += PATIENCE
+            self._say(self._described())
+        return False
+
+    def _described(self) -> str:
+        try:
+            host, process, since = self.holder.read_text().split()
+            begun = datetime.fromtimestamp(float(since)).strftime("%Y-%m-%d %H:%M:%S")
+        except (OSError, ValueError):
+            return f"waiting for another process, which holds the lock {self.holder.with_suffix('')}"
+        who = f"process {process} on {host}, which holds the lock {self.holder.with_suffix('')} since {begun}"
+        if host == socket.gethostname() and is_stopped(int(process)):
+            return f"waiting for {who} and is stopped: `kill -CONT {process}` continues it, `kill -9` ends it"
+        return f"waiting for {who}; if it hangs, end it there: its trial is scored again"
+
+
+def is_stopped(process: int) -> bool:
+    """Whether a process of this host is stopped, as by SIGSTOP or Ctrl-Z; False where the system does not tell."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] in ("T", "t")
 
 
 def file_lock(file: Path) -> BaseFileLock:

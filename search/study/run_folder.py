@@ -1,9 +1,10 @@
 """A run's folder, ``results/runs/NAME``: everything that a run remembers."""
 
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +17,13 @@ from torch import Tensor
 from mergesearch.errors import DamagedFileError, UserError
 from mergesearch.evaluators import Item
 from mergesearch.files import has_text, remove, write_text
+from mergesearch.merge_ops.engine.options import Say, silent
 from mergesearch.parsing import dump_yaml, first_problem, read_yaml
 from mergesearch.search.study import trials as t
-from mergesearch.search.study.locks import file_lock
+from mergesearch.search.study.database import open_database, without_password
+from mergesearch.search.study.journal import open_journal
+from mergesearch.search.study.locks import held_lock
 from mergesearch.search.study.scores import load_scores, save_scores
-from mergesearch.search.study.storage import open_database, open_journal, without_password
 from mergesearch.search.study.trials import Direction
 from mergesearch.search.study.workers import Workers
 
@@ -46,11 +49,13 @@ Content = TypeVar("Content")
 class RunFolder:
     """The folder of one run: resolved config, study, per-item scores, best recipe, verdict, report, model.
 
-    ``worker`` is this process's name among the ``workers`` of the run; empty until it has joined.
+    ``worker`` is this process's name among the ``workers`` of the run; empty until it has joined. ``say`` tells what
+    the run waits for.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, say: Say = silent) -> None:
         self.path = path
+        self._say = say
         self.workers = Workers(path / "workers")
         self.worker = ""
 
@@ -61,7 +66,19 @@ class RunFolder:
         Asking, telling, recovering and concluding happen under it. The lock ends with the process, however that ends.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with file_lock(self.path / "lock"):
+        with held_lock(self.path / "lock", self._say):
+            yield
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether this user may work on the run; False for another user's folder, and on a read-only file system."""
+        files = [self.path, *(self.path / name for name in (JOURNAL, CONFIG, "lock", "scores", "workers"))]
+        return all(os.access(file, os.W_OK) for file in files if file.exists())
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Holds the run's lock where this user may; what is only read needs none."""
+        with self.locked() if self.is_writable else nullcontext():
             yield
 
     @contextmanager
@@ -104,6 +121,13 @@ class RunFolder:
             study.set_user_attr(t.CONFIG, _as_json(resolved))
         return study
 
+    def check_read(self, resolved: Mapping[str, Any]) -> None:
+        """Checks that a run that this user may only read was begun with this config, and needs no more trials."""
+        before = self._recorded_config() or {}
+        _check_unchanged(before, resolved, self.path)
+        if before.get("search", {}).get("trials", 0) < resolved.get("search", {}).get("trials", 0):
+            raise UserError(f"{self.path}: cannot be gone on with: this user may only read it")
+
     def _recorded_config(self) -> dict[str, Any] | None:
         """The config as a run of an earlier version records it, in a file alone; None for a new run.
 
@@ -133,12 +157,13 @@ class RunFolder:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions: list[Direction] = list(objectives.values()) if objectives else ["maximize"]
-        study = optuna.create_study(
-            storage=open_database(url) if url else open_journal(self.path / JOURNAL),
-            study_name=self.path.name,
-            directions=directions,
-            load_if_exists=True,
-        )
+        storage = open_database(url, self._say) if url else open_journal(self.path / JOURNAL, self._say)
+        try:
+            study = optuna.load_study(study_name=self.path.name, storage=storage)
+        except KeyError:
+            study = optuna.create_study(
+                study_name=self.path.name, storage=storage, directions=directions, load_if_exists=True
+            )
         if objectives and study.metric_names is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -158,9 +183,10 @@ class RunFolder:
             begun = "without a storage"
             if earlier_storage:
                 begun = f"with storage: {without_password(earlier_storage)}"
+            lost = f", and its {JOURNAL} is lost or empty: bring it back from a copy" if not earlier_storage else ""
             raise UserError(
-                f"{self.path}: has scores of trials that are not in this storage: the run was begun {begun}; use that "
-                "storage, or give the new run another name with --name"
+                f"{self.path}: has scores of trials that are not in this storage: the run was begun {begun}{lost}; use "
+                "that storage, or give the new run another name with --name"
             )
 
     def save_scores(self, name: str, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:

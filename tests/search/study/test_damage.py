@@ -1,6 +1,8 @@
 """Runs whose files were damaged, as by a loss of power: repaired or refused, and never with other results."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import mergesearch
 from mergesearch.errors import DamagedFileError, UserError
 from mergesearch.evaluators import Item
 from mergesearch.search.candidates.plan import open_plan
@@ -18,7 +21,7 @@ from mergesearch.search.run import run
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.result import read_verdict
 
-from ..helpers import Data, course, go
+from ..helpers import Data, at_call, course, go
 
 LEFT = ("verdict.json", "best.yml", "recommended.yml", "config.yml", "model/model.safetensors")
 TRIALS = 11
@@ -196,3 +199,57 @@ def test_what_a_verdict_says_survives_json(config: Data, tmp_path: Path) -> None
     verdict = go(config, tmp_path)
     assert read_verdict(RunFolder(tmp_path / "small")) == verdict
     assert json.loads((tmp_path / "small" / "verdict.json").read_text())["trials"] == 9
+
+
+def may_not_write(_: Any, mode: int) -> bool:
+    return not mode & os.W_OK
+
+
+def test_a_finished_run_can_be_read_where_nothing_can_be_written(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config["search"]["trials"] = 9
+    verdict = go(config, tmp_path)
+    trials = mergesearch.Run.read(tmp_path / "small").trials
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", may_not_write)
+        patch.setattr(Path, "touch", None)
+        patch.setattr("mergesearch.search.study.journal.ChainedJournal.append_logs", None)
+        patch.setattr("mergesearch.search.study.run_folder.held_lock", None)
+        patch.setattr("mergesearch.files.atomic_path", None)
+        assert go(config, tmp_path) == verdict
+        found = mergesearch.Run.read(tmp_path / "small")
+        assert found.verdict == verdict
+        assert found.trials.equals(trials)
+        assert found.best.recipe.to_yaml() == (tmp_path / "small" / "best.yml").read_text()
+        config["search"]["trials"] = 10
+        with pytest.raises(UserError, match="cannot be gone on with: this user may only read it"):
+            go(config, tmp_path)
+        (tmp_path / "small" / "verdict.json").unlink()
+        config["search"]["trials"] = 9
+        with pytest.raises(UserError, match="has no verdict yet, and cannot be gone on with"):
+            go(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("failing", "number"),
+    [("fsync", errno.EIO), ("fsync", errno.ENOSPC), ("replace", errno.EACCES), ("replace", errno.EROFS)],
+)
+def test_a_disk_that_fails_stops_the_run_which_goes_on_later(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, number: int
+) -> None:
+    config["search"]["trials"] = 9
+    error, owner = OSError(number, os.strerror(number)), {"fsync": os, "replace": Path}[failing]
+    for call in (5, 12):
+
+        def fail() -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, failing, at_call(call, fail, getattr(owner, failing)))
+            with pytest.raises(UserError, match=rf"small: .*{os.strerror(number)}.*small/.*; every finished trial"):
+                go(config, tmp_path / "torn")
+    go(config, tmp_path / "torn")
+    go(config, tmp_path / "whole")
+    assert left(tmp_path / "torn")[1:] == left(tmp_path / "whole")[1:]
+    assert course(tmp_path / "torn" / "small") == course(tmp_path / "whole" / "small")

@@ -16,8 +16,9 @@ import pytest
 from filelock import Timeout
 
 from mergesearch.errors import UserError
-from mergesearch.search.study.locks import VARIABLE, file_lock
-from mergesearch.search.study.storage import JournalLock
+from mergesearch.search.study import locks
+from mergesearch.search.study.journal import journal_lock
+from mergesearch.search.study.locks import VARIABLE, file_lock, held_lock
 from mergesearch.search.study.workers import Workers
 
 FORK = multiprocessing.get_context("fork")
@@ -177,19 +178,59 @@ def test_a_worker_that_nobody_has_seen_leaves_no_file(tmp_path: Path) -> None:
 def test_the_journals_lock_cuts_half_a_line_off(tmp_path: Path, content: bytes, whole: bytes) -> None:
     journal = tmp_path / "study.log"
     journal.write_bytes(content)
-    lock = JournalLock(journal)
     for _ in range(2):
-        lock.acquire()
-        assert journal.read_bytes() == whole
-        assert not is_free(tmp_path / "study.lock")
-        lock.release()
+        with journal_lock(journal):
+            assert journal.read_bytes() == whole
+            assert not is_free(tmp_path / "study.lock")
         assert is_free(tmp_path / "study.lock")
 
 
 def test_a_journal_that_cannot_be_read_leaves_no_lock(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        JournalLock(tmp_path / "study.log").acquire()
+    with pytest.raises(FileNotFoundError), journal_lock(tmp_path / "study.log"):
+        pass
     assert is_free(tmp_path / "study.lock")
+
+
+def hold_said(file: Path, held: Any) -> None:
+    with held_lock(file):
+        held.set()
+        time.sleep(60)
+
+
+def test_a_process_that_is_stopped_while_it_holds_the_lock_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.3)
+    lock, held, said = tmp_path / "lock", FORK.Event(), list[str]()
+    holder = start(hold_said, lock, held)
+    assert held.wait(30)
+    os.kill(holder.pid or 0, signal.SIGSTOP)
+    ending = threading.Timer(1.5, holder.kill)
+    ending.start()
+    with held_lock(lock, said.append):
+        assert f"waiting for process {holder.pid} on " in said[0]
+        assert f"is stopped: `kill -CONT {holder.pid}` continues it" in said[0]
+        assert len(said) > 1
+    holder.join()
+
+
+def test_a_lock_whose_holder_is_unknown_is_waited_for_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
+    lock, said, begun = tmp_path / "lock", list[str](), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        with held_lock(lock, said.append):
+            pass
+
+    (tmp_path / "lock.holder").write_text("\0garbage")
+    with ThreadPoolExecutor(1) as pool:
+        with file_lock(lock):
+            waiting = pool.submit(wait)
+            begun.wait()
+            time.sleep(0.5)
+        waiting.result()
+    assert said[0] == f"waiting for another process, which holds the lock {lock}"
 
 
 def test_unknown_kinds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,23 +1,32 @@
 """What a run keeps of its candidates: scores of any shape, read back as they were, and trials in databases."""
 
 import sqlite3
+from contextlib import closing
+from functools import partial
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
 import torch
 from optuna.trial import TrialState
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.orm import Session
 from torch import Tensor
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators import Item
-from mergesearch.search.study import storage
+from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
+from mergesearch.search.candidates.plan import open_plan
+from mergesearch.search.config import Config
+from mergesearch.search.optimize.callbacks import Watcher
+from mergesearch.search.run import run
+from mergesearch.search.study import database
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 
-from ..helpers import Data, course, go
+from ..helpers import Data, at_call, course, go
 
 NAN = float("nan")
 
@@ -101,15 +110,16 @@ def test_a_run_is_not_gone_on_with_in_another_storage(config: Data, tmp_path: Pa
 def test_a_process_that_is_second_to_make_the_tables_tries_again(
     config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, failures = storage.RDBStorage, iter(["UNIQUE constraint failed: version", "table studies already exists"])
+    opened = database.PatientDatabase
+    failures = iter(["UNIQUE constraint failed: version", "table studies already exists"])
 
     def racing(*arguments: Any, **keys: Any) -> Any:
         for failure in failures:
             raise IntegrityError("CREATE", None, Exception(failure))
         return opened(*arguments, **keys)
 
-    monkeypatch.setattr(storage, "RDBStorage", racing)
-    monkeypatch.setattr(storage, "TABLES_RETRIED", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(database, "PatientDatabase", racing)
+    monkeypatch.setattr(database, "PAUSES", (0.0, 0.0, 0.0))
     go(on_database(config, tmp_path, 9), tmp_path)
     assert next(failures, None) is None
 
@@ -118,3 +128,70 @@ def test_a_password_is_not_shown(config: Data, tmp_path: Path) -> None:
     config["search"]["storage"] = "nosuch://me:secret@host/db"
     with pytest.raises(UserError, match=r"cannot open 'nosuch://me:\*\*\*@host/db'"):
         go(config, tmp_path)
+
+
+URLS = ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite:///:memory:", "sqlite:///file:x?mode=memory"]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_database_in_memory_is_refused(config: Data, tmp_path: Path, url: str) -> None:
+    config["search"]["storage"] = url
+    with pytest.raises(ValueError, match="a database in memory; expected one in a file"):
+        go(config, tmp_path)
+
+
+def test_a_locked_database_is_waited_for(config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has it in the middle of the run, for longer than SQLite itself waits."""
+    monkeypatch.setattr(database, "SQLITE_SECONDS", 0.1)
+    monkeypatch.setattr(database, "PAUSES", (0.0, *[0.2] * 50))
+    on_database(config, tmp_path, 9)
+    go(config, tmp_path / "whole")
+    (tmp_path / "study.db").unlink()
+    score = BitsPerByte.score
+
+    def lock() -> None:
+        other = sqlite3.connect(tmp_path / "study.db", check_same_thread=False)
+        other.execute("BEGIN EXCLUSIVE")
+        Timer(2, other.close).start()
+
+    monkeypatch.setattr(BitsPerByte, "score", at_call(4, lock, score))
+    said: list[str] = []
+    run(open_plan(Config.model_validate(config), "config"), tmp_path / "locked", Watcher(stage=said.append))
+    assert any("the database does not answer" in line and "locked" in line for line in said)
+    names = ("best.yml", "recommended.yml", "verdict.json")
+    one, two = ([(tmp_path / where / "small" / name).read_bytes() for name in names] for where in ("whole", "locked"))
+    assert one == two
+
+
+def test_a_database_that_stays_locked_stops_the_run(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "SQLITE_SECONDS", 0.01)
+    monkeypatch.setattr(database, "PAUSES", (0.0, 0.01, 0.01))
+    on_database(config, tmp_path, 9)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as other:
+        with pytest.MonkeyPatch.context() as patch:
+            lock = partial(other.execute, "BEGIN EXCLUSIVE")
+            patch.setattr(BitsPerByte, "score", at_call(4, lock, BitsPerByte.score))
+            with pytest.raises(UserError, match=r"small: the database fails \(.*locked.*when it answers"):
+                go(config, tmp_path)
+        with pytest.raises(UserError, match=r"cannot open 'sqlite:.*locked"):
+            go(config, tmp_path)
+    assert go(config, tmp_path).trials == 9
+
+
+def test_a_lost_answer_does_not_end_a_trial_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database ends the trial, and the connection breaks before it says so."""
+    monkeypatch.setattr(database, "PAUSES", (0.0, 0.0, 0.0))
+    study = RunFolder(tmp_path).open_study(f"sqlite:///{tmp_path / 'study.db'}")
+    trial, commits = study.ask(), iter([True])
+    commit = Session.commit
+
+    def broken(self: Session) -> None:
+        commit(self)
+        if next(commits, False):
+            raise OperationalError("COMMIT", None, Exception("database is locked"))
+
+    monkeypatch.setattr(Session, "commit", broken)
+    study.tell(trial, 0.5)
+    assert [one.value for one in study.get_trials()] == [0.5]

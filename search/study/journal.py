@@ -1,0 +1,158 @@
+"""The journal of a study: a file with one line for each change, chained so that damage is found.
+
+Each line ends with a sum over the line before it and itself. A line that was changed, doubled, moved, taken out or put
+in from another journal breaks the chain: the journal is then refused, with the number of the line. What a process that
+was killed left behind, half a line at the end, is cut off. Journals of earlier versions have no sums up to the line
+where this version goes on with them.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any
+
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+
+from mergesearch.errors import DamagedFileError, in_words
+from mergesearch.files import named_failures
+from mergesearch.merge_ops.engine.options import Say, silent
+from mergesearch.search.study.locks import held_lock
+
+BLOCK = 1 << 16
+"""Bytes that are read at once in search of the journal's last whole line."""
+SUMMED = re.compile(rb'(\{.*),"sum":"([0-9a-f]{16})"\}', re.DOTALL)
+
+
+def open_journal(file: Path, say: Say = silent) -> BaseStorage:
+    """The storage in a journal file, which is created where it is missing and may be.
+
+    ``say`` tells the user who holds the journal's lock for long. Raises DamagedFileError where the file is not what was
+    written.
+    """
+    if not file.exists():
+        file.touch()
+    backend = ChainedJournal(file, say)
+    try:
+        return JournalStorage(backend)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise backend.damaged(f"has an entry that makes no sense ({in_words(error)})") from None
+
+
+class ChainedJournal(BaseJournalBackend):
+    """Reads and appends the entries of a journal."""
+
+    def __init__(self, file: Path, say: Say = silent) -> None:
+        self._file, self._say = file, say
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self._count, self._offset, self._mark, self._is_chained = 0, 0, b"", False
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """The entries from this number on. Raises DamagedFileError at the first line that is not what was written."""
+        if log_number_from != self._count:
+            self._rewind()
+        with self._file.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):  # another process is writing it, or was killed
+                    return
+                entry = self._checked(line.rstrip(b"\r\n"))
+                self._count, self._offset = self._count + 1, self._offset + len(line)
+                if self._count > log_number_from:
+                    yield entry
+
+    def _checked(self, line: bytes) -> dict[str, Any]:
+        summed = SUMMED.fullmatch(line)
+        if summed and summed[2] != _sum(self._mark, summed[1]):
+            raise self.damaged("does not follow the line before it: one of the two was changed, doubled or moved")
+        if not summed and self._is_chained:
+            raise self.damaged("is not what was written")
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise self.damaged(f"is not JSON ({in_words(error)})") from None
+        if not isinstance(entry, dict):
+            raise self.damaged("is no entry")
+        self._mark, self._is_chained = _mark(line), bool(summed)
+        return entry
+
+    def damaged(self, found: str) -> DamagedFileError:
+        """The error for the first line that was not read yet."""
+        hint = f"head -n {self._count} {self._file} > whole && mv whole {self._file}"
+        return DamagedFileError(
+            self._file,
+            f"is damaged: line {self._count + 1} {found}",
+            f"bring it back from a copy, or keep the lines before (`{hint}`): the same command then goes on from there",
+        )
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends entries, and has them on the disk before it returns."""
+        with named_failures(self._file), journal_lock(self._file, self._say), self._file.open("r+b") as journal:
+            mark, lines = _mark(_last_line(journal)), b""
+            for entry in logs:
+                body = json.dumps(entry, separators=(",", ":")).encode()[:-1]
+                mark = _sum(mark, body)
+                lines += body + b',"sum":"' + mark + b'"}\n'
+            journal.seek(0, os.SEEK_END)
+            journal.write(lines)
+            journal.flush()
+            os.fsync(journal.fileno())
+
+
+def _sum(mark: bytes, body: bytes) -> bytes:
+    return blake2b(mark + body, digest_size=8).hexdigest().encode()
+
+
+def _mark(line: bytes) -> bytes:
+    """What the next line's sum is made of: the line's own sum, or for a line without one its content."""
+    summed = SUMMED.fullmatch(line)
+    return summed[2] if summed else line
+
+
+@contextmanager
+def journal_lock(journal: Path, say: Say = silent) -> Iterator[None]:
+    """Holds the lock on a journal. Its file is the journal's, with the suffix ``.lock``.
+
+    The lock ends with the process that holds it. Optuna's own lock is a file, which a killed process leaves behind.
+
+    A process that is killed while it appends leaves half a line. An entry behind it would make the journal unreadable,
+    so whoever takes the lock first cuts the half line off.
+    """
+    with held_lock(journal.with_suffix(".lock"), say):
+        with journal.open("r+b") as file:
+            _cut_torn_tail(file)
+        yield
+
+
+def _cut_torn_tail(journal: IO[bytes]) -> None:
+    """Cuts off what follows the last newline."""
+    end = journal.seek(0, os.SEEK_END)
+    whole = _line_end(journal, end)
+    if whole < end:
+        journal.truncate(whole)
+
+
+def _last_line(journal: IO[bytes]) -> bytes:
+    """The last whole line of a journal that ends with a newline, without it; empty where there is none."""
+    end = journal.seek(0, os.SEEK_END)
+    begin = _line_end(journal, max(0, end - 1))
+    journal.seek(begin)
+    return journal.read(end - begin).rstrip(b"\r\n")
+
+
+def _line_end(journal: IO[bytes], before: int) -> int:
+    """The position behind the last newline that comes before a position; 0 where there is none."""
+    while before > 0:
+        begin = max(0, before - BLOCK)
+        journal.seek(begin)
+        newline = journal.read(before - begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
+        before = begin
+    return 0
