@@ -226,12 +226,14 @@ class Conclusion:
         earlier = self._earlier()
         if earlier is not None and earlier.trials == count and self._is_written(earlier):
             return earlier
-        winner, baselines = finalists(store)
+        winner, _ = finalists(store)
         write_text(folder.path / "best.yml", t.recipe_of(winner).to_yaml())
         self.watcher.stage("verdict: scoring the winner and the baselines on the test items")
         looks = folder.note_look({"trials": count, "winner": winner.number})
         verdict = replace(self._judge(looks), ended=session.loop.ended or "")
-        recommended = winner if verdict.recommended == verdict.winner.name else t.best(baselines)
+        trials = store.study.get_trials(deepcopy=False)
+        winner, recommended = trials[verdict.winner.trial], trials[verdict.recommended_row.trial]
+        write_text(folder.path / "best.yml", t.recipe_of(winner).to_yaml())
         self._write_front(verdict)
         write_text(folder.path / "recommended.yml", t.recipe_of(recommended).to_yaml())
         if config.evaluate.ensemble:
@@ -294,8 +296,7 @@ class Conclusion:
         """Whether the folder has all that belongs to its verdict, and no file of it is cut."""
         store, config = self.session.store, self.session.plan.problem.config
         folder, trials = store.folder.path, store.study.get_trials(deepcopy=False)
-        recommended = next((row for row in verdict.rows if row.name == verdict.recommended), verdict.winner)
-        recipes = {"best.yml": verdict.winner.trial, "recommended.yml": recommended.trial}
+        recipes = {"best.yml": verdict.winner.trial, "recommended.yml": verdict.recommended_row.trial}
         recipes |= {member.recipe: member.trial for member in (verdict.front.members if verdict.front else ())}
         return (
             all(has_text(folder / name, t.recipe_of(trials[number]).to_yaml()) for name, number in recipes.items())

@@ -25,6 +25,7 @@ from mergesearch.search.verdict.result import SIDES, CandidateRow, Verdict, show
 from mergesearch.search.verdict.wording import (
     difference_in_words,
     front_in_words,
+    left_out_in_words,
     limits_in_words,
     looks_in_words,
     optimism_in_words,
@@ -151,7 +152,7 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
     screen.print(verdict.sentence, style="bold")
     if verdict.front:
         _print_front(screen, verdict.front, verdict.winner.trial)
-    notes = (front_in_words, limits_in_words, unproven_in_words, optimism_in_words)
+    notes = (left_out_in_words, front_in_words, limits_in_words, unproven_in_words, optimism_in_words)
     for note in (words(verdict) for words in notes):
         if note:
             screen.print(note)

@@ -15,6 +15,7 @@ from mergesearch.search.verdict.formatting import interval
 from mergesearch.search.verdict.result import CandidateRow, Verdict
 from mergesearch.search.verdict.wording import (
     front_in_words,
+    left_out_in_words,
     limits_in_words,
     looks_in_words,
     optimism_in_words,
@@ -96,6 +97,7 @@ def _facts(verdict: Verdict) -> str:
     share = verdict.items_spent / max(1, verdict.items_in_full)
     facts = [
         f"Recommended: {verdict.recommended}.",
+        left_out_in_words(verdict),
         limits_in_words(verdict),
         unproven_in_words(verdict),
         optimism_in_words(verdict),

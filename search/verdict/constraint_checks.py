@@ -38,7 +38,7 @@ class Check:
         """One sentence."""
         kept = f"{self.constraint}: {_kept(self.search)} on the search items by {abs(self.search):.4f}"
         if self.test is None:
-            return f"{kept}; there are no test items to check it on."
+            return f"{kept}; it was not checked on test items."
         sure = self.test.low >= 0 or self.test.high < 0
         margin = interval(self.test, "+", 4)
         chance = "" if sure else "; both are within chance"
@@ -61,7 +61,7 @@ def check(  # noqa: PLR0913, PLR0917 - what one margin depends on
 
     ``task`` is the constraint's, ``seed`` the run's.
     """
-    if not task.test:
+    if not task.test or (baseline is not None and task.name not in baseline):
         return Check(str(constraint), search, None)
     seed = derive(seed, "bootstrap", str(constraint))
     one = [task.stratum("test", scores[task.name])]

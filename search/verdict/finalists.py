@@ -1,31 +1,35 @@
 """The finalists of a run: the winner on the search items, the baselines, the soups and the front, with their scores."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from optuna.trial import FrozenTrial
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, in_words
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores, Task
 from mergesearch.search.scoring.scorer import Scorer
 from mergesearch.search.statistics import Estimate, bootstrap
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.result import SIDES
 from mergesearch.seeds import derive
 
 Sides = dict[str, Scores]
 """A candidate's scores on the search items and on the test items."""
+Failures = dict[str, str]
+"""The tasks that a candidate could not be scored on, with the reasons."""
 
 
-def finalists(store: RunStore) -> tuple[FrozenTrial, list[FrozenTrial]]:
+def finalists(store: RunStore, without: Collection[int] = ()) -> tuple[FrozenTrial, list[FrozenTrial]]:
     """The winner on the search items, and the baselines; a soup that was a step to another is neither.
 
-    Raises UserError where no baseline could be scored.
+    ``without``: trials that are neither, because they could not be scored on the test items. Raises UserError where no
+    baseline could be scored.
     """
-    trials = t.contenders(store.study)
+    trials = [trial for trial in t.contenders(store.study) if trial.number not in without]
     baselines = [trial for trial in trials if t.kind_of(trial) == t.BASELINE]
     if not baselines:
         raise UserError("no baseline could be scored, so there is nothing to compare the winner with")
@@ -40,37 +44,53 @@ class FinalScores:
 
     def __init__(self, tasks: TaskSet, store: RunStore, scorer: Scorer) -> None:
         self._tasks, self._store, self._scorer = tasks, store, scorer
-        self._by_phenotype: dict[str, Sides] = {}
+        self._by_phenotype: dict[str, tuple[Sides, Failures]] = {}
 
-    def sides(self, trial: FrozenTrial) -> Sides:
-        """A trial's scores on every item; candidates that are identical are scored once."""
+    def sides(self, trial: FrozenTrial) -> tuple[Sides, Failures]:
+        """A trial's scores on every item, and what failed; candidates that are identical are scored once."""
         phenotype = trial.user_attrs[t.PHENOTYPE]
         if phenotype not in self._by_phenotype:
             self._by_phenotype[phenotype] = self._both(trial)
         return self._by_phenotype[phenotype]
 
     def test_scores(self, recipe: Recipe) -> Scores:
-        """The test scores of a recipe, which is not necessarily a finalist's."""
+        """The test scores of a recipe, which is not necessarily a finalist's, of the tasks that did not fail."""
         phenotype = self._scorer.phenotype(recipe)
         if phenotype in self._by_phenotype:
-            return self._by_phenotype[phenotype]["test"]
-        return self._saved(f"test-{phenotype}", "test", self._tasks.all, recipe)
+            return self._by_phenotype[phenotype][0]["test"]
+        return self._saved(f"test-{phenotype}", "test", self._tasks.all, recipe)[0]
 
-    def _both(self, trial: FrozenTrial) -> Sides:
+    def _both(self, trial: FrozenTrial) -> tuple[Sides, Failures]:
         """Search scores as they were recorded, and those of tasks that the search did not look at."""
         recipe, name = t.recipe_of(trial), f"{trial.number:06d}"
-        test = self._saved(f"test-{name}", "test", self._tasks.all, recipe)
+        test, failures = self._saved(f"test-{name}", "test", self._tasks.all, recipe)
         searched = {task.name for task in self._tasks.searched}
         others = [task for task in self._tasks if task.name not in searched and task.search]
-        unseen = self._saved(f"search-{name}", "search", others, recipe) if others else {}
-        return {"search": {**self._store.scores_of(trial), **unseen}, "test": test}
+        unseen, more = self._saved(f"search-{name}", "search", others, recipe) if others else ({}, {})
+        return {"search": {**self._store.scores_of(trial), **unseen}, "test": test}, {**failures, **more}
 
-    def _saved(self, name: str, side: str, tasks: Sequence[Task], recipe: Recipe) -> Scores:
+    def _saved(self, name: str, side: str, tasks: Sequence[Task], recipe: Recipe) -> tuple[Scores, Failures]:
         folder = self._store.folder
-        if not folder.has_scores(name):
-            scores = self._scorer.score_side(recipe, side, tasks)
-            folder.save_scores(name, scores, {task.name: task.items(side) for task in tasks})
-        return folder.load_scores(name)
+        if folder.has_scores(name):
+            return folder.load_scores(name), {}
+        scores, failures = self._scored(side, tasks, recipe)
+        if failures:
+            return scores, failures
+        folder.save_scores(name, scores, {task.name: task.items(side) for task in tasks})
+        return folder.load_scores(name), {}
+
+    def _scored(self, side: str, tasks: Sequence[Task], recipe: Recipe) -> tuple[Scores, Failures]:
+        """The scores of the tasks; where one of them fails, each is scored by itself. Raises what concerns the run."""
+        try:
+            return self._scorer.score_side(recipe, side, tasks), {}
+        except Exception as error:
+            if stopped_by(error, self._store.folder.path):
+                raise
+            if len(tasks) == 1:
+                return {}, {tasks[0].name: in_words(error)}
+        parts = [self._scored(side, [task], recipe) for task in tasks if task.items(side)]
+        scores = {name: values for part, _ in parts for name, values in part.items()}
+        return scores, {name: why for _, failed in parts for name, why in failed.items()}
 
 
 def search_estimate(tasks: TaskSet, store: RunStore, trial: FrozenTrial, seed: int) -> Estimate:
@@ -84,8 +104,10 @@ def estimate(tasks: TaskSet, side: str, scores: Scores, seed: int) -> Estimate:
 
 
 def task_values(task: Task, sides: Sides) -> dict[str, float]:
-    """A task's metric on each side that has items, and on all items."""
+    """A task's metric on each side that has items, and on all items; empty where there are none."""
     present = [side for side in SIDES if task.items(side)]
+    if not present:
+        return {}
     values = {side: task.value(side, sides[side][task.name]) for side in present}
     items = [item for side in present for item in task.items(side)]
     scores = torch.cat([sides[side][task.name] for side in present])

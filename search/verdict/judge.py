@@ -1,6 +1,7 @@
 """The judge: scores the finalists on the test items and compares them."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial
@@ -12,12 +13,13 @@ from mergesearch.search.problem.tasks import Scores
 from mergesearch.search.scoring.scorer import Scorer
 from mergesearch.search.statistics import Estimate, bootstrap_difference, holm, swap_p
 from mergesearch.search.study import trials as t
-from mergesearch.search.study.pareto import front_of, is_pareto, knee, points_of
+from mergesearch.search.study.pareto import knee, points_of
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.constraint_checks import Check, check
-from mergesearch.search.verdict.finalists import FinalScores, Sides, estimate, finalists, task_values
+from mergesearch.search.verdict.finalists import FinalScores, Sides, estimate, task_values
 from mergesearch.search.verdict.front import Front, FrontMember, on_test_front, standings
 from mergesearch.search.verdict.result import FRONT, LEVEL, CandidateRow, Comparison, ConstraintResult, Verdict
+from mergesearch.search.verdict.scored_finalists import ScoredFinalists, scored_finalists
 from mergesearch.search.verdict.wording import headline
 from mergesearch.seeds import derive
 
@@ -51,20 +53,28 @@ class Judge:
     def judge(self, earlier_looks: int) -> Verdict:
         """Scores winner, front, soups and baselines on the test items, and compares the winner with each baseline.
 
-        The best baseline is the best on the search items, so that the test items choose nothing. ``earlier_looks`` is
-        how often the test items were looked at before.
+        The best baseline is the best on the search items, so that the test items choose nothing. What cannot be scored
+        on the test items is left out, see ``scored_finalists``. ``earlier_looks`` is how often the test items were
+        looked at before.
         """
-        winner, baselines = finalists(self._store)
-        front = front_of(self._store.study) if is_pareto(self._store.study) else []
-        trials = [*baselines, *self._soups(), *front, winner]
-        sides = {trial.number: self._scores.sides(trial) for trial in trials}
+        found = scored_finalists(self._tasks, self._store, self._scores)
+        return self._on(found.tasks)._judged(found, earlier_looks)
+
+    def _on(self, tasks: TaskSet) -> "Judge":
+        """This judge, of the tasks that could be scored."""
+        judge = copy(self)
+        judge._tasks = tasks
+        return judge
+
+    def _judged(self, found: ScoredFinalists, earlier_looks: int) -> Verdict:
         bounds = {name: self._scores.test_scores(recipe) for name, recipe in self._constraint_baselines.items()}
         judged = {
-            trial.number: Judged(sides[trial.number], self._checks(trial, sides[trial.number]["test"], bounds))
-            for trial in trials
+            trial.number: Judged(sides := found.sides[trial.number], self._checks(trial, sides["test"], bounds))
+            for trial in [*found.baselines, *found.soups, *found.front, found.winner]
         }
-        verdict = self._verdict(winner, baselines, judged, earlier_looks)
-        return replace(verdict, front=self._front(front, judged, t.best(baselines).number) if front else None)
+        verdict = self._verdict(found, judged, earlier_looks)
+        best = t.best(found.baselines).number
+        return replace(verdict, front=self._front(found.front, judged, best) if found.front else None)
 
     def _checks(self, trial: FrozenTrial, test: Scores, bounds: Mapping[str, Scores]) -> list[Check]:
         by_name = {task.name: task for task in self._tasks}
@@ -80,13 +90,9 @@ class Judge:
             for constraint in self._tasks.constraints
         ]
 
-    def _soups(self) -> list[FrozenTrial]:
-        return [trial for trial in t.completed(self._store.study) if t.kind_of(trial) == t.SOUP]
-
-    def _verdict(
-        self, winner: FrozenTrial, baselines: list[FrozenTrial], judged: Mapping[int, Judged], earlier_looks: int
-    ) -> Verdict:
-        tasks, best, soups = self._tasks, t.best(baselines), self._soups()
+    def _verdict(self, found: ScoredFinalists, judged: Mapping[int, Judged], earlier_looks: int) -> Verdict:
+        winner, baselines, soups = found.winner, found.baselines, found.soups
+        tasks, best = self._tasks, t.best(baselines)
         sides = {number: each.sides for number, each in judged.items()}
         constraints = ConstraintResult(judged[winner.number].checks, not t.violation(winner), not t.violation(best))
         rows = {trial.number: self._row(trial, sides[trial.number]) for trial in [*baselines, *soups, winner]}
@@ -119,6 +125,7 @@ class Judge:
             metrics={task.name: task.evaluator.metric.name for task in tasks},
             soups=[rows[trial.number] for trial in soups],
             checks=constraints.checks,
+            left_out=found.left_out,
         )
 
     def _row(self, trial: FrozenTrial, sides: Sides) -> CandidateRow:

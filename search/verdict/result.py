@@ -48,6 +48,14 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A candidate, or the test items of a task, that a verdict is held without, because scoring failed."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class ConstraintResult:
     """The winner's constraint checks, and whether winner and best baseline satisfy all on the search items."""
 
@@ -73,7 +81,7 @@ class Verdict:
     has scored the test items, this verdict included. ``items_spent`` is the number of scored search items, out of
     ``items_in_full`` if no candidate had been stopped; ``items_descended`` are those that gradients were taken on.
     ``ensemble`` is the average of the models' outputs, for reference. ``soups`` are those that the config asks for.
-    ``ended`` says why the search ended.
+    ``ended`` says why the search ended. ``left_out`` is what could not be scored on the test items.
 
     With several objectives the winner has the best weighted sum, and ``front`` has all candidates that no other one
     dominates. ``checks`` are the winner's, one for each constraint; a winner that breaks a constraint on the test items
@@ -104,6 +112,7 @@ class Verdict:
     items_descended: int = 0
     checks: list[Check] = field(default_factory=list)
     front: Front | None = None
+    left_out: list[LeftOut] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -112,6 +121,11 @@ class Verdict:
     def from_json(cls, data: dict[str, Any]) -> "Verdict":
         """What ``to_json`` gave."""
         return TypeAdapter(cls).validate_python(data)
+
+    @property
+    def recommended_row(self) -> CandidateRow:
+        """The row of what is recommended."""
+        return next((row for row in self.rows if row.name == self.recommended), self.winner)
 
     @property
     def rows(self) -> list[CandidateRow]:

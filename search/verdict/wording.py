@@ -84,6 +84,14 @@ def limits_in_words(verdict: Verdict) -> str:
     return " ".join(each.in_words for each in verdict.checks)
 
 
+def left_out_in_words(verdict: Verdict) -> str:
+    """What the verdict is held without, and why."""
+    return " ".join(
+        f"This verdict is held without {each.what}, which could not be scored: {each.reason.rstrip('.')}."
+        for each in verdict.left_out
+    )
+
+
 def looks_in_words(before: int) -> str:
     """How often the test items were scored before, and what that means."""
     if not before:

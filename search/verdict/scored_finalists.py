@@ -1,0 +1,106 @@
+"""The finalists that can be judged: those that could be scored, on the tasks that could be scored."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from optuna.trial import FrozenTrial
+
+from mergesearch.errors import UserError
+from mergesearch.search.problem.task_set import TaskSet
+from mergesearch.search.problem.tasks import Task
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.pareto import front_of, is_pareto
+from mergesearch.search.study.run_store import RunStore
+from mergesearch.search.verdict.finalists import FinalScores, Sides, finalists
+from mergesearch.search.verdict.result import LeftOut
+
+Failures = Mapping[int, Mapping[str, str]]
+"""For each trial the tasks that it could not be scored on, with the reasons."""
+
+
+@dataclass(frozen=True)
+class ScoredFinalists:
+    """Winner, baselines, soups and front with their scores, on ``tasks``; ``left_out``: what a verdict is held without.
+
+    ``sides`` are by trial.
+    """
+
+    winner: FrozenTrial
+    baselines: list[FrozenTrial]
+    soups: list[FrozenTrial]
+    front: list[FrozenTrial]
+    sides: dict[int, Sides]
+    tasks: TaskSet
+    left_out: list[LeftOut]
+
+
+def scored_finalists(tasks: TaskSet, store: RunStore, scores: FinalScores) -> ScoredFinalists:
+    """Scores the finalists on every item.
+
+    A task that most finalists cannot be scored on is left out, and so is a candidate that cannot be scored on one of
+    the other tasks. Where that is the winner on the search items, the next best candidate takes its place. Raises
+    UserError where no task or no baseline is left.
+    """
+    sides: dict[int, Sides] = {}
+    failures: dict[int, dict[str, str]] = {}
+    while True:
+        excluded = {number for number, failed in failures.items() if failed.keys() - _lost_tasks(failures)}
+        winner, baselines, soups, front = _chosen(store, excluded, failures)
+        new = {each.number: each for each in (*baselines, *soups, *front, winner) if each.number not in failures}
+        if not new:
+            break
+        for number, trial in new.items():
+            sides[number], failures[number] = scores.sides(trial)
+    lost = _lost_tasks(failures)
+    left = _without(tasks, lost, failures)
+    return ScoredFinalists(winner, baselines, soups, front, sides, left, _left_out(store, lost, excluded, failures))
+
+
+def _lost_tasks(failures: Failures) -> set[str]:
+    """The tasks that more than half of the finalists could not be scored on."""
+    named = {task for failed in failures.values() for task in failed}
+    return {task for task in named if 2 * sum(task in failed for failed in failures.values()) > len(failures)}
+
+
+def _chosen(
+    store: RunStore, excluded: set[int], failures: Failures
+) -> tuple[FrozenTrial, list[FrozenTrial], list[FrozenTrial], list[FrozenTrial]]:
+    """The winner, the baselines, the soups and the front, without the excluded trials."""
+    try:
+        winner, baselines = finalists(store, excluded)
+    except UserError as error:
+        reason = next((reason for number in excluded for reason in failures[number].values()), "")
+        raise UserError(f"{error}{f'; the first failure on the test items: {reason}' if reason else ''}") from None
+    soups = [trial for trial in t.completed(store.study) if t.kind_of(trial) == t.SOUP and trial.number not in excluded]
+    front = front_of(store.study) if is_pareto(store.study) else []
+    return winner, baselines, soups, [trial for trial in front if trial.number not in excluded]
+
+
+def _without(tasks: TaskSet, lost: set[str], failures: Failures) -> TaskSet:
+    """The tasks; those that are lost have no items that only a verdict looks at."""
+    searched = {task.name for task in tasks.searched}
+
+    def left(task: Task) -> Task:
+        return replace(task, test=(), search=task.search if task.name in searched else ())
+
+    kept = replace(tasks, all=[left(task) if task.name in lost else task for task in tasks])
+    if lost and not kept.counted("test"):
+        name = sorted(lost)[0]
+        reason = next(failed[name] for failed in failures.values() if name in failed)
+        raise UserError(
+            f"no verdict: the test items of task {name!r} could not be scored: {reason}; all trials are kept, and the "
+            "same command tries the verdict again"
+        )
+    return kept
+
+
+def _left_out(store: RunStore, lost: set[str], excluded: set[int], failures: Failures) -> list[LeftOut]:
+    by_number = {trial.number: trial for trial in t.completed(store.study)}
+    tasks = [
+        LeftOut(f"the test items of task {name!r}", next(each[name] for each in failures.values() if name in each))
+        for name in sorted(lost)
+    ]
+    return tasks + [
+        LeftOut(t.label_of(by_number[number]), next(why for task, why in failures[number].items() if task not in lost))
+        for number in sorted(excluded)
+    ]
