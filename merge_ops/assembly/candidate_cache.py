@@ -52,10 +52,12 @@ class CandidateCache:
         properties: the properties of tensors, by base and provenance.
         matched: the provenances of results whose checkpoints match.
         method_inputs: the inputs of tensors by provenance, if all checkpoints are kept on the device.
+        config_warnings: warnings about configs that differ, by the models and what the recipe says of them.
         vocabulary_warnings: warnings about vocabularies that differ, by the models and the number of rows.
     """
 
     properties: dict[Provenance, TensorProperties] = field(default_factory=dict)
     matched: set[Provenance] = field(default_factory=set)
     method_inputs: dict[Provenance, MethodInputs] = field(default_factory=dict)
+    config_warnings: dict[tuple[Any, ...], list[str]] = field(default_factory=dict)
     vocabulary_warnings: dict[tuple[Any, ...], list[str]] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from mergesearch.merge_ops.assembly.candidate_cache import CandidateCache
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.quantization import check_plain
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint, align
+from mergesearch.merge_ops.inputs.labels import LabelOrders, head_tensors, label_orders
 from mergesearch.merge_ops.inputs.memory import MemoryPlan, StreamPlan, plan_memory
 from mergesearch.merge_ops.inputs.tensor_cache import TensorCache
 from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
@@ -64,7 +65,9 @@ class Merger:
             reference: sum(info.bytes for info in entry.tensors.values()) for reference, entry in self.inputs.items()
         }
         # The functions below do not refer to the merger, so that it is freed as soon as nobody uses it.
-        read = partial(_read, self.inputs, allow_nan)
+        self.label_orders = label_orders(self.inputs)
+        """For each classifier with another order of labels, its row of each of the template's labels."""
+        read = partial(_read, self.inputs, self.label_orders, allow_nan)
         self.tensors: TensorCache | None = None
         self.tensor: Callable[[str, str], Tensor] = lambda reference, name: read(reference, name).to(device)
         """Returns a tensor on the device, from a reference and an aligned name."""
@@ -116,8 +119,13 @@ class Merger:
             self.tensors.prefetch(entries)
 
 
-def _read(inputs: Mapping[str, AlignedCheckpoint], allow_nan: bool, reference: str, name: str) -> Tensor:
-    tensor = inputs[reference].tensor(name)
+def _read(
+    inputs: Mapping[str, AlignedCheckpoint], orders: LabelOrders, allow_nan: bool, reference: str, name: str
+) -> Tensor:
+    entry = inputs[reference]
+    tensor = entry.tensor(name)
+    if reference in orders and name in head_tensors(entry):
+        tensor = tensor[list(orders[reference])]
     if not (allow_nan or is_finite(tensor)):
         raise UserError(
             f"{reference}: {name} has {not_finite(tensor)}, expected finite numbers; repair the model, or give "

@@ -19,6 +19,7 @@ from mergesearch.merge_ops.assembly.unmerged_names import (
 )
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.inputs.guessed_names import is_embedding
+from mergesearch.merge_ops.inputs.compatibility import check_compatible
 from mergesearch.merge_ops.inputs.sentence_modules import module_warnings
 from mergesearch.merge_ops.inputs.shape_match import check_match, is_matched
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary, make_vocabulary
@@ -42,8 +43,8 @@ class ResultLayout:
 
     Raises:
         UserError: a parameter or a layer is missing, the checkpoints do not match and the recipe does not set
-            ``on_mismatch``, nothing matches although it does, or they have different vocabularies and the recipe has no
-            ``tokenizer``.
+            ``on_mismatch``, nothing matches although it does, they have different vocabularies and the recipe has no
+            ``tokenizer``, or they are no models of one kind and the recipe does not set ``on_config_mismatch``.
     """
 
     def __init__(self, merger: Merger, recipe: Recipe) -> None:
@@ -67,12 +68,14 @@ class ResultLayout:
         dtype = torch_dtype(recipe.target_dtype)
         written = {name: properties for name, properties in self.properties.items() if name not in self.copies}
         self.infos = {name: _with_dtype(properties.info, dtype) for name, properties in written.items()}
+        self._config_warnings = self._check_configs()
         self._vocabulary_warnings = [] if self.vocabulary else self._check_vocabularies()
 
     @cached_property
     def warnings(self) -> list[str]:
         """What the user should know about the inputs, one line each."""
         return [
+            *self._config_warnings,
             *self._vocabulary_warnings,
             *self._mismatch_warnings(),
             *unused_warnings(self._inputs, self.template, self._unused),
@@ -128,6 +131,15 @@ class ResultLayout:
         if len(shapes) < len(infos) or len({len(shape) for shape in shapes}) > 1:
             return None
         return tuple(slice(min(sizes)) for sizes in zip(*shapes, strict=True))
+
+    def _check_configs(self) -> list[str]:
+        recipe = self._recipe
+        lenient, same_depth = recipe.on_config_mismatch == "warn", bool(recipe.models)
+        key = (*recipe.references, lenient, same_depth)
+        if key not in self._cache.config_warnings:
+            models = list(self._inputs.values())
+            self._cache.config_warnings[key] = check_compatible(models, lenient, same_depth)
+        return self._cache.config_warnings[key]
 
     def _check_vocabularies(self) -> list[str]:
         """Checks that the rows of merged embeddings stand for the same tokens."""

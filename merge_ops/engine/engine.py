@@ -1,7 +1,7 @@
 """The engine: builds the models of recipes from checkpoints, live or on disk, by the same code."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mergesearch.merge_ops.assembly.result_layout import torch_dtype
 from mergesearch.merge_ops.checkpoint.checkpoint import common_dtype, tensors_digest
 from mergesearch.merge_ops.engine.depth import VariableDepthModel
 from mergesearch.merge_ops.engine.options import DEFAULTS, MergeOptions
+from mergesearch.merge_ops.engine.standalone_models import LoadedCheckpoint, StandaloneModels
 from mergesearch.merge_ops.inputs.memory import MemoryPlan
 from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
 from mergesearch.merge_ops.live import live
@@ -42,15 +43,18 @@ class Engine:
         dtype: the dtype of the live model's floats. By default that of the checkpoints, if they all have the same.
         device: the device of the live model.
         reserve: what the memory plan leaves room for.
+        standalone: the references of checkpoints that are other models than the template with other weights. A recipe
+            of such a checkpoint alone is a live model of its own, with its config and tokenizer.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what a live model is made from, and where
         self,
         references: Sequence[str],
         template: str,
         dtype: str | None = None,
         device: str = "cpu",
         reserve: MemoryReserve | None = None,
+        standalone: Collection[str] = (),
     ) -> None:
         self._merger = Merger(references, resident=True, device=device, reserve=reserve)
         self._template = template
@@ -62,7 +66,8 @@ class Engine:
         self.model, self.tokenizer = live.load(checkpoint, device, self._dtype)
         views = live.bind_aligned(self.model, self._merger.inputs[template])
         self._views = {name: views[name] for name in self.names if name in views}
-        self._template_model = self.model, self._views
+        self._template_model = LoadedCheckpoint(self.model, self.tokenizer, self._views)
+        self._standalone_models = StandaloneModels(self._merger, self._dtype, standalone)
         self._sliced_model = VariableDepthModel(self._merger, self.model, self._dtype)
         self._built: Recipe | None = None
 
@@ -74,7 +79,8 @@ class Engine:
     def build(self, recipe: Recipe) -> nn.Module:
         """Builds the recipe's model into the live model and returns it. The previous model is overwritten.
 
-        A recipe of slices is built into a live model of its own depth, which becomes ``model``.
+        A recipe of slices is built into a live model of its own depth, which becomes ``model``; so does the model of a
+        standalone checkpoint, with its tokenizer.
 
         Raises:
             UserError: the recipe has another dtype than the live model, or a vocabulary of its own. Nothing was
@@ -82,8 +88,12 @@ class Engine:
             FloatingPointError: a tensor of the merged model has NaN or infinite values.
         """
         self._built = None
-        if recipe.keeps_shapes or recipe.vocabulary:
-            self.model, self._views = self._template_model
+        template = self._template_model
+        self.model, tokenizer, self._views = self._standalone_models.find(recipe) or template
+        self.tokenizer = tokenizer or template.tokenizer
+        if self._standalone_models.has(recipe):
+            self._checked_assembly(recipe)
+        elif recipe.keeps_shapes or recipe.vocabulary:
             self._write_views(self._assembly(recipe))
         else:
             self.model, self._views = self._sliced_model.build(self._checked_assembly(recipe))
@@ -159,7 +169,7 @@ class Engine:
 
     def digest(self) -> str:
         """Returns the SHA-256 of the tensors that ``save`` writes. It equals ``Checkpoint.digest`` of the folder."""
-        assembly = Assembly(self._merger, self._built_recipe)
+        assembly = Assembly(self._merger_of(self._built_recipe), self._built_recipe)
         return tensors_digest((name, self._tensor(assembly, name)) for name in sorted(assembly.infos))
 
     def _tensor(self, assembly: Assembly, name: str) -> Tensor:
@@ -173,7 +183,18 @@ class Engine:
 
     def write(self, recipe: Recipe, out: Path) -> None:
         """Writes the recipe's model to the folder ``out``, as ``merge`` does."""
-        write_folder(Assembly(self._merger, recipe), self._merger, out)
+        merger = self._merger_of(recipe)
+        write_folder(Assembly(merger, recipe), merger, out)
+
+    def _merger_of(self, recipe: Recipe) -> Merger:
+        """Returns the engine's merger, or for a standalone checkpoint one that has its names for tensors and labels."""
+        if not self._standalone_models.has(recipe):
+            return self._merger
+        return Merger(recipe.references, device=self._merger.device)
+
+    def is_standalone(self, recipe: Recipe) -> bool:
+        """Returns whether the recipe is a checkpoint that has a live model of its own."""
+        return self._standalone_models.has(recipe)
 
     @property
     def built(self) -> Recipe | None:

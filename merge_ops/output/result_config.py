@@ -14,10 +14,10 @@ import torch
 
 from mergesearch.errors import UserError
 from mergesearch.files import write_text
+from mergesearch.merge_ops.inputs.model_config import LAYER_COUNT
 from mergesearch.reading import read_json_object
 from mergesearch.text import quoted
 
-LAYER_COUNT = re.compile(r"^(?:num_hidden_layers|n_layers?|num_layers|(?:num_)?(?:encoder|decoder)_layers)$")
 PER_LAYER = re.compile(r"layer|block|pattern|type|size|head|window|sparsity|activation|attention|mlp|moe|rope")
 LAYER_INDICES = re.compile(r"_(?:layers|idxs?|indices|indexes|layer_ids|layers_idx)$")
 FILES = ("config.json", "generation_config.json")

@@ -71,6 +71,7 @@ class Recipe(Strict):
     tokenizer: TokenizerConfig | None = None
     chat_template: str | None = None
     on_mismatch: Literal["base", "overlap"] | None = None
+    on_config_mismatch: Literal["warn"] | None = None
     frozen: Annotated[list[str | FrozenLayers], blank_as(list)] = Field(default_factory=list)
     name: str | None = None
 
@@ -112,6 +113,16 @@ class Recipe(Strict):
     def keeps_shapes(self) -> bool:
         """Whether the result has the template's tensors, with the same names and shapes."""
         return bool(self.models) and self.vocabulary is None
+
+    @property
+    def only_model(self) -> str | None:
+        """The reference of the one checkpoint that the result is, or None if the recipe changes or merges any."""
+        given = self.model_dump(exclude_defaults=True, exclude_none=True)
+        entries = given.pop("models", [])
+        settings = entries[0].get("parameters", {}) if len(entries) == 1 else None
+        others = given.keys() - {"merge_method", "dtype", "out_dtype", "name", "on_config_mismatch"}
+        is_itself = not others and self.merge_method == "linear" and settings in ({}, {"weight": 1.0})
+        return self.models[0].model if is_itself else None
 
     @cached_property
     def method(self) -> Method:

@@ -30,12 +30,19 @@ class Baseline:
 class Endpoints:
     """The base and each model, in the order in which they are scored.
 
-    ``fixed`` are recipe keys that all share, such as dtype; ``beside`` are checkpoints that are scored, not averaged.
+    ``fixed`` are recipe keys that all share, such as dtype; ``beside`` are checkpoints that are scored, not averaged;
+    ``standalone`` are those that are no template with other weights, and are scored as their owners have them.
     """
 
     def __init__(
-        self, models: Sequence[str], base: str | None, fixed: Mapping[str, Any], beside: Sequence[str] = ()
+        self,
+        models: Sequence[str],
+        base: str | None,
+        fixed: Mapping[str, Any],
+        beside: Sequence[str] = (),
+        standalone: Sequence[str] = (),
     ) -> None:
+        self._standalone = standalone
         self._models = [model for model in models if model != base]
         self._base = base
         self._fixed = dict(fixed)
@@ -77,7 +84,7 @@ class Endpoints:
         return [self._soup([reference]) for reference in [*alone, *self._models]]
 
     def _soup(self, references: Sequence[str]) -> Recipe:
-        return Recipe.read(soup_recipe(dict.fromkeys(references, 1.0), self._fixed), "baseline")
+        return Recipe.read(soup_recipe(dict.fromkeys(references, 1.0), self._fixed, self._standalone), "baseline")
 
 
 class Baselines(Endpoints):

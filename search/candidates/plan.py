@@ -8,6 +8,7 @@ from mergesearch.search.candidates.gradient.feasibility import StartChoice, chec
 from mergesearch.search.candidates.soup_ingredients import check_shared_start
 from mergesearch.search.candidates.soup_source import SoupPlan
 from mergesearch.search.config import Config
+from mergesearch.search.config.soup import Learning
 from mergesearch.search.problem.problem import Problem, open_problem
 from mergesearch.search.samplers.schedule import check_follow_several, plan
 
@@ -72,7 +73,7 @@ def open_plan(config: Config, where: str) -> SearchPlan:
 def _plan(problem: Problem) -> SearchPlan:
     config, space = problem.config, problem.space
     kind = Endpoints if config.soup else Baselines
-    baselines = kind(space.models, space.base, problem.shared_keys, beside=space.bases)
+    baselines = kind(space.models, space.base, problem.shared_keys, beside=space.bases, standalone=problem.standalone)
     constraint_baselines(config.evaluate.constraints, baselines)
     if config.evaluate.aggregate == "pareto":
         check_follow_several(plan(space, config.search, several=True))
@@ -92,9 +93,8 @@ def _soup_plan(problem: Problem) -> SoupPlan | None:
     models = [model for model in space.models if model != space.base]
     if not kinds or len(models) < 2:
         return None
-    soups = SoupPlan(models, kinds, shared_keys=problem.shared_keys)
-    if config.soup:
-        soups = SoupPlan(models, kinds, config.soup.learning, problem.shared_keys)
+    learning = config.soup.learning if config.soup else Learning()
+    soups = SoupPlan(models, kinds, learning, problem.shared_keys, problem.standalone)
     if soups.takes_gradients:
         check_learning(config, {task.name: task.evaluator for task in problem.tasks.counted("search")})
     if config.soup and config.soup.check_heads:

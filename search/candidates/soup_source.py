@@ -28,13 +28,14 @@ LEARNED = ("learned", "learned_layers")
 class SoupPlan:
     """Which soups are made: of ``models``, of each of these kinds in turn.
 
-    ``shared_keys`` are recipe keys that all soups have, such as dtype.
+    ``shared_keys`` are recipe keys that all soups have, such as dtype. ``standalone`` is as for ``soup_recipe``.
     """
 
     models: Sequence[str]
     kinds: Sequence[SoupKind]
     learning: Learning = field(default_factory=Learning)
     shared_keys: Mapping[str, object] = field(default_factory=dict)
+    standalone: Sequence[str] = ()
 
     @property
     def takes_gradients(self) -> bool:
@@ -48,7 +49,7 @@ class SoupPlan:
 
     def recipe(self, weights: Mapping[str, object], name: str) -> Recipe:
         """The recipe of the models with these weights."""
-        return Recipe.read(soup_recipe(weights, self.shared_keys), name)
+        return Recipe.read(soup_recipe(weights, self.shared_keys, self.standalone), name)
 
     def name_of(self, soup: Members) -> str:
         """The name of the soup's trial; of a single model, its label."""

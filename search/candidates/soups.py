@@ -9,7 +9,7 @@ resumable.
 order, so that the same members always give the same bits.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 
 Members = tuple[str, ...]
 Steps = Generator[tuple[Members, Members], bool, Members]
@@ -65,7 +65,14 @@ def follow(
         return end.value, True
 
 
-def soup_recipe(weights: Mapping[str, object], fixed: Mapping[str, object]) -> dict[str, object]:
-    """mergekit's YAML of a soup: each model with its weight; ``fixed`` are keys that all recipes of a run share."""
+def soup_recipe(
+    weights: Mapping[str, object], fixed: Mapping[str, object], standalone: Collection[str] = ()
+) -> dict[str, object]:
+    """mergekit's YAML of a soup: each model with its weight; ``fixed`` are keys that all recipes of a run share.
+
+    A single model that is ``standalone`` keeps its own config, tokenizer and tensors.
+    """
+    if len(weights) == 1 and set(weights) <= set(standalone):
+        fixed = {key: fixed[key] for key in ("dtype", "out_dtype") if key in fixed}
     models = [{"model": model, "parameters": {"weight": weight}} for model, weight in weights.items()]
     return {**fixed, "merge_method": "linear", "models": models}

@@ -69,7 +69,8 @@ class Soup(Strict):
     """What to average: ``models`` is a folder of checkpoints, a glob, or a list of both.
 
     ``base`` is scored as a baseline, and LoRA adapters among the models are applied to it; it is not averaged.
-    ``check_heads: false`` allows models whose output layers have nothing in common.
+    ``check_heads: false`` allows models whose output layers have nothing in common; ``on_config_mismatch`` is as in a
+    recipe.
     """
 
     models: Annotated[list[str], BeforeValidator(_found)]
@@ -77,6 +78,7 @@ class Soup(Strict):
     kinds: list[SoupKind] = Field(["uniform", "greedy", "greedy_safe", "pruned"], min_length=1)
     learning: Learning = Learning()
     check_heads: bool = True
+    on_config_mismatch: Literal["warn"] | None = None
     dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
 
     @model_validator(mode="after")
@@ -94,7 +96,7 @@ class Soup(Strict):
 
     def recipe(self) -> dict[str, Any]:
         """A recipe without holes that refers to all of the models."""
-        base, dtype = {"base_model": self.base}, {"dtype": self.dtype}
+        given = {"base_model": self.base, "dtype": self.dtype, "on_config_mismatch": self.on_config_mismatch}
         models = [{"model": model, "parameters": {"weight": 1.0}} for model in self.references]
-        fixed = {key: value for key, value in {**base, **dtype}.items() if value is not None}
+        fixed = {key: value for key, value in given.items() if value is not None}
         return {**fixed, "merge_method": "linear", "models": models}

@@ -9,6 +9,8 @@ from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, common_dtype
 from mergesearch.merge_ops.inputs.guessed_names import is_embedding
 from mergesearch.merge_ops.inputs.vocabulary_match import changes_nothing
+from mergesearch.merge_ops.inputs.compatibility import check_compatible
+from mergesearch.merge_ops.inputs.standalone import standalone
 from mergesearch.merge_ops.recipe.recipe import Recipe, layer_of
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 from mergesearch.search.config import Config
@@ -22,7 +24,7 @@ from mergesearch.search.problem.sides import calibration_texts
 from mergesearch.search.problem.task_set import TaskSet, open_tasks
 from mergesearch.search.space.space import Space
 
-SHARED_KEYS = ("dtype", "out_dtype", "on_mismatch")
+SHARED_KEYS = ("dtype", "out_dtype", "on_mismatch", "on_config_mismatch")
 """Keys that baselines and soups take over from the recipe."""
 
 
@@ -32,7 +34,8 @@ class Problem:
 
     ``references`` are all checkpoints that a candidate may name; the live model is made from ``template``.
     ``starts`` has one candidate of each method, assembled. ``shared_keys`` are recipe keys that baselines and soups
-    have in common with the candidates.
+    have in common with the candidates. ``standalone`` are the checkpoints that are other models than the template with
+    other weights: as baselines they are scored with their own config and tokenizer.
     """
 
     config: Config
@@ -42,11 +45,14 @@ class Problem:
     template: str
     starts: Mapping[str, Assembly]
     shared_keys: Mapping[str, object]
+    standalone: Sequence[str] = ()
+    config_warnings: Sequence[str] = ()
 
     @property
     def warnings(self) -> list[str]:
         """What the user should know about the checkpoints, one line each."""
-        return list(dict.fromkeys(line for start in self.starts.values() for line in start.layout.warnings))
+        found = [line for start in self.starts.values() for line in start.layout.warnings]
+        return list(dict.fromkeys([*self.config_warnings, *found]))
 
     @property
     def dtype(self) -> str | None:
@@ -76,10 +82,12 @@ def _open(config: Config) -> Problem:
     check_seams(space, merger.names)
     check_layer_ranges(space, lambda recipe: _assembled(recipe, merger))
     shared: dict[str, object] = {key: config.recipe[key] for key in SHARED_KEYS if key in config.recipe}
-    if not _are_alike(checkpoints):
-        shared["base_model"] = references[0]  # so that soups have the template's tensor names and shapes
+    others = standalone(merger.inputs)
+    if others or merger.label_orders or not _are_alike(checkpoints):
+        shared["base_model"] = references[0]  # so that soups are the template with other weights
+    warnings = _config_warnings(config.recipe, merger)
     tasks = open_tasks(config.evaluate, calibration_texts(config.recipe))
-    return Problem(config, space, tasks, references, references[0], starts, shared)
+    return Problem(config, space, tasks, references, references[0], starts, shared, others, warnings)
 
 
 def _check_idle(vocabulary: TokenizerConfig, merger: Merger) -> None:
@@ -103,6 +111,13 @@ def _are_alike(checkpoints: Sequence[Checkpoint]) -> bool:
     """Whether all have the same tensors in the same shapes."""
     layouts = [{name: info.shape for name, info in checkpoint.tensors.items()} for checkpoint in checkpoints]
     return all(layout == layouts[0] for layout in layouts)
+
+
+def _config_warnings(recipe: Mapping[str, object], merger: Merger) -> list[str]:
+    """Compares every checkpoint with the template: a candidate may leave out some. Raises UserError."""
+    lenient = recipe.get("on_config_mismatch") == "warn"
+    with located("recipe"):
+        return check_compatible(list(merger.inputs.values()), lenient, same_depth="models" in recipe)
 
 
 def _assembled(recipe: Recipe, merger: Merger) -> Assembly:

@@ -15,7 +15,8 @@ def open_engine(problem: Problem, takes_gradients: bool) -> Engine:
     """The engine with the problem's checkpoints in memory, on the config's device."""
     methods = [*problem.space.methods, *problem.space.slice_methods.values()]
     reserve = MemoryReserve(methods, takes_gradients)
-    return Engine(problem.references, problem.template, problem.dtype, find_device(problem.config.device), reserve)
+    device = find_device(problem.config.device)
+    return Engine(problem.references, problem.template, problem.dtype, device, reserve, problem.standalone)
 
 
 def scored_model(model: Any, evaluate: Evaluate, built: Callable[[], object]) -> Any:

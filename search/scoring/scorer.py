@@ -99,7 +99,7 @@ class Scorer:
         incumbent = None if t.kind_of(trial) in t.NAMED else self._incumbent(before=trial.number)
         if incumbent:
             self.plan_race()
-        self._live.engine.build(recipe)
+        self._build(recipe)
         if incumbent and self.race_plan:
             return self._race(self.race_plan, incumbent, may_stop=False)
         return self._score_in_full()
@@ -111,12 +111,17 @@ class Scorer:
             return self._tasks.score(self._live.loaded, side, tasks)
 
     def _build(self, recipe: Recipe) -> None:
+        """Builds the candidate. Raises UserError where a model with its own tokenizer cannot be scored on a task."""
         with other_code(f"merge method {recipe.merge_method!r}"):
             self._live.engine.build(recipe)
+        if self._live.engine.is_standalone(recipe):
+            self._tasks.prepare(self._live.loaded)
 
     def phenotype(self, recipe: Recipe) -> str:
-        """A hash that recipes share when they build the same tensors from the same checkpoints."""
-        return recipe.phenotype(self._live.engine.names)
+        """A hash that recipes share when they build the same model from the same checkpoints."""
+        engine = self._live.engine
+        alone = "-alone" if engine.is_standalone(recipe) else ""
+        return recipe.phenotype(engine.names) + alone
 
     def plan_race(self) -> None:
         """Plans how candidates are raced, once, from the scores of the baselines."""

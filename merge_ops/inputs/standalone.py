@@ -1,0 +1,70 @@
+"""Which checkpoints are other models than the template with other weights: they compute or are used otherwise."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mergesearch.errors import UserError
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.checkpoint.side_files import CHAT_TEMPLATES, TOKENIZER_FILES, side_files
+from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
+from mergesearch.merge_ops.inputs.model_config import config_differences, read_json
+from mergesearch.merge_ops.inputs.tokenizer import load_tokenizer
+
+GENERATION = "generation_config.json"
+
+
+def standalone(inputs: Mapping[str, AlignedCheckpoint]) -> list[str]:
+    """Returns the references of models that only a live model of their own can stand for.
+
+    They differ from the first one, the template, in config, tokenizer or settings of generation, and have all of its
+    tensors.
+    """
+    template, *others = inputs.values()
+    if not template.checkpoint.has_config:
+        return []
+    return [other.reference for other in others if other.checkpoint.has_config and _is_another(template, other)]
+
+
+def _is_another(template: AlignedCheckpoint, other: AlignedCheckpoint) -> bool:
+    one, two = template.checkpoint, other.checkpoint
+    if not template.tensors.keys() <= other.tensors.keys():
+        return False
+    if config_differences(one, two, with_usage=True) or _generation(one) != _generation(two):
+        return True
+    return not same_tokenizer(one, two)
+
+
+def same_tokenizer(one: Checkpoint, two: Checkpoint) -> bool:
+    """Returns whether two tokenizers make the same tokens of all texts and messages.
+
+    A model without a tokenizer has that of the other, and so has one whose tokenizer transformers cannot read.
+    """
+    if _files(one) == _files(two):
+        return True
+    try:
+        tokenizers = load_tokenizer(one), load_tokenizer(two)
+    except UserError:
+        return True
+    return None in tokenizers or _content(tokenizers[0]) == _content(tokenizers[1])
+
+
+def _files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    folder = checkpoint.folder
+    files = side_files(folder, (*TOKENIZER_FILES, *CHAT_TEMPLATES)) if folder else ()
+    return {file.name: file.read_bytes() for file in files}
+
+
+def _content(tokenizer: Any) -> list[Any]:
+    """Returns what decides on the tokens. Padding and truncation are set by whoever uses the tokenizer."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
+    others = {key: value for key, value in backend.items() if key not in ("padding", "truncation", "version")}
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    return [others, special, tokenizer.chat_template, tokenizer.model_max_length, tokenizer.padding_side]
+
+
+def _generation(checkpoint: Checkpoint) -> Any:
+    file = checkpoint.path / GENERATION
+    content = read_json(file) if file.exists() else {}
+    ignored = ("transformers_version", "_from_model_config")
+    return {k: v for k, v in content.items() if k not in ignored and v is not None} if isinstance(content, dict) else 0
