@@ -230,7 +230,8 @@ class Conclusion:
         write_text(folder.path / "best.yml", t.recipe_of(winner).to_yaml())
         self.watcher.stage("verdict: scoring the winner and the baselines on the test items")
         looks = folder.note_look({"trials": count, "winner": winner.number})
-        verdict = replace(self._judge(looks), ended=session.loop.ended or "")
+        warnings = session.plan.problem.warnings
+        verdict = replace(self._judge(looks), ended=session.loop.ended or "", warnings=warnings)
         trials = store.study.get_trials(deepcopy=False)
         winner, recommended = trials[verdict.winner.trial], trials[verdict.recommended_row.trial]
         write_text(folder.path / "best.yml", t.recipe_of(winner).to_yaml())

@@ -18,8 +18,8 @@ from mergesearch.merge_ops.assembly.unmerged_names import (
     unused_warnings,
 )
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
-from mergesearch.merge_ops.inputs.guessed_names import is_embedding
 from mergesearch.merge_ops.inputs.compatibility import check_compatible
+from mergesearch.merge_ops.inputs.guessed_names import is_embedding
 from mergesearch.merge_ops.inputs.sentence_modules import module_warnings
 from mergesearch.merge_ops.inputs.shape_match import check_match, is_matched
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary, make_vocabulary

@@ -59,7 +59,7 @@ def config_differences(one: Checkpoint, two: Checkpoint, with_usage: bool = Fals
     """
     if not (one.has_config and two.has_config):
         return {}
-    raw = [_plain(model.config, with_usage) for model in (one, two)]
+    raw = [dict(_flat(model.config, with_usage)) for model in (one, two)]
     if raw[0] == raw[1]:
         return {}
     filled = [_plain(config, with_usage) for config in _of_one_type(_filled(one.config), _filled(two.config))]
@@ -131,8 +131,8 @@ def _of_one_type(one: Json, two: Json) -> tuple[Json, Json]:
 
 
 def _plain(config: Mapping[str, Any], with_usage: bool) -> Json:
-    """Returns the keys that count, flat."""
-    return dict(_flat(config, with_usage))
+    """Returns the keys that count, flat; no value is no key."""
+    return {key: value for key, value in _flat(config, with_usage) if value is not None}
 
 
 def _flat(config: Mapping[str, Any], with_usage: bool, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -144,7 +144,7 @@ def _flat(config: Mapping[str, Any], with_usage: bool, prefix: str = "") -> Iter
         elif isinstance(value, dict) and key.startswith("rope_"):
             # "type" is the old name of "rope_type".
             yield f"{prefix}{key}", {k: v for k, v in value.items() if k != "type" or "rope_type" not in value}
-        elif value is not None:
+        else:
             yield f"{prefix}{key}", value
 
 

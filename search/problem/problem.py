@@ -7,10 +7,10 @@ from mergesearch.errors import UserError, located
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, common_dtype
-from mergesearch.merge_ops.inputs.guessed_names import is_embedding
-from mergesearch.merge_ops.inputs.vocabulary_match import changes_nothing
 from mergesearch.merge_ops.inputs.compatibility import check_compatible
+from mergesearch.merge_ops.inputs.guessed_names import is_embedding
 from mergesearch.merge_ops.inputs.standalone import standalone
+from mergesearch.merge_ops.inputs.vocabulary_match import changes_nothing
 from mergesearch.merge_ops.recipe.recipe import Recipe, layer_of
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 from mergesearch.search.config import Config

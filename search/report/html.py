@@ -58,6 +58,7 @@ def write_report(store: RunStore, verdict: Verdict) -> None:
     parts = [
         f"<h1>{name}</h1><p class=verdict>{as_html(verdict.sentence)}</p>",
         f"<p class=note>{as_html(_facts(verdict), 10 * SCREEN)}</p>",
+        *(f"<p class=note>Warning: {as_html(warning, SCREEN)}</p>" for warning in verdict.warnings),
         "<h2>Candidates</h2>",
         _table(rows, verdict),
         _html(_intervals(rows), first=True),

@@ -81,7 +81,8 @@ class Verdict:
     has scored the test items, this verdict included. ``items_spent`` is the number of scored search items, out of
     ``items_in_full`` if no candidate had been stopped; ``items_descended`` are those that gradients were taken on.
     ``ensemble`` is the average of the models' outputs, for reference. ``soups`` are those that the config asks for.
-    ``ended`` says why the search ended. ``left_out`` is what could not be scored on the test items.
+    ``ended`` says why the search ended. ``left_out`` is what could not be scored on the test items. ``warnings`` are
+    those about the checkpoints.
 
     With several objectives the winner has the best weighted sum, and ``front`` has all candidates that no other one
     dominates. ``checks`` are the winner's, one for each constraint; a winner that breaks a constraint on the test items
@@ -113,6 +114,7 @@ class Verdict:
     checks: list[Check] = field(default_factory=list)
     front: Front | None = None
     left_out: list[LeftOut] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
