@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from mergesearch.errors import UserError
@@ -146,14 +145,6 @@ def _flat(config: Mapping[str, Any], with_usage: bool, prefix: str = "") -> Iter
             yield f"{prefix}{key}", {k: v for k, v in value.items() if k != "type" or "rope_type" not in value}
         else:
             yield f"{prefix}{key}", value
-
-
-def read_json(file: Path) -> Any:
-    """Returns the content of a JSON file. Raises UserError if it is none."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: is not readable JSON: {error}") from None
 
 
 def _filled(config: Mapping[str, Any]) -> Json:

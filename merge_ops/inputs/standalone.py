@@ -8,8 +8,9 @@ from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.side_files import CHAT_TEMPLATES, TOKENIZER_FILES, side_files
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
-from mergesearch.merge_ops.inputs.model_config import config_differences, read_json
+from mergesearch.merge_ops.inputs.model_config import config_differences
 from mergesearch.merge_ops.inputs.tokenizer import load_tokenizer
+from mergesearch.reading import read_json_object
 
 GENERATION = "generation_config.json"
 
@@ -65,6 +66,6 @@ def _content(tokenizer: Any) -> list[Any]:
 
 def _generation(checkpoint: Checkpoint) -> Any:
     file = checkpoint.path / GENERATION
-    content = read_json(file) if file.exists() else {}
+    content = read_json_object(file) if file.exists() else {}
     ignored = ("transformers_version", "_from_model_config")
-    return {k: v for k, v in content.items() if k not in ignored and v is not None} if isinstance(content, dict) else 0
+    return {key: value for key, value in content.items() if key not in ignored and value is not None}
