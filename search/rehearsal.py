@@ -20,6 +20,8 @@ def expected_cost(plan: SearchPlan, measured: bool, say: Callable[[str], None]) 
     problem = plan.problem
     memory = costs.memory_plan(problem, plan.takes_gradients)
     if memory.checkpoints[problem.template] > memory.free:
+        for line in (*(f"warning: {warning}" for warning in plan.warnings), *problem.tasks.notes):
+            say(line)
         say(f"the model does not fit in the memory of this machine ({size(memory.free)} free): it was not loaded")
         return costs.guess_unloaded(problem)
     with rehearsed(plan, Watcher(stage=say)) as session:

@@ -101,7 +101,7 @@ class Baselines(Endpoints):
         yield from super()._standard()
         if len(self._models) > 1:
             yield Baseline(UNIFORM, self._soup(self._models))
-        if self._base:
+        if self._base and self._models:
             for method in ("task_arithmetic", "ties", "dare_ties"):
                 yield Baseline(method, self._usual(method))
 

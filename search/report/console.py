@@ -184,8 +184,6 @@ def _cells(row: CandidateRow) -> list[str]:
 def print_plan(screen: Console, plan: SearchPlan, cost: Cost) -> None:
     """What a run of the plan would do, and what it would cost."""
     problem, soups = plan.problem, plan.soups
-    for warning in plan.warnings:
-        screen.print(f"warning: {warning}", markup=False)
     if soups:
         kinds, models = ", ".join(soups.kinds), len(soups.models)
         screen.print(f"soups: {kinds} of {models} models; about {soups.expected_trials} trials")
@@ -196,8 +194,6 @@ def print_plan(screen: Console, plan: SearchPlan, cost: Cost) -> None:
         metric = task.evaluator.metric.name
         tasks.add_row(task.name, metric, f"{task.weight:g}", str(len(task.search)), str(len(task.test)))
     screen.print(tasks)
-    for note in problem.tasks.notes:
-        screen.print(note, markup=False)
     for constraint in problem.tasks.constraints:
         screen.print(f"constraint: {constraint}")
     print_cost(screen, plan, cost)

@@ -106,10 +106,12 @@ def _is_external(task: Task) -> bool:
 
 
 def _seconds_per_item(task: Task, subject: LoadedModel, measured: bool) -> float:
-    """Scores more and more items, until that takes long enough to be measured. The first few are the warm-up."""
+    """Scores more and more items, until that takes long enough to be measured. The first one is the warm-up."""
     least, count = MEASURE_SECONDS if measured else PROBE_SECONDS, 1
     if _is_external(task):
         count = len(task.search)  # its code may score everything, whatever it is asked
+    else:
+        task.score(subject, task.search[:1])
     while True:
         items: Sequence[Item] = task.search[:: max(1, len(task.search) // count)][:count]
         seconds = _seconds(lambda items=items: task.score(subject, items))  # type: ignore[misc]

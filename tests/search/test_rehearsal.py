@@ -55,7 +55,7 @@ def test_a_model_that_does_not_fit_is_not_loaded(config: Data, monkeypatch: pyte
     said: list[str] = []
     cost = expected_cost(plan_of(config), False, said.append)
     assert cost.score > 0
-    assert said == ["the model does not fit in the memory of this machine (1 kB free): it was not loaded"]
+    assert said[-1:] == ["the model does not fit in the memory of this machine (1 kB free): it was not loaded"]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,16 @@ def test_a_budget_that_is_too_small_is_warned_of(config: Data, trials: int, warn
     warnings = plan_of(config).warnings
     assert len(warnings) == bool(warning)
     assert all(warning in each for each in warnings)
+
+
+def test_the_base_as_the_only_model_is_a_problem_without_baselines(config: Data) -> None:
+    base = config["recipe"]["base_model"]
+    config["recipe"] = {
+        "merge_method": "linear",
+        "base_model": base,
+        "models": [{"model": base, "parameters": {"weight": {"search": [0.5, 1.0]}}}],
+    }
+    assert len(plan_of(config).baselines) == 1
 
 
 def test_a_space_without_dimensions_is_warned_of(config: Data) -> None:
