@@ -24,6 +24,7 @@ from mergesearch.merge_ops.engine.engine import Engine, find_device
 from mergesearch.merge_ops.engine.engine import merge as merge_recipe
 from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.merge_ops.live import live
+from mergesearch.merge_ops.live.built import find_builder
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import parse, read_yaml
 from mergesearch.search import run as runner
@@ -44,7 +45,7 @@ PathName = str | PathLike[str]
 
 
 class Built(NamedTuple):
-    """A merged model in memory: a transformers model in evaluation mode, and its tokenizer (None: it has none)."""
+    """A merged model in memory: a model in evaluation mode, and its tokenizer (None: it has none)."""
 
     model: "nn.Module"
     tokenizer: Any
@@ -56,17 +57,18 @@ class Best:
 
     recipe: Recipe
     device: str = field(default="auto", repr=False)
+    builder: str | None = field(default=None, repr=False)
 
     def build(self) -> Built:
         """The merged model, bit for bit as it was scored. Its checkpoints must be where the recipe says."""
-        device = find_device(self.device)
+        device, builder = find_device(self.device), find_builder(self.builder) if self.builder else None
         if self.recipe.keeps_shapes:
             references = self.recipe.references
-            engine = Engine(references, references[0], self.recipe.target_dtype, device)
+            engine = Engine(references, references[0], self.recipe.target_dtype, device, builder=builder)
             return Built(engine.build(self.recipe), engine.tokenizer)
         with TemporaryDirectory() as folder:
             self.write(Path(folder) / "model")
-            return Built(*live.load(Checkpoint(str(Path(folder) / "model")), device))
+            return Built(*live.load(Checkpoint(str(Path(folder) / "model")), device, builder=builder))
 
     def write(self, out: PathName) -> None:
         """Writes the merged model to the folder ``out``, as ``merge`` does."""
@@ -104,7 +106,7 @@ class Run:
     def _written(self, name: str) -> Best:
         file = self.folder / name
         with trust_code(self.config.trust):
-            return Best(Recipe.read(read_yaml(file), str(file)), self.config.device)
+            return Best(Recipe.read(read_yaml(file), str(file)), self.config.device, self.config.builder)
 
     @cached_property
     def trials(self) -> "DataFrame":

@@ -13,7 +13,7 @@ from mergesearch.search.config import Config
 from mergesearch.search.problem.sides import calibration_texts
 from mergesearch.search.problem.task_set import open_tasks
 from mergesearch.search.problem.tasks import Task
-from mergesearch.search.scoring.live_model import scored_model
+from mergesearch.search.scoring.live_model import builder_for, scored_model
 from mergesearch.search.scoring.token_budget import new_budget
 
 
@@ -28,11 +28,12 @@ def evaluate_model(
     with located(where):
         tasks = open_tasks(config.evaluate, calibration_texts(config.recipe))
     dtype = config.recipe.get("out_dtype") or config.recipe.get("dtype")
-    model, tokenizer = live.load(Checkpoint(reference), find_device(config.device), torch_dtype(dtype))
+    device, builder = find_device(config.device), builder_for(config, tasks, reference)
+    model, tokenizer = live.load(Checkpoint(reference), device, torch_dtype(dtype), builder)
     model = scored_model(model, config.evaluate, lambda: None)
     budget = new_budget(
         config.evaluate,
-        model.device.type,
+        device,
         lambda b: tell(f"out of memory: scoring {b.tokens} tokens at once from now on"),
     )
     subject = LoadedModel(model, tokenizer, lambda out: merge(_alone(reference, dtype), out), budget)

@@ -26,6 +26,7 @@ from mergesearch.merge_ops.engine.standalone_models import LoadedCheckpoint, Sta
 from mergesearch.merge_ops.inputs.memory import MemoryPlan
 from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
 from mergesearch.merge_ops.live import live
+from mergesearch.merge_ops.live.built import Builder
 from mergesearch.merge_ops.output.folder import write_folder
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
@@ -45,6 +46,7 @@ class Engine:
         reserve: what the memory plan leaves room for.
         standalone: the references of checkpoints that are other models than the template with other weights. A recipe
             of such a checkpoint alone is a live model of its own, with its config and tokenizer.
+        builder: makes the live model, instead of transformers.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a live model is made from, and where
@@ -55,6 +57,7 @@ class Engine:
         device: str = "cpu",
         reserve: MemoryReserve | None = None,
         standalone: Collection[str] = (),
+        builder: Builder | None = None,
     ) -> None:
         self._merger = Merger(references, resident=True, device=device, reserve=reserve)
         self._template = template
@@ -63,12 +66,13 @@ class Engine:
         checkpoint = self._merger.checkpoints[template]
         self.model: nn.Module
         self.tokenizer: Any
-        self.model, self.tokenizer = live.load(checkpoint, device, self._dtype)
+        self.model, self.tokenizer = live.load(checkpoint, device, self._dtype, builder)
         views = live.bind_aligned(self.model, self._merger.inputs[template])
         self._views = {name: views[name] for name in self.names if name in views}
         self._template_model = LoadedCheckpoint(self.model, self.tokenizer, self._views)
-        self._standalone_models = StandaloneModels(self._merger, self._dtype, standalone)
+        self._standalone_models = StandaloneModels(self._merger, self._dtype, standalone, builder)
         self._sliced_model = VariableDepthModel(self._merger, self.model, self._dtype)
+        self._has_fixed_depth = builder is not None
         self._built: Recipe | None = None
 
     @property
@@ -95,6 +99,8 @@ class Engine:
             self._checked_assembly(recipe)
         elif recipe.keeps_shapes or recipe.vocabulary:
             self._write_views(self._assembly(recipe))
+        elif self._has_fixed_depth:
+            raise UserError("slices: a model that `builder` makes has the layers that it has; expected models")
         else:
             self.model, self._views = self._sliced_model.build(self._checked_assembly(recipe))
         for name, view in self._views.items():

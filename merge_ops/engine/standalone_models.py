@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.inputs.aligned_names import align
 from mergesearch.merge_ops.live import live
+from mergesearch.merge_ops.live.built import Builder
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
 
@@ -27,12 +28,16 @@ class StandaloneModels:
         merger: the open checkpoints.
         dtype: the dtype of the models' floats.
         references: the references of these checkpoints.
+        builder: as for ``Engine``.
     """
 
-    def __init__(self, merger: Merger, dtype: torch.dtype, references: Collection[str]) -> None:
+    def __init__(
+        self, merger: Merger, dtype: torch.dtype, references: Collection[str], builder: Builder | None = None
+    ) -> None:
         self._merger = merger
         self._dtype = dtype
         self._references = frozenset(references)
+        self._builder = builder
         self._loaded: dict[str, LoadedCheckpoint] = {}
 
     def has(self, recipe: Recipe) -> bool:
@@ -52,5 +57,5 @@ class StandaloneModels:
 
     def _load(self, reference: str) -> LoadedCheckpoint:
         checkpoint = self._merger.checkpoints[reference]
-        model, tokenizer = live.load(checkpoint, self._merger.device, self._dtype)
+        model, tokenizer = live.load(checkpoint, self._merger.device, self._dtype, self._builder)
         return LoadedCheckpoint(model, tokenizer, live.bind_aligned(model, align([checkpoint])[reference]))

@@ -17,17 +17,31 @@ from mergesearch.merge_ops.checkpoint.architecture import Architecture, model_cl
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
 from mergesearch.merge_ops.inputs.tokenizer import load_tokenizer
+from mergesearch.merge_ops.live.built import Builder, build
 
 
-def load(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None = None) -> tuple[nn.Module, Any]:
+def load(
+    checkpoint: Checkpoint, device: str, dtype: torch.dtype | None = None, builder: Builder | None = None
+) -> tuple[nn.Module, Any]:
     """Returns the checkpoint's model in evaluation mode, and its tokenizer or None if it has none.
 
+    Args:
+        checkpoint: the checkpoint.
+        device: the device of the model.
+        dtype: the dtype of its floats. None: that of the checkpoint.
+        builder: makes the model, instead of transformers.
+
     Raises:
-        UserError: the checkpoint is a single file, transformers does not have its class, or its adapter changes shapes.
+        UserError: there is no config, transformers does not have the model's class, or the adapter changes shapes.
     """
+    if builder is not None:
+        return build(checkpoint, builder, device, dtype), load_tokenizer(checkpoint)
     folder = checkpoint.folder
-    if folder is None:
-        raise UserError(f"{checkpoint.reference}: a single file has no config to load a model by; give a folder")
+    if folder is None or not checkpoint.has_config:
+        raise UserError(
+            f"{checkpoint.reference}: has no config.json to make a model by; give a folder that has one, or set "
+            "`builder` in the config: a function that makes the model"
+        )
     with no_progress_bars(), _refusals(checkpoint):
         model = _pretrained(checkpoint, folder, dtype)
         tokenizer = load_tokenizer(checkpoint)
@@ -92,7 +106,10 @@ def _model_class(checkpoint: Checkpoint) -> Any:
     found = model_class(checkpoint.config)
     if found is None:
         named = (checkpoint.config.get("architectures") or [checkpoint.config.get("model_type")])[0]
-        raise UserError(f"{checkpoint.reference}: transformers has no model class {named!r}")
+        raise UserError(
+            f"{checkpoint.reference}: transformers has no model class {named!r}; `builder` in the config names a "
+            "function that makes the model"
+        )
     return found
 
 

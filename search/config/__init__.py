@@ -31,7 +31,9 @@ WITH_A_SOUP = {"seed", "storage", "trial_timeout"}
 class Config(Strict):
     """A config file: a ``recipe`` with holes, or a ``soup``, from which the recipe follows.
 
-    ``trust`` allows code that tasks and merge methods bring along to run: see ``trust_code``.
+    ``builder`` names a function, ``module:function`` or ``path/to/file.py:function``, that makes the live model from
+    the path of a checkpoint, for models that transformers does not know. ``trust`` allows code that tasks and merge
+    methods bring along to run: see ``trust_code``.
     """
 
     recipe: dict[str, Any]
@@ -40,6 +42,7 @@ class Config(Strict):
     search: Search = Search()
     output: Output
     device: Literal["cpu", "cuda", "auto"] = "auto"
+    builder: str | None = Field(None, pattern=":")
     trust: bool = False
 
     @model_validator(mode="before")
@@ -57,6 +60,13 @@ class Config(Strict):
         except UserError as error:
             raise ValueError(re.sub(r"^soup: (?=[\w.\[\]]+: )", "soup.", str(error), flags=re.MULTILINE)) from None
         return {**data, "soup": soup, "recipe": soup.recipe()}
+
+    @model_validator(mode="after")
+    def _builder_goes_with_the_tasks(self) -> "Config":
+        for key in ("quantization", "ensemble"):
+            if self.builder is not None and getattr(self.evaluate, key):
+                raise ValueError(f"evaluate.{key}: found beside builder, expected a model of transformers")
+        return self
 
     @classmethod
     def read(cls, file: Path, **overrides: Any) -> "Config":

@@ -38,7 +38,8 @@ def _check_entries(recipe: Mapping[str, Any]) -> None:
 
 def check_same_computation(checkpoints: Sequence[Checkpoint]) -> None:
     """Raises UserError where checkpoints that may be the base compute differently: the live model has one config."""
-    configs = [{k: v for k, v in c.config.items() if k not in BESIDE_THE_WEIGHTS} for c in checkpoints]
+    loaded = [checkpoint.config if checkpoint.has_config else {} for checkpoint in checkpoints]
+    configs = [{k: v for k, v in config.items() if k not in BESIDE_THE_WEIGHTS} for config in loaded]
     for checkpoint, config in zip(checkpoints[1:], configs[1:], strict=True):
         differing = [key for key in {**configs[0], **config} if configs[0].get(key) != config.get(key)]
         if differing:

@@ -11,6 +11,7 @@ from mergesearch.merge_ops.inputs.compatibility import check_compatible
 from mergesearch.merge_ops.inputs.guessed_names import is_embedding
 from mergesearch.merge_ops.inputs.standalone import standalone
 from mergesearch.merge_ops.inputs.vocabulary_match import changes_nothing
+from mergesearch.merge_ops.live.built import find_builder
 from mergesearch.merge_ops.recipe.recipe import Recipe, layer_of
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 from mergesearch.search.config import Config
@@ -67,6 +68,8 @@ def open_problem(config: Config, where: str) -> Problem:
 
 
 def _open(config: Config) -> Problem:
+    if config.builder is not None:
+        find_builder(config.builder)
     references = referenced_checkpoints(config.recipe)
     merger = Merger(references)
     checkpoints = list(merger.checkpoints.values())

@@ -1,22 +1,40 @@
 """The live model of a run: candidates are built into it, and evaluators score it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from mergesearch.evaluators import Budget, LoadedModel
+from mergesearch.evaluators import EVALUATORS, Budget, LoadedModel
+from mergesearch.merge_ops.checkpoint.architecture import architecture
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import Engine, MemoryReserve, find_device
+from mergesearch.merge_ops.live.built import Builder, containers, find_builder
 from mergesearch.merge_ops.live.quantized import quantized
+from mergesearch.search.config import Config
 from mergesearch.search.config.evaluate import Evaluate
 from mergesearch.search.problem.problem import Problem
+from mergesearch.search.problem.tasks import Task
 
 
 def open_engine(problem: Problem, takes_gradients: bool) -> Engine:
     """The engine with the problem's checkpoints in memory, on the config's device."""
     methods = [*problem.space.methods, *problem.space.slice_methods.values()]
     reserve = MemoryReserve(methods, takes_gradients)
+    builder = builder_for(problem.config, problem.tasks, problem.template)
     device = find_device(problem.config.device)
-    return Engine(problem.references, problem.template, problem.dtype, device, reserve, problem.standalone)
+    return Engine(problem.references, problem.template, problem.dtype, device, reserve, problem.standalone, builder)
+
+
+def builder_for(config: Config, tasks: Iterable[Task], reference: str) -> Builder | None:
+    """What makes the live model of a checkpoint: the config's builder, or None for transformers.
+
+    Where every task is a program, which reads the candidate from the disk, a model that transformers does not know
+    needs no builder.
+    """
+    if config.builder is not None:
+        return find_builder(config.builder)
+    runs_programs = all(isinstance(task.evaluator, EVALUATORS["command"]) for task in tasks)
+    return containers if runs_programs and architecture(Checkpoint(reference)) is None else None
 
 
 def scored_model(model: Any, evaluate: Evaluate, built: Callable[[], object]) -> Any:
