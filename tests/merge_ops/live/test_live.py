@@ -174,5 +174,5 @@ def test_a_class_that_transformers_has_not(tmp_path: Path) -> None:
 
 def test_a_bare_file_has_no_model(tmp_path: Path) -> None:
     path = save(tmp_path / "x.safetensors", {"w": torch.zeros(2)})
-    with pytest.raises(UserError, match="a single file has no config to load a model by; give a folder"):
+    with pytest.raises(UserError, match=r"has no config\.json to make a model by; give a folder"):
         load(Checkpoint(path), "cpu")
