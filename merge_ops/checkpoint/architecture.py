@@ -198,8 +198,11 @@ def model_class(config: Mapping[str, Any]) -> Any:
     names = config.get("architectures") or [None]
     if names[0] is not None:
         return getattr(transformers, names[0], None)
-    config_class = transformers.CONFIG_MAPPING.get(config.get("model_type"))
-    return transformers.MODEL_MAPPING.get(config_class) if config_class else None
+    kind = config.get("model_type")
+    if kind not in transformers.CONFIG_MAPPING or transformers.CONFIG_MAPPING[kind] not in transformers.MODEL_MAPPING:
+        return None
+    found = transformers.MODEL_MAPPING[transformers.CONFIG_MAPPING[kind]]
+    return found[0] if isinstance(found, tuple) else found
 
 
 def _without_weights(config: Mapping[str, Any]) -> nn.Module:

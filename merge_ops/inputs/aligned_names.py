@@ -11,6 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.architecture import FIRST_NUMBER, Architecture, LiveName, architecture
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
@@ -96,7 +97,28 @@ class _Naming(Protocol):
 
 def _naming(checkpoints: Sequence[Checkpoint]) -> _Naming:
     known = next(filter(None, map(architecture, checkpoints)), None)
-    return _TransformersNaming(known, list(checkpoints[0].tensors)) if known else _GuessedNaming(checkpoints)
+    if known is None:
+        return _GuessedNaming(checkpoints)
+    naming = _TransformersNaming(known, list(checkpoints[0].tensors))
+    for checkpoint in checkpoints[1:]:
+        _check_fused(known, checkpoints[0], checkpoint, naming)
+    return naming
+
+
+def _check_fused(known: Architecture, template: Checkpoint, other: Checkpoint, naming: "_TransformersNaming") -> None:
+    """Raises UserError if one file has tensors one by one that are fused in the other (experts)."""
+    names = [set(naming.names(checkpoint).values()) for checkpoint in (template, other)]
+    for fused in sorted((names[0] ^ names[1]) & known.shapes.keys()):
+        parts = f"{fused.rpartition('.')[0]}."
+        single = next(
+            (name for name in names[0] ^ names[1] if name.startswith(parts) and name not in known.shapes), None
+        )
+        if single:
+            owner, divided = (template, other) if fused in names[0] else (other, template)
+            raise UserError(
+                f"{owner.reference}: has the tensor {fused}, which {divided.reference} has in parts such as {single}; "
+                "load one of them with transformers and save it again"
+            )
 
 
 class _TransformersNaming:
@@ -105,6 +127,7 @@ class _TransformersNaming:
     def __init__(self, common: Architecture, template: Sequence[str]) -> None:
         self._common = common
         self._template = template
+        self._known: dict[tuple[str, Architecture], dict[str, LiveName]] = {}
 
     def names(self, checkpoint: Checkpoint) -> dict[str, str]:
         return {stored: live.name for stored, live in self._live_names(checkpoint, self._common).items()}
@@ -113,6 +136,11 @@ class _TransformersNaming:
         for group in self._own(checkpoint).tied:
             live_names = self._common.live_names(group)
             yield tuple(live_names[name].name for name in group)
+        # A file may have a head that its config does not name.
+        live = self._live_names(checkpoint, self._own(checkpoint))
+        names = self.names(checkpoint)
+        heads = [names[own] for own in live if OUTPUT_EMBEDDING.search(own) and not live[own].loaded]
+        yield from guessed_ties(checkpoint, list(names.values()), heads)
 
     def optional(self, checkpoint: Checkpoint) -> Iterable[str]:
         own = self._own(checkpoint)
@@ -124,13 +152,20 @@ class _TransformersNaming:
         return architecture(checkpoint) or self._common
 
     def _live_names(self, checkpoint: Checkpoint, model: Architecture) -> dict[str, LiveName]:
-        """Returns the model's names. If transformers cannot read the file (``module.model...``), they are guessed."""
-        found = model.live_names(checkpoint.tensors)
-        if 2 * sum(live.loaded for live in found.values()) >= len(found):
-            return found
-        guessed = names_in_template(list(checkpoint.tensors), self._template)
-        live_names = model.live_names(guessed.values())
-        return {stored: live_names[name] for stored, name in guessed.items()}
+        key = (checkpoint.reference, model)
+        if key not in self._known:
+            self._known[key] = _readable_names(list(checkpoint.tensors), model, self._template)
+        return self._known[key]
+
+
+def _readable_names(stored: Sequence[str], model: Architecture, template: Sequence[str]) -> dict[str, LiveName]:
+    """Returns the model's names. If transformers cannot read the file (``module.model...``), they are guessed."""
+    found = model.live_names(stored)
+    if 2 * sum(live.loaded for live in found.values()) >= len(found):
+        return found
+    guessed = names_in_template(stored, template)
+    live_names = model.live_names(guessed.values())
+    return {own: live_names[name] for own, name in guessed.items()}
 
 
 class _GuessedNaming:

@@ -1,5 +1,6 @@
 """Checkpoints whose files differ in names, in what they store, or in shape."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,33 @@ def test_one_parameter_under_two_names_is_the_one_that_transformers_reads(tmp_pa
     key = "transformer.wte.weight"
     expected = halfway(loaded(base).state_dict(), loaded(other).state_dict())[key]
     assert_close(read(tmp_path / "out")[key], expected, OPERATIONS)
+
+
+def test_fused_experts_beside_single_ones(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    mixtral = t.MixtralForCausalLM(t.MixtralConfig(**KEYS, head_dim=8, num_local_experts=3))
+    base, one = saved(tmp_path / "base", mixtral, as_saved), saved(tmp_path / "one", mixtral, as_live)
+    text = refused(tmp_path / "out", base, one)
+    assert text.startswith(
+        f"{one}: has the tensor model.layers.0.mlp.experts.down_proj, which {base} has in parts such as "
+    )
+
+
+def test_a_config_that_does_not_name_the_head(tmp_path: Path) -> None:
+    base, one = gpt2(tmp_path / "base", 0, as_live), gpt2(tmp_path / "one", 1, as_live)
+    for folder in (base, one):
+        config = json.loads((Path(folder) / "config.json").read_text())
+        del config["architectures"]
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+    engine = Engine([base, one], base)
+    assert type(engine.model).__name__ == "GPT2Model"
+    engine.build(recipe(base, one))
+    engine.write(recipe(base, one), tmp_path / "out")
+    assert Checkpoint(str(tmp_path / "out")).digest() == engine.digest()
+    written = read(tmp_path / "out")
+    assert "lm_head.weight" not in written
+    name = "transformer.wte.weight"
+    assert_close(written[name], halfway(read(Path(base)), read(Path(one)))[name], OPERATIONS)
 
 
 # Tied weights

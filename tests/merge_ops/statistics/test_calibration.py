@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.assembly.assembly import Assembly
@@ -20,6 +21,7 @@ from mergesearch.merge_ops.statistics.calibration import calibrated
 
 from ...tolerances import assert_close, path_length, tolerance
 from ..helpers import INPUTS, OPERATIONS, Counter, read
+from ..live.families import GPT, as_live, as_saved, bare, saved
 
 MODEL, OTHER = str(INPUTS / "ft1"), str(INPUTS / "ft2")
 
@@ -73,6 +75,21 @@ def test_inputs_are_the_gram_matrices_of_linear_layers(text: str) -> None:
     assert_close(found["model.layers.0.self_attn.q_proj.weight"], expected, rows.shape[1] + len(rows) + OPERATIONS)
     assert "model.embed_tokens.weight" not in found
     assert all(gram.shape == (Checkpoint(MODEL).tensors[name].shape[1],) * 2 for name, gram in found.items())
+
+
+def test_inputs_are_found_whatever_the_file_calls_the_layers(text: str, tmp_path: Path) -> None:
+    found = []
+    for layout in (as_saved, bare, as_live):
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(GPT2Config(**{**GPT, "vocab_size": 300, "n_positions": 256}))
+        folder = saved(tmp_path / layout.__name__, model, layout)
+        for file in INPUTS.joinpath("ft1").glob("*token*"):
+            shutil.copy(file, folder)
+        grams = calibrated("inputs", Checkpoint(folder), text, 20, "cpu")
+        found.append({name.removeprefix("transformer."): gram for name, gram in grams.items()})
+    assert len(found[0]) == 8
+    assert all(other.keys() == found[0].keys() for other in found)
+    assert all(torch.equal(other[name], gram) for other in found for name, gram in found[0].items())
 
 
 def recipe(method: str, text: str, models: list[str], **parameters: Any) -> Recipe:
