@@ -76,6 +76,10 @@ class GreedyGenerator:
             return None
         return Completion(self._tokenize(prompt)[-max_prompt:], max_tokens, tuple(each for each in stop if each))
 
+    def has_tokens(self, prompt: str) -> bool:
+        """Whether there is something to generate after."""
+        return bool(self._tokenize(prompt))
+
     def _tokenize(self, prompt: str) -> list[int]:
         if prompt not in self._prompts:
             self._prompts[prompt] = self._hflm.tok_batch_encode([prompt])[0][0].tolist()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mergesearch.errors import UserError, in_words
+from mergesearch.errors import UserError, in_words, listed
 from mergesearch.evaluators.contract.loaded_model import LoadedModel, budget_of
 from mergesearch.evaluators.contract.options import Shared
 from mergesearch.evaluators.inference.batch_plan import Request
@@ -19,6 +19,7 @@ from mergesearch.evaluators.inference.kv_cache import Completion
 from mergesearch.evaluators.inference.logprobs import ContinuationScorer
 from mergesearch.evaluators.inference.scoring_modes import choose_compilation, choose_packing
 from mergesearch.evaluators.lm_eval.hflm import rolling_requests
+from mergesearch.text import quoted
 
 TESTED_TEXTS = 4
 """Number of texts that are generated both by lm-eval's code and by ours, before ours is used."""
@@ -43,9 +44,10 @@ class InstanceRunner:
         self._budget = budget_of(subject)
         scored = [each for instances in documents for each in instances if each.request_type != "generate_until"]
         self._query = {id(instance): number for number, instance in enumerate(scored)}
-        requests = [self._tokenize(instance) for instance in scored]
-        self.scorer = ContinuationScorer(subject, requests, hflm.max_length, shared.batch_size)
         self.generator = GreedyGenerator(hflm)
+        generated = [each for instances in documents for each in instances if id(each) not in self._query]
+        requests = self._tokenized(scored, generated)
+        self.scorer = ContinuationScorer(subject, requests, hflm.max_length, shared.batch_size)
         self.generator.separate_batches |= shared.mode == "exact"
 
     def queries(self, instances: Sequence[Any]) -> tuple[int, ...]:
@@ -142,24 +144,60 @@ class InstanceRunner:
         rolling = [instance.request_type == "loglikelihood_rolling" for instance in instances]
         return [answer[0] if is_rolling else answer for answer, is_rolling in zip(answers, rolling, strict=True)]
 
+    def _tokenized(self, scored: Sequence[Any], generated: Sequence[Any]) -> list[tuple[Request, ...]]:
+        """The requests of the scored instances. Raises UserError, which names all items that no model can answer."""
+        requests: list[tuple[Request, ...]] = []
+        problems: dict[str, str] = {}
+        for instance in scored:
+            try:
+                requests.append(self._tokenize(instance))
+            except UserError as error:
+                problems.setdefault(_name(instance), str(error))
+        for instance in generated:
+            if problem := self._problem_of_prompt(instance):
+                problems.setdefault(_name(instance), problem)
+        if problems:
+            others = list(problems)[1:]
+            more = f"; this also holds for, or something else is wrong with, {listed(others)}" if others else ""
+            raise UserError(f"{next(iter(problems.values()))}{more}; no model can be scored on this: leave it out")
+        return requests
+
     def _tokenize(self, instance: Any) -> tuple[Request, ...]:
-        if instance.request_type == "loglikelihood_rolling":
-            return rolling_requests(self._hflm, instance.args[0])
-        if instance.request_type == "loglikelihood":
+        if instance.request_type not in ("loglikelihood", "loglikelihood_rolling"):
+            raise UserError(f"{_name(instance)}: requests of type {instance.request_type!r} are not supported")
+        try:
+            if instance.request_type == "loglikelihood_rolling":
+                return rolling_requests(self._hflm, instance.args[0])
             return (self._tokenize_pair(instance),)
-        raise UserError(f"{_name(instance)}: requests of type {instance.request_type!r} are not supported")
+        except UserError:
+            raise
+        except Exception as error:  # tokenizers and lm-eval raise anything
+            raise UserError(f"{_name(instance)}: lm-eval cannot tokenize it: {in_words(error)}") from error
 
     def _tokenize_pair(self, instance: Any) -> Request:
         tokenized = self._hflm.loglikelihood([instance], disable_tqdm=True) if any(instance.args) else []
         request = Request(tuple(tokenized[0][1]), tuple(tokenized[0][2])) if tokenized else Request((), ())
+        context, answer = instance.args
         if not request.continuation:
-            raise UserError(f"{_name(instance)}: the answer {instance.args[1]!r} has no tokens of its own")
+            raise UserError(f"{_name(instance)}: the answer {quoted(answer)} has no tokens of its own")
+        if not request.context:
+            raise UserError(
+                f"{_name(instance)}: what stands before the answer {quoted(answer)} is {quoted(context)}, which has no "
+                "tokens that an answer could follow"
+            )
         if len(request.continuation) > self._hflm.max_length:
             raise UserError(
                 f"{_name(instance)}: an answer has {len(request.continuation)} tokens, which is more than the model's "
                 f"context of {self._hflm.max_length}"
             )
         return request
+
+    def _problem_of_prompt(self, instance: Any) -> str:
+        try:
+            has_tokens = self.generator.has_tokens(instance.args[0])
+        except Exception as error:  # tokenizers raise anything
+            return f"{_name(instance)}: lm-eval cannot tokenize it: {in_words(error)}"
+        return "" if has_tokens else f"{_name(instance)}: its prompt {quoted(instance.args[0])} has no tokens"
 
     def _generate(self, instances: Sequence[Any]) -> list[str]:
         """Greedy texts by our code if it ``is_usable``; all others by HFLM."""

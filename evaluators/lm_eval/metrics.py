@@ -48,10 +48,19 @@ class DocumentMetric(ABC):
 
     def contributions(self, rows: Tensor, weights: Sequence[float]) -> Tensor:
         """[documents] float64, whose weighted mean is the value. Pseudo-values, unless there is something simpler."""
+        if 0 in weights and any(weights):
+            return self._of_weight(rows, weights)
         if len(rows) < 2:
             return torch.tensor([self.value(rows, weights)] * len(rows), dtype=torch.float64)
         left_out = torch.tensor(self._leave_one_out(rows, weights), dtype=torch.float64)
         return pseudo_values(self.value(rows, weights), left_out, torch.tensor(weights, dtype=torch.float64))
+
+    def _of_weight(self, rows: Tensor, weights: Sequence[float]) -> Tensor:
+        """The contributions where some documents have no weight, such as empty texts: they contribute nothing."""
+        counted = [n for n, weight in enumerate(weights) if weight]
+        contributions = torch.zeros(len(rows), dtype=torch.float64)
+        contributions[counted] = self.contributions(rows[counted], [weights[n] for n in counted])
+        return contributions
 
     def _leave_one_out(self, rows: Tensor, weights: Sequence[float]) -> list[float]:
         """The value without each document. Computed once for documents with equal rows and weights."""
@@ -123,7 +132,7 @@ class WeightedMetric(DocumentMetric):
 
     def contributions(self, rows: Tensor, weights: Sequence[float]) -> Tensor:
         """See ``DocumentMetric.contributions``."""
-        if not self._is_bits_per_byte:
+        if not self._is_bits_per_byte or 0 in weights:
             return super().contributions(rows, weights)
         sizes = torch.tensor(weights, dtype=torch.float64)
         return -rows[:, 0] / self.nats_per_unit / sizes

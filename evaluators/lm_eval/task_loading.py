@@ -66,6 +66,8 @@ def _reason(error: Exception) -> str:
             "its data is not on this machine and the Hugging Face hub cannot be reached; "
             f"download the data set first, or check the network ({text})"
         )
+    if isinstance(error, IndexError) and text.endswith("string index out of range"):
+        return f"lm-eval expects no empty text in the answer or the choices of its first document ({text})"
     return "its split has no documents" if isinstance(error, StopIteration) else text
 
 

@@ -183,7 +183,7 @@ def test_constraints_in_words() -> None:
     assert KEPT.in_words.endswith("both are within chance.")
     assert BROKEN.is_broken
     assert "broken on the test items, margin -0.0200" in BROKEN.in_words
-    assert "no test items" in Check("a at least 0.7", 0.01, None).in_words
+    assert "not checked on test items" in Check("a at least 0.7", 0.01, None).in_words
 
 
 @pytest.mark.parametrize("objectives", [2, 3])
