@@ -105,7 +105,8 @@ def _place(error: BaseException) -> str:
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A hint such as ``; did you mean 'weight'?``; where no valid name is close, a list of the valid names."""
     names = sorted(valid)
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    inside = [part for part in name.split("_") if part in names]  # the seed of random_seed
+    close = get_close_matches(name, names, n=1, cutoff=0.8) or inside or get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(names) or 'none'}"
 
 

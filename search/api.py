@@ -180,4 +180,8 @@ def merge(recipe: Recipe | Mapping[str, Any] | PathName, out: PathName, *, allow
     if isinstance(recipe, str | PathLike):
         merge_file(Path(recipe), Path(out), options)
     else:
-        merge_recipe(recipe if isinstance(recipe, Recipe) else Recipe.read(dict(recipe)), Path(out), options=options)
+        merge_recipe(
+            recipe if isinstance(recipe, Recipe) else Recipe.read(dict(recipe), warn=warnings.warn),
+            Path(out),
+            options=options,
+        )

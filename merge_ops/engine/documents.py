@@ -15,22 +15,24 @@ from mergesearch.errors import UserError
 from mergesearch.files import ended_by_exception
 from mergesearch.merge_ops.checkpoint.references import parse_reference
 from mergesearch.merge_ops.engine.engine import check_output, merge
-from mergesearch.merge_ops.engine.options import DEFAULTS, MergeOptions
+from mergesearch.merge_ops.engine.options import DEFAULTS, MergeOptions, Say
 from mergesearch.merge_ops.output.writer import new_parents_removed
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import read_yaml_documents
 
 
-def read_recipes(path: Path) -> list[Recipe]:
+def read_recipes(path: Path, warn: Say | None = None) -> list[Recipe]:
     """Returns the recipes of a file, each after those that it uses. The last one is the result's.
+
+    ``warn`` is as for ``Recipe.read``.
 
     Raises:
         UserError: the file is not readable, or a recipe is not valid, not used, or part of a cycle.
     """
     documents = [_with_name(document) for document in read_yaml_documents(path) if document is not None]
     if len(documents) <= 1:
-        return [Recipe.read(documents[0] if documents else None, str(path))]
-    recipes = [Recipe.read(document, f"{path}: document {i + 1}") for i, document in enumerate(documents)]
+        return [Recipe.read(documents[0] if documents else None, str(path), warn)]
+    recipes = [Recipe.read(document, f"{path}: document {i + 1}", warn) for i, document in enumerate(documents)]
     return _ordered(recipes, str(path))
 
 
@@ -45,7 +47,7 @@ def merge_file(path: Path, out: Path, options: MergeOptions = DEFAULTS) -> None:
     Raises:
         UserError: as for ``read_recipes`` and ``merge``.
     """
-    merge_recipes(read_recipes(path), out, options)
+    merge_recipes(read_recipes(path, options.warn), out, options)
 
 
 def merge_recipes(recipes: Sequence[Recipe], out: Path, options: MergeOptions = DEFAULTS) -> None:

@@ -185,6 +185,7 @@ class Parameter:
         return self._read_number(value)
 
     def _read_choice(self, value: object) -> Scalar:
+        value = _SWITCHES.get(value.lower(), value) if isinstance(value, str) and True in self.choices else value
         for choice in self.choices:
             if value == choice and isinstance(value, bool) == isinstance(choice, bool):
                 return choice
@@ -199,7 +200,13 @@ class Parameter:
         return int(number) if self.kind == "integer" else number
 
 
+_SWITCHES: Mapping[str, bool] = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+"""Switches that a file has as text, in quotes."""
+
+
 def _read_switch(value: object) -> bool:
+    if isinstance(value, str) and value.lower() in _SWITCHES:
+        return _SWITCHES[value.lower()]
     if value in (0, 1):
         return bool(value)
     raise ValueError(f"{value!r} is not true or false")

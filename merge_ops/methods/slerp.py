@@ -38,7 +38,9 @@ METHOD = Method(
     paper="Shoemake, Animating rotation with quaternion curves, https://doi.org/10.1145/325334.325242",
     formula="θ = (sin((1−t)Ω) θ_0 + sin(tΩ) θ_1) / sin Ω, cos Ω = ⟨θ_0, θ_1⟩ / (‖θ_0‖ ‖θ_1‖), θ_0 = base_model",
     base="required",
-    parameters=(Parameter("t", "the position between the two models", low=0.0, high=1.0, search=(0.0, 1.0)),),
+    parameters=(
+        Parameter("t", "the position between the two models; beyond 0 and 1 it extrapolates", search=(0.0, 1.0)),
+    ),
     decide=decide,
     max_models=1,
 )

@@ -3,19 +3,25 @@
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.recipe.layout import MergeGroup
 from mergesearch.merge_ops.recipe.parameter_settings import check_parameters
+from mergesearch.merge_ops.recipe.unknown_keys import Warn
 
 
-def check_group(group: MergeGroup) -> None:
-    """Raises UserError if the method cannot take the inputs of the group, or if a parameter is not valid."""
+def check_group(group: MergeGroup, warn: Warn | None = None) -> None:
+    """Raises UserError if the method cannot take the inputs of the group, or if a parameter is not valid.
+
+    ``warn`` is as for ``check_parameters``.
+    """
     method = group.method
     if method.base == "required" and not group.base:
         raise UserError(f"base_model: is missing; {method.name} needs it")
     _check_duplicates(group)
     _check_count(group)
     for index, entry in enumerate(group.inputs):
-        check_parameters(entry.parameters, f"{group.where}[{index}].parameters", [method])
+        check_parameters(entry.parameters, f"{group.where}[{index}].parameters", [method], warn)
     if group.where.endswith(".sources"):
-        check_parameters(group.parameter_levels[0], f"{group.where.removesuffix('.sources')}.parameters", [method])
+        check_parameters(
+            group.parameter_levels[0], f"{group.where.removesuffix('.sources')}.parameters", [method], warn
+        )
     _check_base_layers(group)
 
 

@@ -4,7 +4,7 @@ A setting is a scalar, a list of scalars that are interpolated over the layers, 
 first matching entry counts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -55,7 +55,9 @@ ParameterSettings = dict[str, Setting]
 OptionalSettings = Annotated[ParameterSettings, blank_as(dict), Field(default_factory=dict)]
 
 
-def check_parameters(settings: Mapping[str, Any], where: str, methods: Sequence[Method]) -> None:
+def check_parameters(
+    settings: Mapping[str, Any], where: str, methods: Sequence[Method], warn: Callable[[str], object] | None = None
+) -> None:
     """Checks names and values of parameters.
 
     As in mergekit, parameters that only other methods have are ignored, so that one file can serve several methods.
@@ -64,6 +66,7 @@ def check_parameters(settings: Mapping[str, Any], where: str, methods: Sequence[
         settings: the settings by the parameters' names.
         where: the key of the settings, for messages.
         methods: the methods that read the settings.
+        warn: gets a warning for each parameter that no method has, which mergekit ignores. Without it, it is an error.
 
     Raises:
         UserError: no method has a parameter of that name, or a method cannot take a value.
@@ -71,7 +74,10 @@ def check_parameters(settings: Mapping[str, Any], where: str, methods: Sequence[
     valid = PARAMETER_NAMES.union(*({parameter.name for parameter in method.parameters} for method in methods))
     for name, setting in settings.items():
         if name not in valid | IGNORED:
-            raise UserError(f"{where}: there is no parameter {name!r}{nearest(name, valid)}")
+            problem = f"{where}: there is no parameter {name!r}{nearest(name, valid)}"
+            if warn is None:
+                raise UserError(problem)
+            warn(f"{problem}; it is ignored, as in mergekit")
         for parameter in filter(None, (method.parameter(name) for method in methods)):
             _check_values(parameter, setting, f"{where}.{name}")
 

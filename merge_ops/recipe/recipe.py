@@ -39,6 +39,7 @@ from mergesearch.merge_ops.recipe.schema import (
     OutputSlice,
     TokenizerSource,
 )
+from mergesearch.merge_ops.recipe.unknown_keys import Warn, without_unknown_keys
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 from mergesearch.parsing import Strict, dump_yaml, parse
 
@@ -76,13 +77,25 @@ class Recipe(Strict):
     name: str | None = None
 
     @classmethod
-    def read(cls, data: Any, where: str = "recipe") -> "Recipe":
-        """Returns the recipe of a YAML document. Raises UserError, which begins with ``where``, if it is not valid."""
+    def read(cls, data: Any, where: str = "recipe", warn: Warn | None = None) -> "Recipe":
+        """Returns the recipe of a YAML document.
+
+        Args:
+            data: the content of the document.
+            where: the start of messages.
+            warn: gets a warning for every key and parameter that does not exist, which mergekit ignores. Without it,
+                they are errors.
+
+        Raises:
+            UserError: the recipe is not valid.
+        """
         for key in OTHER_TOOLS.keys() & (data if isinstance(data, dict) else {}).keys():
             raise UserError(f"{where}: {OTHER_TOOLS[key]}")
+        if warn is not None:
+            data = without_unknown_keys(data, cls.model_fields, where, warn)
         recipe = parse(cls, data, where)
         with located(where):
-            recipe._check()
+            recipe._check(warn and (lambda line: warn(f"{where}: {line}")))
         return recipe
 
     @property
@@ -223,15 +236,15 @@ class Recipe(Strict):
             for index, output in enumerate(slices)
         ]
 
-    def _check(self) -> None:
+    def _check(self, warn: Warn | None) -> None:
         groups = self._all_groups
         methods = list({method.name: method for method in (self.method, *(group.method for group in groups))}.values())
-        check_parameters(self.parameters, "parameters", methods)
+        check_parameters(self.parameters, "parameters", methods, warn)
         self._check_forms()
         for name, module in self.modules.items():
-            check_parameters(module.parameters, f"modules.{name}.parameters", methods)
+            check_parameters(module.parameters, f"modules.{name}.parameters", methods, warn)
         for group in groups:
-            check_group(group)
+            check_group(group, warn)
         if self.frozen and not all(group.base for group in groups):
             raise UserError("frozen: needs base_model, whose tensors it keeps")
         if self.tokenizer and self.tokenizer_source:
