@@ -18,6 +18,7 @@ from mergesearch.merge_ops.checkpoint.adapters.keys import is_factor
 from mergesearch.merge_ops.checkpoint.architecture import architecture_of
 from mergesearch.merge_ops.checkpoint.locations import locate
 from mergesearch.merge_ops.checkpoint.references import ModelReference, parse_reference
+from mergesearch.merge_ops.checkpoint.side_files import VOCABULARIES, side_files
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX, WeightFiles, find_weights
 from mergesearch.reading import read_json_object
@@ -105,6 +106,12 @@ class Checkpoint:
     def folder(self) -> Path | None:
         """The folder of config and tokenizer, or None if the checkpoint is a single file."""
         return self.path if self.path.is_dir() else None
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """The folder of tokenizer and chat template: the adapter's if it has a vocabulary, else the model's."""
+        adapter = self._locate(self._parsed.adapter) if self._parsed.adapter else None
+        return adapter if adapter and any(side_files(adapter, VOCABULARIES)) else self.folder
 
     @property
     def has_config(self) -> bool:

@@ -12,8 +12,8 @@ def each_section(config: Json, change: Callable[[Json], Json]) -> Json:
 
 
 def is_section(key: str, value: Any) -> bool:
-    """Returns whether an entry of a config is a section."""
-    return isinstance(value, dict) and "config" in key
+    """Returns whether a value is the config of a part: ``text_config``, or ``encoder`` with a type of its own."""
+    return isinstance(value, dict) and ("config" in key or "model_type" in value)
 
 
 def untied(config: Json) -> Json:

@@ -25,7 +25,7 @@ def stored_tokens(checkpoint: Checkpoint) -> Tokens | None:
     Raises:
         UserError: a file is damaged, or the vocabulary is of a kind that cannot be read here.
     """
-    folder = checkpoint.folder
+    folder = checkpoint.tokenizer_folder
     if folder is None:
         return None
     for name, parse in FORMS.items():

@@ -27,7 +27,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     Raises:
         UserError: transformers cannot read the tokenizer, or the files lack its vocabulary.
     """
-    folder = checkpoint.folder
+    folder = checkpoint.tokenizer_folder
     files = [file.name for file in side_files(folder, TOKENIZER_FILES)] if folder else []
     if folder is None or set(files) <= BESIDE_A_VOCABULARY:
         return None

@@ -12,6 +12,7 @@ from mergesearch.files import write_text
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.architecture import architecture_of
+from mergesearch.merge_ops.checkpoint.config_sections import untied
 from mergesearch.merge_ops.checkpoint.weight_files import NAMED_IN_CONFIG
 from mergesearch.merge_ops.inputs.tokenizer import chat_template, write_chat_template
 from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
@@ -77,15 +78,15 @@ def _check_side_files(folder: Path, assembly: Assembly, template: str | None) ->
 
 def _chat_template(assembly: Assembly, merger: Merger) -> str | None:
     name = assembly.recipe.chat_template
-    folders = [c.folder for r, c in merger.checkpoints.items() if c.folder and r in assembly.recipe.references]
-    return chat_template(name, folders) if name else None
+    folders = [c.tokenizer_folder for r, c in merger.checkpoints.items() if r in assembly.recipe.references]
+    return chat_template(name, [folder for folder in folders if folder]) if name else None
 
 
 def _write_side_files(
     writer: Writer, source: Path, assembly: Assembly, merger: Merger, layered: dict[str, Any] | None
 ) -> None:
-    writer.copy_side_files(source)
     checkpoint = merger.checkpoints[assembly.layout.template]
+    writer.copy_side_files(source, checkpoint.tokenizer_folder or source)
     if checkpoint.has_config:
         config = layered or checkpoint.config
         result_config.edit(writer.folder, lambda _: changed_config(config, assembly, merger))
@@ -117,7 +118,7 @@ def _untied(config: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     known = architecture_of(config)
     tied = {name for group in known.tied for name in group} if known else set()
     stored = {live.name for live in known.live_names(names).values()} if known else set()
-    return config if tied - stored else result_config.untied(config)
+    return config if tied - stored else untied(config)
 
 
 def layered_config(assembly: Assembly, merger: Merger) -> dict[str, Any] | None:

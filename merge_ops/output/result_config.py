@@ -14,6 +14,7 @@ import torch
 
 from mergesearch.errors import UserError
 from mergesearch.files import write_text
+from mergesearch.merge_ops.checkpoint.config_sections import Json, is_section
 from mergesearch.merge_ops.inputs.model_config import LAYER_COUNT
 from mergesearch.reading import read_json_object
 from mergesearch.text import quoted
@@ -21,7 +22,6 @@ from mergesearch.text import quoted
 PER_LAYER = re.compile(r"layer|block|pattern|type|size|head|window|sparsity|activation|attention|mlp|moe|rope")
 LAYER_INDICES = re.compile(r"_(?:layers|idxs?|indices|indexes|layer_ids|layers_idx)$")
 FILES = ("config.json", "generation_config.json")
-Json = dict[str, Any]
 
 
 def edit(folder: Path, change: Callable[[Json], Json], files: Sequence[str] = FILES[:1]) -> None:
@@ -36,15 +36,6 @@ def with_dtype(config: Json, dtype: torch.dtype) -> Json:
     """Returns the config with ``dtype``, and without its old name ``torch_dtype``."""
     others = {key: value for key, value in config.items() if key != "torch_dtype"}
     return {**others, "dtype": str(dtype).removeprefix("torch.")}
-
-
-def untied(config: Json) -> Json:
-    """Returns the config of a model with separate input and output embeddings."""
-
-    def change(section: Json) -> Json:
-        return {**section, "tie_word_embeddings": False} if "tie_word_embeddings" in section else section
-
-    return {**each_section(config, change), "tie_word_embeddings": False}
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ def with_layers(config: Json, stack: str, old_count: int, sources: Sequence[Sour
     Raises:
         UserError: a list has no entry for a layer.
     """
-    sections = {key: value for key, value in config.items() if _is_section(key, value)}
+    sections = {key: value for key, value in config.items() if is_section(key, value)}
     config = config | {
         key: with_layers(section, stack, old_count, [source.section(key) for source in sources])
         for key, section in sections.items()
@@ -127,13 +118,3 @@ def _is_layer_count(key: str, value: Any, stack: str, old_count: int) -> bool:
 
 def _are_layer_indices(value: Iterable[Any], count: int) -> bool:
     return all(isinstance(entry, int) and not isinstance(entry, bool) and 0 <= entry < count for entry in value)
-
-
-def each_section(config: Json, change: Callable[[Json], Json]) -> Json:
-    """Applies ``change`` to the config and its sections, such as ``text_config``."""
-    return change({key: each_section(v, change) if _is_section(key, v) else v for key, v in config.items()})
-
-
-def _is_section(key: str, value: Any) -> bool:
-    """Returns whether a value is the config of a part: ``text_config``, or ``encoder`` with a type of its own."""
-    return isinstance(value, dict) and ("config" in key or "model_type" in value)

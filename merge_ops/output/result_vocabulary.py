@@ -4,10 +4,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from mergesearch.merge_ops.checkpoint.config_sections import Json, each_section
 from mergesearch.merge_ops.checkpoint.side_files import TOKENIZER_FILES, side_files
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary
 from mergesearch.merge_ops.output import result_config
-from mergesearch.merge_ops.output.result_config import Json, each_section
 
 SIZE = "vocab_size"
 TEXT_SECTIONS = ("text_config", "llm_config", "language_config")

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from mergesearch.errors import UserError, listed
 from mergesearch.files import atomic_path, ended_by_exception, write_text
-from mergesearch.merge_ops.checkpoint.side_files import side_files
+from mergesearch.merge_ops.checkpoint.side_files import CHAT_TEMPLATES, TOKENIZER_FILES, side_files
 from mergesearch.merge_ops.checkpoint.tensor_files import DTYPE_NAMES, TensorFile, TensorInfo, as_bytes
 from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX
+from mergesearch.merge_ops.inputs.tokenizer import stored_template
 
 SHARD_BYTES = 5 * 10**9
 
@@ -70,9 +71,23 @@ class Writer:
             if wrong or file.tensors.keys() != checksums.keys():
                 raise UserError(f"{path}: what was read back is not what was written: {listed(wrong)}")
 
-    def copy_side_files(self, source: Path) -> None:
-        """Copies config, tokenizer and similar files from another folder: their content, not links or permissions."""
-        for file in side_files(source):
+    def copy_side_files(self, source: Path, tokenizer: Path | None = None) -> None:
+        """Copies config, tokenizer and similar files: their content, not links or permissions.
+
+        Args:
+            source: the folder that they are in.
+            tokenizer: another folder, from which the tokenizer is taken, and the chat templates if it has any.
+        """
+        own = side_files(source)
+        if tokenizer not in (None, source):
+            patterns = (*TOKENIZER_FILES, *(CHAT_TEMPLATES if stored_template(tokenizer) else ()))
+            replaced = set(side_files(source, patterns))
+            self._copy(tokenizer, side_files(tokenizer, patterns))
+            own = (file for file in own if file not in replaced)
+        self._copy(source, own)
+
+    def _copy(self, source: Path, files: Iterable[Path]) -> None:
+        for file in files:
             target = self.folder / file.relative_to(source)
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from mergesearch.errors import listed
+from mergesearch.merge_ops.checkpoint.references import ModelReference, parse_reference
 from mergesearch.parsing import Strict
 from mergesearch.text import quoted
 
@@ -57,6 +58,10 @@ def _natural(path: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
+def _is_adapter(model: str) -> bool:
+    return (Path(model) / ADAPTER).exists()
+
+
 class Learning(Strict):
     """How learned soups are trained: ``steps`` of Adam, each on the share ``items`` of the search items."""
 
@@ -83,7 +88,7 @@ class Soup(Strict):
 
     @model_validator(mode="after")
     def _adapters_have_a_base(self) -> "Soup":
-        bare = [model for model in self.models if "+" not in model and (Path(model) / ADAPTER).exists()]
+        bare = [model for model in self.models if _is_adapter(model)]
         if bare and self.base is None:
             raise ValueError(f"{bare[0]} is a LoRA adapter: expected base, the model that it was trained on")
         return self
@@ -91,8 +96,11 @@ class Soup(Strict):
     @property
     def references(self) -> list[str]:
         """The averaged models as recipes refer to them."""
-        adapted = (f"{self.base}+{m}" if (Path(m) / ADAPTER).exists() else m for m in self.models)
+        adapted = (self._on_base(model) if _is_adapter(model) else model for model in self.models)
         return [model for model in adapted if model != self.base]
+
+    def _on_base(self, adapter: str) -> str:
+        return str(ModelReference(parse_reference(str(self.base)).model, adapter))
 
     def recipe(self) -> dict[str, Any]:
         """A recipe without holes that refers to all of the models."""

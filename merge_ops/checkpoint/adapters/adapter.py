@@ -11,6 +11,7 @@ from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.adapters.changes import Change, Whole
 from mergesearch.merge_ops.checkpoint.adapters.config import read_config
 from mergesearch.merge_ops.checkpoint.adapters.ends import Ends
+from mergesearch.merge_ops.checkpoint.adapters.heads import with_head
 from mergesearch.merge_ops.checkpoint.adapters.keys import read_keys
 from mergesearch.merge_ops.checkpoint.adapters.names import BaseNames
 from mergesearch.merge_ops.checkpoint.adapters.plan import Planned, Planner
@@ -69,7 +70,10 @@ class Adapter:
         return weight.to(dtype)
 
     def config(self, config: Json) -> Json:
-        """Returns the base's config as it is with the adapter: the size of the vocabulary, and what is tied."""
+        """Returns the base's config with the adapter: the size of the vocabulary, what is tied, an added head."""
+        added = {name: info.shape for name, info in self.tensors.items() if self._ends.source(name) is None}
+        if added:
+            config = with_head(config, self._config.task_type, added)
         if self._ends.apart:
             config = untied(config)
         for old, new in self._resized:

@@ -161,9 +161,12 @@ class Experts:
     piece: Piece | None
 
     def resulting(self, base: Shape) -> Shape:
-        (stacked, inputs), (outputs, ranks) = self.a.shape, self.b.shape
-        if stacked != ranks or stacked % self.count:
-            raise ValueError(f"found lora_A {[stacked, inputs]} and lora_B {[outputs, ranks]} of {self.count} experts")
+        a, b = self.a.shape, self.b.shape
+        if not (len(a) == len(b) == 2 and a[0] == b[1] and a[0] % self.count == 0):
+            raise ValueError(
+                f"found lora_A {list(a)} and lora_B {list(b)}, expected a rank for each of {self.count} experts"
+            )
+        inputs, outputs = a[1], b[0]
         matrix = (inputs, outputs) if self.transposed else (outputs, inputs)
         found = self.piece.shape if self.piece else (self.count, *matrix)
         if found != base:

@@ -28,7 +28,7 @@ HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 """Values of ``init_lora_weights`` with which A and B are added to the base as it is."""
 REBUILT_STARTS = ("pissa", "olora")
 """Values with which the base has to lose something first, which depends on the base alone."""
-PATTERN_SECONDS = 1.0
+PATTERN_SECONDS = 0.5
 PATTERN_LENGTH = 1000
 
 Rank = Annotated[int, Field(gt=0)]
@@ -126,7 +126,7 @@ class AdapterConfig(BaseModel):
 
     def _matches(self, key: str, module: str) -> bool:
         """Matches as PEFT does, the first key that matches the end of the name."""
-        left = 10 * PATTERN_SECONDS - self._matching
+        left = 20 * PATTERN_SECONDS - self._matching
         before = time.monotonic()
         try:
             return left > 0 and bool(regex.match(_whole(key), module, timeout=min(left, PATTERN_SECONDS)))

@@ -112,6 +112,9 @@ class BaseNames:
         return "", ""
 
     def _fits_all(self, prefix: str, superfluous: str) -> bool:
+        """Returns whether all of the adapter's names are the base's with this change, which no layer's number is in."""
+        if any(part.isdigit() for part in (prefix + superfluous).split(".")):
+            return False
         changed = (prefix + name.removeprefix(superfluous) for name in self._wanted)
         return all(name in self._stored for name in changed)
 

@@ -157,11 +157,16 @@ class Planner:
         if len(a) > 2:
             return "kernel"
         fitting = self._fitting(a, b, parameter)
-        return fitting[0] if len(fitting) == 1 else self._layout_of_squares(group["A"])
+        if len(fitting) == len(LAYOUTS):
+            return self._layout_of_squares(group["A"])
+        return fitting[0] if fitting else "rows"
 
     def _fitting(self, a: Shape, b: Shape, parameter: str) -> list[Layout]:
+        """Returns the layouts in which the product of the factors has the shape of the weight."""
+        if not (len(a) == len(b) == 2 and a[0] == b[1]):
+            return []
         shapes = [self._base[own] for own in self._names.stored(self._names.group(parameter))]
-        return [layout for layout in LAYOUTS if len(b) == 2 and product_shape(layout, a, b) in shapes]
+        return [layout for layout in LAYOUTS if product_shape(layout, a, b) in shapes]
 
     def _layout_of_squares(self, key: Key) -> Layout:
         """Returns the layout that the config says, unless other layers of the adapter show that it is not true."""
@@ -181,7 +186,7 @@ class Planner:
             parameter = self._names.parameter(f"{next(iter(group.values())).module}.weight")
             if {"A", "B"} <= group.keys() and parameter and not group["A"].embedding:
                 a, b = (self._shapes[group[side].stored] for side in ("A", "B"))
-                fitting = self._fitting(a, b, parameter) if len(a) == 2 else []
+                fitting = self._fitting(a, b, parameter)
                 shown |= set(fitting) if len(fitting) == 1 else set()
         return shown
 

@@ -1,8 +1,10 @@
 """Adapters that PEFT trains and saves, merged here and by PEFT: the same tensors and the same outputs."""
 
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,17 @@ import peft
 import pytest
 import torch
 import transformers as t
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
 
+from mergesearch.errors import UserError
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import merge
+from mergesearch.merge_ops.inputs.stored_tokens import stored_tokens
+from mergesearch.merge_ops.inputs.tokenizer import load_tokenizer
+from mergesearch.merge_ops.live.live import load
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -221,3 +231,105 @@ def test_merged_as_peft_merges(name: str, tmp_path: Path) -> None:
         outputs = [model.eval()(**inputs).logits for model in (found, expected, base_of(kind, tmp_path))]
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-4)
     assert form.rows or not torch.allclose(outputs[1], outputs[2], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["square transposed layers alone", "both tied ends", "parameters of experts", "Gemma 3", "rows of tokens"],
+)
+def test_live_as_merged(name: str, tmp_path: Path) -> None:
+    kind = trained(FORMS[name], tmp_path)
+    model, _ = load(Checkpoint(merged_here(tmp_path)), "cpu")
+    merged = kind.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(value, merged[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["a saved tied head", "more tokens, tied"])
+def test_what_changes_the_model_is_merged_first(name: str, tmp_path: Path) -> None:
+    trained(FORMS[name], tmp_path)
+    with pytest.raises(UserError, match=r"the adapter changes the shape of the model, in .*; merge it first"):
+        load(Checkpoint(merged_here(tmp_path)), "cpu")
+    model, _ = load(Checkpoint(str(tmp_path / "out")), "cpu")
+    assert len(model.get_input_embeddings().weight) == (FORMS[name].rows or SMALL["vocab_size"])
+
+
+@pytest.mark.parametrize(
+    ("name", "old"), [("LLaVA", "language_model.model."), ("Gemma 3", "language_model.model."), ("Qwen2-VL", "model.")]
+)
+def test_names_of_older_and_newer_versions(name: str, old: str, tmp_path: Path) -> None:
+    """Adapters and files that are named as before transformers 4.52, and files that are named as in memory."""
+    kind = trained(FORMS[name], tmp_path)
+    merged_here(tmp_path)
+    expected = kind.from_pretrained(tmp_path / "out").state_dict()
+    weights, new = tmp_path / "adapter" / "adapter_model.safetensors", "model.language_model."
+    renamed = {key.replace(f"model.{new}", f"model.{old}", 1): value for key, value in load_file(weights).items()}
+    assert renamed.keys() != load_file(weights).keys()
+    in_memory = base_of(kind, tmp_path).state_dict()
+    for case in ("adapter", "base"):
+        (tmp_path / "out").rename(tmp_path / f"before {case}")
+        if case == "adapter":
+            save_file(renamed, weights)
+        else:
+            named = {key: value.clone() for key, value in in_memory.items()}
+            save_file(named, tmp_path / "base" / "model.safetensors", {"format": "pt"})
+        merged_here(tmp_path)
+        found = kind.from_pretrained(tmp_path / "out").state_dict()
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def test_experts_that_were_modules(tmp_path: Path) -> None:
+    """Before transformers 5, each expert's matrix was a module of its own. PEFT fuses such adapters on loading."""
+    kind = trained(Form("mixtral", q()), tmp_path)
+    shapes = {"w1": (24, 16), "w2": (16, 24), "w3": (24, 16)}
+    modules = {f"experts.{expert}.{name}": shape for expert in range(3) for name, shape in shapes.items()}
+    parts = {}
+    for layer, (name, (rows, columns)) in product(range(2), {**modules, "gate": (3, 16)}.items()):
+        key = f"base_model.model.model.layers.{layer}.block_sparse_moe.{name}"
+        parts[f"{key}.lora_A.weight"] = torch.randn(4, columns) / 4
+        parts[f"{key}.lora_B.weight"] = torch.randn(rows, 4) / 4
+    save_file(parts, tmp_path / "adapter" / "adapter_model.safetensors")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    written = json.loads(config.read_text()) | {"target_modules": ["w1", "w2", "w3", "gate"]}
+    config.write_text(json.dumps(written))
+    merged_here(tmp_path)
+    expected = peft.PeftModel.from_pretrained(base_of(kind, tmp_path), tmp_path / "adapter").merge_and_unload()
+    found = kind.from_pretrained(tmp_path / "out").state_dict()
+    for key, value in expected.state_dict().items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_an_added_head(tmp_path: Path) -> None:
+    t.BertModel(t.BertConfig(**SMALL)).save_pretrained(tmp_path / "base")
+    headed = t.BertForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=5)
+    wrapped = peft.get_peft_model(headed, peft.LoraConfig(r=4, target_modules=["query"], task_type="SEQ_CLS"))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    merged_here(tmp_path)
+    found, info = t.BertForSequenceClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values())
+    assert found.num_labels == 5
+    assert found.config.architectures == ["BertForSequenceClassification"]
+    expected = wrapped.merge_and_unload().state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in found.state_dict().items())
+
+
+def tokenizer(*added: str) -> Any:
+    words = {word: row for row, word in enumerate(["<unk>", *"abcdefg"])}
+    made = t.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="<unk>")), unk_token="<unk>")
+    made.add_tokens(list(added))
+    return made
+
+
+@pytest.mark.parametrize("template", [None, "{{ messages[0]['content'] }}"])
+def test_the_tokenizer_is_the_adapters(template: str | None, tmp_path: Path) -> None:
+    trained(FORMS["more tokens"], tmp_path)
+    old, new = tokenizer(), tokenizer("<call>")
+    old.chat_template, new.chat_template = "old", template
+    old.save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "vocab.txt").write_text("of another tokenizer")
+    new.save_pretrained(tmp_path / "adapter")
+    reference = merged_here(tmp_path)
+    found = t.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert found.get_vocab() == new.get_vocab() == stored_tokens(Checkpoint(reference))
+    assert found.chat_template == (template or "old")
+    assert load_tokenizer(Checkpoint(reference)).get_vocab() == new.get_vocab()
+    assert not (tmp_path / "out" / "vocab.txt").exists()

@@ -1,0 +1,288 @@
+"""Adapters that cannot be applied: each is an error that names the adapter, and what is wrong with it."""
+
+import json
+import random
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as t
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mergesearch.errors import UserError
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+
+from ..helpers import save, tensor
+
+SIZES = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
+Q, UP, EMBED = "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.embed_tokens"
+PREFIX = "base_model.model."
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("base")
+    t.utils.logging.disable_progress_bar()
+    t.LlamaForCausalLM(t.LlamaConfig(**SIZES, **HEADS)).save_pretrained(folder)
+    return str(folder)
+
+
+def a_and_b(module: str, a: tuple[int, ...] = (4, 16), b: tuple[int, ...] = (16, 4)) -> dict[str, Tensor]:
+    return {f"{module}.lora_A.weight": tensor(a, 1), f"{module}.lora_B.weight": tensor(b, 2)}
+
+
+def adapter(folder: Path, tensors: dict[str, Tensor], **config: Any) -> str:
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, **config}))
+    save_file(
+        {f"{PREFIX}{name}": value.contiguous() for name, value in tensors.items()}, folder / "adapter_model.safetensors"
+    )
+    return str(folder)
+
+
+def nan(tensors: dict[str, Tensor], value: float = float("nan")) -> dict[str, Tensor]:
+    name = next(iter(tensors))
+    changed = tensors[name].clone()
+    changed[0, 0] = value
+    return {**tensors, name: changed}
+
+
+PLAIN = a_and_b(Q)
+CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "rank 0": ({"r": 0}, "adapter_config.json: r: found 0, expected: Input should be greater than 0"),
+    "rank as text": ({"r": "4"}, "adapter_config.json: r: found '4', expected: Input should be a valid integer"),
+    "alpha NaN": ({"lora_alpha": float("nan")}, "adapter_config.json: lora_alpha: found nan"),
+    "alpha infinite": ({"lora_alpha": float("-inf")}, "adapter_config.json: lora_alpha: found -inf"),
+    "alpha in a list": ({"lora_alpha": [8]}, "adapter_config.json: lora_alpha: found [8]"),
+    "pattern in a list": ({"alpha_pattern": ["q_proj"]}, "alpha_pattern: found ['q_proj']"),
+    "pattern with NaN": ({"alpha_pattern": {"q_proj": float("nan")}}, "alpha_pattern.q_proj: found nan"),
+    "pattern with rank 0": ({"rank_pattern": {"q_proj": 0}}, "rank_pattern.q_proj: found 0"),
+    "no regular expression": ({"alpha_pattern": {"(q_proj": 3}}, "'(q_proj' is not a regular expression"),
+    "a long pattern": ({"rank_pattern": {"q" * 2000: 3}}, "found a pattern of 2000 characters, expected 1000 at most"),
+    "saved modules in a mapping": ({"modules_to_save": {"lm_head": 1}}, "modules_to_save: found {'lm_head': 1}"),
+    "negative rows": ({"trainable_token_indices": [-1]}, "trainable_token_indices"),
+    "another rank": ({"r": 8}, f"{PREFIX}{Q}.lora_A.weight: found rank 4, expected 8"),
+    "another rank by a pattern": ({"rank_pattern": {"q_proj": 2}}, "lora_A.weight: found rank 4, expected 2"),
+    "AdaLoRA": ({"peft_type": "ADALORA"}, "peft_type: found 'ADALORA', expected 'LORA'; merge the adapter with PEFT"),
+    "IA3": ({"peft_type": "IA3"}, "peft_type: found 'IA3', expected 'LORA'"),
+    "no type": ({"peft_type": None}, "peft_type: found None"),
+    "layers copied": ({"layer_replication": [[0, 1]]}, "layer_replication: is not supported; merge the adapter"),
+    "activated": ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens: is not supported"),
+    "kasa": ({"kasa_config": {"beta": 1}}, "kasa_config: is not supported"),
+    "pissa by chance": (
+        {"init_lora_weights": "pissa_niter_4"},
+        "found 'pissa_niter_4': the adapter is for another",
+    ),
+    "corda": ({"init_lora_weights": "corda"}, "init_lora_weights: found 'corda': the adapter is for another base"),
+    "loftq": ({"init_lora_weights": "loftq"}, "path_initial_model_for_weight_conversion"),
+    "lora-ga": ({"init_lora_weights": "lora_ga"}, "init_lora_weights: found 'lora_ga'"),
+    "an unknown beginning": ({"init_lora_weights": "best"}, "init_lora_weights: found 'best'"),
+}
+TENSORS: dict[str, tuple[dict[str, Tensor], dict[str, Any], str]] = {
+    "nothing": ({}, {}, "adapter_model.safetensors has no tensors"),
+    "NaN": (nan(PLAIN), {}, f"{PREFIX}{Q}.lora_A.weight has values that are NaN or infinite"),
+    "infinite": (nan(PLAIN, float("inf")), {}, "lora_A.weight has values that are NaN or infinite"),
+    "A alone": ({f"{Q}.lora_A.weight": tensor((4, 16), 1)}, {}, f"{Q}.weight: expected lora_A and lora_B, found A"),
+    "ranks that differ": (a_and_b(Q, (4, 16), (16, 2)), {}, "found lora_A [4, 16] and lora_B [16, 2], expected [rank"),
+    "vectors": (a_and_b(Q, (4,), (4,)), {}, "found lora_A [4] and lora_B [4], expected [rank"),
+    "rank 0": (a_and_b(Q, (0, 16), (16, 0)), {}, "found rank 0, expected 4"),
+    "transposed": (a_and_b(UP, (4, 24), (16, 4)), {}, f"{UP}.weight: found [16, 24], expected [24, 16]"),
+    "factors of an embedding for a layer": (
+        {f"{Q}.lora_embedding_A": tensor((4, 16), 1), f"{Q}.lora_embedding_B": tensor((16, 4), 2)},
+        {},
+        "found the factors of another kind of layer",
+    ),
+    "unknown module": (
+        a_and_b("model.layers.7.q_proj"),
+        {},
+        "has no tensor for the adapter's base_model.model.model.layers.7",
+    ),
+    "unknown module, known base": (
+        a_and_b("transformer.h.0.attn"),
+        {"base_model_name_or_path": "acme/other"},
+        "it was trained on acme/other",
+    ),
+    "unknown tensor": ({**PLAIN, "extra.thing": tensor((2, 2), 1)}, {}, f"the adapter's {PREFIX}extra.thing"),
+    "a bias without the layer's": ({**PLAIN, f"{Q}.lora_B.bias": tensor((16,), 3)}, {"lora_bias": True}, "lora_B.bias"),
+    "magnitudes of another number": (
+        {**PLAIN, f"{Q}.lora_magnitude_vector": tensor((5,), 3)},
+        {"use_dora": True},
+        "found [5] magnitudes, expected 16",
+    ),
+    "a norm of another size": (
+        {"model.norm.weight": tensor((8,), 3)},
+        {"modules_to_save": ["norm"]},
+        "found [8], expected [16]",
+    ),
+    "an embedding of another width": (
+        {f"{EMBED}.weight": tensor((40, 8), 3)},
+        {"modules_to_save": ["embed_tokens"]},
+        "found [40, 8], expected [40, 16]",
+    ),
+    "half a vocabulary": (
+        {f"{EMBED}.weight": tensor((44, 16), 3)},
+        {"modules_to_save": ["embed_tokens"]},
+        "resizes the vocabulary, and not all of it: lm_head.weight has 40 rows, model.embed_tokens.weight has 44 rows",
+    ),
+    "more tokens than rows": (
+        {f"{EMBED}.token_adapter.trainable_tokens_delta": tensor((3, 16), 3)},
+        {"trainable_token_indices": [1, 2]},
+        "found [3, 16], expected [2, 16]",
+    ),
+    "tokens beyond the embedding": (
+        {f"{EMBED}.token_adapter.trainable_tokens_delta": tensor((2, 16), 3)},
+        {"trainable_token_indices": [1, 40]},
+        "trainable_token_indices: found 40, the embedding has 40 rows",
+    ),
+    "rows without indices": (
+        {f"{EMBED}.token_adapter.trainable_tokens_delta": tensor((2, 16), 3)},
+        {},
+        f"trainable_token_indices has no entry for {EMBED}",
+    ),
+    "a kernel's beginning": (a_and_b(Q, (4, 16, 1), (16, 4, 1)), {}, "found lora_A [4, 16, 1]"),
+    "saved with an adapter's name": ({f"{Q}.lora_A.default.weight": tensor((4, 16), 1)}, {}, "lora_A.default.weight"),
+}
+
+
+def read_all(reference: str) -> dict[str, Tensor]:
+    checkpoint = Checkpoint(reference)
+    found = {name: checkpoint.tensor(name) for name in checkpoint.tensors}
+    assert {name: value.shape for name, value in found.items()} == {n: i.shape for n, i in checkpoint.tensors.items()}
+    assert not checkpoint.has_config or checkpoint.config
+    return found
+
+
+def problem(base: str, folder: str) -> str:
+    with pytest.raises(UserError) as caught:
+        read_all(f"{base}+{folder}")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs(name: str, base: str, tmp_path: Path) -> None:
+    config, said = CONFIGS[name]
+    message = problem(base, adapter(tmp_path / "a", PLAIN, **config))
+    assert message.startswith(f"{tmp_path}/a: ")
+    assert said in message
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors(name: str, base: str, tmp_path: Path) -> None:
+    tensors, config, said = TENSORS[name]
+    message = problem(base, adapter(tmp_path / "a", tensors, **config))
+    assert str(tmp_path / "a") in message
+    assert said in message
+
+
+def test_patterns_that_never_end(base: str, tmp_path: Path) -> None:
+    slow = r"(\w|\w\w|\w+|\.|\w\.)*[A-Z]"
+    folder = adapter(tmp_path / "a", a_and_b(Q), alpha_pattern={slow: 3})
+    assert "took more than 0.5 s; write a pattern without nested repetitions" in problem(base, folder)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["adapter_model.bin"], "expected adapter_model.safetensors, found: adapter_config.json, adapter_model.bin"),
+        (["adapter_model-00001-of-00002.safetensors"], "expected adapter_model.safetensors, found"),
+        ([], "expected adapter_model.safetensors, found: adapter_config.json"),
+    ],
+    ids=["pickle", "shards", "nothing"],
+)
+def test_files(files: list[str], said: str, base: str, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", PLAIN)
+    (tmp_path / "a" / "adapter_model.safetensors").unlink()
+    for name in files:
+        (tmp_path / "a" / name).write_bytes(b"x")
+    assert said in problem(base, folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"peft_type": "LORA"', "\x00", '"LORA"', "[" * 100_000])
+def test_configs_that_are_no_mapping(text: str, base: str, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", PLAIN)
+    (tmp_path / "a" / "adapter_config.json").write_text(text)
+    assert problem(base, folder).startswith(f"{folder}: adapter_config.json: ")
+
+
+def test_a_folder_with_several_adapters(base: str, tmp_path: Path) -> None:
+    for name in ("code", "chat"):
+        adapter(tmp_path / "all" / name, PLAIN)
+    assert "it has adapters in chat, code: write one of these folders" in problem(base, str(tmp_path / "all"))
+    assert Checkpoint(f"{base}+{tmp_path}/all/code").tensors
+
+
+def test_an_adapter_in_place_of_a_model(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", PLAIN)
+    with pytest.raises(UserError, match=r"is an adapter, not a model; write MODEL\+.*/a, where MODEL is the model"):
+        _ = Checkpoint(folder).tensors
+    with pytest.raises(UserError, match="is an adapter, not a model"):
+        _ = Checkpoint(f"{folder}/adapter_model.safetensors").tensors
+    for kind in ("LORA", "IA3"):
+        other = adapter(tmp_path / kind, PLAIN, base_model_name_or_path="acme/base", peft_type=kind)
+        (tmp_path / kind / "adapter_model.safetensors").rename(tmp_path / kind / "adapter_model.bin")
+        with pytest.raises(UserError, match=r"is an adapter, not a model; write "):
+            _ = Checkpoint(other).tensors
+
+
+def test_square_matrices_without_a_config(tmp_path: Path) -> None:
+    square, wide = tensor((16, 16), 5), tensor((16, 48), 6)
+    onto = save(tmp_path / "x.safetensors", {"h.proj.weight": square, "h.attn.weight": wide})
+    parts = {**a_and_b("t.h.proj"), **a_and_b("t.h.attn", b=(48, 4))}
+    folder = adapter(tmp_path / "said", parts, fan_in_fan_out=True)
+    delta = 2 * parts["t.h.proj.lora_B.weight"] @ parts["t.h.proj.lora_A.weight"]
+    torch.testing.assert_close(Checkpoint(f"{onto}+{folder}").tensor("h.proj.weight"), square + delta.T)
+    said = problem(onto, adapter(tmp_path / "unsaid", parts))
+    assert "fan_in_fan_out: found false, which other layers contradict, and the matrix is square" in said
+    alone = adapter(tmp_path / "alone", a_and_b("t.h.proj"))
+    torch.testing.assert_close(Checkpoint(f"{onto}+{alone}").tensor("h.proj.weight"), square + delta)
+
+
+def test_prefixes_without_a_config(tmp_path: Path) -> None:
+    tensors = {f"{side}.layers.0.q.weight": tensor((16, 16), i) for i, side in enumerate(("text", "vision"))}
+    onto = save(tmp_path / "x.safetensors", {**tensors, "norm.weight": tensor((16,), 7)})
+    assert "no tensor for the adapter's" in problem(onto, adapter(tmp_path / "a", a_and_b("layers.0.q")))
+    assert "no tensor for the adapter's" in problem(onto, adapter(tmp_path / "b", a_and_b("text.layers.0.norm")))
+    found = Checkpoint(f"{onto}+{adapter(tmp_path / 'c', a_and_b('model.text.layers.0.q'))}")
+    assert not torch.equal(found.tensor("text.layers.0.q.weight"), tensors["text.layers.0.q.weight"])
+    assert torch.equal(found.tensor("vision.layers.0.q.weight"), tensors["vision.layers.0.q.weight"])
+
+
+def test_both_ends_that_differ_and_stay_tied(tmp_path: Path) -> None:
+    t.utils.logging.disable_progress_bar()
+    t.LlamaForCausalLM(t.LlamaConfig(**SIZES, **HEADS, tie_word_embeddings=True)).save_pretrained(tmp_path / "base")
+    ends = {f"{name}.weight": tensor((40, 16), i) for i, name in enumerate((EMBED, "lm_head"))}
+    config = {"modules_to_save": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}
+    said = problem(str(tmp_path / "base"), adapter(tmp_path / "a", ends, **config))
+    assert "differ, and both are model.embed_tokens.weight of the model, which ties them" in said
+
+
+def test_old_files_with_a_copy_of_the_base(base: str, tmp_path: Path) -> None:
+    saved, original = tensor((16,), 3), tensor((16,), 4)
+    names = ("modules_to_save", "original_module")
+    parts = {f"model.norm.{name}.weight": value for name, value in zip(names, (saved, original), strict=True)}
+    checkpoint = Checkpoint(f"{base}+{adapter(tmp_path / 'a', parts, modules_to_save=['norm'])}")
+    assert torch.equal(checkpoint.tensor("model.norm.weight"), saved)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_adapters_are_user_errors(seed: int, base: str, tmp_path: Path) -> None:
+    """Values of other types in the config, and tensors of other names and shapes: never another exception."""
+    dice = random.Random(seed)
+    values = [None, 0, -1, 10**30, 1.5, float("nan"), "", "pissa", [], [1], ["q_proj"], {}, {"q_proj": 1}, True, [[]]]
+    keys = ["r", "lora_alpha", "rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters", "peft_type"]
+    keys += ["trainable_token_indices", "init_lora_weights", "use_rslora", "fan_in_fan_out", "ensure_weight_tying"]
+    modules = [Q, UP, EMBED, "lm_head", "model.norm", "", "model", f"{Q}.base_layer", "model.layers.0"]
+    ends = ["lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_B.bias", "weight", "lora_magnitude_vector"]
+    ends += ["token_adapter.trainable_tokens_delta", "base_layer.weight", "modules_to_save.weight", "lora_A"]
+    for number in range(500):
+        shapes = [tuple(dice.choice([0, 1, 2, 4, 16, 24, 40]) for _ in range(dice.randrange(4))) for _ in range(4)]
+        tensors = {f"{dice.choice(modules)}.{dice.choice(ends)}": torch.randn(shape) for shape in shapes}
+        tensors |= dice.choice([{}, PLAIN, a_and_b(UP, b=(24, 4))])
+        config = {key: dice.choice(values) for key in dice.sample(keys, dice.randrange(3))}
+        with suppress(UserError):
+            read_all(f"{base}+{adapter(tmp_path / str(number), tensors, **config)}")
