@@ -23,7 +23,7 @@ from mergesearch.merge_ops.inputs.guessed_names import is_embedding
 from mergesearch.merge_ops.inputs.sentence_modules import module_warnings
 from mergesearch.merge_ops.inputs.shape_match import check_match, is_matched
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary, make_vocabulary
-from mergesearch.merge_ops.inputs.vocabulary_match import check_rows
+from mergesearch.merge_ops.inputs.vocabulary_match import check_rows, tokenizer_warnings
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.merge_ops.recipe.resolution import TensorRecipe
 
@@ -74,12 +74,15 @@ class ResultLayout:
     @cached_property
     def warnings(self) -> list[str]:
         """What the user should know about the inputs, one line each."""
+        checkpoints = [entry.checkpoint for entry in self._inputs.values()]
+        vocabulary = self.vocabulary.warnings if self.vocabulary else tokenizer_warnings(checkpoints)
         return [
             *self._config_warnings,
             *self._vocabulary_warnings,
+            *vocabulary,
             *self._mismatch_warnings(),
             *unused_warnings(self._inputs, self.template, self._unused),
-            *module_warnings([entry.checkpoint for entry in self._inputs.values()]),
+            *module_warnings(checkpoints),
         ]
 
     def info_of(self, reference: str, name: str) -> TensorInfo | None:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.recipe.layout import layer_of
@@ -15,6 +16,7 @@ INPUT_EMBEDDING = re.compile(
 )
 
 
+@lru_cache(maxsize=1 << 14)
 def is_embedding(name: str) -> bool:
     """Returns whether a tensor has a row for each token, by its name."""
     return layer_of(name) is None and bool(INPUT_EMBEDDING.search(name) or OUTPUT_EMBEDDING.search(name))

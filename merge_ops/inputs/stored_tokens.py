@@ -1,6 +1,7 @@
 """The tokens of a checkpoint's vocabulary, read from its files, without transformers where that can be done."""
 
 import json
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -56,10 +57,22 @@ def _vocab_txt(text: str) -> dict[str, int]:
 
 
 def _tekken(text: str) -> dict[str, int]:
+    """Mistral's form. Tokens are bytes in base64, here written as in the vocabularies of byte-level BPE."""
     content = json.loads(text)
-    special = content["config"]["default_num_special_tokens"]
+    special, alphabet = content["config"]["default_num_special_tokens"], _byte_alphabet()
     named = {entry["token_str"]: entry["rank"] for entry in content.get("special_tokens") or ()}
-    return {**{entry["token_bytes"]: special + entry["rank"] for entry in content["vocab"]}, **named}
+    tokens = {
+        "".join(alphabet[byte] for byte in b64decode(entry["token_bytes"])): special + entry["rank"]
+        for entry in content["vocab"]
+    }
+    return {**tokens, **named}
+
+
+def _byte_alphabet() -> list[str]:
+    """Returns the character of each byte in GPT-2's byte-level BPE: itself, or one from 256 on if it is not visible."""
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [byte for byte in range(256) if byte not in visible]
+    return [chr(byte if byte in visible else 256 + others.index(byte)) for byte in range(256)]
 
 
 FORMS: dict[str, Callable[[str], dict[str, int]]] = {

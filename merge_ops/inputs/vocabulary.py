@@ -37,6 +37,7 @@ class Vocabulary:
         embedded: for each model, the row of each token that it has an embedding of.
         model_tokens: for each model, its tokenizer's vocabulary.
         names: the names of the tensors that have one row for each token.
+        warnings: what the user should know about the models' vocabularies, one line each.
         size: the number of rows of the result.
     """
 
@@ -46,6 +47,7 @@ class Vocabulary:
     embedded: dict[str, TokenRows]
     model_tokens: dict[str, TokenRows]
     names: frozenset[str]
+    warnings: list[str] = field(default_factory=list)
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -176,7 +178,8 @@ def make_vocabulary(
         tokenizer = result_tokenizer(config, tokenizers, rows, base, named_paths)
     model_tokens = {reference: (loaded[reference] or loaded[base]).get_vocab() for reference in inputs}
     embedded = {ref: {token: i for token, i in model_tokens[ref].items() if i < rows[ref]} for ref in inputs}
-    vocabulary = Vocabulary(config, tokenizer, tokenizer.get_vocab(), embedded, model_tokens, names)
+    warnings = [f"{r} has no tokenizer: its rows are taken for {base}'s tokens" for r, t in loaded.items() if t is None]
+    vocabulary = Vocabulary(config, tokenizer, tokenizer.get_vocab(), embedded, model_tokens, names, warnings)
     vocabulary.check(rows)
     return vocabulary
 

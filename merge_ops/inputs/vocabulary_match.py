@@ -7,10 +7,11 @@ another token's, and nothing about the shapes tells.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
 from mergesearch.merge_ops.inputs.stored_tokens import Tokens, stored_tokens
+from mergesearch.merge_ops.inputs.tokenizer import vocabulary_files
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 
 MOST_RENAMED = 0.1
@@ -58,6 +59,15 @@ def check_rows(entries: Sequence[AlignedCheckpoint], rows: int) -> list[str]:
         if tokens is not None:
             vocabularies[entry.reference] = tokens
     return warnings + _warnings(vocabularies, rows)
+
+
+def tokenizer_warnings(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Returns a warning if the first checkpoint, whose files the result gets, has no tokenizer and another one has."""
+    template, *others = checkpoints
+    owners = [other.reference for other in others if other.folder and vocabulary_files(other.folder)]
+    if not owners or not template.folder or vocabulary_files(template.folder):
+        return []
+    return [f"{template.reference} has no tokenizer, so the result has none; {listed(owners)} has one"]
 
 
 def changes_nothing(config: TokenizerConfig, checkpoints: Sequence[Checkpoint], rows: int) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
@@ -178,9 +180,39 @@ def test_unigram_and_tekken_vocabularies(tmp_path: Path) -> None:
         "special_tokens": [{"rank": 0, "token_str": "<s>"}],
     }
     (folder / "tekken.json").write_text(json.dumps(tekken))
-    assert stored_tokens(checkpoint) == {"<s>": 0, "YQ==": 2}
+    assert stored_tokens(checkpoint) == {"<s>": 0, "a": 2}
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "vocab": [["a", 0], ["b", -1]]}}))
     assert stored_tokens(checkpoint) == {"a": 0, "b": 1}
+
+
+def test_tekken_and_tokenizer_json_have_the_same_tokens(tmp_path: Path) -> None:
+    """Both write bytes, one in base64, the other in the alphabet of GPT-2."""
+    tokens = ["Ġthe", "Ċ", "é", "!", "ĳ"]
+    alphabet = {char: byte for byte, char in bytes_to_unicode().items()}
+    entries = [
+        {"rank": rank, "token_bytes": b64encode(bytes(alphabet[char] for char in token)).decode(), "token_str": None}
+        for rank, token in enumerate(tokens)
+    ]
+    content = {"config": {"default_num_special_tokens": 0}, "vocab": entries}
+    (tmp_path / "tekken.json").write_text(json.dumps(content))
+    assert stored_tokens(Checkpoint(str(tmp_path))) == {token: rank for rank, token in enumerate(tokens)}
+
+
+def without_tokenizer(folder: str) -> str:
+    for file in Path(folder).glob("tokenizer*"):
+        file.unlink()
+    return folder
+
+
+def test_models_without_a_tokenizer_are_told(tmp_path: Path) -> None:
+    a, b = save_pair(tmp_path, "tokenizer.json", dict)
+    said: list[str] = []
+    merge(recipe(a, without_tokenizer(b)), tmp_path / "out", options=MergeOptions(warn=said.append))
+    assert said == []
+    merge(recipe(b, a), tmp_path / "out2", options=MergeOptions(warn=said.append))
+    assert said == [f"{b} has no tokenizer, so the result has none; {a} has one"]
+    merge(recipe(a, b, tokenizer_source="base"), tmp_path / "out3", options=MergeOptions(warn=said.append))
+    assert said[1:] == [f"{b} has no tokenizer: its rows are taken for {a}'s tokens"]
 
 
 def test_a_layer_from_a_model_of_another_vocabulary_is_no_mixture(tmp_path: Path) -> None:
