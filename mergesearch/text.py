@@ -120,8 +120,14 @@ def _longest_run(text: str) -> int:
     return max((len(run) for run in re.findall("`+", text)), default=0)
 
 
+def as_encoded(text: str, encoding: str) -> str:
+    """Text as an encoding has it: signs that it lacks are typed in ASCII or spelled out."""
+    codecs.register_error(_ENCODING_ERRORS, _typed)
+    return text.encode(encoding, errors=_ENCODING_ERRORS).decode(encoding)
+
+
 def print_anything() -> None:
-    """Lets standard output and error print every text, whatever their encoding is: what they lack is spelled out."""
+    """Lets standard output and error print every text, whatever their encoding is; see ``as_encoded``."""
     codecs.register_error(_ENCODING_ERRORS, _typed)
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream)

@@ -32,7 +32,7 @@ from mergesearch.search.verdict.wording import (
     shown_baselines,
     unproven_in_words,
 )
-from mergesearch.text import shown
+from mergesearch.text import LINE, as_encoded, shown
 
 WIDTH = 140
 """Columns where output is not a terminal."""
@@ -47,7 +47,7 @@ class _Screen(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """See ``Console.render_str``; every string that is printed or stands in a table comes through here."""
-        return super().render_str(shown(text), **options)
+        return super().render_str(as_encoded(shown(text), self.encoding), **options)
 
 
 def console() -> Console:
@@ -98,7 +98,7 @@ class _Bar:
 
     def _trial(self, view: RunView, trial: FrozenTrial) -> None:
         if t.REASON in trial.user_attrs:
-            reason = shown(trial.user_attrs[t.REASON])
+            reason = shown(trial.user_attrs[t.REASON], LINE)
             self._screen.print(Text.assemble((f"{shown(t.label_of(trial))} failed:", "red"), f" {reason}"))
         self._note_race(view, trial)
         self._note_best(view)

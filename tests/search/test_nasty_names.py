@@ -1,0 +1,82 @@
+"""Names and messages of other people go through a whole run, and nothing interprets them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mergesearch.parsing import dump_yaml
+from mergesearch.search.study import trials as t
+
+from .helpers import Data, study_of
+
+MODELS = {
+    "base": "base [bold]",
+    "one": "x[red] <img src=x onerror=alert(1)>",
+    "two": "2024-01-01 `a` :bomb: %{x} \u202eb",
+}
+TASKS = ["<b>[red]t[:bomb:] 模型</b><script>alert(1)</script>", "%{x}<br>two \x1b[2J"]
+JUDGE = """
+def judge(model, tokenizer, items):
+    total = float(sum(p.double().abs().sum() for p in model.parameters()))
+    if int(total * 1e6) % 4 == 0:
+        raise ValueError("[red]bad[/red] <script>alert(2)</script> \\x1b[2J \\ud800 [/" + "x" * 20_000_000)
+    return {item: (hash((item, total)) % 97) / 97 for item in items}
+
+
+judge.items = [f"[bold]item[/] {n}" for n in range(16)]
+"""
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def handle_starttag(self, tag: str, _: list[tuple[str, str | None]]) -> None:
+        self.found.add(tag)
+
+
+@pytest.fixture
+def nasty(config: Data, models: Path, tmp_path: Path) -> Data:
+    for name, other in MODELS.items():
+        shutil.copytree(models / name, tmp_path / "models" / other)
+    (tmp_path / "judge.py").write_text(JUDGE)
+    entries = [
+        {"model": f"models/{MODELS[name]}", "parameters": {"weight": {"search": [0.0, 1.5]}}} for name in ("one", "two")
+    ]
+    config["recipe"] = {"merge_method": "task_arithmetic", "base_model": f"models/{MODELS['base']}", "models": entries}
+    config["evaluate"]["tasks"] = [
+        {"evaluator": "function", "task": task, "metric": "[blink]m<i>", "function": "judge.py:judge"} for task in TASKS
+    ]
+    config["evaluate"]["aggregate"] = "pareto"
+    config["search"] = {"trials": 13}
+    return config
+
+
+def test_a_run_of_nasty_names(nasty: Data, tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text(dump_yaml(nasty), encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "mergesearch", "run", "c.yml"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert "\x1b" not in done.stdout
+    assert "x[red] <img src=x onerror=alert(1)>" in done.stdout
+    assert ":bomb:" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 150
+    folder = tmp_path / "results" / "runs" / "small"
+    failed = [trial for trial in t.finished(study_of(folder)) if t.REASON in trial.user_attrs]
+    assert all(len(trial.user_attrs[t.REASON]) < 3_000 for trial in failed)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    tags = Tags()
+    tags.feed(re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL))
+    assert tags.found <= {*("div", "h1", "h2", "meta", "p", "pre", "style", "table", "td", "th", "title", "tr")}
+    assert not re.search(r"<script>alert|<img src=x|\x1b|\u202e", page)
+    card = (folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert "\x1b" not in card
