@@ -1,6 +1,7 @@
 """``mergesearch eval``: scores one checkpoint on all items of a config's tasks."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mergesearch.errors import UserError, located
@@ -9,20 +10,26 @@ from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import find_device, merge, torch_dtype
 from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.recipe.recipe import Recipe
-from mergesearch.search.config import Config
+from mergesearch.search.config import RESULTS, Config
 from mergesearch.search.problem.sides import calibration_texts
-from mergesearch.search.problem.task_set import open_tasks
+from mergesearch.search.problem.task_set import TaskSet, open_tasks
 from mergesearch.search.problem.tasks import Task
 from mergesearch.search.scoring.live_model import builder_for, scored_model
 from mergesearch.search.scoring.token_budget import new_budget
+from mergesearch.search.study.run_folder import CONFIG, RunFolder
 
 
 def evaluate_model(
-    reference: str, config: Config, where: str, tell: Callable[[str], None] = lambda _: None
+    reference: str,
+    config: Config,
+    where: str,
+    tell: Callable[[str], None] = lambda _: None,
+    results: Path = RESULTS,
 ) -> dict[str, Any]:
     """``{"model": ..., "items": {TASK: count}, "tasks": {TASK: {METRIC: value}}}``, in the recipe's dtype.
 
-    ``tell`` gets notes for the user. Raises UserError for invalid tasks or checkpoints, and for outputs that are not
+    ``tell`` gets notes for the user. Where ``results`` has a run of the config's name, this is a look at its test
+    items, which the run counts. Raises UserError for invalid tasks or checkpoints, and for outputs that are not
     numbers.
     """
     with located(where):
@@ -39,10 +46,23 @@ def evaluate_model(
     subject = LoadedModel(model, tokenizer, lambda out: merge(_alone(reference, dtype), out), budget)
     for note in tasks.prepare(subject):
         tell(note)
+    _note_look(RunFolder(results / config.output.name), tasks, reference, tell)
     values: dict[str, dict[str, float]] = {}
     for task in tasks:
         values.setdefault(task.evaluator.task, {})[task.evaluator.metric.name] = _value(task, subject, reference)
     return {"model": reference, "items": {task.name: len(_items(task)) for task in tasks}, "tasks": values}
+
+
+def _note_look(folder: RunFolder, tasks: TaskSet, reference: str, tell: Callable[[str], None]) -> None:
+    """Warns, and counts a look, where the config's run exists, whose test items are about to be scored."""
+    if not (folder.path / CONFIG).exists() or not any(task.test for task in tasks):
+        return
+    with folder.locked():
+        folder.note_look({"eval": reference, "items": tasks.test_digest})
+    tell(
+        f"warning: this scores the test items of the run in {folder.path}, which counts it as a look at them; what is "
+        "decided after it is no longer judged by items that nothing had looked at"
+    )
 
 
 def _alone(reference: str, dtype: str | None) -> Recipe:

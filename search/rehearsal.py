@@ -39,6 +39,6 @@ def rehearsed(plan: SearchPlan, watcher: Watcher = QUIET) -> Iterator[Session]:
     with TemporaryDirectory(prefix="mergesearch-check-") as path:
         folder = RunFolder(Path(path))
         study = folder.open_run(problem.config.dump(), None, problem.tasks.directions)
-        session = Session(plan, RunStore(folder, study), watcher)
+        session = Session(plan, RunStore(folder, study, plan.problem.tasks.items("search")), watcher)
         session.prepare()
         yield session

@@ -37,7 +37,7 @@ from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.ensemble import ensemble_row
-from mergesearch.search.verdict.finalists import finalists
+from mergesearch.search.verdict.finalists import decision, finalists
 from mergesearch.search.verdict.judge import Judge
 from mergesearch.search.verdict.result import FRONT, VERDICT, CandidateRow, Verdict, read_verdict
 
@@ -63,7 +63,7 @@ def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
         with folder.locked():
             config = plan.problem.config
             study = folder.open_run(config.dump(), config.search.storage, plan.problem.tasks.directions)
-        session = Session(plan, RunStore(folder, study), watcher)
+        session = Session(plan, RunStore(folder, study, plan.problem.tasks.items("search")), watcher)
         session.search()
         with folder.locked():
             return session.conclude()
@@ -151,6 +151,8 @@ class Session:
             )
         if has_trials and before is None:
             self._watcher.stage("the run was begun by a version that recorded no content: it is recorded, not compared")
+        if before and now != before and not has_trials:
+            folder.forget()
         if now != before:
             folder.write_json(IDENTITY, asdict(now))
 
@@ -229,7 +231,7 @@ class Conclusion:
         winner, _ = finalists(store)
         write_text(folder.path / "best.yml", t.recipe_of(winner).to_yaml())
         self.watcher.stage("verdict: scoring the winner and the baselines on the test items")
-        looks = folder.note_look({"trials": count, "winner": winner.number})
+        looks = folder.note_look({"trials": count, **decision(store, session.plan.problem.tasks)})
         warnings = session.plan.problem.warnings
         verdict = replace(self._judge(looks), ended=session.loop.ended or "", warnings=warnings)
         trials = store.study.get_trials(deepcopy=False)

@@ -88,8 +88,7 @@ def tasks_with_metric(tasks: Sequence[Any], metric: str) -> Sequence[Any]:
 
 def common_metric(subtasks: Sequence[Subtask]) -> Metric:
     """The metric of all subtasks. Raises UserError if its direction is not the same in all of them."""
-    metrics = {subtask.metric for subtask in subtasks}
-    if len(metrics) > 1:
+    if len({subtask.metric.higher_is_better for subtask in subtasks}) > 1:
         name = subtasks[0].metric_name
         raise UserError(f"metric: higher values of {name!r} are better in some subtasks and worse in others")
     return subtasks[0].metric

@@ -30,7 +30,7 @@ class Subtask:
         docs: Its documents.
         metric_name: Name of the metric.
         filter_name: Name of the filter of the model's answers.
-        metric: The metric's name and direction.
+        metric: The metric's name, with that of the filter if the task has several, and its direction.
         document_metric: Converts results of documents to numbers, and numbers to the value.
     """
 
@@ -54,7 +54,9 @@ class Subtask:
             self.metric_name, self.filter_name = self._chosen(metric, results)
             self.document_metric = self._document_metric(results)
         higher = self._task.higher_is_better().get(self.metric_name)
-        self.metric = Metric(self.metric_name, True if higher is None else bool(higher))
+        has_several = len(self._task._filters) > 1
+        name = f"{self.metric_name},{self.filter_name}" if has_several else self.metric_name
+        self.metric = Metric(name, True if higher is None else bool(higher))
 
     def items(self, task_name: str, group: str | None) -> list[Item]:
         """One item per document.

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mergesearch.errors import UserError, listed
-from mergesearch.evaluators import LoadedModel, has_contributions
+from mergesearch.evaluators import Item, LoadedModel, content_hash, has_contributions
 from mergesearch.merge_ops.live.quantized import check_available
 from mergesearch.search.config.constraints import Constraint, check_tasks
 from mergesearch.search.config.evaluate import Aggregation, Evaluate
@@ -33,6 +33,15 @@ class TaskSet:
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.all)
+
+    def items(self, side: str) -> dict[str, Sequence[Item]]:
+        """The items of one side by task."""
+        return {task.name: task.items(side) for task in self.all}
+
+    @property
+    def test_digest(self) -> str:
+        """A digest of the test items."""
+        return content_hash([[task.name, item.id, item.fingerprint] for task in self.all for item in task.test])
 
     def counted(self, side: str) -> list[Task]:
         """The tasks that count in the objective of that side."""

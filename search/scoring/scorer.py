@@ -188,4 +188,4 @@ class Scorer:
         return self._load(reference) if folder.has_scores(reference) else None
 
     def _load(self, name: str) -> Result:
-        return whole_result(self._tasks, self._store.folder.load_scores(name))
+        return whole_result(self._tasks, self._store.folder.load_scores(name, self._tasks.items("search")))

@@ -30,6 +30,8 @@ from mergesearch.search.study.workers import Workers
 CONFIG = "config.yml"
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
+DERIVED = ("scores", "attempts", "batches.json", "gradient.json", "identity.json")
+"""What a run leaves before its first trial."""
 LOOKS_REMEDY = (
     "it counts how often the test items were looked at: bring it back from a copy, or delete it and know that "
     "the verdict no longer counts the looks before"
@@ -111,8 +113,11 @@ class RunFolder:
         """
         study = self.open_study(storage, objectives)
         before = study.user_attrs.get(t.CONFIG) or self._recorded_config()
-        if before:
-            _check_unchanged(before, resolved, self.path)
+        if before and any(_forbidden(before, resolved)):
+            self._check_unused(study, before, resolved)
+            optuna.delete_study(study_name=study.study_name, storage=study._storage)
+            self.forget()
+            study, before = self.open_study(storage, objectives), None
         study = self._unless_hopeless(study) or self.open_study(storage, objectives)
         self._check_scores(study, (before or {}).get("search", {}).get("storage"))
         if not has_text(self.path / CONFIG, dump_yaml(resolved)):
@@ -124,7 +129,8 @@ class RunFolder:
     def check_read(self, resolved: Mapping[str, Any]) -> None:
         """Checks that a run that this user may only read was begun with this config, and needs no more trials."""
         before = self._recorded_config() or {}
-        _check_unchanged(before, resolved, self.path)
+        for keys, old, new in _forbidden(before, resolved):
+            raise _another_config(self.path, keys, old, new)
         if before.get("search", {}).get("trials", 0) < resolved.get("search", {}).get("trials", 0):
             raise UserError(f"{self.path}: cannot be gone on with: this user may only read it")
 
@@ -139,6 +145,18 @@ class RunFolder:
         if not isinstance(content, dict):
             raise DamagedFileError(self.path / CONFIG, "is damaged", "bring it back from a copy")
         return content
+
+    def _check_unused(self, study: Study, old: Any, new: Mapping[str, Any]) -> None:
+        """Raises UserError where a candidate was scored with the ``old`` config, or another worker is at the run."""
+        scored = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        is_saved = any((self.path / "scores").glob(t.scores_name(None)))
+        if scored or is_saved or set(self.workers.living()) - {self.worker}:
+            raise _another_config(self.path, *next(_forbidden(old, new)))
+
+    def forget(self) -> None:
+        """Removes what the folder has besides config, study and looks, for a run of which nothing was scored."""
+        for name in DERIVED:
+            remove(self.path / name)
 
     def _unless_hopeless(self, study: Study) -> Study | None:
         """The study; None where all its candidates failed and no other worker is at it: then it was removed."""
@@ -164,7 +182,8 @@ class RunFolder:
             study = optuna.create_study(
                 study_name=self.path.name, storage=storage, directions=directions, load_if_exists=True
             )
-        if objectives and study.metric_names is None:
+        # Another config may have left a study of another number of objectives, which open_run judges.
+        if objectives and study.metric_names is None and len(study.directions) == len(objectives):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(list(objectives))
@@ -193,9 +212,9 @@ class RunFolder:
         """Writes the per-item scores of one candidate under a name; see ``scores.save_scores``."""
         save_scores(self.scores_file(name), scores, items)
 
-    def load_scores(self, name: str) -> dict[str, Tensor]:
+    def load_scores(self, name: str, items: Mapping[str, Sequence[Item]] | None = None) -> dict[str, Tensor]:
         """The scores that ``save_scores`` wrote under the name; see ``scores.load_scores``."""
-        return load_scores(self.scores_file(name))
+        return load_scores(self.scores_file(name), items)
 
     def has_scores(self, name: str) -> bool:
         """Whether there are scores under the name."""
@@ -231,15 +250,20 @@ class RunFolder:
         write_text(self.path / name, _json(content) + "\n")
 
     def note_look(self, look: Mapping[str, Any]) -> int:
-        """Records a look at the test items before it happens; returns the number of looks before this one.
+        """Records a look at the test items before it happens; returns the number of other looks before this one.
 
-        The same ``look`` twice in a row, as after a kill, counts once.
+        A look is what it decides on. The same look again, as after a kill, counts once, however many ``trials`` the run
+        had.
         """
         looks = self.read_json(LOOKS, list[dict[str, Any]], LOOKS_REMEDY) or []
-        if not looks or looks[-1] != dict(look):
-            looks.append(dict(look))
-            self.write_json(LOOKS, looks)
-        return len(looks) - 1
+        decisions = [_decision(each) for each in looks]
+        if _decision(look) not in decisions:
+            self.write_json(LOOKS, [*looks, dict(look)])
+        return [*decisions, _decision(look)].index(_decision(look))
+
+
+def _decision(look: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in look.items() if key != "trials"}
 
 
 def _json(content: Any) -> str:
@@ -257,13 +281,16 @@ def _as_json(config: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(config))
 
 
-def _check_unchanged(old: Any, new: Mapping[str, Any], path: Path) -> None:
-    for keys, before, after in _differences(old, new, ()):
-        if keys[:2] not in MAY_CHANGE:
-            raise UserError(
-                f"{path}: was begun with another config: {'.'.join(keys)} was {before!r}, now {after!r}; "
-                "give the new run another name with --name"
-            )
+def _another_config(path: Path, keys: Sequence[str], before: object, after: object) -> UserError:
+    return UserError(
+        f"{path}: was begun with another config: {'.'.join(keys)} was {before!r}, now {after!r}; "
+        "give the new run another name with --name"
+    )
+
+
+def _forbidden(old: Any, new: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """The differences between two configs that a run must not have."""
+    return (difference for difference in _differences(old, new, ()) if difference[0][:2] not in MAY_CHANGE)
 
 
 def _differences(old: Any, new: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:

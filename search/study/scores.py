@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergesearch.errors import DamagedFileError, in_words
+from mergesearch.errors import DamagedFileError, UserError, in_words, listed
 from mergesearch.evaluators import Item
 from mergesearch.files import atomic_path
 
@@ -51,18 +51,39 @@ def save_scores(file: Path, scores: Mapping[str, Tensor], items: Mapping[str, Se
         parquet.write_table(table, temporary, write_page_checksum=True)
 
 
-def load_scores(file: Path) -> dict[str, Tensor]:
-    """The scores that ``save_scores`` wrote, float64, in the same order; tasks without items are left out.
+def load_scores(file: Path, items: Mapping[str, Sequence[Item]] | None = None) -> dict[str, Tensor]:
+    """The scores that ``save_scores`` wrote, float64; tasks without scores are left out.
 
-    Raises DamagedFileError where the file is missing or is not what was written.
+    They are in the order of each task's ``items``, to which they belong by id; None gives them in the saved order.
+    Raises DamagedFileError where the file is missing, is not what was written, or lacks an item, and UserError where it
+    has scores of other items.
     """
     columns = _read(file)
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, dict[str, list[float]]] = {}
     last_parts: dict[str, int | None] = {}
-    for task, part, score in zip(columns["task"], columns["part"], columns["score"], strict=True):
-        scores.setdefault(task, []).append(score)
+    for task, item, part, score in zip(*(columns[name] for name in COLUMNS), strict=True):
+        scores.setdefault(task, {}).setdefault(item, []).append(score)
         last_parts[task] = part
-    return {task: _tensor(values, last_parts[task]) for task, values in scores.items()}
+    ids = {task: list(found) for task, found in scores.items()} if items is None else _ids(items)
+    for task, found in scores.items():
+        _check_ids(file, task, found, ids.get(task, []))
+    return {task: _tensor([scores[task][item] for item in ids[task]], last_parts[task]) for task in scores}
+
+
+def _ids(items: Mapping[str, Sequence[Item]]) -> dict[str, list[str]]:
+    return {task: [item.id for item in of_task] for task, of_task in items.items()}
+
+
+def _check_ids(file: Path, task: str, found: Mapping[str, object], expected: Sequence[str]) -> None:
+    missing = sorted(set(expected) - set(found))
+    others = sorted(set(found) - set(expected))
+    if others:
+        raise UserError(
+            f"{file}: has scores of other items of task {task!r} than there are now: {listed(others)}; bring back the "
+            "items that the run was begun with, or give the new run another name with --name"
+        )
+    if missing:
+        raise _damaged(file, f"has no scores of {len(missing)} items of task {task!r}: {listed(missing)}")
 
 
 def _read(file: Path) -> dict[str, list[Any]]:
@@ -94,7 +115,7 @@ def _parts(values: float | list[float]) -> Iterator[tuple[int | None, float]]:
         yield None, values
 
 
-def _tensor(values: list[float], last_part: int | None) -> Tensor:
+def _tensor(values: list[list[float]], last_part: int | None) -> Tensor:
     """[items], or [items, last_part + 1]."""
-    scores = torch.tensor(values, dtype=torch.float64)
+    scores = torch.tensor([score for item in values for score in item], dtype=torch.float64)
     return scores if last_part is None else scores.reshape(-1, last_part + 1)

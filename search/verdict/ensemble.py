@@ -43,8 +43,8 @@ def _scores(tasks: TaskSet, folder: RunFolder, engine: Engine, members: Sequence
     if not folder.has_scores(name):
         averaged = [task for task in tasks if task.is_averaged]
         scores = tasks.score(_ensemble(engine, members), side, averaged)
-        folder.save_scores(name, scores, {task.name: task.items(side) for task in tasks})
-    return folder.load_scores(name)
+        folder.save_scores(name, scores, tasks.items(side))
+    return folder.load_scores(name, tasks.items(side))
 
 
 def _ensemble(engine: Engine, members: Sequence[Recipe]) -> LoadedModel:

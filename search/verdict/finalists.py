@@ -13,6 +13,7 @@ from mergesearch.search.scoring.scorer import Scorer
 from mergesearch.search.statistics import Estimate, bootstrap
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.failures import stopped_by
+from mergesearch.search.study.pareto import front_of, is_pareto
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.result import SIDES
 from mergesearch.seeds import derive
@@ -34,6 +35,18 @@ def finalists(store: RunStore, without: Collection[int] = ()) -> tuple[FrozenTri
     if not baselines:
         raise UserError("no baseline could be scored, so there is nothing to compare the winner with")
     return t.best(trials), baselines
+
+
+def decision(store: RunStore, tasks: TaskSet) -> dict[str, object]:
+    """What a verdict decides on: the winner and the other finalists, by what they compute, and the test items."""
+    winner, baselines = finalists(store)
+    soups = [trial for trial in t.completed(store.study) if t.kind_of(trial) == t.SOUP]
+    front = front_of(store.study) if is_pareto(store.study) else []
+    return {
+        "winner": winner.user_attrs[t.PHENOTYPE],
+        "finalists": sorted({trial.user_attrs[t.PHENOTYPE] for trial in (*baselines, *soups, *front, winner)}),
+        "items": tasks.test_digest,
+    }
 
 
 class FinalScores:
@@ -62,7 +75,7 @@ class FinalScores:
 
     def _both(self, trial: FrozenTrial) -> tuple[Sides, Failures]:
         """Search scores as they were recorded, and those of tasks that the search did not look at."""
-        recipe, name = t.recipe_of(trial), f"{trial.number:06d}"
+        recipe, name = t.recipe_of(trial), trial.user_attrs[t.PHENOTYPE]
         test, failures = self._saved(f"test-{name}", "test", self._tasks.all, recipe)
         searched = {task.name for task in self._tasks.searched}
         others = [task for task in self._tasks if task.name not in searched and task.search]
@@ -72,12 +85,12 @@ class FinalScores:
     def _saved(self, name: str, side: str, tasks: Sequence[Task], recipe: Recipe) -> tuple[Scores, Failures]:
         folder = self._store.folder
         if folder.has_scores(name):
-            return folder.load_scores(name), {}
+            return folder.load_scores(name, self._tasks.items(side)), {}
         scores, failures = self._scored(side, tasks, recipe)
         if failures:
             return scores, failures
-        folder.save_scores(name, scores, {task.name: task.items(side) for task in tasks})
-        return folder.load_scores(name), {}
+        folder.save_scores(name, scores, self._tasks.items(side))
+        return folder.load_scores(name, self._tasks.items(side)), {}
 
     def _scored(self, side: str, tasks: Sequence[Task], recipe: Recipe) -> tuple[Scores, Failures]:
         """The scores of the tasks; where one of them fails, each is scored by itself. Raises what concerns the run."""
@@ -95,7 +108,12 @@ class FinalScores:
 
 def search_estimate(tasks: TaskSet, store: RunStore, trial: FrozenTrial, seed: int) -> Estimate:
     """A completed trial's objective on the search items, with its interval; ``seed`` is the run's."""
-    return estimate(tasks, "search", store.scores_of(trial), derive(seed, "bootstrap", trial.number))
+    return estimate(tasks, "search", store.scores_of(trial), interval_seed(seed))
+
+
+def interval_seed(seed: int) -> int:
+    """The seed of the intervals of all candidates; ``seed`` is the run's. Equal scores have equal intervals."""
+    return derive(seed, "bootstrap")
 
 
 def estimate(tasks: TaskSet, side: str, scores: Scores, seed: int) -> Estimate:

@@ -77,7 +77,7 @@ def standings(
     tasks: TaskSet, members: Mapping[int, Mapping[str, Scores]], rival: int, rivals: Mapping[str, Scores], seed: int
 ) -> dict[int, dict[str, Standing]]:
     """Each member's objectives, by trial. ``members`` has their scores on each side, ``rivals`` the best baseline's."""
-    found = {trial: _values(tasks, trial, sides, seed) for trial, sides in members.items()}
+    found = {trial: _values(tasks, sides, seed) for trial, sides in members.items()}
     compared = [(trial, task) for trial in members if trial != rival for task in tasks.counted("test")]
     tests = [_compared(seed, task, members[trial]["test"], rivals["test"]) for trial, task in compared]
     corrected = holm([p for _, p in tests])
@@ -87,11 +87,11 @@ def standings(
     return found
 
 
-def _values(tasks: TaskSet, trial: int, sides: Mapping[str, Scores], run_seed: int) -> dict[str, Standing]:
+def _values(tasks: TaskSet, sides: Mapping[str, Scores], run_seed: int) -> dict[str, Standing]:
     def value(task: Task, side: str) -> Estimate | None:
         if not task.items(side):
             return None
-        seed = derive(run_seed, "bootstrap", trial, task.name)
+        seed = derive(run_seed, "bootstrap", task.name)
         return bootstrap(task.strata(side, sides[side][task.name]), _alone(task, side), seed)
 
     counted = [task for task in tasks if task.weight]

@@ -16,7 +16,7 @@ from mergesearch.search.study import trials as t
 from mergesearch.search.study.pareto import knee, points_of
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.constraint_checks import Check, check
-from mergesearch.search.verdict.finalists import FinalScores, Sides, estimate, task_values
+from mergesearch.search.verdict.finalists import FinalScores, Sides, estimate, interval_seed, task_values
 from mergesearch.search.verdict.front import Front, FrontMember, on_test_front, standings
 from mergesearch.search.verdict.result import FRONT, LEVEL, CandidateRow, Comparison, ConstraintResult, Verdict
 from mergesearch.search.verdict.scored_finalists import ScoredFinalists, scored_finalists
@@ -129,7 +129,7 @@ class Judge:
         )
 
     def _row(self, trial: FrozenTrial, sides: Sides) -> CandidateRow:
-        seed = derive(self._seed, "bootstrap", trial.number)
+        seed = interval_seed(self._seed)
         return CandidateRow(
             name=t.label_of(trial),
             trial=trial.number,

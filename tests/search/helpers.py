@@ -46,7 +46,10 @@ def session_of(data: Data, results: Path, worker: str = "") -> Session:
     folder = RunFolder(results / plan.problem.config.output.name)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.worker = worker
-    return Session(plan, RunStore(folder, folder.open_study(plan.problem.config.search.storage)))
+    return Session(
+        plan,
+        RunStore(folder, folder.open_study(plan.problem.config.search.storage), plan.problem.tasks.items("search")),
+    )
 
 
 def study_of(folder: Path) -> Study:

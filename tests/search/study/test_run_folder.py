@@ -5,7 +5,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from threading import Timer
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from mergesearch.errors import UserError
+from mergesearch.errors import DamagedFileError, UserError
 from mergesearch.evaluators import Item
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.search.candidates.plan import open_plan
@@ -26,7 +26,7 @@ from mergesearch.search.study import database
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 
-from ..helpers import Data, at_call, course, go
+from ..helpers import Data, at_call, course, go, killed, study_of
 
 NAN = float("nan")
 
@@ -57,6 +57,60 @@ def test_scores_come_back_as_they_were(scores: dict[str, list[float]], tmp_path:
 def assert_same(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
     assert found.dtype == torch.float64
+
+
+def test_scores_belong_to_items_by_id(tmp_path: Path) -> None:
+    items = [Item(name, "one", name) for name in "abc"]
+    folder = RunFolder(tmp_path)
+    folder.save_scores("trial", {"one": torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])}, {"one": items})
+    found = folder.load_scores("trial", {"one": [items[2], items[0], items[1]], "two": [Item("a", "two", "a")]})
+    assert found["one"].tolist() == [[3.0, 30.0], [1.0, 10.0], [2.0, 20.0]]
+    assert list(found) == ["one"]
+    with pytest.raises(UserError, match=r"trial\.parquet: has scores of other items of task 'one' .*: c; bring back"):
+        folder.load_scores("trial", {"one": items[:2]})
+    with pytest.raises(DamagedFileError, match="has no scores of 1 items of task 'one': d"):
+        folder.load_scores("trial", {"one": [*items, Item("d", "one", "d")]})
+
+
+@pytest.mark.parametrize("objectives", ["mean", "pareto"])
+def test_a_run_of_which_nothing_was_scored_does_not_lock_its_name(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objectives: str
+) -> None:
+    """Another config begins it anew, with other directions too; after the first scores it is another run."""
+    config["search"]["trials"] = 9
+    killed(monkeypatch, "score", 1, config, tmp_path)
+    task = config["evaluate"]["tasks"][0]
+    config["evaluate"] |= {"tasks": [task, {**task, "task": "again"}], "aggregate": objectives}
+    verdict = go(config, tmp_path)
+    assert verdict.trials == 9
+    assert len(study_of(tmp_path / "small").directions) == (2 if objectives == "pareto" else 1)
+    config["evaluate"]["split"]["seed"] = 1
+    with pytest.raises(UserError, match=r"was begun with another config: evaluate\.split\.seed was 0, now 1"):
+        go(config, tmp_path)
+
+
+def test_a_run_whose_first_candidates_all_failed_does_not_lock_its_name(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> NoReturn:
+        raise RuntimeError("no such luck")
+
+    config["search"]["trials"] = 3
+    with monkeypatch.context() as patch:
+        patch.setattr(BitsPerByte, "score", failing)
+        with pytest.raises(UserError, match="no such luck"):
+            go(config, tmp_path)
+    config["search"]["seed"] = 1
+    assert go(config, tmp_path).trials == 3
+
+
+def test_a_run_that_another_worker_is_at_is_not_begun_anew(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "small")
+    with folder.joined():
+        folder.open_run({"search": {"seed": 0}}, None)
+        other = RunFolder(tmp_path / "small")
+        with other.joined(), pytest.raises(UserError, match=r"search\.seed was 0, now 1"):
+            other.open_run({"search": {"seed": 1}}, None)
 
 
 def test_scores_without_their_items_are_refused(tmp_path: Path) -> None:

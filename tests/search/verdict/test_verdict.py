@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
+from mergesearch.search.config import Config
+from mergesearch.search.evaluate import evaluate_model
 from mergesearch.search.statistics import Estimate, holm
 from mergesearch.search.verdict.result import Comparison, Verdict
 from mergesearch.search.verdict.wording import difference_in_words, headline, looks_in_words, shown_baselines
@@ -48,12 +50,77 @@ def test_a_killed_verdict_goes_on_with_its_scores_and_is_one_look(  # noqa: PLR0
     assert one == two
 
 
-def test_a_verdict_after_further_trials_is_another_look(config: Data, tmp_path: Path) -> None:
-    config["search"]["trials"] = 9
+def test_a_verdict_on_another_winner_is_another_look(config: Data, tmp_path: Path) -> None:
+    config["search"]["trials"] = 1
     assert go(config, tmp_path).test_looks == 1
-    config["search"]["trials"] = 10
+    config["search"]["trials"] = 9
     assert go(config, tmp_path).test_looks == 2
-    assert [look["trials"] for look in looks(tmp_path)] == [9, 10]
+    assert [look["trials"] for look in looks(tmp_path)] == [1, 9]
+
+
+@pytest.fixture
+def counted_scores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many items each call of the evaluator scores."""
+    calls, score = [], BitsPerByte.score
+    monkeypatch.setattr(BitsPerByte, "score", lambda self, *args: calls.append(len(args[1])) or score(self, *args))
+    return calls
+
+
+def test_a_verdict_that_was_deleted_is_the_same_look(config: Data, tmp_path: Path, counted_scores: list[int]) -> None:
+    config["search"]["trials"] = 10
+    go(config, tmp_path)
+    folder = tmp_path / "small"
+    before = (folder / "verdict.json").read_bytes()
+    for name in ("verdict.json", "report.html", "best.yml"):
+        (folder / name).unlink()
+    counted_scores.clear()
+    assert go(config, tmp_path).test_looks == 1
+    assert (folder / "verdict.json").read_bytes() == before
+    assert not counted_scores, "the saved scores are taken"
+
+
+def test_further_trials_that_change_no_finalist_are_the_same_look(
+    config: Data, tmp_path: Path, counted_scores: list[int]
+) -> None:
+    """An extended run says of its finalists, byte by byte, what it said before."""
+    config["search"] |= {"trials": 10, "sampler": "random"}
+    first = go(config, tmp_path)
+    before = first.to_json()
+    counted_scores.clear()
+    config["search"]["trials"] = 12
+    second = go(config, tmp_path)
+    if second.winner.trial == first.winner.trial:
+        assert second.test_looks == 1
+        assert len(counted_scores) <= 2 * 12, "of the search alone"
+    now = second.to_json()
+    assert now["baselines"] == before["baselines"]
+
+
+def test_the_same_run_with_other_numbers_of_trials_has_the_same_intervals(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted trial shifts the numbers of all that follow it; intervals do not depend on them."""
+    config["search"]["trials"] = 9
+    whole = go(config, tmp_path / "whole")
+    killed(monkeypatch, "score", 1, config, tmp_path / "shifted")
+    shifted = go(config, tmp_path / "shifted")
+    assert [row.trial for row in shifted.baselines] != [row.trial for row in whole.baselines]
+    assert [(row.search, row.test) for row in shifted.baselines] == [(row.search, row.test) for row in whole.baselines]
+
+
+def test_scoring_a_model_on_a_runs_config_is_a_look(config: Data, models: Path, tmp_path: Path) -> None:
+    config["search"]["trials"] = 1
+    told: list[str] = []
+    parsed = Config.model_validate(config)
+    evaluate_model(str(models / "one"), parsed, "config", told.append, tmp_path)
+    assert not any("test items" in note for note in told), "there is no run yet"
+    go(config, tmp_path)
+    for _ in range(2):
+        evaluate_model(str(models / "one"), parsed, "config", told.append, tmp_path)
+    assert sum("scores the test items of the run in" in note for note in told) == 2
+    assert [sorted(look) for look in looks(tmp_path)][1:] == [["eval", "items"]]
+    config["search"]["trials"] = 9
+    assert go(config, tmp_path).test_looks == 3
 
 
 def test_what_a_second_look_is_called() -> None:
