@@ -49,6 +49,13 @@ def test_chance_is_one_in_so_many_choices(tasks: Path, task: str, metric: str, c
     assert {item.chance for item in open_lm_eval(tasks, task=task, metric=metric).items} == {chance}
 
 
+def test_metrics_under_several_filters_are_told_apart_by_them(tasks: Path) -> None:
+    """As lm-eval's results have them. A task with one filter needs no name of it."""
+    asked = [("toy_gen", f"exact_match,{name}") for name in ("whole", "letters")] + [("toy_mc", "acc,none")]
+    names = [open_lm_eval(tasks, task=task, metric=metric).metric.name for task, metric in asked]
+    assert names == ["exact_match,whole", "exact_match,letters", "acc"]
+
+
 def test_chance_of_an_f1_is_not_known(tasks: Path) -> None:
     assert {item.chance for item in open_lm_eval(tasks, task="toy_odd", metric="f1").items} == {None}
 
