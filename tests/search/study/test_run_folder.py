@@ -151,7 +151,7 @@ def test_a_run_is_not_gone_on_with_in_another_storage(config: Data, tmp_path: Pa
     config["search"]["trials"] = 9
     go(config, tmp_path / "journal")
     before = course(tmp_path / "journal" / "small")
-    with pytest.raises(UserError, match="not in this storage: the run was begun without a storage;"):
+    with pytest.raises(UserError, match="not in this storage: the run was begun without a storage"):
         go(on_database(config, tmp_path), tmp_path / "journal")
     go(config, tmp_path / "database")
     del config["search"]["storage"]
