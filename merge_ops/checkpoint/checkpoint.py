@@ -148,8 +148,14 @@ class Checkpoint:
     @cached_property
     def _stored(self) -> dict[str, TensorInfo]:
         stored = {name: file.tensors[name] for name, file in self.weights.file_of.items()}
-        if any(map(is_factor, stored)):
+        factors = [name for name in stored if is_factor(name)]
+        if len(factors) * 2 > len(stored):
             raise UserError(f"{self.reference}: {self._instead_of_adapter()}")
+        if factors:
+            raise UserError(
+                f"{self.reference}: has an adapter among its weights, such as {min(factors)}; expected a model: save "
+                "what PEFT's merge_and_unload returns"
+            )
         return stored
 
     def _read(self, name: str) -> Tensor:

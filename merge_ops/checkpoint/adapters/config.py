@@ -1,6 +1,7 @@
 """``adapter_config.json`` of PEFT: what of it decides how an adapter changes a model."""
 
 import time
+from functools import lru_cache
 from math import sqrt
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,7 @@ class AdapterConfig(BaseModel):
     r: Rank | None = None
     lora_alpha: float = 8
     use_rslora: bool = False
+    use_dora: bool = False
     fan_in_fan_out: bool = False
     ensure_weight_tying: bool = False
     rank_pattern: dict[str, Rank] | None = None
@@ -89,7 +91,7 @@ class AdapterConfig(BaseModel):
             if len(key) > PATTERN_LENGTH:
                 raise ValueError(f"found a pattern of {len(key)} characters, expected {PATTERN_LENGTH} at most")
             try:
-                regex.compile(_whole(key))
+                _pattern(key)
             except regex.error as error:
                 raise ValueError(f"{quoted(key)} is not a regular expression: {error}") from None
         return patterns
@@ -129,7 +131,7 @@ class AdapterConfig(BaseModel):
         left = 20 * PATTERN_SECONDS - self._matching
         before = time.monotonic()
         try:
-            return left > 0 and bool(regex.match(_whole(key), module, timeout=min(left, PATTERN_SECONDS)))
+            return left > 0 and bool(_pattern(key).match(module, timeout=min(left, PATTERN_SECONDS)))
         except TimeoutError:
             raise UserError(
                 f"{ADAPTER_CONFIG}: rank_pattern, alpha_pattern: matching {quoted(key)} against {quoted(module)} took "
@@ -139,8 +141,9 @@ class AdapterConfig(BaseModel):
             self._matching += time.monotonic() - before
 
 
-def _whole(key: str) -> str:
-    return rf"(.*\.)?({key})$"
+@lru_cache(maxsize=10_000)
+def _pattern(key: str) -> Any:
+    return regex.compile(rf"(.*\.)?({key})$")
 
 
 def read_config(folder: Path) -> AdapterConfig:

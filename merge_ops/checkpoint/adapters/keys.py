@@ -8,6 +8,7 @@ from typing import Literal
 PREFIX = "base_model.model."
 WRAPPERS = ("base_layer", "modules_to_save", "original_module")
 PART = re.compile(r"\.(?:lora_(?P<embedding>embedding_)?(?P<side>[AB])|lora_magnitude_vector)(?:\.weight)?$")
+FACTOR = re.compile(r"\.lora_(?:embedding_)?[AB](?:\.|$)")
 BIAS = ".lora_B.bias"
 TOKENS = ".token_adapter.trainable_tokens_delta"
 
@@ -34,8 +35,8 @@ class Key:
 
 
 def is_factor(name: str) -> bool:
-    """Returns whether a tensor's name is that of a part of an adapter."""
-    return bool(PART.search(name))
+    """Returns whether a tensor's name is that of a factor in an adapter, or in a model that PEFT has wrapped."""
+    return bool(FACTOR.search(name))
 
 
 def read_keys(names: Iterable[str]) -> list[Key]:

@@ -40,6 +40,10 @@ class BaseNames:
             found = name if is_own else self.architecture.live_names([name])[name].name
         return found if found in self._stored or self.group(found) != (found,) else None
 
+    def has_module(self, module: str) -> bool:
+        """Returns whether one of the base's modules has this name, or a name that ends with it."""
+        return any(f".{module}." in f".{parameter}" for parameter in self._stored)
+
     def group(self, parameter: str) -> tuple[str, ...]:
         """Returns the parameters that are tied to this one, and itself."""
         tied = self.architecture.tied if self.architecture else []

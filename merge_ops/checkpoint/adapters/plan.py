@@ -20,6 +20,7 @@ from mergesearch.merge_ops.checkpoint.adapters.changes import (
 from mergesearch.merge_ops.checkpoint.adapters.config import AdapterConfig
 from mergesearch.merge_ops.checkpoint.adapters.keys import Key, Role
 from mergesearch.merge_ops.checkpoint.adapters.names import BaseNames
+from mergesearch.text import quoted
 
 Factors = dict[Role, Key]
 
@@ -72,11 +73,20 @@ class Planner:
         return [*self._wholes(), *products, *self._rows()]
 
     def _wholes(self) -> Iterator[Planned]:
+        self._check_saved()
         architecture = self._names.architecture
         for key in self._having("whole"):
             parameter = self._names.parameter(key.module)
             resizable = architecture is None or parameter in architecture.embeddings
             yield Planned(key.stored, parameter, Whole(self._tensor(key), resizable))
+
+    def _check_saved(self) -> None:
+        """Raises UserError if a module of the base is in ``modules_to_save``, and the file has nothing of it."""
+        stored = [key.module for key in self._having("whole")]
+        for module in self._config.modules_to_save or ():
+            mentions = [f".{module}." in f".{name}" for name in stored]
+            if not any(mentions) and self._names.has_module(module) and not self._config.ensure_weight_tying:
+                raise UserError(f"modules_to_save: found {quoted(module)}, and the file has none of its tensors")
 
     def _rows(self) -> Iterator[Planned]:
         for key in self._having("rows"):
@@ -90,6 +100,11 @@ class Planner:
         if not {"A", "B"} <= group.keys():
             key = next(iter(group.values()))
             raise UserError(f"{key.module}.weight: expected lora_A and lora_B, found {listed(group)}")
+        if self._config.use_dora != ("magnitude" in group):
+            found = "no lora_magnitude_vector" if self._config.use_dora else group["magnitude"].stored
+            raise UserError(
+                f"use_dora: found {str(self._config.use_dora).lower()}, and {found} for {group['A'].module}"
+            )
         target = self._target_parameter(group["A"])
         if target is None:
             yield from self._of_module(group)

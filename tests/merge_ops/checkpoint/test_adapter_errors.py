@@ -2,7 +2,9 @@
 
 import json
 import random
+from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,22 @@ Q, UP, EMBED = "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", 
 PREFIX = "base_model.model."
 
 
+BASES: dict[str, Callable[[], Any]] = {
+    "plain": lambda: t.LlamaForCausalLM(t.LlamaConfig(**SIZES, **HEADS)),
+    "tied": lambda: t.LlamaForCausalLM(t.LlamaConfig(**SIZES, **HEADS, tie_word_embeddings=True)),
+    "experts": lambda: t.MixtralForCausalLM(t.MixtralConfig(**SIZES, **HEADS, num_local_experts=2)),
+}
+
+
+def base_of(kind: str, folder: Path) -> str:
+    t.utils.logging.disable_progress_bar()
+    BASES[kind]().save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("base")
-    t.utils.logging.disable_progress_bar()
-    t.LlamaForCausalLM(t.LlamaConfig(**SIZES, **HEADS)).save_pretrained(folder)
-    return str(folder)
+    return base_of("plain", tmp_path_factory.mktemp("base"))
 
 
 def a_and_b(module: str, a: tuple[int, ...] = (4, 16), b: tuple[int, ...] = (16, 4)) -> dict[str, Tensor]:
@@ -143,6 +155,17 @@ TENSORS: dict[str, tuple[dict[str, Tensor], dict[str, Any], str]] = {
         {},
         f"trainable_token_indices has no entry for {EMBED}",
     ),
+    "no magnitudes": (PLAIN, {"use_dora": True}, f"use_dora: found true, and no lora_magnitude_vector for {Q}"),
+    "magnitudes unsaid": (
+        {**PLAIN, f"{Q}.lora_magnitude_vector": tensor((16,), 3)},
+        {},
+        f"use_dora: found false, and {PREFIX}{Q}.lora_magnitude_vector",
+    ),
+    "saved and not there": (
+        PLAIN,
+        {"modules_to_save": ["norm"]},
+        "modules_to_save: found 'norm', and the file has none",
+    ),
     "a kernel's beginning": (a_and_b(Q, (4, 16, 1), (16, 4, 1)), {}, "found lora_A [4, 16, 1]"),
     "saved with an adapter's name": ({f"{Q}.lora_A.default.weight": tensor((4, 16), 1)}, {}, "lora_A.default.weight"),
 }
@@ -228,6 +251,16 @@ def test_an_adapter_in_place_of_a_model(tmp_path: Path) -> None:
             _ = Checkpoint(other).tensors
 
 
+def test_a_model_that_peft_has_wrapped(tmp_path: Path) -> None:
+    names = [f"layers.{layer}.{name}.base_layer.weight" for layer in range(4) for name in ("q_proj", "v_proj")]
+    tensors = {name: tensor((4, 4), 1) for name in names} | {"layers.0.q_proj.lora_A.default.weight": tensor((2, 4), 1)}
+    onto = save(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(
+        UserError, match=r"has an adapter among its weights, such as layers\.0\.q_proj\.lora_A\.default"
+    ):
+        _ = Checkpoint(onto).tensors
+
+
 def test_square_matrices_without_a_config(tmp_path: Path) -> None:
     square, wide = tensor((16, 16), 5), tensor((16, 48), 6)
     onto = save(tmp_path / "x.safetensors", {"h.proj.weight": square, "h.attn.weight": wide})
@@ -252,11 +285,10 @@ def test_prefixes_without_a_config(tmp_path: Path) -> None:
 
 
 def test_both_ends_that_differ_and_stay_tied(tmp_path: Path) -> None:
-    t.utils.logging.disable_progress_bar()
-    t.LlamaForCausalLM(t.LlamaConfig(**SIZES, **HEADS, tie_word_embeddings=True)).save_pretrained(tmp_path / "base")
+    base = base_of("tied", tmp_path / "base")
     ends = {f"{name}.weight": tensor((40, 16), i) for i, name in enumerate((EMBED, "lm_head"))}
     config = {"modules_to_save": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}
-    said = problem(str(tmp_path / "base"), adapter(tmp_path / "a", ends, **config))
+    said = problem(base, adapter(tmp_path / "a", ends, **config))
     assert "differ, and both are model.embed_tokens.weight of the model, which ties them" in said
 
 
@@ -269,14 +301,43 @@ def test_old_files_with_a_copy_of_the_base(base: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_damaged_adapters_are_user_errors(seed: int, base: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "seed"), [*product(BASES, range(7))])
+def test_damaged_adapters_are_user_errors(kind: str, seed: int, tmp_path: Path) -> None:
     """Values of other types in the config, and tensors of other names and shapes: never another exception."""
-    dice = random.Random(seed)
-    values = [None, 0, -1, 10**30, 1.5, float("nan"), "", "pissa", [], [1], ["q_proj"], {}, {"q_proj": 1}, True, [[]]]
+    base, dice = base_of(kind, tmp_path / "base"), random.Random(f"{kind} {seed}")
+    values: list[Any] = [
+        None,
+        0,
+        -1,
+        10**30,
+        1.5,
+        float("nan"),
+        "",
+        "pissa",
+        [],
+        [1],
+        ["q_proj"],
+        ["embed_tokens"],
+        ["experts.down_proj"],
+        {},
+        {"q_proj": 1},
+        True,
+        [[]],
+    ]
     keys = ["r", "lora_alpha", "rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters", "peft_type"]
     keys += ["trainable_token_indices", "init_lora_weights", "use_rslora", "fan_in_fan_out", "ensure_weight_tying"]
-    modules = [Q, UP, EMBED, "lm_head", "model.norm", "", "model", f"{Q}.base_layer", "model.layers.0"]
+    modules = [
+        Q,
+        UP,
+        EMBED,
+        "lm_head",
+        "model.norm",
+        "",
+        "model",
+        f"{Q}.base_layer",
+        "model.layers.0",
+        "model.layers.0.mlp.experts",
+    ]
     ends = ["lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_B.bias", "weight", "lora_magnitude_vector"]
     ends += ["token_adapter.trainable_tokens_delta", "base_layer.weight", "modules_to_save.weight", "lora_A"]
     for number in range(500):
