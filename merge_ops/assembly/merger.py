@@ -16,6 +16,7 @@ from mergesearch.merge_ops.inputs.labels import LabelOrders, head_tensors, label
 from mergesearch.merge_ops.inputs.memory import MemoryPlan, StreamPlan, plan_memory
 from mergesearch.merge_ops.inputs.tensor_cache import TensorCache
 from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
+from mergesearch.merge_ops.live.dequantized import dequantized_paths
 from mergesearch.merge_ops.methods import Method
 from mergesearch.merge_ops.statistics.model_statistics import model_statistics
 from mergesearch.merge_ops.statistics.tensor_statistics import Cache
@@ -40,8 +41,10 @@ class Merger:
         reserve: what the memory plan leaves room for.
         allow_nan: merge tensors that have NaN or infinite values. By default reading them is an error.
 
+        dequantize: let transformers dequantize checkpoints that are quantized.
+
     Raises:
-        UserError: a checkpoint is quantized.
+        UserError: a checkpoint is quantized, or transformers cannot dequantize it.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - how checkpoints are read, and where they are kept
@@ -52,10 +55,14 @@ class Merger:
         named_paths: Mapping[str, Path] | None = None,
         reserve: MemoryReserve | None = None,
         allow_nan: bool = False,
+        dequantize: bool = False,
     ) -> None:
         self.allows_nan = allow_nan
-        self.named_paths = named_paths or {}
-        self.checkpoints = {reference: Checkpoint(reference, named_paths) for reference in references}
+        self.named_paths: Mapping[str, Path] = named_paths or {}
+        self.dequantizes = dequantize
+        if dequantize:
+            self.named_paths = dequantized_paths(references, named_paths)
+        self.checkpoints = {reference: Checkpoint(reference, self.named_paths) for reference in references}
         for checkpoint in self.checkpoints.values():
             check_plain(checkpoint)
         self.inputs = align(list(self.checkpoints.values()))

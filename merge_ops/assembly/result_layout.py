@@ -138,10 +138,11 @@ class ResultLayout:
     def _check_configs(self) -> list[str]:
         recipe = self._recipe
         lenient, same_depth = recipe.on_config_mismatch == "warn", bool(recipe.models)
-        key = (*recipe.references, lenient, same_depth)
+        has_template = bool(recipe.chat_template or recipe.vocabulary)
+        key = (*recipe.references, lenient, same_depth, has_template)
         if key not in self._cache.config_warnings:
             models = list(self._inputs.values())
-            self._cache.config_warnings[key] = check_compatible(models, lenient, same_depth)
+            self._cache.config_warnings[key] = check_compatible(models, lenient, same_depth, has_template)
         return self._cache.config_warnings[key]
 
     def _check_vocabularies(self) -> list[str]:

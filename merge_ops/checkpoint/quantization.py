@@ -25,7 +25,7 @@ def check_plain(checkpoint: Checkpoint) -> None:
     if signs:
         raise UserError(
             f"{checkpoint.reference}: is quantized ({'; '.join(signs)}); expected float weights: give the model before "
-            "its quantization"
+            "its quantization, or say `dequantize: true` in the recipe"
         )
 
 

@@ -47,6 +47,7 @@ class Engine:
         standalone: the references of checkpoints that are other models than the template with other weights. A recipe
             of such a checkpoint alone is a live model of its own, with its config and tokenizer.
         builder: makes the live model, instead of transformers.
+        dequantize: let transformers dequantize checkpoints that are quantized.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a live model is made from, and where
@@ -58,8 +59,9 @@ class Engine:
         reserve: MemoryReserve | None = None,
         standalone: Collection[str] = (),
         builder: Builder | None = None,
+        dequantize: bool = False,
     ) -> None:
-        self._merger = Merger(references, resident=True, device=device, reserve=reserve)
+        self._merger = Merger(references, resident=True, device=device, reserve=reserve, dequantize=dequantize)
         self._template = template
         self._dtype = torch_dtype(dtype) or common_dtype(list(self._merger.checkpoints.values()))
         self._merger.check_values()
@@ -196,7 +198,7 @@ class Engine:
         """Returns the engine's merger, or for a standalone checkpoint one that has its names for tensors and labels."""
         if not self._standalone_models.has(recipe):
             return self._merger
-        return Merger(recipe.references, device=self._merger.device)
+        return Merger(recipe.references, device=self._merger.device, dequantize=self._merger.dequantizes)
 
     def is_standalone(self, recipe: Recipe) -> bool:
         """Returns whether the recipe is a checkpoint that has a live model of its own."""
@@ -241,7 +243,8 @@ def merge(
         UserError: ``out`` is not empty, or the recipe cannot be merged.
     """
     check_output(out)
-    merger = Merger(recipe.references, named_paths=named_paths, allow_nan=options.allow_nan)
+    allow_nan, dequantize = options.allow_nan, recipe.dequantize
+    merger = Merger(recipe.references, named_paths=named_paths, allow_nan=allow_nan, dequantize=dequantize)
     options.say(str(merger.stream_plan))
     assembly = Assembly(merger, recipe)
     for warning in assembly.layout.warnings:

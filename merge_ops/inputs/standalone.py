@@ -51,7 +51,7 @@ def same_tokenizer(one: Checkpoint, two: Checkpoint) -> bool:
 
 
 def _files(checkpoint: Checkpoint) -> dict[str, bytes]:
-    folder = checkpoint.folder
+    folder = checkpoint.tokenizer_folder
     files = side_files(folder, (*TOKENIZER_FILES, *CHAT_TEMPLATES)) if folder else ()
     return {file.name: file.read_bytes() for file in files}
 

@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,9 +11,7 @@ from typing import Any
 from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.side_files import TOKENIZER_FILES, VOCABULARIES, side_files
-from mergesearch.merge_ops.inputs.chat_templates import named_template
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
-from mergesearch.reading import JSON_BYTES, read_json_object, read_text
 from mergesearch.text import quoted
 
 BESIDE_A_VOCABULARY = {"special_tokens_map.json", "added_tokens.json", "normalizer.json"}
@@ -147,46 +144,6 @@ def _union(tokenizer: Any, tokenizers: Mapping[str, Any], rows: Mapping[str, int
     tokenizer.add_tokens([token for token in plain if token not in added and token not in vocabulary])
     tokenizer.add_tokens(list(added.values()))
     return tokenizer
-
-
-def chat_template(name: str, folders: Sequence[Path]) -> str | None:
-    """Returns the chat template that a recipe asks for, or None for ``auto`` if no model has one.
-
-    Args:
-        name: a Jinja template, the name of one, or ``auto`` for the template that most models have.
-        folders: the models' folders.
-
-    Raises:
-        UserError: the name is neither.
-    """
-    if name == "auto":
-        templates = [template.strip() for template in map(stored_template, folders) if template]
-        return Counter(templates).most_common(1)[0][0] if templates else None
-    return name if "{" in name else named_template(name)
-
-
-def stored_template(folder: Path) -> str | None:
-    """Returns the chat template in a model's folder, or the one named "default" if there are several."""
-    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if file.exists():
-        return read_text(file, JSON_BYTES)
-    template = read_json_object(config).get("chat_template") if config.exists() else None
-    if isinstance(template, list):
-        named = [entry for entry in template if isinstance(entry, dict)]
-        template = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
-    return template if isinstance(template, str) else None
-
-
-def write_chat_template(folder: Path, template: str) -> None:
-    """Replaces the chat template in a tokenizer's folder."""
-    for file in [*folder.glob("chat_template.*"), *folder.glob("additional_chat_templates/*")]:
-        file.unlink()
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    config = folder / "tokenizer_config.json"
-    if config.exists():
-        content = read_json_object(config)
-        if content.pop("chat_template", None) is not None:
-            config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.architecture import architecture_of
 from mergesearch.merge_ops.checkpoint.config_sections import untied
 from mergesearch.merge_ops.checkpoint.weight_files import NAMED_IN_CONFIG
-from mergesearch.merge_ops.inputs.tokenizer import chat_template, write_chat_template
+from mergesearch.merge_ops.inputs.chat_templates import chat_template, write_chat_template
 from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
 from mergesearch.merge_ops.output import result_config
 from mergesearch.merge_ops.output.card import model_card
@@ -78,8 +78,9 @@ def _check_side_files(folder: Path, assembly: Assembly, template: str | None) ->
 
 def _chat_template(assembly: Assembly, merger: Merger) -> str | None:
     name = assembly.recipe.chat_template
-    folders = [c.tokenizer_folder for r, c in merger.checkpoints.items() if r in assembly.recipe.references]
-    return chat_template(name, [folder for folder in folders if folder]) if name else None
+    references = assembly.recipe.references
+    folders = {r: c.tokenizer_folder for r, c in merger.checkpoints.items() if r in references}
+    return chat_template(name, {r: folder for r, folder in folders.items() if folder}) if name else None
 
 
 def _write_side_files(

@@ -73,6 +73,7 @@ class Recipe(Strict):
     chat_template: str | None = None
     on_mismatch: Literal["base", "overlap"] | None = None
     on_config_mismatch: Literal["warn"] | None = None
+    dequantize: bool = False
     frozen: Annotated[list[str | FrozenLayers], blank_as(list)] = Field(default_factory=list)
     name: str | None = None
 
@@ -133,7 +134,7 @@ class Recipe(Strict):
         given = self.model_dump(exclude_defaults=True, exclude_none=True)
         entries = given.pop("models", [])
         settings = entries[0].get("parameters", {}) if len(entries) == 1 else None
-        others = given.keys() - {"merge_method", "dtype", "out_dtype", "name", "on_config_mismatch"}
+        others = given.keys() - {"merge_method", "dtype", "out_dtype", "name", "on_config_mismatch", "dequantize"}
         is_itself = not others and self.merge_method == "linear" and settings in ({}, {"weight": 1.0})
         return self.models[0].model if is_itself else None
 

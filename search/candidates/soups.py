@@ -73,6 +73,6 @@ def soup_recipe(
     A single model that is ``standalone`` keeps its own config, tokenizer and tensors.
     """
     if len(weights) == 1 and set(weights) <= set(standalone):
-        fixed = {key: fixed[key] for key in ("dtype", "out_dtype") if key in fixed}
+        fixed = {key: fixed[key] for key in ("dtype", "out_dtype", "dequantize") if key in fixed}
     models = [{"model": model, "parameters": {"weight": weight}} for model, weight in weights.items()]
     return {**fixed, "merge_method": "linear", "models": models}

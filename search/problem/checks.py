@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mergesearch.errors import UserError, listed
-from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
+from mergesearch.merge_ops.inputs.labels import label_orders
+from mergesearch.merge_ops.inputs.model_config import config_differences
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.space.model_choices import named_references
 from mergesearch.search.space.space import Space
 from mergesearch.text import quoted
 
-BESIDE_THE_WEIGHTS = frozenset({"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"})
-"""Keys of config.json that do not change how the model computes."""
 POST_NORM = "post_feedforward_layernorm"
 
 
@@ -36,16 +36,29 @@ def _check_entries(recipe: Mapping[str, Any]) -> None:
             raise UserError(f"recipe: models[{index}]: found {quoted(entry)}, expected {{model: path, parameters}}")
 
 
-def check_same_computation(checkpoints: Sequence[Checkpoint]) -> None:
-    """Raises UserError where checkpoints that may be the base compute differently: the live model has one config."""
-    loaded = [checkpoint.config if checkpoint.has_config else {} for checkpoint in checkpoints]
-    configs = [{k: v for k, v in config.items() if k not in BESIDE_THE_WEIGHTS} for config in loaded]
-    for checkpoint, config in zip(checkpoints[1:], configs[1:], strict=True):
-        differing = [key for key in {**configs[0], **config} if configs[0].get(key) != config.get(key)]
+def possible_templates(space: Space, recipe: Mapping[str, Any], references: Sequence[str]) -> list[str]:
+    """Returns the checkpoints that may give a candidate its config: the bases, or without one the first models."""
+    models = recipe.get("models")
+    if space.bases or not isinstance(models, list):
+        return list(space.bases)
+    is_fixed = isinstance(models[0]["model"], str) and "include" not in models[0] and "order" not in recipe
+    return [] if is_fixed else list(references)
+
+
+def check_same_computation(inputs: Sequence[AlignedCheckpoint]) -> None:
+    """Raises UserError where checkpoints that may be the template compute differently: the live model has one config.
+
+    ``inputs`` are the checkpoints that may be the template.
+    """
+    for other in inputs[1:]:
+        first = inputs[0]
+        differing = [*config_differences(first.checkpoint, other.checkpoint)]
+        differing += ["id2label"] if label_orders({"": first, other.reference: other}) else []
         if differing:
             raise UserError(
-                f"recipe: base_model: {checkpoints[0].reference} and {checkpoint.reference} differ in their "
-                f"config.json: {listed(differing)}; a base can be a choice only among models that compute alike"
+                f"recipe: base_model: {first.reference} and {other.reference} differ in their config.json: "
+                f"{listed(differing)}; the base (the first model, if there is none) can be a choice only among models "
+                "that compute alike; set base_model to one of them"
             )
 
 

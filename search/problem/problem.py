@@ -7,6 +7,7 @@ from mergesearch.errors import UserError, located
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, common_dtype
+from mergesearch.merge_ops.inputs.chat_templates import chat_template
 from mergesearch.merge_ops.inputs.compatibility import check_compatible
 from mergesearch.merge_ops.inputs.guessed_names import is_embedding
 from mergesearch.merge_ops.inputs.standalone import standalone
@@ -19,13 +20,14 @@ from mergesearch.search.problem.checks import (
     check_layer_ranges,
     check_same_computation,
     check_seams,
+    possible_templates,
     referenced_checkpoints,
 )
 from mergesearch.search.problem.sides import calibration_texts
 from mergesearch.search.problem.task_set import TaskSet, open_tasks
 from mergesearch.search.space.space import Space
 
-SHARED_KEYS = ("dtype", "out_dtype", "on_mismatch", "on_config_mismatch")
+SHARED_KEYS = ("dtype", "out_dtype", "on_mismatch", "on_config_mismatch", "chat_template", "dequantize")
 """Keys that baselines and soups take over from the recipe."""
 
 
@@ -35,7 +37,8 @@ class Problem:
 
     ``references`` are all checkpoints that a candidate may name; the live model is made from ``template``.
     ``starts`` has one candidate of each method, assembled. ``shared_keys`` are recipe keys that baselines and soups
-    have in common with the candidates. ``standalone`` are the checkpoints that are other models than the template with
+    have in common with the candidates. ``chat_template`` is that of all candidates, if the recipe names one.
+    ``standalone`` are the checkpoints that are other models than the template with
     other weights: as baselines they are scored with their own config and tokenizer.
     """
 
@@ -48,12 +51,18 @@ class Problem:
     shared_keys: Mapping[str, object]
     standalone: Sequence[str] = ()
     config_warnings: Sequence[str] = ()
+    chat_template: str | None = None
 
     @property
     def warnings(self) -> list[str]:
         """What the user should know about the checkpoints, one line each."""
         found = [line for start in self.starts.values() for line in start.layout.warnings]
         return list(dict.fromkeys([*self.config_warnings, *found]))
+
+    @property
+    def dequantizes(self) -> bool:
+        """Whether quantized checkpoints are dequantized."""
+        return self.config.recipe.get("dequantize") is True
 
     @property
     def dtype(self) -> str | None:
@@ -71,7 +80,7 @@ def _open(config: Config) -> Problem:
     if config.builder is not None:
         find_builder(config.builder)
     references = referenced_checkpoints(config.recipe)
-    merger = Merger(references)
+    merger = Merger(references, dequantize=config.recipe.get("dequantize") is True)
     checkpoints = list(merger.checkpoints.values())
     if not {"dtype", "out_dtype"} & config.recipe.keys():
         common_dtype(checkpoints)
@@ -81,7 +90,7 @@ def _open(config: Config) -> Problem:
         config = config.model_copy(update={"recipe": _without_tokenizer(config.recipe)})
         space = Space(config.recipe, _layer_count(merger.names), "recipe")
     starts = {method.name: _assembled(space.fill(method, space.start(method, {})), merger) for method in space.methods}
-    check_same_computation([checkpoint for checkpoint in checkpoints if checkpoint.reference in space.bases])
+    check_same_computation([merger.inputs[r] for r in possible_templates(space, config.recipe, references)])
     check_seams(space, merger.names)
     check_layer_ranges(space, lambda recipe: _assembled(recipe, merger))
     shared: dict[str, object] = {key: config.recipe[key] for key in SHARED_KEYS if key in config.recipe}
@@ -90,7 +99,8 @@ def _open(config: Config) -> Problem:
         shared["base_model"] = references[0]  # so that soups are the template with other weights
     warnings = _config_warnings(config.recipe, merger)
     tasks = open_tasks(config.evaluate, calibration_texts(config.recipe))
-    return Problem(config, space, tasks, references, references[0], starts, shared, others, warnings)
+    template = _chat_template(config.recipe, merger)
+    return Problem(config, space, tasks, references, references[0], starts, shared, others, warnings, template)
 
 
 def _check_idle(vocabulary: TokenizerConfig, merger: Merger) -> None:
@@ -116,11 +126,20 @@ def _are_alike(checkpoints: Sequence[Checkpoint]) -> bool:
     return all(layout == layouts[0] for layout in layouts)
 
 
+def _chat_template(recipe: Mapping[str, object], merger: Merger) -> str | None:
+    """The text of the recipe's chat template. Raises UserError where there is none of this name."""
+    owned = ((reference, entry.tokenizer_folder) for reference, entry in merger.checkpoints.items())
+    folders = {reference: folder for reference, folder in owned if folder}
+    with located("recipe"):
+        return chat_template(str(recipe["chat_template"]), folders) if recipe.get("chat_template") else None
+
+
 def _config_warnings(recipe: Mapping[str, object], merger: Merger) -> list[str]:
     """Compares every checkpoint with the template: a candidate may leave out some. Raises UserError."""
     lenient = recipe.get("on_config_mismatch") == "warn"
     with located("recipe"):
-        return check_compatible(list(merger.inputs.values()), lenient, same_depth="models" in recipe)
+        models, has_template = list(merger.inputs.values()), recipe.get("chat_template") is not None
+        return check_compatible(models, lenient, "models" in recipe, has_template)
 
 
 def _assembled(recipe: Recipe, merger: Merger) -> Assembly:

@@ -63,7 +63,13 @@ class Cost:
 def memory_plan(problem: Problem, takes_gradients: bool) -> MemoryPlan:
     """Where checkpoints, statistics of methods and gradients would be kept, given the memory that is free now."""
     reserve = MemoryReserve(problem.space.methods, takes_gradients)
-    merger = Merger(problem.references, resident=True, device=find_device(problem.config.device), reserve=reserve)
+    merger = Merger(
+        problem.references,
+        resident=True,
+        device=find_device(problem.config.device),
+        reserve=reserve,
+        dequantize=problem.dequantizes,
+    )
     return merger.memory_plan
 
 

@@ -22,7 +22,12 @@ def open_engine(problem: Problem, takes_gradients: bool) -> Engine:
     reserve = MemoryReserve(methods, takes_gradients)
     builder = builder_for(problem.config, problem.tasks, problem.template)
     device = find_device(problem.config.device)
-    return Engine(problem.references, problem.template, problem.dtype, device, reserve, problem.standalone, builder)
+    others = problem.standalone
+    references, template = problem.references, problem.template
+    engine = Engine(references, template, problem.dtype, device, reserve, others, builder, problem.dequantizes)
+    if problem.chat_template is not None and engine.tokenizer is not None:
+        engine.tokenizer.chat_template = problem.chat_template
+    return engine
 
 
 def builder_for(config: Config, tasks: Iterable[Task], reference: str) -> Builder | None:

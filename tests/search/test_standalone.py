@@ -21,7 +21,7 @@ from mergesearch.search.evaluate import evaluate_model
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.run import run
 
-from .helpers import rescored
+from .helpers import rescored, session_of
 
 Data = dict[str, Any]
 
@@ -247,3 +247,47 @@ def test_the_command_line_warns_on_standard_error(models: Path, tmp_path: Path) 
     assert result.exit_code == 0
     assert "warning: " in result.stderr
     assert "rms_norm_eps (0.5, not 1e-06)" in result.stderr
+
+
+# Bases and chat templates
+
+
+def test_models_that_may_be_the_template_compute_alike(config: Data, models: Path, tmp_path: Path) -> None:
+    """Where a base is a choice, or there is none and the first model is one."""
+    two, one = copy_of(models / "two", tmp_path / "two", rms_norm_eps=0.5), str(models / "one")
+    data = two_only(config, two)
+    data["recipe"]["base_model"] = {"search": [str(models / "base"), two]}
+    data["recipe"]["models"][0]["model"] = one
+    with pytest.raises(UserError, match=r"base_model: .*base and .*two differ in their config\.json: rms_norm_eps"):
+        open_plan(Config.model_validate(data), "config")
+    entries = [
+        {"model": {"search": [one, two]}, "parameters": {"weight": 0.5}},
+        {"model": str(models / "base"), "parameters": {"weight": {"search": [0.1, 1]}}},
+    ]
+    data["recipe"] = {"merge_method": "linear", "models": entries}
+    with pytest.raises(UserError, match=r"one and .*two differ in their config\.json: rms_norm_eps.*set base_model"):
+        open_plan(Config.model_validate(data), "config")
+    data["recipe"]["base_model"] = str(models / "base")
+    open_plan(Config.model_validate(data), "config")
+
+
+def test_a_chat_template_of_a_model(config: Data, models: Path, tmp_path: Path) -> None:
+    """A warning where only a fine-tune has one; where the recipe takes it, candidates are scored and written so."""
+    two = copy_of(models / "two", tmp_path / "two")
+    (tmp_path / "two" / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!\n")
+    data = two_only(config, two)
+    warnings = open_plan(Config.model_validate(data), "config").problem.warnings
+    assert any(
+        "has a chat template; the result has none" in line and f"`chat_template: {two}`" in line for line in warnings
+    )
+    data["recipe"]["chat_template"] = two
+    session = session_of(data, tmp_path / "results")
+    assert session.plan.problem.warnings == []
+    assert session.live.engine.tokenizer.chat_template == "{{ messages[0]['content'] }}!\n"
+    recipe = session.plan.problem.space.fill(session.plan.problem.space.methods[0], {"two.weight": 0.5})
+    session.live.engine.build(recipe)
+    session.live.engine.save(tmp_path / "out")
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages[0]['content'] }}!\n"
+    data["recipe"]["chat_template"] = str(models / "base")
+    with pytest.raises(UserError, match=r"recipe: chat_template: .*base has no chat template; did you mean .*two"):
+        open_plan(Config.model_validate(data), "config")

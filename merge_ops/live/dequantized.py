@@ -1,0 +1,85 @@
+"""Quantized checkpoints as plain ones: transformers loads and dequantizes them, and their floats are kept on disk."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mergesearch.errors import UserError, in_words
+from mergesearch.merge_ops.checkpoint.architecture import model_class
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.checkpoint.quantization import quantization_method, signs_of_quantization
+from mergesearch.merge_ops.checkpoint.references import parse_reference
+from mergesearch.merge_ops.checkpoint.side_files import side_files
+from mergesearch.merge_ops.live.live import no_progress_bars
+
+_FOLDERS: list[TemporaryDirectory[str]] = []
+"""What this process has dequantized; removed at its end."""
+
+
+def dequantized_paths(references: Sequence[str], named_paths: Mapping[str, Path] | None) -> dict[str, Path]:
+    """Returns ``named_paths`` with a plain copy in place of each quantized model.
+
+    A copy is made once in a process, in the folder for temporary files.
+
+    Raises:
+        UserError: transformers cannot dequantize a model on this machine.
+    """
+    paths = dict(named_paths or {})
+    for reference in references:
+        model = Checkpoint(reference, named_paths).without_adapter
+        if signs_of_quantization(model):
+            paths[parse_reference(reference).model] = _dequantized(model.reference, model.path)
+    return paths
+
+
+@cache
+def _dequantized(reference: str, path: Path) -> Path:
+    checkpoint = Checkpoint(reference, {reference: path})
+    method = quantization_method(checkpoint)
+    if method is None:
+        raise UserError(
+            f"{reference}: dequantize: true: config.json has no quantization_config, which tells how; give the model "
+            "before its quantization"
+        )
+    try:
+        model = _loaded(checkpoint, method)
+    except Exception as error:  # whatever libraries lack or say
+        raise UserError(
+            f"{reference}: dequantize: true: transformers cannot dequantize {method} here: {in_words(error)}; give the "
+            "model before its quantization"
+        ) from None
+    _FOLDERS.append(TemporaryDirectory(prefix="mergesearch-dequantized."))
+    folder = Path(_FOLDERS[-1].name)
+    _write(model, checkpoint, folder)
+    return folder
+
+
+def _loaded(checkpoint: Checkpoint, method: str) -> Any:
+    """Returns the model with floats for weights. Some methods dequantize while loading, the others afterwards."""
+    from transformers import FineGrainedFP8Config, Mxfp4Config
+
+    while_loading = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
+    kind = while_loading.get(method)
+    options = {"quantization_config": kind(dequantize=True)} if kind else {"device_map": {"": "cpu"}}
+    with no_progress_bars():
+        loader = model_class(checkpoint.config)
+        model = loader.from_pretrained(checkpoint.path, dtype="auto", trust_remote_code=False, **options)
+    return model if kind else model.dequantize()
+
+
+def _write(model: Any, checkpoint: Checkpoint, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    tied = getattr(model, "all_tied_weights_keys", {})
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    for file in side_files(checkpoint.path):
+        target = folder / file.relative_to(checkpoint.path)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, target)
+    config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
