@@ -17,7 +17,7 @@ from mergesearch.files import atomic_path, ended_by_exception, write_text
 from mergesearch.merge_ops.checkpoint.side_files import CHAT_TEMPLATES, TOKENIZER_FILES, side_files
 from mergesearch.merge_ops.checkpoint.tensor_files import DTYPE_NAMES, TensorFile, TensorInfo, as_bytes
 from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX
-from mergesearch.merge_ops.inputs.tokenizer import stored_template
+from mergesearch.merge_ops.inputs.chat_templates import stored_template
 
 SHARD_BYTES = 5 * 10**9
 
