@@ -140,15 +140,21 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextmanager
 def ended_by_exception() -> Iterator[None]:
-    """Turns SIGTERM into ``Terminated``, so that temporary files are removed. Has no effect outside the main thread."""
+    """Turns SIGTERM into ``Terminated``, so that temporary files are removed; SIGHUP, too, unless it is ignored.
+
+    Has no effect outside the main thread.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _end)
+    hang_up = getattr(signal, "SIGHUP", None)
+    signals = [signal.SIGTERM, *([hang_up] if hang_up and signal.getsignal(hang_up) == signal.SIG_DFL else [])]
+    before = {number: signal.signal(number, _end) for number in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(number: int, _: FrameType | None) -> None:

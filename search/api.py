@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mergesearch.errors import UserError
+from mergesearch.foreign import other_code
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.documents import merge_file
 from mergesearch.merge_ops.engine.engine import Engine, find_device
@@ -147,7 +148,7 @@ def run(config: Config | Mapping[str, Any] | PathName, results: PathName = RESUL
     """
     where = str(config) if isinstance(config, str | PathLike) else "config"
     read = _config(config)
-    with trust_code(read.trust), _watching(progress) as watcher:
+    with other_code("the run"), trust_code(read.trust), _watching(progress) as watcher:
         plan = open_plan(read, where)
         verdict = runner.run(plan, Path(results), watcher)
     return Run(Path(results) / plan.problem.config.output.name, plan.problem.config, verdict)
@@ -177,11 +178,12 @@ def merge(recipe: Recipe | Mapping[str, Any] | PathName, out: PathName, *, allow
     recipe, where ``out`` is not empty and, without ``allow_nan``, for tensors with NaN or infinite values.
     """
     options = MergeOptions(warn=warnings.warn, allow_nan=allow_nan)
-    if isinstance(recipe, str | PathLike):
-        merge_file(Path(recipe), Path(out), options)
-    else:
-        merge_recipe(
-            recipe if isinstance(recipe, Recipe) else Recipe.read(dict(recipe), warn=warnings.warn),
-            Path(out),
-            options=options,
-        )
+    with other_code("the merge"):
+        if isinstance(recipe, str | PathLike):
+            merge_file(Path(recipe), Path(out), options)
+        else:
+            merge_recipe(
+                recipe if isinstance(recipe, Recipe) else Recipe.read(dict(recipe), warn=warnings.warn),
+                Path(out),
+                options=options,
+            )

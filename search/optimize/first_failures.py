@@ -16,18 +16,19 @@ class FirstFailures:
     def __init__(self) -> None:
         self._count = 0
         self._reason = ""
-        self._are_alike = True
+        self.are_alike = True
+        """Whether all of them failed for one reason."""
 
     def note(self, trial: FrozenTrial) -> None:
         """Notes a finished trial."""
         reason = str(trial.user_attrs.get(t.REASON, ""))
         self._reason = self._reason or reason
         self._count += 1
-        self._are_alike &= trial.state == TrialState.FAIL and _kind(reason) == _kind(self._reason)
+        self.are_alike &= trial.state == TrialState.FAIL and _kind(reason) == _kind(self._reason)
 
     def why_hopeless(self, baselines_left: bool) -> str | None:
         """Why the run should end, for the user; None while it should not."""
-        if not self._are_alike or self._count < (MOST if baselines_left else FEWEST):
+        if not self.are_alike or self._count < (MOST if baselines_left else FEWEST):
             return None
         return (
             f"the first {self._count} candidates all failed for one reason, so the run ends here: {self._reason}; "

@@ -73,11 +73,17 @@ class Loop:
                 trial = study.get_trials(deepcopy=False)[number]
                 on_trial(trial)
                 failures.note(trial)
-                if why := failures.why_hopeless(isinstance(self._baselines.next(study), Candidate)):
-                    raise UserError(why)
+                self._stop_if_hopeless(failures)
         if not t.completed(study):
             reason = t.finished(study)[0].user_attrs[t.REASON]
             raise UserError(f"no candidate could be scored; the first one's reason: {reason}")
+
+    def _stop_if_hopeless(self, failures: FirstFailures) -> None:
+        study = self._store.study
+        if failures.are_alike and not t.completed(study) and not t.stopped(study):
+            why = failures.why_hopeless(isinstance(self._baselines.next(study), Candidate))
+            if why:
+                raise UserError(why)
 
     @property
     def ended(self) -> str | None:

@@ -100,7 +100,12 @@ def failed(study: Study) -> list[FrozenTrial]:
             r"probably by signal 9, out of memory: it left no trace",
             marks=pytest.mark.slow,
         ),
-        ("os._exit(0)", 1, r"by os\._exit\(0\), which was called in .*judge\.py, line"),
+        pytest.param(
+            "os._exit(0)",
+            1,
+            r"by os\._exit\(0\), which was called in .*judge\.py, line",
+            marks=pytest.mark.slow,
+        ),
         pytest.param("os.abort()", -6, r"by signal 6, aborted in .*judge\.py", marks=pytest.mark.slow),
     ],
     indirect=["judged"],
@@ -129,6 +134,7 @@ def test_a_crash_does_not_take_the_other_worker_along(judged: Data, tmp_path: Pa
     assert "this candidate, by signal 11" in lost.user_attrs[t.REASON]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_from_outside_loses_nothing(config: Data, tmp_path: Path) -> None:
     data = with_judge(config, tmp_path, "(HERE / 'here').touch(); time.sleep(0 if (HERE / 'go').exists() else 60)")
     victim = process(data, tmp_path)
@@ -182,6 +188,40 @@ def test_code_that_cannot_be_interrupted_ends_its_process_once(judged: Data, tmp
     (lost,) = failed(study_of(tmp_path / "small"))
     assert "this candidate, by " in lost.user_attrs[t.REASON]
     assert "time" in lost.user_attrs[t.REASON]
+
+
+FORKS = [
+    "os.fork()",
+    pytest.param("if os.fork() == 0: raise ValueError('only in the child')", marks=pytest.mark.slow),
+    pytest.param("if os.fork() == 0: sys.exit(0)", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("judged", FORKS, indirect=True)
+def test_a_forked_child_that_comes_back_does_not_go_on_with_the_run(judged: Data, tmp_path: Path) -> None:
+    assert ran(judged, tmp_path) == 0
+    study = study_of(tmp_path / "small")
+    assert len(study.get_trials()) == 10
+    assert failed(study) == []
+
+
+@pytest.mark.slow
+def test_a_child_that_outlives_its_parent_does_not_hold_the_runs_lock(config: Data, tmp_path: Path) -> None:
+    act = "child = os.fork(); (HERE / 'child').write_text(str(child or os.getpid())); time.sleep(60)"
+    data = with_judge(config, tmp_path, f"exec({act!r}) if not (HERE / 'child').exists() else None")
+    victim = process(data, tmp_path)
+    until_written(tmp_path / "child")
+    victim.kill()
+    victim.join()
+    began = time.monotonic()
+    assert ran(data, tmp_path) == 0
+    assert time.monotonic() - began < 45, "it does not wait for the child, which sleeps for a minute"
+    os.kill(int((tmp_path / "child").read_text()), 9)
+
+
+def until_written(file: Path) -> None:
+    while not file.exists() or not file.read_text():
+        time.sleep(0.02)
 
 
 def test_outside_the_main_thread_code_is_interrupted_too(tmp_path: Path) -> None:
