@@ -205,13 +205,20 @@ def model_class(config: Mapping[str, Any]) -> Any:
     return found[0] if isinstance(found, tuple) else found
 
 
+def config_object(config: Mapping[str, Any]) -> Any:
+    """Returns transformers' object for the content of a ``config.json`` whose class it has."""
+    # transformers writes infinite numbers in a form of its own.
+    plain = json.loads(json.dumps(config), object_hook=lambda o: float(o["__float__"]) if [*o] == ["__float__"] else o)
+    return model_class(config).config_class.from_dict(plain)
+
+
 def _without_weights(config: Mapping[str, Any]) -> nn.Module:
     """Returns the config's model on the meta device, tied as the config says."""
     import torch
     from transformers import initialization
 
-    kind = model_class(config)
+    kind, described = model_class(config), config_object(config)
     with torch.device("meta"), initialization.no_init_weights(), initialization.meta_device_safe_creation_ops():
-        model: Any = kind(kind.config_class.from_dict(dict(config)))
+        model: Any = kind(described)
     model.tie_weights()
     return model  # type: ignore[no-any-return]

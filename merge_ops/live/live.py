@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mergesearch.errors import UserError, first_line, listed
-from mergesearch.merge_ops.checkpoint.architecture import Architecture, model_class
+from mergesearch.merge_ops.checkpoint.architecture import Architecture, config_object, model_class
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
 from mergesearch.merge_ops.inputs.tokenizer import load_tokenizer
@@ -71,7 +71,7 @@ def from_config(
     """Returns a model of the checkpoint's class with another config and other tensors, in evaluation mode."""
     model_class = _model_class(checkpoint)
     with no_progress_bars(), _refusals(checkpoint):
-        model_config = model_class.config_class.from_dict(config)
+        model_config = config_object(config)
         model = model_class.from_pretrained(
             None, config=model_config, state_dict=tensors, dtype=dtype, trust_remote_code=False
         )

@@ -137,6 +137,16 @@ def test_unknown_architectures(config: dict[str, Any], tmp_path: Path) -> None:
     assert architecture(Checkpoint(str(tmp_path))) is None
 
 
+def test_infinite_numbers_in_a_config(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 32, "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    config = t.NemotronHConfig(**sizes, layers_block_type=["mamba"], mamba_num_heads=2, mamba_head_dim=8, n_groups=1)
+    assert "__float__" in config.to_json_string()
+    (tmp_path / "config.json").write_text(
+        json.dumps({**json.loads(config.to_json_string()), "architectures": ["NemotronHForCausalLM"]})
+    )
+    assert known(Checkpoint(str(tmp_path))).embeddings == {"lm_head.weight", "model.embeddings.weight"}
+
+
 def test_without_a_config_or_transformers(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(2)}, tmp_path / "x.safetensors")
     assert architecture(Checkpoint(str(tmp_path / "x.safetensors"))) is None
