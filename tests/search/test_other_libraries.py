@@ -152,7 +152,8 @@ def save_nets(nets: Path, kind: str, form: str) -> list[str]:
         stem = "diffusion_pytorch_model" if form == "diffusers" else "model"
         save_file(tensors, folder / f"{stem}.safetensors")
         if form == "diffusers":
-            (folder / "config.json").write_text('{"_class_name": "UNet2DModel", "sample_size": 8}')
+            size = 16 if name == "two" else 8
+            (folder / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel", "sample_size": size}))
         references.append(str(folder / "model.safetensors") if form == "file" else str(folder))
     middle = {name: (states[1][name] + states[2][name]) / 2 for name in states[1]}
     net.load_state_dict({name: value.to(states[1][name].dtype) for name, value in middle.items()})
