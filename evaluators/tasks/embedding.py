@@ -14,6 +14,7 @@ from mergesearch.evaluators.contract.jackknife import Jackknife
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
 from mergesearch.evaluators.data.tables import DataTable, TableOptions, read_table
+from mergesearch.evaluators.inference.pooling import stored_pooling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +31,10 @@ class EmbeddingOptions(TableOptions):
     text: str = Field("sentence1", description="Field with the first text")
     text_pair: str = Field("sentence2", description="Field with the second text")
     score: str = Field("score", description="Field with their similarity, a number on any scale")
-    pooling: Literal["mean", "cls", "last"] = Field(
-        "mean", description="Which of the last hidden states: their mean, the first token's, or the last token's"
+    pooling: Literal["auto", "mean", "cls", "last"] = Field(
+        "auto",
+        description="Which of the last hidden states: their mean, the first token's, or the last token's; "
+        "auto: as the model's 1_Pooling/config.json says, else the mean",
     )
     metric: Literal["spearman", "pearson"] = "spearman"
 
@@ -72,7 +75,12 @@ class Embedding(Jackknife):
 
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
         """See ``Evaluator.prepare``."""
-        return self._encoder(subject).notes
+        pooling = self._pooling(subject.model)
+        is_stored = self._options.pooling == "auto" and stored_pooling(subject.model) is not None
+        return [*self._encoder(subject).notes, *([f"pooling: {pooling}, as the model's folder says"] * is_stored)]
+
+    def _pooling(self, model: Any) -> str:
+        return (stored_pooling(model) or "mean") if self._options.pooling == "auto" else self._options.pooling
 
     def _encoder(self, subject: LoadedModel) -> Encoder:
         """The texts, each once, tokenized for this model."""
@@ -86,9 +94,12 @@ class Embedding(Jackknife):
         """See ``Evaluator.score``."""
         import torch
 
+        pooling = self._pooling(subject.model)
         numbers = [self._number[item] for item in items]
         text_numbers = [self._text_number[text] for number in numbers for text in self._pairs[number]]
-        embeddings = self._encoder(subject).run(text_numbers, lambda inputs: self._pooled(subject.model, inputs))
+        embeddings = self._encoder(subject).run(
+            text_numbers, lambda inputs: self._pooled(subject.model, inputs, pooling)
+        )
         scores = torch.empty(len(items), 2, dtype=torch.float64)
         for row, number in enumerate(numbers):
             first, second = (embeddings[self._text_number[text]] for text in self._pairs[number])
@@ -98,13 +109,13 @@ class Embedding(Jackknife):
             scores[row] = torch.stack([cosine, cosine.new_tensor(self._ratings[number])])
         return scores
 
-    def _pooled(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    def _pooled(self, model: Any, inputs: dict[str, Tensor], pooling: str) -> Tensor:
         """[texts, width] float64 embeddings. inputs: [texts, length], padded on the right."""
         hidden: Tensor = model.base_model(**inputs).last_hidden_state.double()
         mask = inputs["attention_mask"].to(hidden.device)
-        if self._options.pooling == "cls":
+        if pooling == "cls":
             return hidden[:, 0]
-        if self._options.pooling == "last":
+        if pooling == "last":
             return hidden[range(len(hidden)), mask.sum(1) - 1]
         weights = mask.unsqueeze(-1).double()
         mean: Tensor = (hidden * weights).sum(1) / weights.sum(1)

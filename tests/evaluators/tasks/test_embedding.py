@@ -1,5 +1,6 @@
 """Embeddings: correlations as scipy computes them, pooling as transformers' own hidden states give it."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,45 @@ def test_wrong_data(tmp_path: Path) -> None:
             opened(write_rows(tmp_path / "rows.jsonl", [{**ROWS[0], "score": value}, *ROWS]))
     with pytest.raises(UserError, match=r"score: .*field 'score' is 3 in all rows"):
         opened(write_rows(tmp_path / "rows.jsonl", [{**row, "score": 3} for row in ROWS]))
+
+
+POOLINGS: list[tuple[Any, str]] = [
+    ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+    ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+    ({"pooling_mode_lasttoken": True}, "last"),
+    ({"embedding_dimension": 8, "pooling_mode": "cls"}, "cls"),
+    ({"pooling_mode": ["lasttoken"]}, "last"),
+]
+
+
+@pytest.mark.parametrize(("content", "expected"), POOLINGS, ids=str)
+def test_pooling_is_that_of_the_models_folder(
+    content: Any, expected: str, classifier: LoadedModel, tmp_path: Path
+) -> None:
+    (tmp_path / "model" / "1_Pooling").mkdir(parents=True)
+    classifier.model.config.name_or_path = str(tmp_path / "model")  # as from_pretrained sets it
+    data = write_rows(tmp_path / "rows.jsonl", ROWS)
+    by_default, named = opened(data), {name: opened(data, pooling=name) for name in ("mean", "cls", "last")}
+    assert torch.equal(scored(by_default, classifier), scored(named["mean"], classifier)), "no such file"
+    (tmp_path / "model" / "1_Pooling" / "config.json").write_text(json.dumps(content))
+    assert torch.equal(scored(by_default, classifier), scored(named[expected], classifier))
+    assert f"pooling: {expected}, as the model's folder says" in by_default.prepare(classifier)
+    others = [name for name in named if name != expected]
+    assert not any(torch.equal(scored(by_default, classifier), scored(named[name], classifier)) for name in others)
+
+
+def scored(evaluator: Embedding, subject: LoadedModel) -> torch.Tensor:
+    return evaluator.score(subject, evaluator.items)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"pooling_mode_max_tokens": True}, {"pooling_mode": ["cls", "mean"]}, {"pooling_mode": "weightedmean"}, {}],
+)
+def test_a_pooling_that_is_not_supported(content: Any, classifier: LoadedModel, tmp_path: Path) -> None:
+    (tmp_path / "model" / "1_Pooling").mkdir(parents=True)
+    (tmp_path / "model" / "1_Pooling" / "config.json").write_text(json.dumps(content))
+    classifier.model.config.name_or_path = str(tmp_path / "model")
+    evaluator = opened(write_rows(tmp_path / "rows.jsonl", ROWS))
+    with pytest.raises(UserError, match=r"1_Pooling/config\.json: found the pooling .*; set pooling"):
+        evaluator.prepare(classifier)
