@@ -61,11 +61,11 @@ def write_report(store: RunStore, verdict: Verdict) -> None:
         *(f"<p class=note>Warning: {as_html(warning, SCREEN)}</p>" for warning in verdict.warnings),
         "<h2>Candidates</h2>",
         _table(rows, verdict),
-        _html(_intervals(rows), first=True),
+        _html(_intervals(rows), "intervals", first=True),
         *_front(store, verdict),
         "<h2>The search</h2>",
-        _html(_history(store)),
-        *([_html(_items(store))] if verdict.stopped else []),
+        _html(_history(store), "history"),
+        *([_html(_items(store), "items")] if verdict.stopped else []),
         "<h2>The winner against each baseline, on the test items</h2>",
         _comparisons(verdict),
         f"<h2>The search's best recipe, {as_html(verdict.winner.name)}</h2>",
@@ -89,7 +89,7 @@ def _front(store: RunStore, verdict: Verdict) -> list[str]:
     return [
         "<h2>The Pareto front, on the search items</h2>",
         f"<p class=note>{as_html(front_in_words(verdict))}</p>",
-        _html(_styled(figure, 520)),
+        _html(_styled(figure, 520), "front"),
         front_table(verdict.front, verdict.winner.trial),
     ]
 
@@ -146,8 +146,10 @@ def _table_row(row: CandidateRow, wins: bool) -> str:
     return f"<tr{' class=winner' if wins else ''}>{cells}</tr>"
 
 
-def _html(figure: Any, first: bool = False) -> str:
-    return str(figure.to_html(full_html=False, include_plotlyjs=first, config={"displaylogo": False}))
+def _html(figure: Any, name: str, first: bool = False) -> str:
+    """The figure's part of the page. Its ``name`` is fixed, so that the same run gives the same bytes."""
+    config = {"displaylogo": False}
+    return str(figure.to_html(full_html=False, include_plotlyjs=first, config=config, div_id=name))
 
 
 def _intervals(rows: Sequence[CandidateRow]) -> Any:
