@@ -157,7 +157,7 @@ class BaselineSource:
 
 def _scores(study: Study) -> dict[str, float]:
     """The objective of the baselines that are scored, by name."""
-    trials = [trial for trial in t.finished(study) if t.kind_of(trial) == t.BASELINE]
+    trials = t.of_kind(study, t.BASELINE)
     return {str(trial.user_attrs[t.NAME]): t.score_of(trial) for trial in trials}
 
 

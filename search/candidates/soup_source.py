@@ -88,7 +88,7 @@ class SoupSource:
         """See ``Source.next``. A soup on the way is of the kind ``STEP``, the one that a kind ends with ``SOUP``."""
         if not self._baselines.are_scored(study) or t.names_in_work(study):
             return Wait()
-        ended = {trial.user_attrs[t.NAME] for trial in t.finished(study) if t.kind_of(trial) == t.SOUP}
+        ended = {trial.user_attrs[t.NAME] for trial in t.of_kind(study, t.SOUP)}
         kind = next((kind for kind in self._plan.kinds if title(kind) not in ended), None)
         if kind is None:
             return Done("every soup was made")

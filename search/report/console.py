@@ -115,8 +115,8 @@ class _Bar:
             self._stage(view.scorer.race_plan.described)
 
     def _note_best(self, view: RunView) -> None:
-        trials = t.contenders(view.study)
-        if trials and (best := t.best(trials)).number != self._best:
+        best = t.incumbent(view.study)
+        if best and best.number != self._best:
             self._best = best.number
             estimate = search_estimate(view.tasks, view.store, best, view.seed)
             self._text = f"best {interval(estimate)} ({shown(t.label_of(best), CELL)})"

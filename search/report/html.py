@@ -1,7 +1,7 @@
 """The report: one HTML page that needs no network, with the verdict, the candidates and the history of the search."""
 
 from collections.abc import Callable, Sequence
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ def _history(store: RunStore) -> Any:
     figure = go.Figure()
     _add_trials(figure, [*t.completed(store.study), *t.stopped(store.study)], t.score_of)
     trials = t.contenders(store.study)
-    best = [t.score_of(t.best(trials[: i + 1])) for i in range(len(trials))]
+    best = [t.score_of(trial) for trial in accumulate(trials, _better)]
     numbers = [trial.number for trial in trials]
     last = t.finished(store.study)[-1].number
     figure.add_scatter(
@@ -194,6 +194,10 @@ def _history(store: RunStore) -> Any:
     )
     figure.update_layout(xaxis_title="trial", yaxis_title="objective on the search items")
     return _styled(figure, 420)
+
+
+def _better(one: FrozenTrial, two: FrozenTrial) -> FrozenTrial:
+    return min(one, two, key=t.rank)
 
 
 def _items(store: RunStore) -> Any:

@@ -8,13 +8,11 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from mergesearch.search.samplers._study_views import enqueued_point, set_user_attr
+from mergesearch.search.samplers._study_views import enqueued_point, set_user_attr, viewed
 from mergesearch.search.samplers.branches import Point
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.trials import Position
 from mergesearch.seeds import derive
-
-Position = tuple[int, ...]
-"""A position in a sequence: its number, or for CMA-ES (restart, generation, index)."""
 
 
 class ReplayableSampler(BaseSampler):
@@ -42,9 +40,10 @@ class ReplayableSampler(BaseSampler):
 
     def trials_by_position(self, study: Study) -> dict[Position, FrozenTrial]:
         """The trials of this sequence, without those whose process ended."""
-        trials = study.get_trials(deepcopy=False)
-        own = [trial for trial in trials if trial.user_attrs.get(t.SLOT, {}).get("of") == self.label]
-        return {tuple(trial.user_attrs[t.SLOT]["place"]): trial for trial in own if not t.is_interrupted(trial)}
+        history = t.history_of(viewed(study))
+        unfinished = [trial for trial in history.unfinished.values() if trial.user_attrs.get(t.SLOT)]
+        own = [trial for trial in unfinished if trial.user_attrs[t.SLOT]["of"] == self.label]
+        return history.slots[self.label] | {tuple(trial.user_attrs[t.SLOT]["place"]): trial for trial in own}
 
     def claim(self, study: Study, trial: FrozenTrial, *position: int, **state: Any) -> None:
         """Writes the trial's position on it, and the state that a later replay of the sequence needs."""

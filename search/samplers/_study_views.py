@@ -25,6 +25,13 @@ class _StudyView(Study):
         self._viewed = study
 
 
+def viewed(study: Study) -> Study:
+    """The study behind a view, or behind views of views."""
+    while isinstance(study, _StudyView):
+        study = study._viewed
+    return study
+
+
 class StudyWithEstimates(_StudyView):
     """A study for asking, in which trials that were stopped early count as complete, with their estimates as values.
 
@@ -35,6 +42,8 @@ class StudyWithEstimates(_StudyView):
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
+        if states is not None and TrialState.COMPLETE not in states and TrialState.PRUNED not in states:
+            return self._viewed._get_trials(deepcopy, states, use_cache)
         trials = map(_with_estimate, self._viewed._get_trials(deepcopy, None, use_cache))
         return [trial for trial in trials if states is None or trial.state in states]
 

@@ -16,11 +16,12 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from mergesearch.search.samplers._cmaes_backend import EvolutionStart, evolve, usual_population
-from mergesearch.search.samplers._replayable import Position, ReplayableSampler, first_free
+from mergesearch.search.samplers._replayable import ReplayableSampler, first_free
 from mergesearch.search.samplers._study_views import best_first, enqueued_point
 from mergesearch.search.samplers._unit_cube import from_unit, to_unit
 from mergesearch.search.samplers.branches import Branch, Point, branch_of
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.trials import Position
 from mergesearch.seeds import derive
 
 SIGMA_OF_RESULT, SIGMA_OF_USUAL, SIGMA_OF_UNKNOWN = 0.05, 0.1, 0.3

@@ -245,4 +245,4 @@ class Strategy:
 
 def _count_sampled(study: Study) -> int:
     """The number of trials that samplers have asked for."""
-    return sum(t.kind_of(trial) == t.SAMPLED for trial in t.begun(study))
+    return len(t.of_kind(study, t.SAMPLED)) + sum(t.kind_of(trial) == t.SAMPLED for trial in t.running(study))

@@ -150,8 +150,13 @@ class Scorer:
 
         None where there is none, or it breaks a constraint, which a worse one may keep.
         """
-        trials = [trial for trial in t.contenders(self._store.study) if trial.number < before]
-        best = t.best(trials) if trials and not is_pareto(self._store.study) else None
+        study = self._store.study
+        if is_pareto(study):
+            return None
+        if before == inf:
+            best = t.incumbent(study)
+        else:
+            best = min((trial for trial in t.contenders(study) if trial.number < before), key=t.rank, default=None)
         return None if best is None or t.violation(best) else best
 
     def _score_constraint_baseline(self, name: str, recipe: Recipe) -> Result:
@@ -176,9 +181,9 @@ class Scorer:
     def _scored_before(self, phenotype: str, in_full: bool) -> Result | None:
         """The result of an identical candidate; that of a stopped one does not do where full scores are wanted."""
         folder = self._store.folder
-        for trial in t.finished(self._store.study):
+        for trial in t.history_of(self._store.study).phenotypes.get(phenotype, ()):
             name = t.scores_name(trial.number)
-            if trial.user_attrs.get(t.PHENOTYPE) != phenotype or not folder.has_scores(name):
+            if not folder.has_scores(name):
                 continue
             if trial.state == TrialState.COMPLETE:
                 return self._load(name)

@@ -6,10 +6,11 @@ was killed left behind, half a line at the end, is cut off. Journals of earlier 
 where this version goes on with them.
 """
 
+import copy
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import IO, Any
 
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.errors import DamagedFileError, in_words
 from mergesearch.files import named_failures
@@ -38,9 +40,39 @@ def open_journal(file: Path, say: Say = silent) -> BaseStorage:
         file.touch()
     backend = ChainedJournal(file, say)
     try:
-        return JournalStorage(backend)
+        return _Journal(backend)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise backend.damaged(f"has an entry that makes no sense ({in_words(error)})") from None
+
+
+class _Journal(JournalStorage):
+    """A journal's trials, kept in a list: only those that had not finished are looked up again."""
+
+    def __init__(self, backend: BaseJournalBackend) -> None:
+        self._trials: dict[int, list[FrozenTrial]] = {}
+        self._unfinished: dict[int, list[int]] = {}
+        super().__init__(backend)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        with self._thread_lock:
+            self._sync_with_backend()
+            trials = self._all(study_id)
+            if states is not None and not any(state in states for state in TrialState if state.is_finished()):
+                trials = [trials[number] for number in self._unfinished[study_id]]
+            found = list(trials) if states is None else [trial for trial in trials if trial.state in states]
+            return copy.deepcopy(found) if deepcopy else found
+
+    def _all(self, study_id: int) -> list[FrozenTrial]:
+        result = self._replay_result
+        result.get_study(study_id)  # raises KeyError
+        ids, trials = result._study_id_to_trial_ids[study_id], self._trials.setdefault(study_id, [])
+        changed = [*self._unfinished.get(study_id, ()), *range(len(trials), len(ids))]
+        for number in changed:
+            trials[number : number + 1] = [result._trials[ids[number]]]
+        self._unfinished[study_id] = [number for number in changed if not trials[number].state.is_finished()]
+        return trials
 
 
 class ChainedJournal(BaseJournalBackend):
@@ -57,6 +89,8 @@ class ChainedJournal(BaseJournalBackend):
         """The entries from this number on. Raises DamagedFileError at the first line that is not what was written."""
         if log_number_from != self._count:
             self._rewind()
+        elif self._file.stat().st_size == self._offset:
+            return
         with self._file.open("rb") as file:
             file.seek(self._offset)
             for line in file:
@@ -124,7 +158,7 @@ def journal_lock(journal: Path, say: Say = silent) -> Iterator[None]:
     A process that is killed while it appends leaves half a line. An entry behind it would make the journal unreadable,
     so whoever takes the lock first cuts the half line off.
     """
-    with held_lock(journal.with_suffix(".lock"), say):
+    with held_lock(journal.with_suffix(".lock"), say, is_short=True):
         with journal.open("r+b") as file:
             _cut_torn_tail(file)
         yield

@@ -41,14 +41,16 @@ SOFT_SECONDS = 30.0
 
 
 @contextmanager
-def held_lock(file: Path, say: Say = silent) -> Iterator[None]:
+def held_lock(file: Path, say: Say = silent, is_short: bool = False) -> Iterator[None]:
     """Holds the lock of a file, and waits for as long as another process has it.
 
-    The holder is written beside the file, so that processes that wait for long can ``say`` who it is.
+    The holder is written beside the file, so that processes that wait for long can ``say`` who it is; not where the
+    lock ``is_short``, and taken often: then only processes of the same host find out.
     """
     waiting = _Waiting(file, say)
     with file_lock(file).acquire(cancel_check=waiting.notice):
-        waiting.holder.write_text(f"{socket.gethostname()} {os.getpid()} {time.time():.0f}\n")
+        if not is_short:
+            waiting.holder.write_text(f"{socket.gethostname()} {os.getpid()} {time.time():.0f}\n")
         yield
 
 
@@ -67,18 +69,33 @@ class _Waiting:
         return False
 
     def _described(self) -> str:
+        lock = self.holder.with_suffix("")
+        host: str
+        process: str | None
         try:
             host, process, since = self.holder.read_text().split()
-            begun = datetime.fromtimestamp(float(since)).strftime("%Y-%m-%d %H:%M:%S")
-        except (OSError, ValueError):
-            return f"waiting for another process, which holds the lock {self.holder.with_suffix('')}"
-        who = f"process {process} on {host}, which holds the lock {self.holder.with_suffix('')} since {begun}"
-        if host == socket.gethostname() and is_stopped(int(process)):
+            held = f"since {datetime.fromtimestamp(float(since)):%Y-%m-%d %H:%M:%S}"
+        except (OSError, ValueError, OverflowError):
+            host, process, held = socket.gethostname(), _holder_here(lock), "now"
+        if process is None:
+            return f"waiting for another process, which holds the lock {lock}"
+        who = f"process {process} on {host}, which holds the lock {lock} {held}"
+        if host == socket.gethostname() and is_stopped(process):
             return f"waiting for {who} and is stopped: `kill -CONT {process}` continues it, `kill -9` ends it"
         return f"waiting for {who}; if it hangs, end it there: its trial is scored again"
 
 
-def is_stopped(process: int) -> bool:
+def _holder_here(lock: Path) -> str | None:
+    """The process of this host that has locked a file; None where Linux does not tell."""
+    try:
+        inode, locks = lock.stat().st_ino, Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    fields = [line.split() for line in locks if "->" not in line]
+    return next((parts[4] for parts in fields if len(parts) > 5 and parts[5].endswith(f":{inode}")), None)
+
+
+def is_stopped(process: str) -> bool:
     """Whether a process of this host is stopped, as by SIGSTOP or Ctrl-Z; False where the system does not tell."""
     try:
         status = Path(f"/proc/{process}/stat").read_text()

@@ -4,6 +4,7 @@ Everything but the time follows from the study's trials alone, so that a run tha
 run that was not interrupted.
 """
 
+from bisect import bisect
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
@@ -52,7 +53,9 @@ def _why_satisfied(study: Study, rules: StoppingRules) -> str | None:
     best = t.best(complete)
     if rules.target is not None and t.score_of(best) >= rules.target:
         return f"{t.label_of(best)} reached the target: score {t.score_of(best):.4f}, target {rules.target:g}"
-    later = [trial for trial in t.finished(study) if trial.number > best.number and t.kind_of(trial) != t.BASELINE]
+    finished = t.finished(study)
+    after = finished[bisect(finished, best.number, key=lambda trial: trial.number) :]
+    later = [trial for trial in after if t.kind_of(trial) != t.BASELINE]
     if rules.patience is not None and len(later) >= rules.patience:
         return f"the patience is used up: {len(later)} trials since the best, {t.label_of(best)}"
     return None

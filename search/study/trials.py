@@ -1,9 +1,12 @@
 """The trials of a study: what their attributes mean, which of them count, and which is best."""
 
+from bisect import insort
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from math import inf
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -64,22 +67,92 @@ INTERRUPTED = "interrupted"
 """The REASON of a trial whose process was killed; another trial takes over its point."""
 
 
+Position = tuple[int, ...]
+"""A position in a sampler's sequence: its number, or for CMA-ES (restart, generation, index)."""
+
+
+class History:
+    """The trials of a study as this process has seen them, so that a trial costs the same in a run of any length.
+
+    A finished trial never changes: only the others are looked at again. All lists are by number, and nobody may change
+    them. ``finished`` has the complete, pruned and failed trials, without the interrupted ones; ``kinds``,
+    ``phenotypes`` and ``slots`` have them by kind, by phenotype, and by label and position of a sampler's sequence.
+    ``names`` has the names of all that ended, by kind.
+    """
+
+    def __init__(self) -> None:
+        self.finished: list[FrozenTrial] = []
+        self.completed: list[FrozenTrial] = []
+        self.contenders: list[FrozenTrial] = []
+        self.stopped: list[FrozenTrial] = []
+        self.best: FrozenTrial | None = None
+        self.kinds: dict[str, list[FrozenTrial]] = defaultdict(list)
+        self.phenotypes: dict[str, list[FrozenTrial]] = defaultdict(list)
+        self.slots: dict[str, dict[Position, FrozenTrial]] = defaultdict(dict)
+        self.names: dict[str, set[object]] = defaultdict(set)
+        self.unfinished: dict[int, FrozenTrial] = {}
+        self._count = 0
+
+    def update(self, trials: Sequence[FrozenTrial]) -> None:
+        """Takes over what has changed among the study's ``trials``."""
+        for number in (*self.unfinished, *range(self._count, len(trials))):
+            self.unfinished[number] = trials[number]
+            if trials[number].state.is_finished():
+                self._add(self.unfinished.pop(number))
+        self._count = len(trials)
+
+    def _add(self, trial: FrozenTrial) -> None:
+        kind = kind_of(trial)
+        self.names[kind].add(trial.user_attrs.get(NAME))
+        if is_interrupted(trial):
+            return
+        lists = [self.finished, self.kinds[kind]]
+        if PHENOTYPE in trial.user_attrs:
+            lists.append(self.phenotypes[trial.user_attrs[PHENOTYPE]])
+        if trial.state == TrialState.PRUNED:
+            lists.append(self.stopped)
+        if trial.state == TrialState.COMPLETE:
+            lists.append(self.completed)
+            if kind != STEP:
+                lists.append(self.contenders)
+                self.best = trial if self.best is None else min(self.best, trial, key=rank)
+        for each in lists:
+            insort(each, trial, key=_number)
+        if slot := trial.user_attrs.get(SLOT):
+            self.slots[slot["of"]][tuple(slot["place"])] = trial
+
+
+def _number(trial: FrozenTrial) -> int:
+    return trial.number
+
+
+_HISTORIES: WeakKeyDictionary[Study, History] = WeakKeyDictionary()
+
+
+def history_of(study: Study) -> History:
+    """The history of a study up to now. That of a view, which shows other trials, is made anew."""
+    history = _HISTORIES.setdefault(study, History()) if type(study) is Study else History()
+    history.update(study.get_trials(deepcopy=False))
+    return history
+
+
 def finished(study: Study) -> list[FrozenTrial]:
     """The complete, pruned and failed trials, without the interrupted ones."""
-    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    trials = study.get_trials(deepcopy=False, states=states)
-    return [trial for trial in trials if not is_interrupted(trial)]
+    return list(history_of(study).finished)
 
 
 def begun(study: Study) -> list[FrozenTrial]:
     """The finished and the running trials, without the interrupted ones."""
-    trials = study.get_trials(deepcopy=False)
-    return [trial for trial in trials if trial.state != TrialState.WAITING and not is_interrupted(trial)]
+    trials = finished(study)
+    for trial in running(study):
+        insort(trials, trial, key=_number)
+    return trials
 
 
 def running(study: Study) -> list[FrozenTrial]:
     """The running trials of all workers."""
-    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    unfinished = history_of(study).unfinished.values()
+    return [trial for trial in unfinished if trial.state == TrialState.RUNNING]
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:
@@ -89,17 +162,27 @@ def is_interrupted(trial: FrozenTrial) -> bool:
 
 def completed(study: Study) -> list[FrozenTrial]:
     """The trials that were scored on all search items."""
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return list(history_of(study).completed)
 
 
 def contenders(study: Study) -> list[FrozenTrial]:
     """The completed trials that can win the run."""
-    return [trial for trial in completed(study) if kind_of(trial) != STEP]
+    return list(history_of(study).contenders)
+
+
+def incumbent(study: Study) -> FrozenTrial | None:
+    """The best of the contenders by ``rank``; None where there is none yet."""
+    return history_of(study).best
+
+
+def of_kind(study: Study, kind: str) -> list[FrozenTrial]:
+    """The finished trials of a kind, without the interrupted ones."""
+    return list(history_of(study).kinds[kind])
 
 
 def stopped(study: Study) -> list[FrozenTrial]:
     """The trials that racing stopped early; their values are estimates."""
-    return study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    return list(history_of(study).stopped)
 
 
 def score_of(trial: FrozenTrial) -> float:
@@ -171,7 +254,9 @@ def names_in_work(study: Study) -> set[str]:
 
 def names_of_kind(study: Study, kind: str) -> set[object]:
     """The names of all trials of a kind, whatever their states."""
-    return {trial.user_attrs.get(NAME) for trial in study.get_trials(deepcopy=False) if kind_of(trial) == kind}
+    history = history_of(study)
+    unfinished = {trial.user_attrs.get(NAME) for trial in history.unfinished.values() if kind_of(trial) == kind}
+    return history.names[kind] | unfinished
 
 
 def scores_name(number: int | None) -> str:
