@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from mergesearch.errors import UserError, in_words, listed
+from mergesearch.errors import UserError, listed
+from mergesearch.reading import read_json_object
 
 Pooling = Literal["mean", "cls", "last"]
 FLAGS = {
@@ -30,10 +30,7 @@ def stored_pooling(model: Any) -> Pooling | None:
     file = next(iter(sorted(Path(folder).glob("[0-9]*_Pooling/config.json"))), None) if folder else None
     if file is None:
         return None
-    try:
-        content = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{file}: is not readable: {in_words(error)}") from None
+    content = read_json_object(file)
     named = content.get("pooling_mode")
     modes = [named] if isinstance(named, str) else list(named or ())
     modes = modes or [mode for flag, mode in FLAGS.items() if content.get(flag)]

@@ -28,7 +28,7 @@ TOKENIZER_FILES = (
     "emoji.json",
     "normalizer.json",
 )
-SENTENCE_MODULES = "[0-9]*_*/*"
+SENTENCE_MODULES = "[0-9]*_[A-Z]*/*"
 """The modules of sentence-transformers, such as ``1_Pooling/config.json`` and ``2_Dense/model.safetensors``."""
 SIDE_FILES = (
     "config.json",

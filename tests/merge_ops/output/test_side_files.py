@@ -42,7 +42,15 @@ COPIED = [
     "2_Dense/config.json",
     "2_Dense/model.safetensors",
 ]
-LEFT = ["README.md", "optimizer.pt", "training_args.bin", "notes.txt", ".gitattributes", "onnx/model.onnx"]
+LEFT = [
+    "README.md",
+    "optimizer.pt",
+    "training_args.bin",
+    "notes.txt",
+    ".gitattributes",
+    "onnx/model.onnx",
+    "10_epochs/model.pt",
+]
 
 
 def copies(tmp_path: Path, names: list[str]) -> list[str]:
