@@ -153,6 +153,7 @@ class Session:
             self._watcher.stage("the run was begun by a version that recorded no content: it is recorded, not compared")
         if before and now != before and not has_trials:
             folder.forget()
+        self.live.contents = {name: content.tensors for name, content in now.checkpoints.items()}
         if now != before:
             folder.write_json(IDENTITY, asdict(now))
 

@@ -13,7 +13,7 @@ from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.kernels.combine import combine, combine_all
 from mergesearch.merge_ops.kernels.masks import mask_key
 from mergesearch.merge_ops.kernels.plans import Pass, Plan
-from mergesearch.merge_ops.methods import ParameterValues, find_method
+from mergesearch.merge_ops.methods import BASE, ParameterValues, find_method
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.merge_ops.recipe.resolution import TensorRecipe
 from mergesearch.merge_ops.statistics.tensor_statistics import InputTensor, TensorStatistics
@@ -61,11 +61,25 @@ class Assembly:
     def _passes(self, outs: Mapping[str, Tensor]) -> Iterator[Pass]:
         """Yields a pass for each tensor that is merged, and writes the others."""
         for name, out in outs.items():
-            planned = self.planned(name)
+            planned = None if self.copied(name) else self.planned(name)
             if planned is None:
                 self.write_tensor(name, out)
             else:
                 yield planned.into(out)
+
+    def copied(self, name: str) -> InputKey | None:
+        """Returns the input of which a tensor is a copy, whatever the tensors are, or None. No tensor is read."""
+        tensor_recipe, properties = self.layout.tensor_recipes[name], self.layout.properties[name]
+        if not properties.matched or self.layout.vocabulary:
+            return None
+        if not self.layout.is_merged(name):
+            return properties.owner
+        values = ParameterValues(tensor_recipe.shared, tensor_recipe.each, lambda _: ())
+        method, has_base = find_method(tensor_recipe.method), tensor_recipe.base is not None
+        index = method.copied(values, len(tensor_recipe.models), has_base)
+        if index is None or (index == BASE and not has_base):
+            return None
+        return tensor_recipe.inputs[0] if index == BASE else tensor_recipe.model_inputs[index]
 
     def write_tensor(self, name: str, out: Tensor) -> None:
         """Writes one tensor to ``out``. Tensors that are not floats are copied from the base."""
@@ -76,6 +90,8 @@ class Assembly:
             out.copy_(self._merger.tensor(*properties.owner))
         elif not tensor_recipe.models:
             out.copy_(self._read(tensor_recipe, tensor_recipe.inputs)[properties.owner])
+        elif copied := self.copied(name):
+            out.copy_(self._merger.tensor(*copied))
         else:
             self._combine(tensor_recipe, self._read(tensor_recipe, tensor_recipe.inputs), out)
 

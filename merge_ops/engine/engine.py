@@ -121,6 +121,27 @@ class Engine:
     def _made_views(self, assembly: Assembly) -> dict[str, Tensor]:
         return {name: view for name, view in self._views.items() if name in assembly.layout.tensor_recipes}
 
+    def phenotype(self, recipe: Recipe, contents: Mapping[str, Mapping[str, str]]) -> str:
+        """Returns a hash that recipes share if they build the same tensors.
+
+        Tensors that are copies of inputs count by the content that they copy, so that recipes that leave one model are
+        equal to that model. The tensors of two such recipes have the same bits.
+
+        Args:
+            recipe: the recipe.
+            contents: by reference and the checkpoint's own name a digest of each tensor. Tensors without one count by
+                reference and name.
+        """
+        if not recipe.keeps_shapes or recipe.vocabulary:
+            return recipe.phenotype(self.names)
+        assembly = Assembly(self._merger, recipe)
+        copied = {name: key for name in self.names if (key := assembly.copied(name))}
+        return recipe.phenotype(self.names, {name: self._content(*key, contents) for name, key in copied.items()})
+
+    def _content(self, reference: str, name: str, contents: Mapping[str, Mapping[str, str]]) -> str:
+        own = self._merger.inputs[reference].own_names[name]
+        return contents.get(reference, {}).get(own, f"{reference} {name}")
+
     def coefficients(self, recipe: Recipe) -> dict[str, Coefficients] | None:
         """Returns each merged tensor's coefficients of the base and the models, or None if a tensor has none.
 

@@ -232,6 +232,15 @@ StatisticsBytes = Callable[[tuple[int, ...], int], int]
 """From a tensor's shape and the number of models to the bytes of its cached statistics."""
 
 
+Copied = Callable[[ParameterValues, int, bool], int | None]
+"""From a candidate's parameters, the number of models, and whether there is a base, to the index of an input."""
+
+
+def no_copy(_: ParameterValues, __: int, ___: bool) -> None:
+    """The result is no copy of an input, or not for certain."""
+    return
+
+
 def no_bytes(_: tuple[int, ...], __: int) -> int:
     """Statistics of a few numbers, which need no room of their own."""
     return 0
@@ -254,6 +263,8 @@ class Method:
         max_models: the largest number of models beside the base. None means any.
         symmetric: whether the order of the models does not matter.
         statistics_bytes: the size of the statistics of one tensor that stay in memory.
+        copied: the input that is the result whatever the tensors are (``BASE`` for the base), or None. Such a tensor is
+            copied bit by bit, so that recipes that leave the same model are the same candidate.
     """
 
     name: str
@@ -267,6 +278,7 @@ class Method:
     max_models: int | None = None
     symmetric: bool = True
     statistics_bytes: StatisticsBytes = no_bytes
+    copied: Copied = no_copy
 
     @property
     def model_count(self) -> str:

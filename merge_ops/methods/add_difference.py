@@ -7,6 +7,7 @@ model, C is its base_model.
 
 from mergesearch.merge_ops.kernels.plans import LinearCombination
 from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._parameters import ends
 
 
 def decide(_: Statistics, values: ParameterValues) -> LinearCombination:
@@ -22,6 +23,7 @@ METHOD = Method(
     base="required",
     parameters=(Parameter("alpha", "how much of the difference is added", default=1.0, search=(0.0, 1.5)),),
     decide=decide,
+    copied=ends("alpha", 0),
     min_models=2,
     max_models=2,
     symmetric=False,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import Elementwise
 from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
-from mergesearch.merge_ops.methods._parameters import LAMBDA, WEIGHT
+from mergesearch.merge_ops.methods._parameters import LAMBDA, WEIGHT, base_without
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,4 +59,5 @@ METHOD = Method(
         ),
     ),
     decide=decide,
+    copied=base_without("weight", "lambda"),
 )

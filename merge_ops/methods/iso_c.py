@@ -14,7 +14,7 @@ from math import prod
 
 from mergesearch.merge_ops.kernels.plans import LinearCombination, Plan
 from mergesearch.merge_ops.methods._base import Method, ParameterValues, Statistics
-from mergesearch.merge_ops.methods._parameters import LAMBDA
+from mergesearch.merge_ops.methods._parameters import LAMBDA, base_without
 
 
 def decide(statistics: Statistics, values: ParameterValues) -> Plan:
@@ -40,5 +40,6 @@ METHOD = Method(
     base="required",
     parameters=(LAMBDA,),
     decide=decide,
+    copied=base_without("lambda"),
     statistics_bytes=statistics_bytes,
 )

@@ -100,4 +100,5 @@ METHOD = Method(
         Parameter("tol", "the step at which to stop, and the smallest norm", default=1e-5, low=0.0, high=1.0),
     ),
     decide=decide,
+    copied=lambda _, count, __: 0 if count == 1 else None,
 )

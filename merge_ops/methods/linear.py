@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mergesearch.merge_ops.kernels.plans import LinearCombination
 from mergesearch.merge_ops.methods._base import Method, ParameterValues, Statistics
-from mergesearch.merge_ops.methods._parameters import WEIGHT, normalize, normalized
+from mergesearch.merge_ops.methods._parameters import WEIGHT, normalize, normalized, sole_model
 
 
 def decide(_: Statistics, values: ParameterValues) -> LinearCombination:
@@ -23,4 +23,5 @@ METHOD = Method(
     base="input",
     parameters=(replace(WEIGHT, search=(0.0, 1.0)), normalize(True)),
     decide=decide,
+    copied=lambda values, *_: sole_model(values.numbers("weight"), values.switch("normalize")),
 )

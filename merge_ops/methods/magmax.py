@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import Elementwise
 from mergesearch.merge_ops.methods._base import Method, ParameterValues, Statistics
-from mergesearch.merge_ops.methods._parameters import LAMBDA
+from mergesearch.merge_ops.methods._parameters import LAMBDA, base_without
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,4 +36,5 @@ METHOD = Method(
     base="required",
     parameters=(LAMBDA,),
     decide=decide,
+    copied=base_without("lambda"),
 )

@@ -49,4 +49,5 @@ METHOD = Method(
         Parameter("eps", "smaller lengths count as zero", default=1e-8, low=0.0, high=1.0),
     ),
     decide=decide,
+    copied=lambda _, count, has_base: 0 if count == 1 and not has_base else None,
 )

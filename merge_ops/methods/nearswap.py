@@ -10,7 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import Elementwise
-from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._base import BASE, Method, Parameter, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._parameters import ends
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,5 +39,6 @@ METHOD = Method(
         Parameter("t", "the difference up to which the other model's value is taken", low=0.0, search=(0.0, 0.01)),
     ),
     decide=decide,
+    copied=ends("t", BASE),
     max_models=1,
 )

@@ -15,7 +15,7 @@ opposite are interpolated linearly, because sin Ω would magnify rounding errors
 from mergesearch.merge_ops.kernels.plans import SMALLEST_NORM, Plan
 from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 from mergesearch.merge_ops.methods._gram import Vectors
-from mergesearch.merge_ops.methods._parameters import WEIGHT
+from mergesearch.merge_ops.methods._parameters import WEIGHT, sole_model
 
 SMALLEST_TOTAL = 1e-6
 SMALLEST_SINE = 1e-4
@@ -60,6 +60,7 @@ METHOD = Method(
         ),
     ),
     decide=decide,
+    copied=lambda values, _, has_base: None if has_base else sole_model(values.numbers("weight"), divide=True),
     min_models=2,
     max_models=2,
 )

@@ -20,5 +20,6 @@ METHOD = Method(
     base="input",
     parameters=(Parameter("scale", "a factor on the tensor", default=1.0, per_model=True, search=(0.0, 1.0)),),
     decide=decide,
+    copied=lambda values, *_: 0 if values.numbers("scale") == (1.0,) else None,
     max_models=1,
 )

@@ -14,7 +14,7 @@ from math import prod
 
 from mergesearch.merge_ops.kernels.plans import SignConsensus, Sparsity
 from mergesearch.merge_ops.methods._base import TABLE_SIZE, Method, Parameter, ParameterValues, Statistics
-from mergesearch.merge_ops.methods._parameters import INT8_MASK
+from mergesearch.merge_ops.methods._parameters import INT8_MASK, base_without
 
 
 def decide(statistics: Statistics, values: ParameterValues) -> SignConsensus:
@@ -59,5 +59,6 @@ METHOD = Method(
         INT8_MASK,
     ),
     decide=decide,
+    copied=base_without("select_topk"),
     statistics_bytes=statistics_bytes,
 )

@@ -10,6 +10,7 @@ from math import acos, sin, sqrt
 
 from mergesearch.merge_ops.kernels.plans import LinearCombination
 from mergesearch.merge_ops.methods._base import BASE, Method, Parameter, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._parameters import ends
 
 COLLINEAR = 0.9995
 SMALLEST_NORM = 1e-8
@@ -42,5 +43,6 @@ METHOD = Method(
         Parameter("t", "the position between the two models; beyond 0 and 1 it extrapolates", search=(0.0, 1.0)),
     ),
     decide=decide,
+    copied=ends("t", BASE, 0),
     max_models=1,
 )

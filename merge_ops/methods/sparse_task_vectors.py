@@ -22,7 +22,14 @@ from mergesearch.merge_ops.methods._base import (
     StatisticsBytes,
     no_bytes,
 )
-from mergesearch.merge_ops.methods._parameters import INT8_MASK, LAMBDA, WEIGHT, normalize, normalized
+from mergesearch.merge_ops.methods._parameters import (
+    INT8_MASK,
+    LAMBDA,
+    WEIGHT,
+    base_without,
+    normalize,
+    normalized,
+)
 from mergesearch.merge_ops.methods._sparsify import (
     DENSITY,
     EPSILON,
@@ -94,6 +101,7 @@ class SparseSum:
             parameters=self._parameters(),
             decide=self._decide if sparsification else _sum_of_task_vectors,
             statistics_bytes=sparsification.statistics_bytes if sparsification else no_bytes,
+            copied=base_without("weight", "lambda", *(("density",) if sparsification else ())),
         )
 
     def _parameters(self) -> tuple[Parameter, ...]:

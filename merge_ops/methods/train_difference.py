@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import Elementwise
 from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._parameters import ends
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,7 @@ METHOD = Method(
     base="required",
     parameters=(Parameter("alpha", "how much of the difference is added", default=1.0, search=(0.0, 1.5)),),
     decide=decide,
+    copied=ends("alpha", 0),
     min_models=2,
     max_models=2,
     symmetric=False,

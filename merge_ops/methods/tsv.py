@@ -16,7 +16,7 @@ from math import prod
 
 from mergesearch.merge_ops.kernels.plans import LinearCombination, Plan
 from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
-from mergesearch.merge_ops.methods._parameters import LAMBDA, WEIGHT
+from mergesearch.merge_ops.methods._parameters import LAMBDA, WEIGHT, base_without
 
 
 def decide(statistics: Statistics, values: ParameterValues) -> Plan:
@@ -47,5 +47,6 @@ METHOD = Method(
         ),
     ),
     decide=decide,
+    copied=base_without("weight", "lambda"),
     statistics_bytes=statistics_bytes,
 )

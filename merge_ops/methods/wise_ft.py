@@ -4,7 +4,8 @@ Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv:2109.01903: ``Î
 """
 
 from mergesearch.merge_ops.kernels.plans import LinearCombination
-from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._base import BASE, Method, Parameter, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._parameters import ends
 
 
 def decide(_: Statistics, values: ParameterValues) -> LinearCombination:
@@ -20,5 +21,6 @@ METHOD = Method(
     base="required",
     parameters=(Parameter("alpha", "the position between base and fine-tune", default=0.5, search=(0.0, 1.0)),),
     decide=decide,
+    copied=ends("alpha", BASE, 0),
     max_models=1,
 )

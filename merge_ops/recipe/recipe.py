@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -204,11 +204,17 @@ class Recipe(Strict):
             is_frozen = any(_covers(entry, tensor.name) for entry in self.frozen)
             yield frozen_recipe(tensor) if is_frozen else resolver.resolve(tensor)
 
-    def phenotype(self, names: Sequence[str]) -> str:
-        """Returns a hash that two recipes share if they build the same tensors from the same checkpoints."""
-        tensors = [_described(tensor_recipe) for tensor_recipe in self.resolve(names)]
+    def phenotype(self, names: Sequence[str], copies: Mapping[str, str] | None = None) -> str:
+        """Returns a hash that two recipes share if they build the same tensors from the same checkpoints.
+
+        Args:
+            names: as for ``resolve``.
+            copies: for each tensor that is a copy the content that it is a copy of, whatever method makes it.
+        """
+        copies = copies or {}
+        tensors = [copies.get(entry.name) or _described(entry) for entry in self.resolve(names)]
         vocabulary = self.vocabulary.model_dump() if self.vocabulary else None
-        content = [self.target_dtype, self.merge_method, tensors, vocabulary, self.on_mismatch]
+        content = [self.target_dtype, None if copies else self.merge_method, tensors, vocabulary, self.on_mismatch]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _groups(

@@ -1,6 +1,6 @@
 """The live model of a run: candidates are built into it, and evaluators score it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class LiveModel:
         self._evaluate = evaluate
         self._budget = budget
         self._scratch = scratch
+        self.contents: Mapping[str, Mapping[str, str]] = {}
+        """By reference and name, a digest of each checkpoint's tensors."""
         self._scored: tuple[Any, Any] = (None, None)
 
     @property

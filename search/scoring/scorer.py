@@ -121,7 +121,7 @@ class Scorer:
         """A hash that recipes share when they build the same model from the same checkpoints."""
         engine = self._live.engine
         alone = "-alone" if engine.is_standalone(recipe) else ""
-        return recipe.phenotype(engine.names) + alone
+        return engine.phenotype(recipe, self._live.contents) + alone
 
     def plan_race(self) -> None:
         """Plans how candidates are raced, once, from the scores of the baselines."""

@@ -1,6 +1,7 @@
 """The contract of merge methods. The tests run on every method in METHODS."""
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mergesearch.merge_ops.kernels.combine import BLOCK
-from mergesearch.merge_ops.methods import METHODS, Method
+from mergesearch.merge_ops.methods import METHODS, Method, ParameterValues
 
 from ...tolerances import tolerance
 from .. import helpers
@@ -147,6 +148,39 @@ def test_endpoints(name: str, endpoint: Endpoint) -> None:
         assert helpers.same_bytes(result, expected)
     else:
         assert not far_off(result, expected.double()).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint"),
+    [(n, e) for n in ENDPOINTS for e in ENDPOINTS[n]],
+    ids=lambda v: v if isinstance(v, str) else v[0],
+)
+@pytest.mark.parametrize("seed", [2, 3])
+def test_what_is_called_a_copy_is_one(name: str, endpoint: Endpoint, seed: int) -> None:
+    """A method may know less than its endpoints: others are computed."""
+    method, (_, settings, index) = METHODS[name], endpoint
+    case = case_of(method, (9, 55), seed, **settings)
+    values = ParameterValues(case.shared, case.each, lambda _: case.keys)
+    has_base = method.base != "input" and case.based
+    assert method.copied(values, len(case.models), has_base) in (None, index)
+
+
+@methods
+def test_a_copy_is_what_the_method_computes(method: Method) -> None:
+    """With every number of a method at 0 and at 1, one after the other."""
+    numbers = [p.name for p in method.parameters if p.kind in ("number", "integer") and p.name != "seed"]
+    for seed, (name, value) in enumerate(product(numbers, (0.0, 1.0))):
+        if not all(p.low <= value <= p.high for p in method.parameters if p.name == name):
+            continue
+        case = case_of(method, (9, 55), seed, **{name: value})
+        index = method.copied(
+            ParameterValues(case.shared, case.each, lambda _, case=case: case.keys),
+            len(case.models),
+            method.base != "input" and case.based,
+        )
+        if index is not None:
+            expected = case.base if index < 0 else case.models[index]
+            assert not far_off(ours(method, case), expected.double()).any(), (name, value)
 
 
 @pytest.mark.parametrize(
