@@ -12,7 +12,7 @@ The rooms, from the top down; each imports from those below it only::
 from collections.abc import Callable
 from typing import TypeGuard
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, in_words
 from mergesearch.evaluators.contract.differentiable import Differentiable, LossKind, has_targets
 from mergesearch.evaluators.contract.evaluator import Evaluator, MeanOfItems, Metric, has_contributions
 from mergesearch.evaluators.contract.examples import TakesExamples
@@ -116,3 +116,7 @@ def open_evaluator(name: str, options: EvaluatorOptions, shared: Shared) -> Eval
     except UserError as error:
         names_task = str(error).startswith(f"task {options.task!r}")
         raise UserError(str(error) if names_task else f"task {options.task!r}: {error}") from error
+    except Exception as error:
+        if name in EVALUATORS:
+            raise
+        raise UserError(f"task {options.task!r}: evaluator {name!r} cannot be made: {in_words(error)}") from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from mergesearch.text import shown
+
 T = TypeVar("T")
 DEFAULT_TOKENS = {"cpu": 2_048}
 """Default budget by type of device. A CPU is fastest when a batch fits into its cache; a GPU needs larger batches."""
@@ -66,7 +68,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether the device or the host ran out of memory."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in shown(error)
 
 
 def default_tokens(device: Any) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, first_line
 from mergesearch.evaluators.contract.options import Mode
 from mergesearch.evaluators.inference.logprobs import ContinuationScorer
 
@@ -82,7 +82,7 @@ def _reason_against(
         switch(True)
         scores = scorer.score(queries)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError, IndexError) as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return f"{type(error).__name__}: {first_line(error)}"
     if not all(math.isfinite(logprob) for logprob, _ in [*expected, *scores]):
         return "the model's output is not a number"
     pairs = zip(expected, scores, strict=True)

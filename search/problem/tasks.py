@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, in_words
 from mergesearch.evaluators import Evaluator, Item, LoadedModel, aggregate, open_evaluator
+from mergesearch.files import is_disk_full
 from mergesearch.foreign import other_code
 from mergesearch.search.config.evaluate import Evaluate, TaskEntry
 from mergesearch.search.problem.objective import Share
@@ -80,6 +81,10 @@ class Task:
             text = str(error)
             prefix = "" if text.startswith(f"task {self.name!r}") else f"task {self.name!r}: "
             raise UserError(f"evaluate: {prefix}{text}") from None
+        except Exception as error:  # an evaluator may run any code
+            if is_disk_full(error):
+                raise
+            raise UserError(f"evaluate: task {self.name!r}: cannot be prepared: {in_words(error)}") from error
         if len(self.search) == 1 and not self.test and self.weight:
             notes.append("gives one number for the whole model: it counts in the search, without interval or verdict")
         return [f"task {self.name!r}: {note}" for note in notes]

@@ -13,7 +13,7 @@ import pytest
 from mergesearch.parsing import dump_yaml
 from mergesearch.search.study import trials as t
 
-from .helpers import Data, study_of
+from .helpers import Data, go, study_of
 
 MODELS = {
     "base": "base [bold]",
@@ -80,3 +80,83 @@ def test_a_run_of_nasty_names(nasty: Data, tmp_path: Path) -> None:
     assert not re.search(r"<script>alert|<img src=x|\x1b|\u202e", page)
     card = (folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "\x1b" not in card
+
+
+ERRORS = """
+import sys
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+
+
+class Mute(RuntimeError):
+    def __str__(self):
+        raise SystemExit(0)
+
+    __repr__ = __str__
+
+
+class Endless(ValueError):
+    def __str__(self):
+        return "x" * 20_000_000
+
+
+def deeper():
+    deeper()
+
+
+def fail(number):
+    if number == 1:
+        raise Mute
+    if number == 2:
+        raise Endless
+    if number == 3:
+        raise ExceptionGroup("several", [KeyError("one"), Mute()])
+    if number == 4:
+        deeper()
+    if number == 5:
+        raise MemoryError
+    if number == 6:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+    if number == 7:
+        raise OSError(5, "Input/output error", "\\udce9.txt")
+    if number == 8:
+        raise GeneratorExit
+
+
+def judge(model, tokenizer, items):
+    candidate = repr(float(sum(p.double().sum() for p in model.parameters())))
+    with (HERE / "calls.txt").open("a") as calls:
+        calls.write(candidate + "\\n")
+    fail(list(dict.fromkeys((HERE / "calls.txt").read_text().split())).index(candidate))
+    return {item: (hash((item, candidate)) % 97) / 97 for item in items}
+
+
+judge.items = [f"item {n}" for n in range(16)]
+"""
+
+
+def test_every_kind_of_error_fails_its_candidate_with_a_reason(config: Data, tmp_path: Path) -> None:
+    (tmp_path / "judge.py").write_text(ERRORS)
+    task = {"evaluator": "function", "task": "judged", "function": f"{tmp_path / 'judge.py'}:judge"}
+    config["evaluate"]["tasks"] = [task]
+    config["search"] |= {"trials": 14, "racing": False}
+    config["output"]["model"] = False
+    go(config, tmp_path)
+    reasons = [trial.user_attrs[t.REASON] for trial in t.finished(study_of(tmp_path / "small")) if not trial.values]
+    expected = [
+        "Mute: (a Mute that cannot be shown: its __str__ raises SystemExit)",
+        "Endless: xxx",
+        "ExceptionGroup: several (2 sub-exceptions): KeyError: 'one'; Mute: (a Mute that cannot be shown",
+        "RecursionError: maximum recursion depth exceeded",
+        "MemoryError: in ",
+        "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB",
+        "OSError: [Errno 5] Input/output error: '",
+        "task 'judged': GeneratorExit: in ",
+    ]
+    for reason, begins in zip(dict.fromkeys(reasons), expected, strict=True):
+        assert reason.startswith(begins)
+        assert len(reason) < 5_000
+        assert reason.encode()

@@ -362,6 +362,21 @@ def test_an_evaluator_of_somebody_else(config: Data, tmp_path: Path) -> None:
         Config.model_validate(config)
 
 
+@pytest.mark.parametrize("where", ["__init__", "prepare", "score"])
+@pytest.mark.parametrize("error", ["raise KeyError('weights')", "__import__('sys').exit(0)"])
+def test_an_evaluator_of_somebody_else_that_fails(
+    config: Data, models: Path, tmp_path: Path, where: str, error: str
+) -> None:
+    file = tmp_path / "third.py"
+    file.write_text(f"{THIRD}\n    def {where}(self, *_):\n        {error}\n")
+    config["evaluate"]["tasks"] = [{"evaluator": f"{file}:Norms", "task": "norms", "power": 2}]
+    (tmp_path / "eval.yml").write_text(dump_yaml(config))
+    found = CliRunner().invoke(main, ["eval", str(models / "one"), str(tmp_path / "eval.yml")])
+    assert found.exit_code == 2
+    assert "task 'norms'" in found.stderr
+    assert ("KeyError: 'weights'" if "Key" in error else "third.py, line") in found.stderr
+
+
 def test_a_value_to_which_no_item_adds_a_share_is_shown_and_not_searched_for(config: Data, tmp_path: Path) -> None:
     file = tmp_path / "third.py"
     file.write_text(f"{THIRD}\n    has_contributions = False\n")
