@@ -126,8 +126,10 @@ class Scorer:
     def plan_race(self) -> None:
         """Plans how candidates are raced, once, from the scores of the baselines."""
         study = self._store.study
-        baselines = [trial for trial in t.completed(study) if t.kind_of(trial) == t.BASELINE]
-        if self.race_plan is None and self._racing and baselines and not is_pareto(study):
+        if self.race_plan or not self._racing or is_pareto(study):
+            return
+        baselines = [trial for trial in t.of_kind(study, t.BASELINE) if trial.state == TrialState.COMPLETE]
+        if baselines:
             scores = [self._store.scores_of(trial) for trial in baselines]
             self.race_plan = plan_race(self._tasks, scores, self._racing, self._seed)
 
