@@ -174,8 +174,9 @@ class Checkpoint:
         if self._parsed.adapter is None:
             return None
         architecture = architecture_of(self._stored_config) if self.has_config else None
+        folder = self._locate(self._parsed.adapter)
         with located(self._parsed.adapter):
-            return Adapter(self._locate(self._parsed.adapter), self._stored, self._read, architecture)
+            return Adapter(folder, self._stored, self._read, architecture)
 
     def _locate(self, name: str) -> Path:
         return self._named_paths.get(name) or locate(name)

@@ -48,7 +48,7 @@ class Adapter:
         keys = read_keys(self._file.tensors)
         self._module = {key.stored: key.module for key in keys}
         wanted = [key.module if key.role == "whole" else f"{key.module}.weight" for key in keys]
-        names = BaseNames(base, architecture, wanted)
+        names = BaseNames(base, read, architecture, wanted)
         self._ends = Ends(names, self._config, keys)
         shapes = {name: info.shape for name, info in self._file.tensors.items()}
         planner = Planner(self._config, keys, shapes, {name: info.shape for name, info in base.items()}, names)

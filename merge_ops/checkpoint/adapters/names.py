@@ -4,10 +4,11 @@ Adapters are named by the modules of the model that was trained. With a config, 
 each of their parameters is; without one, they are the same names, or all of them with or without one prefix.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from unittest import mock
 
+import torch
 from torch import Tensor, nn
 
 from mergesearch.merge_ops.checkpoint.adapters.changes import Layout, Piece
@@ -19,13 +20,20 @@ class BaseNames:
 
     Args:
         stored: the names of the base's tensors.
+        read: reads one of them.
         architecture: the base's architecture, if it is known.
         wanted: the names of parameters in the adapter, from which the prefix is found that they have otherwise.
     """
 
-    def __init__(self, stored: Collection[str], architecture: Architecture | None, wanted: Sequence[str]) -> None:
+    def __init__(
+        self,
+        stored: Collection[str],
+        read: Callable[[str], Tensor],
+        architecture: Architecture | None,
+        wanted: Sequence[str],
+    ) -> None:
         self.architecture = architecture
-        self._names, self._wanted = stored, wanted
+        self._names, self._read, self._wanted = stored, read, wanted
         self._stored: dict[str, list[str]] = {}
         for own, live in _live(stored, architecture).items():
             if live is not None:
@@ -46,8 +54,21 @@ class BaseNames:
 
     def group(self, parameter: str) -> tuple[str, ...]:
         """Returns the parameters that are tied to this one, and itself."""
-        tied = self.architecture.tied if self.architecture else []
-        return next((group for group in tied if parameter in group), (parameter,))
+        return self._groups.get(parameter, (parameter,))
+
+    @cached_property
+    def _groups(self) -> dict[str, tuple[str, ...]]:
+        """The tied parameters by parameter. As in transformers, one that is stored with other values is not tied."""
+        groups: dict[str, tuple[str, ...]] = {}
+        for tied in self.architecture.tied if self.architecture else []:
+            stored = [parameter for parameter in tied if parameter in self._stored]
+            apart = {parameter for parameter in stored[1:] if not self._are_equal(stored[0], parameter)}
+            group = tuple(parameter for parameter in tied if parameter not in apart)
+            groups |= dict.fromkeys(group, group)
+        return groups
+
+    def _are_equal(self, one: str, other: str) -> bool:
+        return torch.equal(*(self._read(self._stored[parameter][0]) for parameter in (one, other)))
 
     def is_stored(self, name: str) -> bool:
         """Returns whether the base has a tensor of this name."""

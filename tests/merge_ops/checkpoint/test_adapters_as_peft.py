@@ -32,6 +32,25 @@ CLIP = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num
 VISION = {**CLIP, "image_size": 16, "patch_size": 8}
 T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
 MIXTRAL = {**LLAMA, "num_local_experts": 3}
+WHISPER = {
+    "vocab_size": 40,
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "num_mel_bins": 8,
+    "max_source_positions": 16,
+    "max_target_positions": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+}
 QWEN = {**LLAMA, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
 
 
@@ -68,6 +87,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     "untied gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**GPT2, tie_word_embeddings=False)),
     "mixtral": lambda: t.MixtralForCausalLM(t.MixtralConfig(**MIXTRAL)),
     "t5": lambda: t.T5ForConditionalGeneration(t.T5Config(**T5)),
+    "gpt-oss": lambda: t.GptOssForCausalLM(t.GptOssConfig(**MIXTRAL, head_dim=8, num_experts_per_tok=2)),
+    "whisper": lambda: t.WhisperForConditionalGeneration(t.WhisperConfig(**WHISPER)),
+    "bert for masked words": lambda: t.BertForMaskedLM(t.BertConfig(**SMALL)),
     "bert": lambda: t.BertForSequenceClassification(t.BertConfig(**SMALL, num_labels=3)),
     "resnet": lambda: t.ResNetForImageClassification(
         t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
@@ -82,6 +104,7 @@ IMAGES = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
 INPUTS: dict[str, dict[str, Tensor]] = {
     "resnet": {"pixel_values": IMAGES},
     "t5": {"input_ids": IDS, "decoder_input_ids": IDS[:, :5]},
+    "whisper": {"input_features": torch.linspace(-1, 1, 8 * 32).reshape(1, 8, 32), "decoder_input_ids": IDS[:, :5]},
 }
 
 
@@ -167,6 +190,14 @@ FORMS: dict[str, Form] = {
     "an encoder and a decoder": Form("t5", {"target_modules": ["q", "v", "wo"]}),
     "the shared embedding": Form("t5", {"target_modules": ["shared"]}),
     "a classifier": Form("bert", {"target_modules": ["query", "dense"], "task_type": "SEQ_CLS"}),
+    "sound": Form("whisper", {"target_modules": ["q_proj", "conv1", "fc1"]}),
+    "the head of sound": Form("whisper", {"target_modules": ["proj_out"]}),
+    "a saved head of sound": Form("whisper", q(modules_to_save=["proj_out"])),
+    "a tied decoder": Form("bert for masked words", {"target_modules": ["query", "decoder"]}),
+    "a saved tied decoder": Form(
+        "bert for masked words", {"target_modules": ["query"], "modules_to_save": ["decoder"]}
+    ),
+    "transposed parameters of experts": Form("gpt-oss", q(target_parameters=["gate_up_proj", "experts.down_proj"])),
     "LLaVA": Form("llava", {"target_modules": ["q_proj", "linear_1"]}),
     "Gemma 3": Form("gemma3", {"target_modules": ["q_proj", "down_proj"]}),
     "Qwen2-VL": Form("qwen2-vl", {"target_modules": ["q_proj", "qkv"]}),
@@ -296,6 +327,25 @@ def test_experts_that_were_modules(tmp_path: Path) -> None:
     found = kind.from_pretrained(tmp_path / "out").state_dict()
     for key, value in expected.state_dict().items():
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_both_ends_stored(same: bool, tmp_path: Path) -> None:
+    """A config says that they are tied. transformers ties them if they are equal."""
+    kind = trained(FORMS["the embedding of tied ends"], tmp_path)
+    weights = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(weights)
+    embedding = tensors["model.embed_tokens.weight"]
+    save_file(
+        {**tensors, "lm_head.weight": embedding.clone() if same else embedding.flip(0)}, weights, {"format": "pt"}
+    )
+    adapter = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({key: value for key, value in load_file(adapter).items() if "base_layer" not in key}, adapter)
+    merged_here(tmp_path)
+    expected = peft.PeftModel.from_pretrained(base_of(kind, tmp_path), tmp_path / "adapter").merge_and_unload()
+    found = kind.from_pretrained(tmp_path / "out").state_dict()
+    assert torch.equal(found["lm_head.weight"], found["model.embed_tokens.weight"]) == same
+    assert all(torch.equal(found[key], value) for key, value in expected.state_dict().items())
 
 
 def test_an_added_head(tmp_path: Path) -> None:
