@@ -115,8 +115,9 @@ class Run:
 
         Columns: name, kind, state, value (the objective on the search items, higher is better; of several objectives
         their mean by weight; an estimate where the trial was stopped, NaN where it failed), ``values.TASK``,
-        ``params.DIMENSION``, ``seconds.build``, ``seconds.score``, reason (of a failure), phenotype and recipe (YAML).
-        Raises UserError while another process works on the run.
+        ``params.DIMENSION``, ``seconds.build``, ``seconds.score``, reason (of a failure), same_as (an earlier trial
+        with the same model, whose scores were taken), phenotype and recipe (YAML). Raises UserError while another
+        process works on the run.
         """
         from pandas import DataFrame
 
@@ -136,7 +137,7 @@ def _row(trial: "FrozenTrial") -> dict[str, Any]:
         "state": trial.state.name,
         "value": t.score_of(trial) if trial.values else None,
         **{f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()},
-        **{key: attributes.get(key) for key in (t.REASON, t.PHENOTYPE, t.RECIPE)},
+        **{key: attributes.get(key) for key in (t.REASON, t.SAME_AS, t.PHENOTYPE, t.RECIPE)},
     }
 
 

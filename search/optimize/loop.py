@@ -159,6 +159,8 @@ class Loop:
         trial.set_user_attr(t.VALUES, result.values)
         trial.set_user_attr(t.SECONDS, scored.seconds)
         trial.set_user_attr(t.ITEMS, scored.spent)
+        if scored.same_as:
+            trial.set_user_attr(t.SAME_AS, scored.same_as)
         self._set_constraints(trial, result)
         if result.stopped and scored.incumbent:
             self._tell_stopped(trial, result, scored.incumbent)

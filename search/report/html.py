@@ -209,6 +209,11 @@ def _items(store: RunStore) -> Any:
     return _styled(figure, 300)
 
 
+def _scored_in_words(trial: FrozenTrial) -> str:
+    same = trial.user_attrs.get(t.SAME_AS)
+    return f"the same model as {as_html(same, LABEL)}" if same else f"{t.items_of(trial)} items"
+
+
 def _add_trials(figure: Any, trials: Sequence[FrozenTrial], height: Callable[[FrozenTrial], float | None]) -> None:
     """A dot for each trial; hollow if it was stopped early."""
     for (kind, colour), stopped in product(COLOURS.items(), (False, True)):
@@ -219,7 +224,7 @@ def _add_trials(figure: Any, trials: Sequence[FrozenTrial], height: Callable[[Fr
             figure.add_scatter(
                 x=[trial.number for trial in chosen],
                 y=[height(trial) for trial in chosen],
-                text=[f"{as_html(t.label_of(trial), LABEL)}, {t.items_of(trial)} items" for trial in chosen],
+                text=[f"{as_html(t.label_of(trial), LABEL)}, {_scored_in_words(trial)}" for trial in chosen],
                 mode="markers",
                 name=f"{kind}, stopped early (estimate)" if stopped else kind,
                 marker={"color": colour, "size": 8, "symbol": "circle-open" if stopped else "circle"},

@@ -31,7 +31,8 @@ from mergesearch.search.study.run_store import RunStore
 class Scored:
     """A candidate's result, its phenotype, how many items were scored now, and the seconds to build and to score.
 
-    ``incumbent`` is the trial that it was raced against; None where it was scored in full.
+    ``incumbent`` is the trial that it was raced against; None where it was scored in full. ``same_as`` is the label of
+    a trial with the same model, if there is one.
     """
 
     phenotype: str
@@ -39,6 +40,7 @@ class Scored:
     spent: int
     seconds: dict[str, float]
     incumbent: FrozenTrial | None = None
+    same_as: str = ""
 
 
 class Scorer:
@@ -80,7 +82,8 @@ class Scorer:
         incumbent = None if in_full else self._incumbent()
         earlier = self._scored_before(phenotype, in_full)
         if earlier is not None:
-            return Scored(phenotype, earlier, 0, {"build": 0.0, "score": 0.0}, incumbent)
+            same_as = self._label_of_same(phenotype)
+            return Scored(phenotype, earlier, 0, {"build": 0.0, "score": 0.0}, incumbent, same_as)
         self._budget.follow()
         with self._attempts.noted(phenotype) as log, limited(self._trial_timeout, log):
             begin = time.perf_counter()
@@ -193,6 +196,10 @@ class Scorer:
                 return Result({}, {}, trial.user_attrs[t.VALUES], stopped=True, estimate=trial.value)
         reference = t.reference_name(phenotype)
         return self._load(reference) if folder.has_scores(reference) else None
+
+    def _label_of_same(self, phenotype: str) -> str:
+        trials = t.history_of(self._store.study).phenotypes.get(phenotype, ())
+        return next((t.label_of(trial) for trial in trials), "")
 
     def _load(self, name: str) -> Result:
         return whole_result(self._tasks, self._store.folder.load_scores(name, self._tasks.items("search")))

@@ -43,6 +43,20 @@ def test_baselines_come_first_then_each_methods_usual_settings(config: Data, tmp
     assert kinds == [t.BASELINE] * 9 + [t.START] * 3 + [t.SAMPLED] * 5
 
 
+def test_what_leaves_the_base_is_the_base(config: Data, tmp_path: Path) -> None:
+    """By three methods: nothing is scored again, and each candidate says whose scores it has."""
+    for model in config["recipe"]["models"]:
+        model["parameters"] = {"weight": 0.0, "density": {"search": [0.1, 1.0]}}
+    config["search"]["trials"] = 14
+    go(config, tmp_path)
+    finished = t.finished(study_of(tmp_path / "small"))
+    base, zeros = finished[0], [trial for trial in finished if trial.params]
+    assert len(zeros) == 5
+    for trial in zeros:
+        assert trial.user_attrs[t.PHENOTYPE] == base.user_attrs[t.PHENOTYPE]
+        assert (trial.value, t.items_of(trial), trial.user_attrs[t.SAME_AS]) == (base.value, 0, "base")
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_same_seed_same_run(config: Data, tmp_path: Path, sampler: str) -> None:
     config["search"]["sampler"] = sampler
