@@ -21,7 +21,7 @@ from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.inputs.compatibility import check_compatible
 from mergesearch.merge_ops.inputs.guessed_names import is_embedding
 from mergesearch.merge_ops.inputs.sentence_modules import module_warnings
-from mergesearch.merge_ops.inputs.shape_match import check_match, is_matched
+from mergesearch.merge_ops.inputs.shape_match import check_kinds, check_match, is_matched
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary, make_vocabulary
 from mergesearch.merge_ops.inputs.vocabulary_match import check_rows, tokenizer_warnings
 from mergesearch.merge_ops.recipe.recipe import Recipe
@@ -168,6 +168,7 @@ class ResultLayout:
 
     def _compute_properties(self, tensor_recipe: TensorRecipe) -> TensorProperties:
         owner = self._owner(tensor_recipe)
+        check_kinds(tensor_recipe, self.info_of)
         return TensorProperties(is_matched(tensor_recipe, self.info_of), owner, self._info(tensor_recipe, owner))
 
     def _owner(self, tensor_recipe: TensorRecipe) -> tuple[str, str]:

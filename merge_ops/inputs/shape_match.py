@@ -27,6 +27,15 @@ def is_matched(tensor_recipe: TensorRecipe, info_of: InfoOf) -> bool:
     return None not in infos and len({info.shape for info in infos if info}) == 1
 
 
+def check_kinds(tensor_recipe: TensorRecipe, info_of: InfoOf) -> None:
+    """Raises UserError if a tensor has floats in one input and integers in another: these are codes, not weights."""
+    infos = {reference: info_of(reference, source) for reference, source in tensor_recipe.inputs}
+    kinds = {reference: info.dtype for reference, info in infos.items() if info}
+    if len({dtype.is_floating_point for dtype in kinds.values()}) > 1:
+        found = listed(f"{str(dtype).removeprefix('torch.')} in {reference}" for reference, dtype in kinds.items())
+        raise UserError(f"{tensor_recipe.name}: found {found}; expected floats in all models, or integers in all")
+
+
 def check_match(
     tensor_recipes: Sequence[TensorRecipe], layouts: Mapping[str, Collection[str]], info_of: InfoOf, layers: bool
 ) -> None:

@@ -47,7 +47,9 @@ def same_tokenizer(one: Checkpoint, two: Checkpoint) -> bool:
         tokenizers = load_tokenizer(one), load_tokenizer(two)
     except UserError:
         return True
-    return None in tokenizers or _content(tokenizers[0]) == _content(tokenizers[1])
+    if None in tokenizers:
+        return True
+    return make_same_tokens(*tokenizers) and _usage(tokenizers[0]) == _usage(tokenizers[1])
 
 
 def _files(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -56,12 +58,20 @@ def _files(checkpoint: Checkpoint) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 
 
-def _content(tokenizer: Any) -> list[Any]:
+def make_same_tokens(one: Any, two: Any) -> bool:
+    """Returns whether two tokenizers of transformers make the same tokens of all texts. None makes none."""
+    return one is two or (None not in (one, two) and _tokens(one) == _tokens(two))
+
+
+def _tokens(tokenizer: Any) -> list[Any]:
     """Returns what decides on the tokens. Padding and truncation are set by whoever uses the tokenizer."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
     others = {key: value for key, value in backend.items() if key not in ("padding", "truncation", "version")}
-    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
-    return [others, special, tokenizer.chat_template, tokenizer.model_max_length, tokenizer.padding_side]
+    return [others, {key: str(value) for key, value in tokenizer.special_tokens_map.items()}]
+
+
+def _usage(tokenizer: Any) -> list[Any]:
+    return [tokenizer.chat_template, tokenizer.model_max_length, tokenizer.padding_side]
 
 
 def _generation(checkpoint: Checkpoint) -> Any:

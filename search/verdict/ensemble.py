@@ -6,8 +6,10 @@ It is shown for reference; no verdict rests on it.
 from collections.abc import Sequence
 from copy import deepcopy
 
+from mergesearch.errors import UserError
 from mergesearch.evaluators import LoadedModel
 from mergesearch.merge_ops.engine.engine import Engine
+from mergesearch.merge_ops.inputs.standalone import make_same_tokens
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores
@@ -48,7 +50,18 @@ def _scores(tasks: TaskSet, folder: RunFolder, engine: Engine, members: Sequence
 
 
 def _ensemble(engine: Engine, members: Sequence[Recipe]) -> LoadedModel:
-    """Copies of the live model, each with the weights of one member."""
+    """Copies of the live models of the members.
+
+    Raises UserError where their outputs stand for different tokens or labels, so that they have no average.
+    """
     from mergesearch.evaluators.tasks.ensemble import average
 
-    return average([deepcopy(engine.build(recipe)) for recipe in members], engine.tokenizer)
+    models, tokenizers = [], []
+    for recipe in members:
+        models.append(deepcopy(engine.build(recipe)))
+        tokenizers.append(engine.tokenizer)
+    if not all(make_same_tokens(tokenizers[0], other) for other in tokenizers[1:]):
+        raise UserError("the models have different tokenizers, so that their outputs have no average")
+    if len({str(getattr(model.config, "id2label", None)) for model in models}) > 1:
+        raise UserError("the models have their labels (id2label) in different orders, so that they have no average")
+    return average(models, tokenizers[0])

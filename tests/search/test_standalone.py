@@ -291,3 +291,15 @@ def test_a_chat_template_of_a_model(config: Data, models: Path, tmp_path: Path) 
     data["recipe"]["chat_template"] = str(models / "base")
     with pytest.raises(UserError, match=r"recipe: chat_template: .*base has no chat template; did you mean .*two"):
         open_plan(Config.model_validate(data), "config")
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "rope"])
+def test_an_ensemble_needs_one_tokenizer(kind: str, config: Data, models: Path, tmp_path: Path) -> None:
+    changed, change = OTHERWISE[kind]
+    two = copy_of(models / "two", tmp_path / "two", **changed)
+    change(two)
+    data, said = two_only(config, two), list[str]()
+    data["evaluate"]["ensemble"] = True
+    verdict = run(open_plan(Config.model_validate(data), "config"), tmp_path / "results", Watcher(stage=said.append))
+    assert (verdict.ensemble is None) == (kind == "tokenizer")
+    assert any("different tokenizers" in line for line in said) == (kind == "tokenizer")

@@ -99,3 +99,14 @@ def test_integer_buffers_are_plain(tmp_path: Path) -> None:
     base = checkpoint(tmp_path / "base", {**PLAIN, **buffers})
     merge(Recipe.read({"merge_method": "passthrough", "models": [{"model": base}]}), tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_integers_in_place_of_floats(names: str, tmp_path: Path) -> None:
+    """Whatever the tensor is called, and whichever of the models is the template."""
+    for name, dtype in (("a", torch.float32), ("b", torch.int32)):
+        save_file({"w": torch.ones(3, dtype=dtype)}, tmp_path / f"{name}.safetensors")
+    models = [{"model": str(tmp_path / f"{n}.safetensors"), "parameters": {"weight": 0.5}} for n in names]
+    with pytest.raises(UserError, match=r"w: found float32 in .*a\.safetensors, int32 in .*b\.safetensors; expected"):
+        merge(Recipe.read({"merge_method": "linear", "models": models}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
