@@ -14,6 +14,7 @@ from mergesearch.merge_ops.assembly.unmerged_names import (
     kept,
     layouts_without,
     mismatch_warnings,
+    twins,
     unused_names,
     unused_warnings,
 )
@@ -37,7 +38,8 @@ class ResultLayout:
         vocabulary: the result's vocabulary, or None if it is the template's.
         copies: the name of the tensor that each of these copies: the recipe's checkpoints tie both, while another
             checkpoint of the engine does not.
-        tensor_recipes: the recipe of each tensor by name. A copy has that of the tensor that it copies.
+        tensor_recipes: the recipe of each tensor by name. A copy has that of the tensor that it copies, and so has a
+            tensor that equals another one in all checkpoints.
         properties: the properties of each tensor by name.
         infos: the shape and dtype of each tensor by name, without copies.
 
@@ -61,6 +63,7 @@ class ResultLayout:
         )
         self.template_names = list(self._layouts[self.template])
         self.copies = copies(inputs, self.template)
+        self._twins = twins(inputs, self.template) if recipe.models else {}
         self.tensor_recipes = self._resolved()
         self._check_match()
         self.properties = {name: self._properties(entry) for name, entry in self.tensor_recipes.items()}
@@ -100,14 +103,14 @@ class ResultLayout:
         if self._recipe.models:
             unmerged = self._unused | self._inputs[self.template].computed
             resolved |= {name: kept(resolved[name], self.template) for name in unmerged}
-        return {**resolved, **{copy: resolved[name] for copy, name in self.copies.items()}}
+        return {**resolved, **{copy: resolved[name] for copy, name in {**self._twins, **self.copies}.items()}}
 
     def _check_match(self) -> None:
         entries = list(self.tensor_recipes.values())
         key = (bool(self._recipe.models), *(entry.provenance for entry in entries))
         if self._recipe.on_mismatch is not None or key in self._cache.matched:
             return
-        layouts = layouts_without(self._inputs, {*self._unused, *self.copies})
+        layouts = layouts_without(self._inputs, {*self._unused, *self.copies, *self._twins})
         check_match(entries, layouts, self.info_of, layers=bool(self._recipe.models))
         if self.vocabulary is None:
             self._cache.matched.add(key)

@@ -38,6 +38,16 @@ def copies(inputs: Inputs, template: str) -> dict[str, str]:
     return {copy: names[0] for names in groups for copy in names[1:]}
 
 
+def twins(inputs: Inputs, template: str) -> dict[str, str]:
+    """Returns the tensors that equal another one in every checkpoint, with the name of the other one."""
+    if not all(entry.equal for entry in inputs.values()):
+        return {}
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in inputs[template].own_names:
+        groups.setdefault(tuple(entry.equal.get(name, name) for entry in inputs.values()), []).append(name)
+    return {twin: names[0] for names in groups.values() for twin in names[1:]}
+
+
 def kept(tensor_recipe: TensorRecipe, template: str) -> TensorRecipe:
     """Returns the recipe of a tensor that stays the template's."""
     name = tensor_recipe.name

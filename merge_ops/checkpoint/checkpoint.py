@@ -66,20 +66,21 @@ class Checkpoint:
         return self._adapter.tensor(name) if self._adapter else self._read(name)
 
     def may_have_copies(self) -> bool:
-        """Returns whether two of the tensors may be copies of each other. A few bytes of each are read.
+        """Returns whether two of the tensors may be copies of each other. A few bytes of each are read."""
+        return self._adapter is not None or bool(self.similar_tensors())
 
-        Two tensors with different bytes in the middle are no copies. Vectors that are constant there (fresh biases and
-        norms) do not count.
+    def similar_tensors(self) -> list[list[str]]:
+        """Returns groups of stored tensors that have the same bytes in the middle, so that they may be copies.
+
+        Vectors that are constant there (fresh biases and norms) do not count.
         """
-        if self._adapter:
-            return True
         samples = {n: sample for file in set(self.weights.file_of.values()) for n, sample in file.samples().items()}
-        varied = [
-            (info, samples[name])
-            for name, info in self.tensors.items()
-            if len(info.shape) > 1 or not _is_constant(samples[name], info.dtype.itemsize)
-        ]
-        return len(set(varied)) < len(varied)
+        groups: dict[tuple[TensorInfo, bytes], list[str]] = {}
+        for name, info in self.tensors.items():
+            sample = samples.get(name, b"")
+            if len(info.shape) > 1 or not _is_constant(sample, info.dtype.itemsize):
+                groups.setdefault((info, sample), []).append(name)
+        return [names for names in groups.values() if len(names) > 1]
 
     def digest(self) -> str:
         """Returns the SHA-256 of all tensors' names and bytes, in the order of the names."""

@@ -16,7 +16,8 @@ CODES = re.compile(
 """Names of tensors that only quantized checkpoints have."""
 PLAIN = frozenset({"F64", "F32", "F16", "BF16", "BOOL", "I64", "I32", "I16", "I8", "U8"})
 """The dtypes of plain checkpoints; integers are those of buffers."""
-WEIGHT = re.compile(r"\.(?:weight|bias)$")
+WEIGHT = re.compile(r"\.weight$")
+"""Names of tensors that are floats in plain checkpoints. Causal masks of bytes or booleans are called biases."""
 
 
 def check_plain(checkpoint: Checkpoint) -> None:

@@ -5,7 +5,7 @@ Two files of one model may name its tensors differently, and may store one param
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -36,6 +36,7 @@ class AlignedCheckpoint:
             names in transformers' model.
         optional: the tensors that the checkpoint's model does not use.
         left_out: the checkpoint's own names of tensors that its model does not use and that the template does not have.
+        equal: the name of the tensor that each of these equals, where transformers does not know what is tied.
     """
 
     checkpoint: Checkpoint
@@ -43,6 +44,7 @@ class AlignedCheckpoint:
     untied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
+    equal: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def reference(self) -> str:
@@ -75,7 +77,19 @@ def align(checkpoints: Sequence[Checkpoint]) -> dict[str, AlignedCheckpoint]:
     naming = _naming(checkpoints)
     named = [_named(checkpoint, naming) for checkpoint in checkpoints]
     labels = _labels(named)
-    return {entry.checkpoint.reference: _aligned(entry, labels, named[0]) for entry in named}
+    aligned = [_aligned(entry, labels, named[0]) for entry in named]
+    if isinstance(naming, _GuessedNaming):
+        aligned = [replace(entry, equal=_equal_tensors(entry)) for entry in aligned]
+    return {entry.reference: entry for entry in aligned}
+
+
+def _equal_tensors(entry: AlignedCheckpoint) -> dict[str, str]:
+    labels = {own: label for label, own in entry.own_names.items()}
+    equal: dict[str, str] = {}
+    for group in entry.checkpoint.similar_tensors():
+        first, *others = [labels[own] for own in group if own in labels] or [""]
+        equal |= {name: first for name in others if same_bits(entry.tensor(name), entry.tensor(first))}
+    return equal
 
 
 def _has_other_names(checkpoints: Sequence[Checkpoint]) -> bool:

@@ -18,7 +18,7 @@ from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
 from ...tolerances import assert_close
-from ..helpers import INPUTS, OPERATIONS, read, same_bytes, save
+from ..helpers import INPUTS, OPERATIONS, read, same_bytes, save, tensor
 from ..live.families import GPT, KEYS, SMALL, as_live, as_saved, bare, chained, loaded, saved, untied, with_prefix
 
 Tensors = dict[str, Tensor]
@@ -172,6 +172,26 @@ def test_the_key_of_the_config_follows_where_it_unties_the_embeddings_alone(tmp_
     assert torch.equal(result.cls.predictions.decoder.bias, result.cls.predictions.bias)
     expected = bert.cls.predictions.decoder.weight.detach() + 0.05
     assert_close(result.cls.predictions.decoder.weight.detach(), expected, OPERATIONS)
+
+
+def test_copies_in_single_files_stay_copies(tmp_path: Path) -> None:
+    def file(seed: int, ties: bool = True) -> str:
+        shared = tensor((16, 8), seed)
+        tensors = {"shared.weight": shared, "encoder.w": shared.clone(), "decoder.w": shared + (0 if ties else 1)}
+        return save(tmp_path / f"{seed}.safetensors", {**tensors, "other.weight": tensor((16, 8), 50 + seed)})
+
+    base, one, two, untied = file(1), file(2), file(3), file(4, ties=False)
+    dare = {"method": "dare_linear", "parameters": {"density": 0.5}}
+    merge(recipe(base, one, two, **dare), tmp_path / "out")
+    written = read(tmp_path / "out")
+    assert len(written) == 4
+    assert same_bytes(written["encoder.w"], written["shared.weight"])
+    assert same_bytes(written["decoder.w"], written["shared.weight"])
+    assert not torch.equal(written["shared.weight"], tensor((16, 8), 1))
+    merge(recipe(base, one, untied, **dare), tmp_path / "mixed")
+    written = read(tmp_path / "mixed")
+    assert same_bytes(written["encoder.w"], written["shared.weight"])
+    assert not torch.equal(written["decoder.w"], written["shared.weight"])
 
 
 # What does not match

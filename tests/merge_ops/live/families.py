@@ -138,10 +138,12 @@ WEIGHT_G = renamed(("parametrizations.weight.original0", "weight_g"), ("parametr
 MASK = torch.ones(1, 1, 32, 32).tril()
 
 
-def masks(prefix: str, key: str) -> Layout:
+def masks(prefix: str, key: str, dtype: torch.dtype = torch.float32) -> Layout:
     """Causal masks as buffers of both layers."""
     names = [f"{prefix}.{layer}.{key}" for layer in range(2)]
-    buffers = {f"{name}.bias": MASK for name in names} | {f"{name}.masked_bias": torch.tensor(-1e4) for name in names}
+    buffers = {f"{name}.bias": MASK.to(dtype) for name in names} | {
+        f"{name}.masked_bias": torch.tensor(-1e4) for name in names
+    }
     return lambda _, tensors: {**tensors, **buffers}
 
 
@@ -281,7 +283,7 @@ FAMILIES: dict[str, Family] = {
         lambda: t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**SMALL)),
         layouts=(
             chained(
-                masks("gpt_neox.layers", "attention"),
+                masks("gpt_neox.layers", "attention", torch.bool),
                 extra(gpt_neox__layers__0__attention__rotary_emb__inv_freq=torch.rand(2)),
             ),
             as_saved,
