@@ -44,20 +44,20 @@ class Problems:
     """The problems of steps that do not depend on each other, so that users see all of them at once."""
 
     def __init__(self) -> None:
-        self._found: list[str] = []
+        self.found: list[str] = []
 
     def attempt(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """What the step returns; None where it raises UserError, whose problems are kept."""
         try:
             return step(*args, **kwargs)
         except UserError as error:
-            self._found += error.problems
+            self.found += error.problems
             return None
 
     def check(self) -> None:
         """Raises UserError with all problems, each once, if there are any."""
-        if self._found:
-            raise UserError(*dict.fromkeys(self._found))
+        if self.found:
+            raise UserError(*dict.fromkeys(self.found))
 
 
 def first_line(error: BaseException) -> str:

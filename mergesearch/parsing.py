@@ -1,7 +1,7 @@
 """Validated objects from data, and YAML in both directions."""
 
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args
@@ -63,6 +63,12 @@ def _repeated(problem: Any) -> InitErrorDetails:
 def _problem(kind: str, text: str, place: tuple[str | int, ...], value: Any) -> InitErrorDetails:
     error = PydanticCustomError(kind, "{text}", {"text": text})
     return InitErrorDetails(type=error, loc=place, input=value)
+
+
+def invalid(problems: Iterable[str]) -> ValidationError:
+    """The error of a value with several problems, to be raised by a validator."""
+    details = [_problem("value_error", problem, (), None) for problem in problems]
+    return ValidationError.from_exception_data("value", details)
 
 
 @cache

@@ -32,6 +32,7 @@ from mergesearch.search import run as runner
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import RESULTS, Config
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
+from mergesearch.search.problem.problem import read_config
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.result import Verdict, read_verdict
@@ -160,7 +161,7 @@ def _config(config: Config | Mapping[str, Any] | PathName) -> Config:
         return config
     if isinstance(config, Mapping):
         return parse(Config, dict(config), "config")
-    return Config.read(Path(config))
+    return read_config(Path(config))
 
 
 def _watching(progress: bool) -> AbstractContextManager[Watcher]:

@@ -62,10 +62,10 @@ _tell = partial(_echo, err=True)
 @contextmanager
 def _opened(file: Path, overrides: dict[str, Any]) -> "Iterator[Config]":
     """The config. Within the context, its code is told before it runs, and runs where the config trusts it."""
-    from mergesearch.search.config import Config
+    from mergesearch.search.problem.problem import read_config
 
     with trust_code(False, _tell):
-        config = Config.read(file, **overrides)
+        config = read_config(file, **overrides)
         with trust_code(config.trust):
             yield config
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mergesearch.errors import UserError
+from mergesearch.errors import Problems, UserError
 from mergesearch.merge_ops.assembly.candidate_cache import CandidateCache
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.quantization import check_plain
@@ -62,9 +62,7 @@ class Merger:
         self.dequantizes = dequantize
         if dequantize:
             self.named_paths = dequantized_paths(references, named_paths)
-        self.checkpoints = {reference: Checkpoint(reference, self.named_paths) for reference in references}
-        for checkpoint in self.checkpoints.values():
-            check_plain(checkpoint)
+        self.checkpoints = _opened(references, self.named_paths)
         self.inputs = align(list(self.checkpoints.values()))
         self.names = list(self.inputs[references[0]].tensors)
         self.device = device
@@ -124,6 +122,21 @@ class Merger:
         """Starts to copy tensors to the device, if they are streamed to it."""
         if self.tensors:
             self.tensors.prefetch(entries)
+
+
+def _opened(references: Sequence[str], named_paths: Mapping[str, Path]) -> dict[str, Checkpoint]:
+    """Opens checkpoints by reference. Raises UserError with the problems of all of them."""
+
+    def opened(reference: str) -> Checkpoint:
+        checkpoint = Checkpoint(reference, named_paths)
+        check_plain(checkpoint)
+        _ = checkpoint.tensors
+        return checkpoint
+
+    problems = Problems()
+    found = {reference: problems.attempt(opened, reference) for reference in references}
+    problems.check()
+    return {reference: checkpoint for reference, checkpoint in found.items() if checkpoint}
 
 
 def _read(

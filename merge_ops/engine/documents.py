@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergesearch.errors import UserError
+from mergesearch.errors import Problems, UserError
 from mergesearch.files import ended_by_exception
 from mergesearch.merge_ops.checkpoint.references import parse_reference
 from mergesearch.merge_ops.engine.engine import check_output, merge
@@ -32,8 +32,10 @@ def read_recipes(path: Path, warn: Say | None = None) -> list[Recipe]:
     documents = [_with_name(document) for document in read_yaml_documents(path) if document is not None]
     if len(documents) <= 1:
         return [Recipe.read(documents[0] if documents else None, str(path), warn)]
-    recipes = [Recipe.read(document, f"{path}: document {i + 1}", warn) for i, document in enumerate(documents)]
-    return _ordered(recipes, str(path))
+    problems, names = Problems(), [f"{path}: document {i + 1}" for i in range(len(documents))]
+    read = [problems.attempt(Recipe.read, *pair, warn) for pair in zip(documents, names, strict=True)]
+    problems.check()
+    return _ordered([recipe for recipe in read if recipe], str(path))
 
 
 def merge_file(path: Path, out: Path, options: MergeOptions = DEFAULTS) -> None:

@@ -1,6 +1,6 @@
 """Checks whether a method can take the models and parameters of a group."""
 
-from mergesearch.errors import UserError
+from mergesearch.errors import Problems, UserError
 from mergesearch.merge_ops.recipe.layout import MergeGroup
 from mergesearch.merge_ops.recipe.parameter_settings import check_parameters
 from mergesearch.merge_ops.recipe.unknown_keys import Warn
@@ -11,18 +11,21 @@ def check_group(group: MergeGroup, warn: Warn | None = None) -> None:
 
     ``warn`` is as for ``check_parameters``.
     """
-    method = group.method
-    if method.base == "required" and not group.base:
-        raise UserError(f"base_model: is missing; {method.name} needs it")
-    _check_duplicates(group)
-    _check_count(group)
+    methods, problems = [group.method], Problems()
+    for check in (_check_base, _check_duplicates, _check_count):
+        problems.attempt(check, group)
     for index, entry in enumerate(group.inputs):
-        check_parameters(entry.parameters, f"{group.where}[{index}].parameters", [method], warn)
+        problems.attempt(check_parameters, entry.parameters, f"{group.where}[{index}].parameters", methods, warn)
     if group.where.endswith(".sources"):
-        check_parameters(
-            group.parameter_levels[0], f"{group.where.removesuffix('.sources')}.parameters", [method], warn
-        )
-    _check_base_layers(group)
+        where = f"{group.where.removesuffix('.sources')}.parameters"
+        problems.attempt(check_parameters, group.parameter_levels[0], where, methods, warn)
+    problems.attempt(_check_base_layers, group)
+    problems.check()
+
+
+def _check_base(group: MergeGroup) -> None:
+    if group.method.base == "required" and not group.base:
+        raise UserError(f"base_model: is missing; {group.method.name} needs it")
 
 
 def _check_count(group: MergeGroup) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from mergesearch.errors import UserError, nearest
+from mergesearch.errors import Problems, UserError, nearest
 from mergesearch.merge_ops.methods import PARAMETER_NAMES, Method, Parameter, Scalar
 from mergesearch.text import quoted
 
@@ -35,7 +35,7 @@ def _check_filter(element: Any) -> None:
     for key in element:
         if key not in ("filter", "value"):
             raise ValueError(f"unknown key {key!r}{nearest(str(key), ('filter', 'value'))}")
-    if not _is_scalar_or_gradient(element.get("value")):
+    if not _is_scalar_or_gradient(element.get("value")) or not isinstance(element.get("filter"), str | None):
         raise ValueError(f"found {quoted(element)}, expected {{filter: text, value: a value or a list of values}}")
 
 
@@ -72,14 +72,17 @@ def check_parameters(
         UserError: no method has a parameter of that name, or a method cannot take a value.
     """
     valid = PARAMETER_NAMES.union(*({parameter.name for parameter in method.parameters} for method in methods))
+    problems = Problems()
     for name, setting in settings.items():
         if name not in valid | IGNORED:
-            problem = f"{where}: there is no parameter {name!r}{nearest(name, valid)}"
+            problem = f"{where}: there is no parameter {quoted(name)}{nearest(name, valid)}"
             if warn is None:
-                raise UserError(problem)
-            warn(f"{problem}; it is ignored, as in mergekit")
+                problems.found.append(problem)
+            else:
+                warn(f"{problem}; it is ignored, as in mergekit")
         for parameter in filter(None, (method.parameter(name) for method in methods)):
-            _check_values(parameter, setting, f"{where}.{name}")
+            problems.attempt(_check_values, parameter, setting, f"{where}.{name}")
+    problems.check()
 
 
 def _check_values(parameter: Parameter, setting: Any, where: str) -> None:

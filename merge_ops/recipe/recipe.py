@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mergesearch.errors import UserError, located
+from mergesearch.errors import Problems, UserError, located
 from mergesearch.files import digest
 from mergesearch.merge_ops.checkpoint.references import ModelName
 from mergesearch.merge_ops.methods import Method, find_method
@@ -244,14 +244,23 @@ class Recipe(Strict):
         ]
 
     def _check(self, warn: Warn | None) -> None:
-        groups = self._all_groups
-        methods = list({method.name: method for method in (self.method, *(group.method for group in groups))}.values())
-        check_parameters(self.parameters, "parameters", methods, warn)
-        self._check_forms()
-        for name, module in self.modules.items():
-            check_parameters(module.parameters, f"modules.{name}.parameters", methods, warn)
+        """Raises UserError with all problems that can be told apart."""
+        problems = Problems()
+        method = problems.attempt(lambda: self.method)
+        problems.attempt(self._check_forms)
+        groups = problems.attempt(lambda: self._all_groups) or []
+        methods = list({group.method.name: group.method for group in groups}.values())
+        methods = list(dict.fromkeys([method, *methods])) if method else methods
+        sections = {"parameters": self.parameters} if methods else {}
+        sections |= {f"modules.{name}.parameters": module.parameters for name, module in self.modules.items()}
+        for where, parameters in sections.items():
+            problems.attempt(check_parameters, parameters, where, methods, warn)
         for group in groups:
-            check_group(group, warn)
+            problems.attempt(check_group, group, warn)
+        problems.attempt(self._check_beside, groups)
+        problems.check()
+
+    def _check_beside(self, groups: Sequence[MergeGroup]) -> None:
         if self.frozen and not all(group.base for group in groups):
             raise UserError("frozen: needs base_model, whose tensors it keeps")
         if self.tokenizer and self.tokenizer_source:

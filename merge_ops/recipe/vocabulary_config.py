@@ -35,7 +35,7 @@ def _read_source(value: Any) -> Any:
     if not isinstance(value, dict) or "kind" not in value:
         return value
     kinds: dict[str, type[Strict]] = {"zero": ZeroEmbedding, "model_token": TokenEmbedding}
-    if value["kind"] not in kinds:
+    if not isinstance(value["kind"], str) or value["kind"] not in kinds:
         raise ValueError(f"kind: found {quoted(value['kind'])}, expected zero or model_token")
     return kinds[value["kind"]].model_validate(value)
 

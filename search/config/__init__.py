@@ -1,6 +1,5 @@
 """The config of a run: a recipe with holes, the tasks, the search, and the output. One module a section."""
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from mergesearch.search.config.evaluate import Evaluate
 from mergesearch.search.config.search import Search
 from mergesearch.search.config.soup import Soup
 
-__all__ = ["RESULTS", "Config", "Evaluate", "Output", "Search", "Soup"]
+__all__ = ["RESULTS", "Config", "Evaluate", "Output", "Search", "Soup", "read_sections"]
 
 RESULTS = Path("results/runs")
 
@@ -20,7 +19,7 @@ RESULTS = Path("results/runs")
 class Output(Strict):
     """``name`` is the folder under ``results/runs``; ``model`` writes the winner's weights there as well."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     model: bool = True
 
 
@@ -52,13 +51,13 @@ class Config(Strict):
             return data
         if "recipe" in data:
             raise ValueError("found both recipe and soup, expected one of them")
-        for key in data.get("search") or {}:
+        for key in data["search"] if isinstance(data.get("search"), dict) else ():
             if key in Search.model_fields.keys() - WITH_A_SOUP:
                 raise ValueError(f"search.{key}: found beside soup, which decides itself what to score and when to end")
         try:
             soup = parse(Soup, data["soup"], "soup")
-        except UserError as error:
-            raise ValueError(re.sub(r"^soup: (?=[\w.\[\]]+: )", "soup.", str(error), flags=re.MULTILINE)) from None
+        except UserError:
+            return {**data, "recipe": {}}  # the field says what is wrong
         return {**data, "soup": soup, "recipe": soup.recipe()}
 
     @model_validator(mode="after")
@@ -71,10 +70,7 @@ class Config(Strict):
     @classmethod
     def read(cls, file: Path, **overrides: Any) -> "Config":
         """Reads a config file; ``overrides`` are the command line's values, None for those that are not given."""
-        data = read_yaml(file)
-        if isinstance(data, dict):
-            data = _overridden(data, file.stem, overrides)
-        return parse(cls, data, str(file))
+        return parse(cls, read_sections(file, **overrides), str(file))
 
     def dump(self) -> dict[str, Any]:
         """The config as a mapping that can be written as YAML, with defaults filled in."""
@@ -87,9 +83,15 @@ class Config(Strict):
         return data
 
 
+def read_sections(file: Path, **overrides: Any) -> Any:
+    """The unchecked content of a config file, with the command line's values; see ``Config.read``."""
+    data = read_yaml(file)
+    return _overridden(data, file.stem, overrides) if isinstance(data, dict) else data
+
+
 def _overridden(data: dict[str, Any], stem: str, overrides: dict[str, Any]) -> dict[str, Any]:
     keys_of = {"search": ("trials", "timeout", "seed", "storage"), "output": ("name",)}
-    data = {"output": {"name": stem}, **data}
+    data = {**data, "output": data.get("output", {"name": stem})}
     if overrides.get("trust"):
         data["trust"] = True
     for section, keys in keys_of.items():

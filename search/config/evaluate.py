@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from mergesearch.errors import UserError
+from mergesearch.errors import Problems
 from mergesearch.evaluators import EVALUATORS, EvaluatorOptions, Shared, find_evaluator, is_evaluator
-from mergesearch.parsing import Strict, parse
+from mergesearch.parsing import Strict, invalid, parse
 from mergesearch.search.config.constraints import Constraint
 from mergesearch.text import quoted
 
@@ -56,14 +56,16 @@ def _read_entry(data: Any) -> Any:
         return data
     own = {key: data[key] for key in TaskEntry.model_fields if key in data and key != "options"}
     rest = {key: value for key, value in data.items() if key not in own}
-    try:
-        kind = find_evaluator(str(own.get("evaluator", "lm_eval")))
-        if not is_evaluator(kind):
-            rest, own["evaluator"] = {"function": own["evaluator"], **rest}, "function"
-            kind = EVALUATORS["function"]
-        return {**own, "options": parse(kind.Options, rest, "task")}
-    except UserError as error:
-        raise ValueError(str(error).replace("task: ", "")) from None
+    problems = Problems()
+    kind = problems.attempt(find_evaluator, str(own.get("evaluator", "lm_eval")))
+    if kind and not is_evaluator(kind):
+        rest, own["evaluator"] = {"function": own["evaluator"], **rest}, "function"
+        kind = EVALUATORS["function"]
+    options = problems.attempt(parse, kind.Options, rest, "task") if is_evaluator(kind) else None
+    if options is None:
+        problems.attempt(parse, TaskEntry, {**own, "options": EvaluatorOptions(task="?")}, "task")
+        raise invalid(problem.removeprefix("task: ") for problem in problems.found)
+    return {**own, "options": options}
 
 
 TaskKeys = Annotated[TaskEntry, BeforeValidator(_read_entry)]

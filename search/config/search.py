@@ -96,7 +96,7 @@ class Search(Tuning):
     baselines.
     """
 
-    trials: int = Field(60, ge=1)
+    trials: int = Field(60, ge=1, le=1_000_000)
     soups: list[SoupKind] = Field(default_factory=list)
     timeout: Annotated[float, Field(gt=0), BeforeValidator(_read_duration)] | None = None
     trial_timeout: Annotated[float, Field(gt=0), BeforeValidator(_read_duration)] | None = None

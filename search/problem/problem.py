@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from mergesearch.errors import UserError, located
+from mergesearch.errors import Problems, UserError, located
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, common_dtype
@@ -15,7 +17,8 @@ from mergesearch.merge_ops.inputs.vocabulary_match import changes_nothing
 from mergesearch.merge_ops.live.built import find_builder
 from mergesearch.merge_ops.recipe.recipe import Recipe, layer_of
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
-from mergesearch.search.config import Config
+from mergesearch.parsing import parse
+from mergesearch.search.config import Config, Evaluate, read_sections
 from mergesearch.search.problem.checks import (
     check_layer_ranges,
     check_same_computation,
@@ -25,8 +28,12 @@ from mergesearch.search.problem.checks import (
 )
 from mergesearch.search.problem.sides import calibration_texts
 from mergesearch.search.problem.task_set import TaskSet, open_tasks
+from mergesearch.search.space.parameters import MOST_KNOTS
 from mergesearch.search.space.space import Space
+from mergesearch.trust import trust_code
 
+LAYERED = {"slices", "modules"}
+"""Keys of recipes that cannot be checked without the models' numbers of layers."""
 SHARED_KEYS = ("dtype", "out_dtype", "on_mismatch", "on_config_mismatch", "chat_template", "dequantize")
 """Keys that baselines and soups take over from the recipe."""
 
@@ -70,37 +77,109 @@ class Problem:
         return self.config.recipe.get("out_dtype") or self.config.recipe.get("dtype")
 
 
-def open_problem(config: Config, where: str) -> Problem:
-    """Checks a config against the disk and lm-eval. Raises UserError, whose message begins with ``where``."""
+def read_config(file: Path, **overrides: Any) -> Config:
+    """``Config.read``, whose error also has what is wrong with the recipe and the tasks, as far as that can be told."""
+    data, problems = read_sections(file, **overrides), Problems()
+    config = problems.attempt(parse, Config, data, str(file))
+    if config is None and isinstance(data, dict):
+        with trust_code(data.get("trust") is True):
+            problems.attempt(_check_sections, data, str(file))
+    problems.check()
+    assert config is not None
+    return config
+
+
+def _check_sections(data: Mapping[str, Any], where: str) -> None:
+    """Checks the recipe and the tasks of a config that is wrong elsewhere. Raises UserError."""
+    problems, aside = Problems(), Problems()
+    recipe, evaluate = data.get("recipe"), aside.attempt(parse, Evaluate, data.get("evaluate"), "evaluate")
     with located(where):
-        return _open(config)
+        if isinstance(recipe, dict):
+            problems.attempt(_open_recipe, recipe)
+        if evaluate is not None:
+            problems.attempt(open_tasks, evaluate)
+        problems.check()
 
 
-def _open(config: Config) -> Problem:
-    if config.builder is not None:
-        find_builder(config.builder)
-    references = referenced_checkpoints(config.recipe)
-    merger = Merger(references, dequantize=config.recipe.get("dequantize") is True)
+def open_problem(config: Config, where: str) -> Problem:
+    """Checks a config against the disk and lm-eval.
+
+    Raises UserError with everything that is wrong; each message begins with ``where``.
+    """
+    problems = Problems()
+    with located(where):
+        if config.builder is not None:
+            problems.attempt(find_builder, config.builder)
+        opened = problems.attempt(_open_recipe, config.recipe)
+        tasks = problems.attempt(lambda: open_tasks(config.evaluate, calibration_texts(config.recipe)))
+        problems.check()
+    assert opened is not None
+    assert tasks is not None
+    config = config.model_copy(update={"recipe": opened.recipe})
+    template = opened.references[0]
+    return Problem(
+        config,
+        opened.space,
+        tasks,
+        opened.references,
+        template,
+        opened.starts,
+        opened.shared,
+        opened.standalone,
+        opened.warnings,
+        opened.chat_template,
+    )
+
+
+@dataclass(frozen=True)
+class _OpenRecipe:
+    """A recipe without a tokenizer, and what ``Problem`` has of it."""
+
+    recipe: dict[str, Any]
+    space: Space
+    references: Sequence[str]
+    starts: Mapping[str, Assembly]
+    shared: Mapping[str, object]
+    standalone: Sequence[str]
+    warnings: Sequence[str]
+    chat_template: str | None
+
+
+def _open_recipe(recipe: dict[str, Any]) -> _OpenRecipe:
+    references, merger, space = _open_models(recipe)
     checkpoints = list(merger.checkpoints.values())
-    if not {"dtype", "out_dtype"} & config.recipe.keys():
+    if not {"dtype", "out_dtype"} & recipe.keys():
         common_dtype(checkpoints)
-    space = Space(config.recipe, _layer_count(merger.names), "recipe")
     if vocabulary := space.fill(space.methods[0], space.start(space.methods[0], {})).vocabulary:
         _check_idle(vocabulary, merger)
-        config = config.model_copy(update={"recipe": _without_tokenizer(config.recipe)})
-        space = Space(config.recipe, _layer_count(merger.names), "recipe")
+        recipe = _without_tokenizer(recipe)
+        space = Space(recipe, _layer_count(merger.names), "recipe")
     starts = {method.name: _assembled(space.fill(method, space.start(method, {})), merger) for method in space.methods}
-    check_same_computation([merger.inputs[r] for r in possible_templates(space, config.recipe, references)])
+    check_same_computation([merger.inputs[r] for r in possible_templates(space, recipe, references)])
     check_seams(space, merger.names)
-    check_layer_ranges(space, lambda recipe: _assembled(recipe, merger))
-    shared: dict[str, object] = {key: config.recipe[key] for key in SHARED_KEYS if key in config.recipe}
+    check_layer_ranges(space, lambda candidate: _assembled(candidate, merger))
+    shared: dict[str, object] = {key: recipe[key] for key in SHARED_KEYS if key in recipe}
     others = standalone(merger.inputs)
     if others or merger.label_orders or not _are_alike(checkpoints):
         shared["base_model"] = references[0]  # so that soups are the template with other weights
-    warnings = _config_warnings(config.recipe, merger)
-    tasks = open_tasks(config.evaluate, calibration_texts(config.recipe))
-    template = _chat_template(config.recipe, merger)
-    return Problem(config, space, tasks, references, references[0], starts, shared, others, warnings, template)
+    warnings, chat_template = _config_warnings(recipe, merger), _chat_template(recipe, merger)
+    return _OpenRecipe(recipe, space, references, starts, shared, others, warnings, chat_template)
+
+
+def _open_models(recipe: Mapping[str, Any]) -> tuple[list[str], Merger, Space]:
+    """The checkpoints of a recipe and its space, each checked even if the other is wrong. Raises UserError."""
+    problems = Problems()
+    references = problems.attempt(referenced_checkpoints, recipe)
+    merger = problems.attempt(Merger, references, dequantize=recipe.get("dequantize") is True) if references else None
+    space = None
+    if merger or not LAYERED & recipe.keys():
+        layers = _layer_count(merger.names) if merger else MOST_KNOTS
+        space = problems.attempt(Space, recipe, layers, "recipe")
+    problems.check()
+    assert references
+    assert merger is not None
+    assert space is not None
+    return references, merger, space
 
 
 def _check_idle(vocabulary: TokenizerConfig, merger: Merger) -> None:
@@ -116,7 +195,7 @@ def _check_idle(vocabulary: TokenizerConfig, merger: Merger) -> None:
         )
 
 
-def _without_tokenizer(recipe: Mapping[str, object]) -> dict[str, object]:
+def _without_tokenizer(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if key not in ("tokenizer", "tokenizer_source")}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mergesearch.errors import UserError, listed
+from mergesearch.errors import Problems, UserError, listed, located
 from mergesearch.evaluators import Item, LoadedModel, content_hash, has_contributions
 from mergesearch.merge_ops.live.quantized import check_available
 from mergesearch.search.config.constraints import Constraint, check_tasks
@@ -119,7 +119,7 @@ def open_tasks(evaluate: Evaluate, calibration: Sequence[str] = ()) -> TaskSet:
     """
     if not evaluate.test_tasks and evaluate.split is None:
         raise UserError("evaluate: expected split (search and test items) or test_tasks, found neither")
-    try:
+    with located("evaluate"):
         opened, notes = _opened(evaluate, calibration)
         notes += separated_examples(opened)
         tasks = TaskSet(opened, evaluate.aggregate, evaluate.constraints, notes)
@@ -131,19 +131,20 @@ def open_tasks(evaluate: Evaluate, calibration: Sequence[str] = ()) -> TaskSet:
             _check_averaged(tasks)
         if evaluate.quantization:
             check_available()
-    except UserError as error:
-        raise UserError(f"evaluate: {error}") from None
     return tasks
 
 
 def _opened(evaluate: Evaluate, calibration: Sequence[str]) -> tuple[list[Task], list[str]]:
     """The config's tasks with their items split, and notes about it."""
-    searched = [opened_task(evaluate, entry, "search") for entry in evaluate.tasks]
+    problems, entries = Problems(), [("search", entry) for entry in evaluate.tasks]
+    entries += [("test", entry) for entry in evaluate.test_tasks]
+    opened = [problems.attempt(opened_task, evaluate, entry, side) for side, entry in entries]
+    problems.check()
+    tasks, count = distinct([task for task in opened if task]), len(evaluate.tasks)
     if evaluate.split:
-        return with_split(distinct(searched), evaluate.split, calibration), []
-    tasks = distinct([*searched, *(opened_task(evaluate, entry, "test") for entry in evaluate.test_tasks)])
-    searched, notes = without_test_items(tasks[: len(searched)], tasks[len(searched) :])
-    return [*searched, *tasks[len(searched) :]], notes
+        return with_split(tasks, evaluate.split, calibration), []
+    searched, notes = without_test_items(tasks[:count], tasks[count:])
+    return [*searched, *tasks[count:]], notes
 
 
 def _check_contributions(tasks: TaskSet) -> None:

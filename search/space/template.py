@@ -1,10 +1,11 @@
 """Reading a recipe with holes: from YAML data to groups of dimensions and the recipe that they fill."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergesearch.errors import UserError
+from mergesearch.errors import Problems, UserError
+from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.space.dimension import METHOD
 from mergesearch.search.space.dimension_group import DimensionGroup
 from mergesearch.search.space.layer_ranges import LayerBound, read_layer_bounds
@@ -18,7 +19,7 @@ from mergesearch.search.space.model_choices import (
     take_order,
 )
 from mergesearch.search.space.parameters import ParameterDimensions, read_parameter
-from mergesearch.search.space.paths import Hole, find_holes, format_path, hole_paths
+from mergesearch.search.space.paths import Hole, find_holes, format_path, hole_paths, is_hole
 from mergesearch.search.space.recipe_methods import RecipeMethods, read_searched_methods, read_slice_methods
 from mergesearch.search.space.simplex import Simplex, expand_shared_sums, read_simplexes
 from mergesearch.search.space.ties import Tie, read_ties
@@ -74,21 +75,44 @@ def read_template(recipe: Mapping[str, Any], layers: int, where: str) -> Templat
         UserError: for a hole that is wrong, or where no hole is allowed.
     """
     data: dict[str, Any] = _without_aliases(dict(recipe))
-    searched = read_searched_methods(data, where)
-    stack = read_stack(data, searched, layers, where) if is_stack(data) else None
-    if stack:
+    problems = Problems()
+    searched = problems.attempt(read_searched_methods, data, where) or []
+    stack = problems.attempt(read_stack, data, searched, layers, where) if searched and is_stack(data) else None
+    has_stack = is_stack(data)
+    if has_stack:
         del data["slices"]
-    methods = RecipeMethods(searched, read_slice_methods(data, where))
-    bounds = read_layer_bounds(data, where)
-    checkpoints = list(read_checkpoint_choices(data, where))
-    inclusions = list(take_inclusions(data, where))
-    order = take_order(data, searched, where)
+    methods = RecipeMethods(searched, problems.attempt(read_slice_methods, data, where) or {})
+    bounds = problems.attempt(read_layer_bounds, data, where) or []
+    checkpoints = problems.attempt(lambda: list(read_checkpoint_choices(data, where))) or []
+    inclusions = problems.attempt(lambda: list(take_inclusions(data, where))) or []
+    order = problems.attempt(take_order, data, searched, where)
     expand_shared_sums(data)
-    holes = find_holes(data, where)
-    parameters = list(_read_parameters(data, holes, methods, layers, where))
+    holes = problems.attempt(find_holes, data, where) or []
+    parameters = _read_parameters(data, holes, methods, layers, where, problems) if searched else []
+    problems.attempt(_check_allowed, data, holes, [*checkpoints, *bounds], where)
+    if problems.found and not has_stack:
+        problems.attempt(Recipe.read, _without_holes(data), where)
+    problems.check()
     ties = list(read_ties(holes, parameters, methods, where))
-    _check_allowed(data, holes, [*checkpoints, *bounds], where)
     return Template(data, methods, checkpoints, inclusions, order, bounds, parameters, stack, ties)
+
+
+def _without_holes(data: Any) -> Any:
+    """A copy without holes, to look for mistakes beside them: a choice among names becomes the first of them."""
+    if isinstance(data, list):
+        return [_without_holes(value) for value in data if not is_hole(value)]
+    if not isinstance(data, dict):
+        return data
+    filled = {key: _first_choice(value) if is_hole(value) else value for key, value in data.items()}
+    if isinstance(filled.get("parameters"), dict):
+        settings = filled["parameters"].items()
+        filled["parameters"] = {name: setting for name, setting in settings if not any(hole_paths(setting))}
+    return {key: _without_holes(value) for key, value in filled.items() if not is_hole(value)}
+
+
+def _first_choice(hole: Mapping[str, Any]) -> Any:
+    choices = hole.get("search")
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], str) else hole
 
 
 def _without_aliases(data: Any) -> Any:
@@ -98,18 +122,26 @@ def _without_aliases(data: Any) -> Any:
     return [_without_aliases(value) for value in data] if isinstance(data, list) else data
 
 
-def _read_parameters(
-    data: Mapping[str, Any], holes: Sequence[Hole], methods: RecipeMethods, layers: int, where: str
-) -> Iterator[ParameterDimensions | Simplex]:
+def _read_parameters(  # noqa: PLR0913, PLR0917 - what a hole depends on
+    data: Mapping[str, Any],
+    holes: Sequence[Hole],
+    methods: RecipeMethods,
+    layers: int,
+    where: str,
+    problems: Problems,
+) -> list[ParameterDimensions | Simplex]:
     """The groups of the holes in parameters, in the recipe's order; a simplex is in the place of its first hole."""
-    simplexes = {
-        simplex.holes[0].path: simplex for simplex in read_simplexes(data, holes, methods.readers_at, layers, where)
-    }
-    for hole in holes:
+    read = problems.attempt(read_simplexes, data, holes, methods.readers_at, layers, where) or []
+    simplexes = {simplex.holes[0].path: simplex for simplex in read}
+
+    def groups(hole: Hole) -> list[ParameterDimensions | Simplex]:
         if hole.path in simplexes:
-            yield simplexes[hole.path]
-        elif "search" in hole.spec and "sums_to" not in hole.spec:
-            yield from read_parameter(hole, methods.readers_at(hole.path), layers, f"{where}: {hole.where}")
+            return [simplexes[hole.path]]
+        if "search" not in hole.spec or "sums_to" in hole.spec:
+            return []
+        return [*read_parameter(hole, methods.readers_at(hole.path), layers, f"{where}: {hole.where}")]
+
+    return [group for hole in holes for group in problems.attempt(groups, hole) or ()]
 
 
 def _check_allowed(

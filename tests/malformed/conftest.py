@@ -98,7 +98,6 @@ def config(models: Path) -> dict[str, Any]:
             "merge_method": {"search": ["task_arithmetic", "ties"]},
             "base_model": str(models / "base"),
             "models": [one, two],
-            "order": {"search": "permutations"},
             "parameters": {"lambda": {"search": "auto"}},
             "dtype": "float32",
         },
