@@ -12,6 +12,9 @@ from mergesearch.text import quoted
 Warn = Callable[[str], object]
 """Takes a warning for the user."""
 
+MOST_WARNINGS = 20
+"""How many unknown keys of one section are told."""
+
 Sections = Mapping[str, type[Strict]]
 LISTS: Mapping[str, Sections] = {
     "": {"models": ModelInput, "slices": OutputSlice},
@@ -57,6 +60,6 @@ def _inside(name: str, data: dict[str, Any], where: str, warn: Warn) -> dict[str
 
 
 def _known(data: Mapping[str, Any], valid: Mapping[str, object], where: str, warn: Warn) -> dict[str, Any]:
-    for name in (str(key) for key in data if key not in valid):
+    for name in [str(key) for key in data if key not in valid][:MOST_WARNINGS]:
         warn(f"{where}: unknown key {quoted(name)}{nearest(name, valid)}; it is ignored, as in mergekit")
     return {key: value for key, value in data.items() if key in valid}

@@ -44,6 +44,11 @@ class Ending:
     kind: str
     text: str
 
+    @property
+    def errors(self) -> list[str]:
+        """What it said is wrong, line by line, without warnings."""
+        return [line for line in self.text.splitlines() if not line.startswith("warning: ")]
+
 
 def ending(*arguments: object, seconds: float = SECONDS) -> Ending:
     """How the command with these arguments ends."""
