@@ -77,4 +77,27 @@ def _check_keys(entry: dict[Any, Any], valid: Sequence[str], where: str) -> None
             raise ValueError(f"unknown key {f'{where}{key}'!r}{nearest(str(key), valid)}")
 
 
+def with_references(recipe: Any) -> Any:
+    """Returns a recipe, with holes or without, with a text in place of each long form.
+
+    Raises:
+        ValueError: a long form is not valid.
+    """
+    if isinstance(recipe, list):
+        return [with_references(entry) for entry in recipe]
+    if not isinstance(recipe, dict):
+        return recipe
+    nested = {key: with_references(recipe[key]) for key in ("models", "sources", "slices") if key in recipe}
+    if isinstance(recipe.get("modules"), dict):
+        nested["modules"] = {name: with_references(module) for name, module in recipe["modules"].items()}
+    return {**recipe, **nested, **{key: _choice(recipe[key]) for key in ("model", "base_model") if key in recipe}}
+
+
+def _choice(value: Any) -> Any:
+    """Returns ``_as_text`` of a model, or of each in ``{search: [models]}``."""
+    if isinstance(value, dict) and isinstance(value.get("search"), list):
+        return {**value, "search": [_as_text(entry) for entry in value["search"]]}
+    return _as_text(value)
+
+
 ModelName = Annotated[str, BeforeValidator(_as_text)]

@@ -1,11 +1,12 @@
 """The config of a run: a recipe with holes, the tasks, the search, and the output. One module a section."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mergesearch.errors import UserError
+from mergesearch.merge_ops.checkpoint.references import with_references
 from mergesearch.parsing import Strict, parse, read_yaml
 from mergesearch.search.config.evaluate import Evaluate
 from mergesearch.search.config.search import Search
@@ -35,7 +36,7 @@ class Config(Strict):
     methods bring along to run: see ``trust_code``.
     """
 
-    recipe: dict[str, Any]
+    recipe: Annotated[dict[str, Any], BeforeValidator(with_references)]
     soup: Soup | None = None
     evaluate: Evaluate
     search: Search = Search()

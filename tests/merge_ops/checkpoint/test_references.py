@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops.checkpoint.references import ModelName, ModelReference, parse_reference
+from mergesearch.merge_ops.checkpoint.references import ModelName, ModelReference, parse_reference, with_references
 
 LONG = TypeAdapter(ModelName)
 
@@ -61,3 +61,21 @@ def test_long_forms_that_say_nothing(form: Any, said: str) -> None:
 def test_texts_of_too_many_or_few_parts(text: str) -> None:
     with pytest.raises(UserError, match=r"expected MODEL or MODEL\+ADAPTER; a \+ in a path is written"):
         parse_reference(text)
+
+
+def test_recipes_with_long_forms() -> None:
+    long = {"model": {"path": "a+b"}, "lora": "c"}
+    slices = [{"sources": [{"model": long, "layer_range": [0, 1]}]}]
+    recipe = {
+        "base_model": {"search": [long, "d"]},
+        "models": [{"model": long, "parameters": {"weight": {"search": [0, 1]}}}, {"model": "e"}, "no entry"],
+        "modules": {"text": {"slices": slices}},
+    }
+    text = r"a\+b+c"
+    expected = {
+        "base_model": {"search": [text, "d"]},
+        "models": [{"model": text, "parameters": {"weight": {"search": [0, 1]}}}, {"model": "e"}, "no entry"],
+        "modules": {"text": {"slices": [{"sources": [{"model": text, "layer_range": [0, 1]}]}]}},
+    }
+    assert with_references(recipe) == expected
+    assert with_references(expected) == expected
