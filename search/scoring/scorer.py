@@ -188,11 +188,9 @@ class Scorer:
         folder = self._store.folder
         for trial in t.history_of(self._store.study).phenotypes.get(phenotype, ()):
             name = t.scores_name(trial.number)
-            if not folder.has_scores(name):
-                continue
-            if trial.state == TrialState.COMPLETE:
+            if trial.state == TrialState.COMPLETE and folder.has_scores(name):
                 return self._load(name)
-            if not in_full:
+            if trial.state == TrialState.PRUNED and not in_full:
                 return Result({}, {}, trial.user_attrs[t.VALUES], stopped=True, estimate=trial.value)
         reference = t.reference_name(phenotype)
         return self._load(reference) if folder.has_scores(reference) else None

@@ -19,6 +19,7 @@ from mergesearch.search.samplers import StudyWithEstimates
 from mergesearch.search.samplers.optuna_samplers import InSpaceSampler
 from mergesearch.search.scoring.live_model import open_engine
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.trials import recipe_of
 
 from ....tolerances import close
@@ -129,3 +130,20 @@ def test_a_candidate_identical_to_a_stopped_one_costs_nothing(
     assert searched == [0]
     last = t.finished(study_of(tmp_path / "small"))[-1]
     assert (last.state, last.value, last.user_attrs[t.ITEMS]) == (TrialState.PRUNED, twin.value, 0)
+
+
+def test_lost_scores_of_raced_trials_are_scored_again_in_the_same_batches(raced: Data, tmp_path: Path) -> None:
+    """Scores of stopped trials are lost too: nobody reads them, and their candidates are not scored again."""
+    raced["search"]["trials"] = 16
+    go(raced, tmp_path)
+    folder = RunFolder(tmp_path / "small")
+    whole = {name: folder.load_scores(name)["text"].tolist() for name in folder.scores_names()}
+    before = [(folder.path / name).read_bytes() for name in ("verdict.json", "best.yml", "report.html")]
+    completed = [t.scores_name(trial.number) for trial in t.completed(study_of(folder.path))]
+    for file in list((folder.path / "scores").iterdir())[1:]:
+        file.unlink()
+    (folder.path / "verdict.json").unlink()
+    go(raced, tmp_path)
+    for name in completed:
+        assert folder.load_scores(name)["text"].tolist() == whole[name]
+    assert [(folder.path / name).read_bytes() for name in ("verdict.json", "best.yml", "report.html")] == before
