@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from mergesearch.errors import UserError
+from mergesearch.evaluators import EVALUATORS
 from mergesearch.merge_ops.checkpoint.references import with_references
 from mergesearch.parsing import Strict, parse, read_yaml
 from mergesearch.search.config.evaluate import Evaluate
@@ -26,6 +27,10 @@ class Output(Strict):
 
 WITH_A_SOUP = {"seed", "storage", "trial_timeout"}
 """The keys of ``search`` that are valid beside ``soup``."""
+
+
+OF_ANY_MODEL = {"command", "function"}
+"""The evaluators that take whatever model a builder makes."""
 
 
 class Config(Strict):
@@ -63,9 +68,17 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _builder_goes_with_the_tasks(self) -> "Config":
+        if self.builder is None:
+            return self
         for key in ("quantization", "ensemble"):
-            if self.builder is not None and getattr(self.evaluate, key):
+            if getattr(self.evaluate, key):
                 raise ValueError(f"evaluate.{key}: found beside builder, expected a model of transformers")
+        for entry in [*self.evaluate.tasks, *self.evaluate.test_tasks]:
+            if entry.evaluator in EVALUATORS.keys() - OF_ANY_MODEL:
+                raise ValueError(
+                    f"evaluate: task {entry.options.task!r}: {entry.evaluator} needs a model of transformers, found "
+                    f"builder; expected {' or '.join(sorted(OF_ANY_MODEL))}, or an evaluator of your own"
+                )
         return self
 
     @classmethod

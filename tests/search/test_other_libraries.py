@@ -279,6 +279,14 @@ def test_a_builder_that_allocates_nothing(nets: Path) -> None:
     assert go({**config, "search": {**SEARCH, "trials": 5}}, nets / "results").trials == 5
 
 
+@pytest.mark.parametrize("kind", ["bits_per_byte", "perplexity"])
+def test_a_builder_beside_tasks_of_texts(kind: str, nets: Path) -> None:
+    task = {"evaluator": kind, "task": "prose", "files": ["*.txt"]}
+    config = config_of(save_nets(nets, "cnn", "file"), f"{nets}/nets.py:cnn", task)
+    with pytest.raises(ValueError, match=f"task 'prose': {kind} needs a model of transformers, found builder"):
+        Config.model_validate(config)
+
+
 @pytest.mark.parametrize("key", ["quantization", "ensemble"])
 def test_a_builder_beside_what_needs_transformers(key: str, nets: Path) -> None:
     config = config_of(save_nets(nets, "cnn", "file"), f"{nets}/nets.py:cnn", function(nets))
