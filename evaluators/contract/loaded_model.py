@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mergesearch.errors import UserError
 from mergesearch.evaluators.contract.token_budget import Budget, default_tokens, device_type
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ class LoadedModel:
     save: Callable[[Path], None] | None = field(default=None, compare=False)
     budget: Budget | None = field(default=None, compare=False)
     scratch: Path | None = field(default=None, compare=False)
+
+
+def tokenizer_of(subject: LoadedModel) -> Any:
+    """The tokenizer of the loaded model. Raises UserError if there is none."""
+    if subject.tokenizer is None:
+        raise UserError("the model's folder has no tokenizer, which this task needs")
+    return subject.tokenizer
 
 
 def budget_of(subject: LoadedModel) -> Budget:

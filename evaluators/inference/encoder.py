@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators.contract.loaded_model import LoadedModel
+from mergesearch.evaluators.contract.loaded_model import LoadedModel, tokenizer_of
 from mergesearch.evaluators.contract.options import Shared
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer", "mpnet")
@@ -85,9 +85,7 @@ def _encode(subject: LoadedModel, text: tuple[str, ...], max_length: int | None)
 
 def _max_length(subject: LoadedModel, shared: Shared) -> int:
     """The maximum number of tokens: the smallest of the model's, the tokenizer's and the config's."""
-    if subject.tokenizer is None:
-        raise UserError("the model's folder has no tokenizer, which this task needs")
-    context = _context(subject.model.config, subject.tokenizer)
+    context = _context(subject.model.config, tokenizer_of(subject))
     if shared.max_length is None:
         return context
     if shared.max_length > context:

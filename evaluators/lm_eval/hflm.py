@@ -9,7 +9,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators.contract.loaded_model import LoadedModel
+from mergesearch.evaluators.contract.loaded_model import LoadedModel, tokenizer_of
 from mergesearch.evaluators.inference.batch_plan import Request
 from mergesearch.evaluators.lm_eval.command_line import as_command_line
 
@@ -37,14 +37,15 @@ def wrap(
     Its ``loglikelihood`` returns the tokenized requests: [((context, continuation), context ids, continuation ids)].
 
     Raises:
-        UserError: The model is no causal language model, or ``max_length`` is more than its context.
+        UserError: There is no tokenizer, the model is no causal language model, or ``max_length`` is more than its
+            context.
     """
     # lm-eval decides by the type of the model, and takes a BERT with any head for a decoder.
     config: Any = subject.model.config
     is_causal = not str((config.architectures or [""])[0]).endswith(OTHER_HEADS)
     if is_causal:
         with as_command_line():
-            tokenizer = copy.deepcopy(subject.tokenizer)
+            tokenizer = copy.deepcopy(tokenizer_of(subject))  # without one, lm-eval looks for one itself
             hflm = _TokenizingHFLM(
                 pretrained=subject.model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=add_bos_token
             )

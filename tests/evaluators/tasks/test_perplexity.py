@@ -72,3 +72,10 @@ def test_wrong_sources(tmp_path: Path) -> None:
 def test_encoders_are_refused(classifier: LoadedModel, pages: Path) -> None:
     with pytest.raises(UserError, match="needs a causal language model, found BertForSequenceClassification"):
         opened(files=[f"{pages}/*.txt"]).prepare(classifier)
+
+
+def test_a_model_without_a_tokenizer(causal: LoadedModel, pages: Path) -> None:
+    """lm-eval would look for one itself, and transformers makes empty tokenizers for some models."""
+    evaluator = opened(files=[str(pages / "*.txt")])
+    with pytest.raises(UserError, match="the model's folder has no tokenizer, which this task needs"):
+        evaluator.prepare(LoadedModel(causal.model, None))
