@@ -97,4 +97,4 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
     try:
         yield
     finally:
-        signal.signal(SIGNAL, before)
+        signal.signal(SIGNAL, signal.SIG_DFL if before is None else before)  # None: a handler of code in C
