@@ -1,6 +1,7 @@
 """Several processes on one run, leases, and what is left when processes are killed or the disk is full."""
 
 import errno
+import json
 import os
 import random
 import time
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from pyarrow import parquet
 
@@ -25,6 +25,7 @@ from mergesearch.search.run import Session, run
 from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.study import leases
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.journal import ChainedJournal
 from mergesearch.search.study.run_folder import LOOKS, RunFolder
 from mergesearch.search.study.workers import Workers
 
@@ -52,22 +53,22 @@ class Fuse:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 0
-        for owner, name in ((JournalFileBackend, "append_logs"), (files, "_replace"), (parquet, "write_table")):
+        for owner, name in ((ChainedJournal, "append_logs"), (files, "_replace"), (parquet, "write_table")):
             monkeypatch.setattr(owner, name, self.burning(getattr(owner, name), name))
 
     def burning(self, operation: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def burnt(*arguments: Any) -> Any:
+        def burnt(*arguments: Any, **options: Any) -> Any:
             self.left -= 1
             if self.left == 0:
                 self.half_done(name, *arguments)
                 raise Killed
-            return operation(*arguments)
+            return operation(*arguments, **options)
 
         return burnt
 
     def half_done(self, name: str, *arguments: Any) -> None:
         if name == "append_logs":
-            with Path(arguments[0]._file_path).open("ab") as journal:
+            with Path(arguments[0]._file).open("ab") as journal:
                 journal.write(b'{"op_code": 8, "worker_')
         elif name == "write_table":
             Path(arguments[1]).write_bytes(b"PAR1 half")
@@ -118,10 +119,10 @@ def test_killed_at_two_hundred_instants(
 def full_at(call: int, operation: Callable[..., Any]) -> Callable[..., Any]:
     calls = iter(range(1, 10**6))
 
-    def limited(*arguments: Any) -> Any:
+    def limited(*arguments: Any, **options: Any) -> Any:
         if next(calls) >= call:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return operation(*arguments)
+        return operation(*arguments, **options)
 
     return limited
 
@@ -130,7 +131,7 @@ def full_at(call: int, operation: Callable[..., Any]) -> Callable[..., Any]:
     ("place", "call"),
     [
         ((parquet, "write_table"), 12),
-        ((JournalFileBackend, "append_logs"), 130),
+        ((ChainedJournal, "append_logs"), 130),
         ((RunFolder, "write_json"), 2),
         ((Engine, "write"), 1),
         ((files, "_replace"), 1),
@@ -290,7 +291,7 @@ def test_two_processes_share_a_run(shared: Data, tmp_path: Path) -> None:
     assert [process.exitcode for process in processes] == [0, 0]
     folder = tmp_path / "small"
     assert_whole(folder, 17)
-    assert len(RunFolder(folder).read_json(LOOKS)) == 1, "one of them concludes"
+    assert len(json.loads((folder / LOOKS).read_text())) == 1, "one of them concludes"
     workers = Counter(trial.user_attrs[t.LEASE]["worker"] for trial in t.finished(study_of(folder)))
     assert len(workers) == 2
     assert min(workers.values()) >= 3
