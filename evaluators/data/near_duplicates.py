@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from math import ceil
+from typing import TypeVar
 
 SHINGLE_WORDS = 5
 """Words in a shingle (Broder, On the resemblance and containment of documents, 1997)."""
@@ -14,6 +15,7 @@ MIN_JACCARD = 0.7
 MAX_CHARACTERS = 20_000
 """Only so many characters of a text are compared."""
 
+T = TypeVar("T")
 Shingle = tuple[str, ...]
 
 
@@ -59,7 +61,7 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def without_template(sets: Mapping[str, frozenset[Shingle]]) -> dict[str, frozenset[Shingle]]:
+def without_template(sets: Mapping[str, frozenset[T]]) -> dict[str, frozenset[T]]:
     """The sets without what more than a tenth of them have (half, for fewer than 40)."""
     frequency = Counter(shingle for members in sets.values() for shingle in members)
     limit = max(1.0, min(len(sets) / 2, max(20, len(sets) / 10)))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 from mergesearch.evaluators.data.near_duplicates import MIN_JACCARD, Shingle, shingles, without_template, words
 
+T = TypeVar("T")
 RUN_WORDS = 13
 """Texts with so many consecutive words in common share content (Brown et al., arXiv:2005.14165, appendix C)."""
 
@@ -32,27 +34,28 @@ class TextIndex:
     def sharing(self, text: str) -> list[str]:
         """The names of the texts that are near-duplicates of this one, or have ``RUN_WORDS`` words in common with it.
 
-        In the order of the texts.
+        Sorted.
         """
         found = {name for run in set(_runs(text)) for name in self._with_run.get(run, ())}
         own = shingles(text) - self._template if len(words(text)) >= LEAST_WORDS else frozenset[Shingle]()
         common = Counter(name for shingle in own for name in self._with_shingle.get(shingle, ()))
         found |= {name for name, count in common.items() if count >= MIN_JACCARD * self._union(own, name, count)}
-        return [name for name in self._shingles if name in found]
+        return sorted(found)
 
     def _union(self, own: frozenset[Shingle], name: str, common: int) -> int:
         return len(own) + len(self._shingles[name]) - common
 
 
-def _inverted(sets: Mapping[str, frozenset[Shingle]]) -> dict[Shingle, list[str]]:
-    names: dict[Shingle, list[str]] = defaultdict(list)
+def _inverted(sets: Mapping[str, frozenset[T]]) -> dict[T, list[str]]:
+    names: dict[T, list[str]] = defaultdict(list)
     for name, members in sets.items():
         for member in members:
             names[member].append(name)
     return dict(names)
 
 
-def _runs(text: str) -> Iterator[Shingle]:
+def _runs(text: str) -> Iterator[int]:
+    """Hashes of the runs of ``RUN_WORDS`` words: a long text has many."""
     found = words(text)
     for start in range(len(found) - RUN_WORDS + 1):
-        yield tuple(found[start : start + RUN_WORDS])
+        yield hash(tuple(found[start : start + RUN_WORDS]))

@@ -90,7 +90,6 @@ class Units:
         self._groups = [_groups(part) for part in parts]
         self._parent: dict[Unit, Unit] = {}
         self._texts = [_texts(part) for part in parts]
-        self._indices: dict[int, TextIndex] = {}
         for one, two in self._links():
             low, high = sorted((self._root(one), self._root(two)))
             if low != high:
@@ -108,12 +107,9 @@ class Units:
         """The units of the items that share content with one of these texts."""
         if not texts:
             return set()
-        return {
-            self._root((n, groups[fingerprint]))
-            for text in texts
-            for n, groups in enumerate(self._groups)
-            for fingerprint in self._index(n).sharing(text)
-        }
+        indices = [TextIndex(part) for part in self._texts]
+        found = {(n, each) for text in texts for n, index in enumerate(indices) for each in index.sharing(text)}
+        return {self._root(self._unit(*each)) for each in found}
 
     def _root(self, unit: Unit) -> Unit:
         while unit in self._parent:
@@ -122,26 +118,29 @@ class Units:
 
     def _links(self) -> Iterator[tuple[Unit, Unit]]:
         """Groups of two parts that share content."""
-        for second in range(1, len(self._groups)):
-            for first in range(second):
-                for one, two in self._shared(first, second):
-                    yield (first, self._groups[first][one]), (second, self._groups[second][two])
+        parts: dict[str, list[int]] = defaultdict(list)
+        for part, texts in enumerate(self._texts):
+            for fingerprint in texts:
+                parts[fingerprint].append(part)
+        for fingerprint, (first, *others) in parts.items():
+            if self._is_content(self._texts[first][fingerprint]):
+                yield from ((self._unit(first, fingerprint), self._unit(part, fingerprint)) for part in others)
+        if len({frozenset(texts) for texts in self._texts}) > 1:
+            for one, two in self._similar({each: self._texts[numbers[0]][each] for each, numbers in parts.items()}):
+                if parts[one] != parts[two]:
+                    yield self._unit(parts[one][0], one), self._unit(parts[two][0], two)
 
-    def _shared(self, first: int, second: int) -> Iterator[tuple[str, str]]:
-        """Fingerprints of two parts whose items share content."""
-        known, new = self._texts[first], self._texts[second]
-        yield from ((each, each) for each, text in new.items() if each in known and self._is_content(text))
-        others = {each: text for each, text in new.items() if each not in known}
-        yield from ((one, two) for two, text in others.items() for one in self._index(first).sharing(text))
+    def _similar(self, texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        index = TextIndex({fingerprint: text for fingerprint, text in texts.items() if text})
+        for one, text in texts.items():
+            yield from ((one, two) for two in index.sharing(text) if one != two)
+
+    def _unit(self, part: int, fingerprint: str) -> Unit:
+        return part, self._groups[part][fingerprint]
 
     def _is_content(self, text: str) -> bool:
         """Whether equal fingerprints mean equal content in another task."""
         return len(words(text)) >= LEAST_WORDS if text else self._has_groups
-
-    def _index(self, part: int) -> TextIndex:
-        if part not in self._indices:
-            self._indices[part] = TextIndex(self._texts[part])
-        return self._indices[part]
 
 
 def _split(  # noqa: PLR0913, PLR0917 - what a split depends on
