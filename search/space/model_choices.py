@@ -57,7 +57,8 @@ def _reference_paths(recipe: Mapping[str, Any]) -> Iterator[Path]:
         if BASE in owner:
             yield (*path, BASE)
         for key in ("models", "sources"):
-            for index, entry in enumerate(owner.get(key) or []):
+            entries = owner.get(key)
+            for index, entry in enumerate(entries if isinstance(entries, list) else []):
                 if isinstance(entry, dict) and "model" in entry:
                     yield (*path, key, index, "model")
 
@@ -126,7 +127,11 @@ def absent_models(draft: Draft, inclusions: Sequence[ModelInclusion]) -> frozens
     if not isinstance(models, list):
         return frozenset()
     base = None if draft.method.base == "input" else draft.data.get(BASE)
-    bases = [("models", index) for index, entry in enumerate(models) if entry.get("model") == base]
+    bases = [
+        ("models", index)
+        for index, entry in enumerate(models)
+        if isinstance(entry, dict) and entry.get("model") == base
+    ]
     off = [each.entry for each in inclusions if each.entry not in bases and not draft.values[each.dimension.name]]
     missing = max(draft.method.min_models, 1) - (len(models) - len(bases) - len(off))
     return frozenset([*bases, *off[max(missing, 0) :]])

@@ -182,8 +182,8 @@ def _holes_of_element(
 def entry_labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """A short name for each entry of a list of models; its index where the model itself is a hole."""
     names = [entry.get("model") for entry in entries]
-    short = model_labels([str(name) for name in dict.fromkeys(n for n in names if not isinstance(n, dict))])
-    return [f"models[{i}]" if isinstance(name, dict) else short[str(name)] for i, name in enumerate(names)]
+    short = model_labels([str(name) for name in dict.fromkeys(n for n in names if isinstance(n, str))])
+    return [short[name] if isinstance(name, str) else f"models[{i}]" for i, name in enumerate(names)]
 
 
 def model_labels(references: Sequence[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from mergesearch.search.space.paths import TIE_KEYS, Hole, get_at, set_at
 from mergesearch.search.space.ranges import read_values
 from mergesearch.search.space.recipe_methods import Readers, RecipeMethods, methods_with
 from mergesearch.search.space.simplex import Simplex
+from mergesearch.text import quoted
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def _find_source(hole: Hole, by_name: Mapping[str, Hole], where: str) -> Hole:
     visited = [hole.name]
     while "same_as" in hole.spec:
         name = hole.spec["same_as"]
-        if name not in by_name:
-            raise UserError(f"{where}.same_as: there is no hole {name!r}{nearest(str(name), by_name)}")
+        if not isinstance(name, str) or name not in by_name:
+            raise UserError(f"{where}.same_as: there is no hole {quoted(name)}{nearest(str(name), by_name)}")
         if name in visited:
             cycle = " -> ".join([*visited, str(name)])
             raise UserError(f"{where}.same_as: found the cycle {cycle}, expected a tie to a hole with search")
