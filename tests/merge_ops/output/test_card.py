@@ -54,7 +54,7 @@ def test_the_text_names_method_paper_base_and_models(tmp_path: Path) -> None:
     assert "`ties`" in method
     assert "https://arxiv.org/abs/2306.01708" in method
     assert f"`{BASE}`" in method
-    assert models[0].splitlines() == [f"* {model}" for model in TUNED]
+    assert models[0].splitlines() == [f"* `{model}`" for model in TUNED]
 
 
 def test_the_recipe_rebuilds_the_same_bytes(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from mergesearch.evaluators.inference.losses import ContinuationTargets
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import merge
+from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.gradient.calibration_loss import CalibrationLoss
 from mergesearch.search.candidates.learned_soup import DIGITS, SoupLearner
 from mergesearch.search.candidates.plan import open_plan
@@ -336,14 +337,41 @@ def test_heads_that_started_apart_are_found(soup: Data, fine_tunes: Path, tmp_pa
     open_plan(Config.model_validate(soup), "config")
 
 
-def test_other_labels_are_found(soup: Data, fine_tunes: Path, tmp_path: Path) -> None:
-    shutil.copytree(fine_tunes, tmp_path / "runs")
-    for folder in (tmp_path / "runs").iterdir():
-        file = folder / "config.json"
-        labels = ["no", "yes"] if folder.name != "checkpoint-80" else ["yes", "no"]
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"id2label": dict(enumerate(labels))}))
-    soup["soup"]["models"] = str(tmp_path / "runs")
-    with pytest.raises(UserError, match=r"checkpoint-5 has other labels|checkpoint-80 has other labels"):
+def classifiers(folder: Path, labels: Sequence[Sequence[str]]) -> Path:
+    """Tiny classifiers that are one model but for the order of their labels, and of the rows of their heads."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    start = BertForSequenceClassification(BertConfig(vocab_size=8, max_position_embeddings=8, **size)).state_dict()
+    for number, names in enumerate(labels):
+        rows = sorted(range(len(names)), key=lambda row: names[row])
+        heads = {key: value[rows] for key, value in start.items() if key.startswith("classifier.")}
+        names_by_id = dict(enumerate(names))
+        model = BertForSequenceClassification(
+            BertConfig(vocab_size=8, max_position_embeddings=8, id2label=names_by_id, **size)
+        )
+        model.load_state_dict({**start, **heads})
+        model.save_pretrained(folder / f"checkpoint-{number}")
+    return folder
+
+
+def test_labels_in_another_order_are_averaged_by_name(soup: Data, tmp_path: Path) -> None:
+    runs = classifiers(tmp_path / "runs", [["no", "yes"], ["yes", "no"]])
+    soup["soup"] = {"models": str(runs)}
+    open_plan(Config.model_validate(soup), "config")
+    references = [str(runs / f"checkpoint-{number}") for number in (0, 1)]
+    entries = [{"model": reference, "parameters": {"weight": 0.5}} for reference in references]
+    merge(Recipe.read({"merge_method": "linear", "models": entries}), tmp_path / "out")
+    before, after = (load_file(Path(folder) / "model.safetensors") for folder in (references[0], tmp_path / "out"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_other_labels_are_found(soup: Data, tmp_path: Path) -> None:
+    runs = classifiers(tmp_path / "runs", [["no", "yes"], ["no", "perhaps"]])
+    soup["soup"] = {"models": str(runs)}
+    with pytest.raises(UserError, match=r"checkpoint-\d: has other labels \(id2label\) than .*checkpoint-\d: "):
         open_plan(Config.model_validate(soup), "config")
 
 
