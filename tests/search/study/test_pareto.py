@@ -39,7 +39,9 @@ def test_the_front_is_optunas_without_what_breaks_a_constraint() -> None:
     rng = np.random.default_rng(1)
     for number in range(40):
         values = rng.integers(0, 9, size=2).astype(float)
-        study.add_trial(create_trial(values=values, constraints={"c": float(number % 4 == 0)}))
+        study.add_trial(
+            create_trial(values=values, user_attrs={t.SCORE: values.sum()}, constraints={"c": float(number % 4 == 0)})
+        )
     front = front_of(study)
     assert [trial.number for trial in front] == [
         min(twin.number for twin in study.best_trials if twin.values == trial.values) for trial in front
@@ -194,7 +196,7 @@ def test_the_figure_shows_every_trial_and_the_table_every_member(objectives: int
     for number in range(20):
         values = rng.random(objectives)
         kind = {t.KIND: t.BASELINE, t.NAME: f"soup {number}"} if number < 3 else {}
-        attributes = {**kind, t.VALUES: dict(zip(names, values.tolist(), strict=True))}
+        attributes = {**kind, t.SCORE: values.sum(), t.VALUES: dict(zip(names, values.tolist(), strict=True))}
         study.add_trial(
             create_trial(
                 params={"x": 0.123456},
