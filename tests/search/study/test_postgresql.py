@@ -12,6 +12,7 @@ import pytest
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
+from mergesearch.search.study import database
 
 from ..helpers import Data, at_call, go
 from ..postgresql import Server
@@ -69,6 +70,7 @@ def test_the_server_restarts_while_candidates_are_scored(
 def test_a_server_that_is_down_stops_the_run_which_goes_on_later(
     kept: Data, server: Server, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(database, "PAUSES", (0.0, 0.1, 0.1))
     for call in (3, 9):
         with monkeypatch.context() as patch:
             patch.setattr(BitsPerByte, "score", at_call(call, server.stop, BitsPerByte.score))
