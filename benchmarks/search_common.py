@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from mergesearch.evaluators import Item
 from mergesearch.merge_ops.methods import Method
 from mergesearch.search.problem.tasks import Scores
 from mergesearch.search.space.space import Space
-from mergesearch.search.study.run_folder import RunFolder
+from mergesearch.search.study.run_folder import Content, RunFolder
 
 Array = NDArray[np.float64]
 BUDGET = 200
@@ -70,17 +71,17 @@ class InMemoryRunFolder(RunFolder):
         """See ``RunFolder.save_scores``; the items are not kept."""
         self._scores[name] = dict(scores)
 
-    def load_scores(self, name: str) -> Scores:
-        """See ``RunFolder.load_scores``."""
+    def load_scores(self, name: str, items: Mapping[str, Sequence[Item]] | None = None) -> Scores:  # noqa: ARG002
+        """See ``RunFolder.load_scores``; the items are those that were scored."""
         return self._scores[name]
 
     def has_scores(self, name: str) -> bool:
         """See ``RunFolder.has_scores``."""
         return name in self._scores
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
+    def read_json(self, name: str, kind: type[Content], remedy: str) -> Content | None:  # noqa: ARG002
         """See ``RunFolder.read_json``."""
-        return self._files.get(name)
+        return TypeAdapter(kind).validate_python(self._files[name]) if name in self._files else None
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """See ``RunFolder.write_json``."""
