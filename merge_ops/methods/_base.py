@@ -265,6 +265,7 @@ class Method:
         statistics_bytes: the size of the statistics of one tensor that stay in memory.
         copied: the input that is the result whatever the tensors are (``BASE`` for the base), or None. Such a tensor is
             copied bit by bit, so that recipes that leave the same model are the same candidate.
+        corners: where the result is another than mergekit's, in sentences; empty where it never is.
     """
 
     name: str
@@ -279,6 +280,7 @@ class Method:
     symmetric: bool = True
     statistics_bytes: StatisticsBytes = no_bytes
     copied: Copied = no_copy
+    corners: str = ""
 
     @property
     def model_count(self) -> str:

@@ -29,5 +29,6 @@ METHOD = Method(
     base="required",
     parameters=(),
     decide=decide,
+    corners="The quartiles are those of all elements, where mergekit samples a million of them without a seed.",
     max_models=1,
 )

@@ -58,5 +58,7 @@ METHOD = Method(
         ),
     ),
     decide=decide,
+    corners="t stays in [0, 1]: a negative mean cosine gives the base, where mergekit extrapolates. A task vector "
+    "of zeros has the cosine 0. Cosines of tiny task vectors are exact, where mergekit shrinks them.",
     min_models=2,
 )

@@ -49,5 +49,7 @@ METHOD = Method(
         Parameter("eps", "smaller lengths count as zero", default=1e-8, low=0.0, high=1.0),
     ),
     decide=decide,
+    corners="Weights that sum to zero are not divided by their sum. If the weighted sum of the directions is zero, "
+    "the result is the weighted sum of the models, where mergekit has an error for more than two.",
     copied=lambda _, count, has_base: 0 if count == 1 and not has_base else None,
 )

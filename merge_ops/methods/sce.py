@@ -59,6 +59,8 @@ METHOD = Method(
         INT8_MASK,
     ),
     decide=decide,
+    corners="select_topk above zero keeps at least one element, where mergekit may keep none. Elements whose "
+    "variance equals the smallest one that is kept are kept, too.",
     copied=base_without("select_topk"),
     statistics_bytes=statistics_bytes,
 )

@@ -38,6 +38,7 @@ def method_page(method: Method) -> str:
         [f"  {line}" for line in re.split(r", (?=https)", method.paper)],
         [f"inputs: {_inputs(method)}"],
         *_parameters(method.parameters),
+        wrap(f"unlike mergekit: {method.corners}", WIDTH, subsequent_indent="  ") if method.corners else [],
         ["example:", *_example(method)],
     ]
     return "\n\n".join("\n".join(section) for section in sections if section)

@@ -64,6 +64,7 @@ def test_method_page(name: str) -> None:
     assert method.paper in page.replace("\n  https", ", https")
     for parameter in method.parameters:
         assert f"\n  {parameter.name} " in page
+    assert method.corners in " ".join(page.split())
     assert max(map(len, page.splitlines())) <= 120
 
 
