@@ -22,7 +22,7 @@ from mergesearch.parsing import read_yaml
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
 from mergesearch.search.rehearsal import expected_cost
-from mergesearch.search.run import Session
+from mergesearch.search.session import Session
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 

@@ -30,8 +30,8 @@ from mergesearch.search.candidates.plan import SearchPlan, open_plan
 from mergesearch.search.config import Config
 from mergesearch.search.problem.tasks import Scores
 from mergesearch.search.report.check_page import STEP_COST
-from mergesearch.search.run import Session
 from mergesearch.search.scoring.live_model import open_engine
+from mergesearch.search.session import Session
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from mergesearch.merge_ops.engine.engine import Engine
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
-from mergesearch.search.run import Session
+from mergesearch.search.session import Session
 from mergesearch.search.space.space import Space
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder

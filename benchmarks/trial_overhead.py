@@ -26,7 +26,7 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
 from mergesearch.search.report.html import write_report
-from mergesearch.search.run import Session
+from mergesearch.search.session import Session
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.judge import Judge

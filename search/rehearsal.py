@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 from mergesearch.merge_ops.inputs.memory import size
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
-from mergesearch.search.run import Session
 from mergesearch.search.scoring import cost as costs
 from mergesearch.search.scoring.cost import Cost
+from mergesearch.search.session import Session
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 

@@ -21,6 +21,7 @@ ROOMS = {
         {"cli", "api"},
         {"rehearsal"},
         {"run", "evaluate"},
+        {"session"},
         {"report"},
         {"verdict"},
         {"optimize"},

@@ -36,7 +36,7 @@ from mergesearch.search.cli import main
 from mergesearch.search.config import Config, Evaluate, Output, Search, constraints, evaluate, search, soup
 from mergesearch.search.samplers import SAMPLERS, schedule
 from mergesearch.search.space.space import Space
-from mergesearch.search.study.run_folder import MAY_CHANGE
+from mergesearch.search.study.config_changes import MAY_CHANGE
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))

@@ -20,6 +20,7 @@ from mergesearch.files import has_text, remove, write_text
 from mergesearch.merge_ops.engine.options import Say, silent
 from mergesearch.parsing import dump_yaml, first_problem, read_yaml
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.config_changes import another_config, forbidden_changes
 from mergesearch.search.study.database import open_database, without_password
 from mergesearch.search.study.journal import open_journal
 from mergesearch.search.study.locks import held_lock
@@ -36,15 +37,6 @@ LOOKS_REMEDY = (
     "it counts how often the test items were looked at: bring it back from a copy, or delete it and know that "
     "the verdict no longer counts the looks before"
 )
-MAY_CHANGE = {
-    *(("search", key) for key in ("trials", "timeout", "trial_timeout", "patience", "target", "storage")),
-    ("output", "model"),
-    ("soup", "kinds"),
-    ("trust",),
-}
-"""The keys of a config that may change when a run is resumed."""
-
-
 Content = TypeVar("Content")
 
 
@@ -113,9 +105,9 @@ class RunFolder:
         """
         study = self.open_study(storage, objectives)
         before = study.user_attrs.get(t.CONFIG) or self._recorded_config()
-        if before and any(_forbidden(before, resolved)):
+        if before and any(forbidden_changes(before, resolved)):
             self._check_unused(study, before, resolved)
-            optuna.delete_study(study_name=study.study_name, storage=study._storage)
+            _delete(study)
             self.forget()
             study, before = self.open_study(storage, objectives), None
         study = self._unless_hopeless(study) or self.open_study(storage, objectives)
@@ -129,8 +121,8 @@ class RunFolder:
     def check_read(self, resolved: Mapping[str, Any]) -> None:
         """Checks that a run that this user may only read was begun with this config, and needs no more trials."""
         before = self._recorded_config() or {}
-        for keys, old, new in _forbidden(before, resolved):
-            raise _another_config(self.path, keys, old, new)
+        for keys, old, new in forbidden_changes(before, resolved):
+            raise another_config(self.path, keys, old, new)
         if before.get("search", {}).get("trials", 0) < resolved.get("search", {}).get("trials", 0):
             raise UserError(f"{self.path}: cannot be gone on with: this user may only read it")
 
@@ -151,7 +143,7 @@ class RunFolder:
         scored = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         is_saved = any((self.path / "scores").glob(t.scores_name(None)))
         if scored or is_saved or set(self.workers.living()) - {self.worker}:
-            raise _another_config(self.path, *next(_forbidden(old, new)))
+            raise another_config(self.path, *next(forbidden_changes(old, new)))
 
     def forget(self) -> None:
         """Removes what the folder has besides config, study and looks, for a run of which nothing was scored."""
@@ -165,7 +157,7 @@ class RunFolder:
             return study
         if set(self.workers.living()) - {self.worker}:
             return study
-        optuna.delete_study(study_name=study.study_name, storage=study._storage)
+        _delete(study)
         return None
 
     def open_study(self, url: str | None, objectives: Mapping[str, Direction] | None = None) -> Study:
@@ -262,6 +254,11 @@ class RunFolder:
         return [*decisions, _decision(look)].index(_decision(look))
 
 
+def _delete(study: Study) -> None:
+    # A study has no other name for its storage, which knows the study in this process already.
+    optuna.delete_study(study_name=study.study_name, storage=study._storage)
+
+
 def _decision(look: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in look.items() if key != "trials"}
 
@@ -279,24 +276,3 @@ def _json(content: Any) -> str:
 def _as_json(config: Mapping[str, Any]) -> Any:
     """A config as a study gives it back."""
     return json.loads(json.dumps(config))
-
-
-def _another_config(path: Path, keys: Sequence[str], before: object, after: object) -> UserError:
-    return UserError(
-        f"{path}: was begun with another config: {'.'.join(keys)} was {before!r}, now {after!r}; "
-        "give the new run another name with --name"
-    )
-
-
-def _forbidden(old: Any, new: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """The differences between two configs that a run must not have."""
-    return (difference for difference in _differences(old, new, ()) if difference[0][:2] not in MAY_CHANGE)
-
-
-def _differences(old: Any, new: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """The keys of two configs whose values differ, with both values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in {**old, **new}:
-            yield from _differences(old.get(key), new.get(key), (*keys, str(key)))
-    elif old != new:
-        yield keys, old, new

@@ -14,7 +14,8 @@ from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.parsing import read_yaml
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
-from mergesearch.search.run import Session, run
+from mergesearch.search.run import run
+from mergesearch.search.session import Session
 from mergesearch.search.statistics import Estimate
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import CONFIG, RunFolder

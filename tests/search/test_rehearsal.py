@@ -51,7 +51,7 @@ metric_list: [{{metric: acc}}]
 
 def test_a_model_that_does_not_fit_is_not_loaded(config: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mergesearch.merge_ops.inputs.memory.free_on_host", lambda: 1000)
-    monkeypatch.setattr("mergesearch.search.run.open_engine", None)
+    monkeypatch.setattr("mergesearch.search.session.open_engine", None)
     said: list[str] = []
     cost = expected_cost(plan_of(config), False, said.append)
     assert cost.score > 0

@@ -21,8 +21,9 @@ from mergesearch.merge_ops.engine.engine import Engine
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
 from mergesearch.search.optimize.callbacks import Watcher
-from mergesearch.search.run import Session, run
+from mergesearch.search.run import run
 from mergesearch.search.samplers import SAMPLERS
+from mergesearch.search.session import Session
 from mergesearch.search.study import leases
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.journal import ChainedJournal

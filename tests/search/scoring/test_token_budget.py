@@ -68,7 +68,7 @@ def test_who_goes_on_and_who_joins_does_as_was_found(config: Data, tmp_path: Pat
 def test_a_gpu_is_tried_before_anything_is_scored(
     config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mergesearch.search.run.find_device", lambda _: "cuda")
+    monkeypatch.setattr("mergesearch.search.session.find_device", lambda _: "cuda")
     (tmp_path / "small").mkdir()
     seen = full_above(200, monkeypatch)
     session = session_of(config, tmp_path, "one.1.1")

@@ -1,0 +1,149 @@
+"""One process's work on a run."""
+
+from dataclasses import asdict
+from functools import cached_property
+
+from mergesearch.errors import UserError
+from mergesearch.merge_ops.engine.engine import find_device
+from mergesearch.search.candidates.baselines import BaselineSource, constraint_baselines
+from mergesearch.search.candidates.gradient.calibration_loss import CalibrationLoss
+from mergesearch.search.candidates.gradient.start import GradientSource
+from mergesearch.search.candidates.learned_soup import SoupLearner
+from mergesearch.search.candidates.plan import SearchPlan
+from mergesearch.search.candidates.sampler_source import SamplerSource
+from mergesearch.search.candidates.soup_source import SoupSource
+from mergesearch.search.candidates.source import Source
+from mergesearch.search.candidates.usual_settings import UsualSettings
+from mergesearch.search.optimize.ask import Asker
+from mergesearch.search.optimize.callbacks import QUIET, RunView, Watcher
+from mergesearch.search.optimize.loop import Loop
+from mergesearch.search.problem.identity import FILE as IDENTITY
+from mergesearch.search.problem.identity import REMEDY, Identity
+from mergesearch.search.samplers.schedule import Strategy
+from mergesearch.search.scoring.live_model import LiveModel, open_engine
+from mergesearch.search.scoring.repair import repair_scores
+from mergesearch.search.scoring.scorer import Scorer
+from mergesearch.search.scoring.token_budget import RunBudget
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.pareto import is_pareto
+from mergesearch.search.study.run_store import RunStore
+
+
+class Session:
+    """One process's work on a run: what the objects of a search are made from, and the order of its stages."""
+
+    def __init__(self, plan: SearchPlan, store: RunStore, watcher: Watcher = QUIET) -> None:
+        self.plan, self.store, self._watcher = plan, store, watcher
+        problem, config = plan.problem, plan.problem.config
+        self.constraint_baselines = constraint_baselines(config.evaluate.constraints, plan.baselines)
+        engine = open_engine(problem, plan.takes_gradients)
+        self.budget = RunBudget(store.folder, config.evaluate, find_device(config.device), watcher.stage)
+        self.live = LiveModel(engine, config.evaluate, self.budget.budget, store.folder.path)
+        self.scorer = Scorer(
+            problem.tasks,
+            self.live,
+            self.budget,
+            store,
+            config.search.racing,
+            config.search.seed,
+            self.constraint_baselines,
+            config.search.trial_timeout,
+        )
+
+    def search(self) -> None:
+        """Checks the tasks against the live model, and searches until the search has ended."""
+        view = self._view()
+        self._watcher.begun(view)
+        self.prepare()
+        with self.store.folder.locked():
+            self._check_identity()
+            repair_scores(self.store, self.plan.problem.tasks, self.scorer, self._watcher.stage)
+        self.loop.run(lambda trial: self._watcher.trial(view, trial))
+        self._watcher.stage(f"the search has ended: {self.loop.ended}")
+
+    def prepare(self) -> None:
+        """Checks what is known with the live model alone, before anything is scored, and tells the user about it."""
+        problem = self.plan.problem
+        if problem.config.evaluate.compile and find_device(problem.config.device) == "cpu":
+            self._watcher.stage("compile: has no effect on the CPU")
+        for warning in self.plan.warnings:
+            self._watcher.stage(f"warning: {warning}")
+        for note in problem.tasks.prepare(self.live.loaded):
+            self._watcher.stage(note)
+        self.budget.follow()
+        if self._learner and self.plan.soups and self.plan.soups.takes_gradients:
+            self._learner.check_gold()
+        if self.gradient:
+            self._watcher.stage(self.gradient.described(problem.tasks))
+
+    def _check_identity(self) -> None:
+        """Records what the run is about. Raises UserError where that is another than when the run was begun."""
+        folder, has_trials = self.store.folder, bool(t.finished(self.store.study))
+        before = folder.read_json(IDENTITY, Identity, REMEDY)
+        now = Identity.of(self.plan.problem, before)
+        changes = before.changes(now) if before and has_trials else []
+        if changes:
+            raise UserError(
+                f"{folder.path}: was begun with other content: {'; '.join(changes)}; bring back what it was begun "
+                "with, or give the new run another name with --name"
+            )
+        if has_trials and before is None:
+            self._watcher.stage("the run was begun by a version that recorded no content: it is recorded, not compared")
+        if before and now != before and not has_trials:
+            folder.forget()
+        self.live.contents = {name: content.tensors for name, content in now.checkpoints.items()}
+        if now != before:
+            folder.write_json(IDENTITY, asdict(now))
+
+    @cached_property
+    def loop(self) -> Loop:
+        """The loop over this run's candidate sources."""
+        problem, baselines = self.plan.problem, BaselineSource(self.plan.baselines)
+        sources, sampler = self._sources(baselines)
+        stopping = None if problem.config.soup else problem.config.search
+        asker = Asker(sources, sampler)
+        return Loop(problem.space, problem.tasks, self.store, self.scorer, asker, baselines, stopping)
+
+    def _sources(self, baselines: BaselineSource) -> tuple[list[Source], SamplerSource | None]:
+        """In the order of their turns: baselines, soups, usual settings, gradient, sampler."""
+        problem, config = self.plan.problem, self.plan.problem.config
+        sources: list[Source] = [baselines]
+        if self.plan.soups and self._learner:
+            seed, learn = config.search.seed, self._learner.learn
+            sources.append(SoupSource(self.plan.soups, baselines, problem.tasks, self.store, seed, learn))
+        if config.soup:
+            return sources, None
+        reserved = None if self.plan.soups else len(self.plan.baselines)
+        sources.append(UsualSettings(problem.space, config.search.trials, reserved))
+        if self.gradient:
+            sources.append(self.gradient)
+        several, is_descending = is_pareto(self.store.study), self.gradient is not None
+        sampler = SamplerSource(Strategy(problem.space, config.search, several, gradient=is_descending))
+        return [*sources, sampler], sampler
+
+    @cached_property
+    def _learner(self) -> SoupLearner | None:
+        seed = self.plan.problem.config.search.seed
+        return SoupLearner(self.plan.soups, self.plan.problem.tasks, self.live, seed) if self.plan.soups else None
+
+    @cached_property
+    def gradient(self) -> GradientSource | None:
+        """The gradient start, where there is one. Raises UserError where the config demands an impossible one."""
+        if not self.plan.start.gradient:
+            return None
+        problem, search = self.plan.problem, self.plan.problem.config.search
+        try:
+            settings = search.gradient
+            loss = CalibrationLoss(problem.tasks, self.live.loaded, settings.items, settings.loss, search.seed)
+            return GradientSource(problem.space, settings, loss, self.live, self.store.folder, self._watcher.stage)
+        except UserError as error:
+            if search.start == "gradient":
+                raise
+            self._watcher.stage(f"no gradient start: {error}")
+            return None
+
+    def _view(self) -> RunView:
+        problem, search = self.plan.problem, self.plan.problem.config.search
+        memory = str(self.live.engine.memory)
+        races = bool(search.racing)
+        return RunView(problem.tasks, self.store, self.scorer, self.plan.trials, races, search.seed, memory)
