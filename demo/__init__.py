@@ -6,7 +6,8 @@ and the C++ headers of torch. Nothing is downloaded.
 
 from pathlib import Path
 
-from mergesearch.demo.size import FULL, LANGUAGES, TINY, Progress, Say, Size
+from mergesearch.demo.size import FULL, LANGUAGES, TINY, Progress, Size
+from mergesearch.say import Say
 
 __all__ = ["FULL", "LANGUAGES", "TINY", "Progress", "Say", "Size", "make"]
 

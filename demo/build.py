@@ -17,9 +17,10 @@ from transformers.utils import logging as transformers_logging
 from mergesearch.demo import experts, tasks, tokenizer, training
 from mergesearch.demo.corpus import Corpus, read
 from mergesearch.demo.pairs import make_pairs
-from mergesearch.demo.size import LANGUAGES, Progress, Say, Size
+from mergesearch.demo.size import LANGUAGES, Progress, Size
 from mergesearch.errors import UserError
 from mergesearch.files import remove, write_text
+from mergesearch.say import Say
 
 _FORMAT = 2  # increased when the same size gives another demo
 _CONTENTS = ("base", *LANGUAGES, "tasks", "text")

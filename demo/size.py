@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 LANGUAGES = ("python", "cpp")
 
-Say = Callable[[str], None]
-"""Gets lines of text for the user."""
 Progress = Callable[[str, int, int], None]
 """Gets the name of the checkpoint, the steps done and the steps in all, after every training step."""
 

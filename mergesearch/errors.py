@@ -1,7 +1,7 @@
 """The error that a user can fix, and helpers for its message."""
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -90,16 +90,21 @@ def in_words(error: BaseException, depth: int = 0) -> str:
     """
     if isinstance(error, ForeignExitError):
         return shown(error)
-    message = shown(error).strip() or _place(error)
+    message = shown(error).strip() or raised_in(error) or "without a message"
     parts = error.exceptions if isinstance(error, BaseExceptionGroup) and depth < GROUPS_DEEP else ()
     more = f" and {len(parts) - SHOWN_OF_GROUP} more" if len(parts) > SHOWN_OF_GROUP else ""
     inner = "; ".join(in_words(part, depth + 1) for part in parts[:SHOWN_OF_GROUP])
     return shown(f"{type(error).__name__}: {message}{f': {inner}{more}' if inner else ''}")
 
 
-def _place(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"in {frames[-1].filename}, line {frames[-1].lineno}" if frames else "without a message"
+def raised_in(error: BaseException) -> str:
+    """Where an error was raised, as ``innermost`` says it."""
+    return innermost(traceback.extract_tb(error.__traceback__))
+
+
+def innermost(frames: Sequence[traceback.FrameSummary]) -> str:
+    """The last of the frames, as in ``in judge.py, line 3``; empty where there are none."""
+    return f"in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mergesearch.errors import ForeignExitError, in_words
+from mergesearch.errors import ForeignExitError, in_words, raised_in
 
 
 class Terminated(SystemExit):
@@ -47,8 +47,6 @@ def _end_child(process: int, status: int) -> None:
 
 
 def _said(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
     if isinstance(error, SystemExit):
-        return f"sys.exit({error.code!r}) was called{place}; raise an exception instead"
-    return f"{in_words(error)}{place}"
+        return f"sys.exit({error.code!r}) was called {raised_in(error)}; raise an exception instead"
+    return f"{in_words(error)} {raised_in(error)}"

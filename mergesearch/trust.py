@@ -4,20 +4,19 @@ Such files are shared like data, but their code runs with the user's rights. Ins
 one is the permission.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from mergesearch.errors import UserError
-
-Tell = Callable[[str], object]
+from mergesearch.say import Say, silent
 
 
 @dataclass(frozen=True)
 class _Permission:
     allowed: bool
-    tell: Tell
+    tell: Say
     told: set[str] = field(default_factory=set)
 
 
@@ -25,7 +24,7 @@ _PERMISSION = ContextVar[_Permission | None]("permission", default=None)
 
 
 @contextmanager
-def trust_code(allowed: bool = True, tell: Tell | None = None) -> Iterator[None]:
+def trust_code(allowed: bool = True, tell: Say | None = None) -> Iterator[None]:
     """Within the context, code that files bring along may run, if this or an outer context has ``allowed`` it.
 
     The context holds for this thread.
@@ -34,7 +33,7 @@ def trust_code(allowed: bool = True, tell: Tell | None = None) -> Iterator[None]
         allowed: whether code may run.
         tell: gets a line for each piece of code, before it runs. None: that of the outer context, if any.
     """
-    outer = _PERMISSION.get() or _Permission(False, lambda _: None)
+    outer = _PERMISSION.get() or _Permission(False, silent)
     token = _PERMISSION.set(_Permission(allowed or outer.allowed, tell or outer.tell, outer.told))
     try:
         yield

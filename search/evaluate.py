@@ -1,6 +1,5 @@
 """``mergesearch eval``: scores one checkpoint on all items of a config's tasks."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import find_device, merge, torch_dtype
 from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.say import Say, silent
 from mergesearch.search.config import RESULTS, Config
 from mergesearch.search.problem.sides import calibration_texts
 from mergesearch.search.problem.task_set import TaskSet, open_tasks
@@ -23,7 +23,7 @@ def evaluate_model(
     reference: str,
     config: Config,
     where: str,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Say = silent,
     results: Path = RESULTS,
 ) -> dict[str, Any]:
     """``{"model": ..., "items": {TASK: count}, "tasks": {TASK: {METRIC: value}}}``, in the recipe's dtype.
@@ -53,7 +53,7 @@ def evaluate_model(
     return {"model": reference, "items": {task.name: len(_items(task)) for task in tasks}, "tasks": values}
 
 
-def _note_look(folder: RunFolder, tasks: TaskSet, reference: str, tell: Callable[[str], None]) -> None:
+def _note_look(folder: RunFolder, tasks: TaskSet, reference: str, tell: Say) -> None:
     """Warns, and counts a look, where the config's run exists, whose test items are about to be scored."""
     if not (folder.path / CONFIG).exists() or not any(task.test for task in tasks):
         return

@@ -1,11 +1,12 @@
 """``mergesearch check``: does what a run does before its first candidate, and estimates the rest."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mergesearch.merge_ops.inputs.memory import size
+from mergesearch.say import Say
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.scoring import cost as costs
@@ -15,7 +16,7 @@ from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 
 
-def expected_cost(plan: SearchPlan, measured: bool, say: Callable[[str], None]) -> Cost:
+def expected_cost(plan: SearchPlan, measured: bool, say: Say) -> Cost:
     """What a run of the plan costs, estimated with the live model where that fits in memory. ``say`` gets notes."""
     problem = plan.problem
     memory = costs.memory_plan(problem, plan.takes_gradients)

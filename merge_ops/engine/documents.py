@@ -15,10 +15,11 @@ from mergesearch.errors import Problems, UserError
 from mergesearch.files import ended_by_exception
 from mergesearch.merge_ops.checkpoint.references import parse_reference
 from mergesearch.merge_ops.engine.engine import check_output, merge
-from mergesearch.merge_ops.engine.options import DEFAULTS, MergeOptions, Say
+from mergesearch.merge_ops.engine.options import DEFAULTS, MergeOptions
 from mergesearch.merge_ops.output.writer import new_parents_removed
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import read_yaml_documents
+from mergesearch.say import Say
 
 
 def read_recipes(path: Path, warn: Say | None = None) -> list[Recipe]:

@@ -1,14 +1,8 @@
 """How a merge to disk talks to the user, and what it lets pass."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-Say = Callable[[str], object]
-"""Takes a line for the user."""
-
-
-def silent(_: str) -> None:
-    """Ignores the line."""
+from mergesearch.say import Say, silent
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from mergesearch.errors import Problems, UserError
 from mergesearch.merge_ops.recipe.layout import MergeGroup
 from mergesearch.merge_ops.recipe.parameter_settings import check_parameters
-from mergesearch.merge_ops.recipe.unknown_keys import Warn
+from mergesearch.say import Say
 
 
-def check_group(group: MergeGroup, warn: Warn | None = None) -> None:
+def check_group(group: MergeGroup, warn: Say | None = None) -> None:
     """Raises UserError if the method cannot take the inputs of the group, or if a parameter is not valid.
 
     ``warn`` is as for ``check_parameters``.

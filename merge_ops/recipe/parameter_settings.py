@@ -4,13 +4,14 @@ A setting is a scalar, a list of scalars that are interpolated over the layers, 
 first matching entry counts.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from mergesearch.errors import Problems, UserError, nearest
 from mergesearch.merge_ops.methods import PARAMETER_NAMES, Method, Parameter, Scalar
+from mergesearch.say import Say
 from mergesearch.text import quoted
 
 IGNORED = frozenset({"embed_slerp"})
@@ -56,7 +57,7 @@ OptionalSettings = Annotated[ParameterSettings, blank_as(dict), Field(default_fa
 
 
 def check_parameters(
-    settings: Mapping[str, Any], where: str, methods: Sequence[Method], warn: Callable[[str], object] | None = None
+    settings: Mapping[str, Any], where: str, methods: Sequence[Method], warn: Say | None = None
 ) -> None:
     """Checks names and values of parameters.
 

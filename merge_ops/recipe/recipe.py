@@ -39,9 +39,10 @@ from mergesearch.merge_ops.recipe.schema import (
     OutputSlice,
     TokenizerSource,
 )
-from mergesearch.merge_ops.recipe.unknown_keys import Warn, without_unknown_keys
+from mergesearch.merge_ops.recipe.unknown_keys import without_unknown_keys
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 from mergesearch.parsing import Strict, dump_yaml, parse
+from mergesearch.say import Say
 
 __all__ = ["Recipe", "check_parameters", "layer_of"]
 
@@ -78,7 +79,7 @@ class Recipe(Strict):
     name: str | None = None
 
     @classmethod
-    def read(cls, data: Any, where: str = "recipe", warn: Warn | None = None) -> "Recipe":
+    def read(cls, data: Any, where: str = "recipe", warn: Say | None = None) -> "Recipe":
         """Returns the recipe of a YAML document.
 
         Args:
@@ -243,7 +244,7 @@ class Recipe(Strict):
             for index, output in enumerate(slices)
         ]
 
-    def _check(self, warn: Warn | None) -> None:
+    def _check(self, warn: Say | None) -> None:
         """Raises UserError with all problems that can be told apart."""
         problems = Problems()
         method = problems.attempt(lambda: self.method)

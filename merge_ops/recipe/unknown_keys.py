@@ -1,16 +1,14 @@
 """Keys of recipe files that mergekit ignores: they are left out, with a warning that has the nearest valid name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mergesearch.errors import nearest
 from mergesearch.merge_ops.recipe.schema import ModelInput, OutputModule, OutputSlice, SliceSource
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenConfig, TokenizerConfig
 from mergesearch.parsing import Strict
+from mergesearch.say import Say
 from mergesearch.text import quoted
-
-Warn = Callable[[str], object]
-"""Takes a warning for the user."""
 
 MOST_WARNINGS = 20
 """How many unknown keys of one section are told."""
@@ -26,7 +24,7 @@ NAMED: Mapping[str, Sections] = {"": {"modules": OutputModule}, "TokenizerConfig
 """The sections with names."""
 
 
-def without_unknown_keys(data: Any, valid: Mapping[str, object], where: str, warn: Warn) -> Any:
+def without_unknown_keys(data: Any, valid: Mapping[str, object], where: str, warn: Say) -> Any:
     """Returns a recipe's data without unknown keys, in its sections too.
 
     Args:
@@ -43,13 +41,13 @@ def without_unknown_keys(data: Any, valid: Mapping[str, object], where: str, war
     return known
 
 
-def _section(kind: type[Strict], data: Any, where: str, warn: Warn) -> Any:
+def _section(kind: type[Strict], data: Any, where: str, warn: Say) -> Any:
     if not isinstance(data, dict):
         return data
     return _inside(kind.__name__, _known(data, kind.model_fields, where, warn), where, warn)
 
 
-def _inside(name: str, data: dict[str, Any], where: str, warn: Warn) -> dict[str, Any]:
+def _inside(name: str, data: dict[str, Any], where: str, warn: Say) -> dict[str, Any]:
     for key, kind in LISTS.get(name, {}).items():
         if isinstance(data.get(key), list):
             data[key] = [_section(kind, entry, f"{where}: {key}[{i}]", warn) for i, entry in enumerate(data[key])]
@@ -59,7 +57,7 @@ def _inside(name: str, data: dict[str, Any], where: str, warn: Warn) -> dict[str
     return data
 
 
-def _known(data: Mapping[str, Any], valid: Mapping[str, object], where: str, warn: Warn) -> dict[str, Any]:
+def _known(data: Mapping[str, Any], valid: Mapping[str, object], where: str, warn: Say) -> dict[str, Any]:
     for name in [str(key) for key in data if key not in valid][:MOST_WARNINGS]:
         warn(f"{where}: unknown key {quoted(name)}{nearest(name, valid)}; it is ignored, as in mergekit")
     return {key: value for key, value in data.items() if key in valid}

@@ -7,6 +7,7 @@ from pathlib import Path
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from mergesearch.say import Say, silent
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.scoring.scorer import Scorer
 from mergesearch.search.study.run_store import RunStore
@@ -38,7 +39,7 @@ class RunView:
 class Watcher:
     """Listens to a run: ``stage`` gets a line of text, ``begun`` the run, ``trial`` each finished trial."""
 
-    stage: Callable[[str], None] = lambda _: None
+    stage: Say = silent
     begun: Callable[[RunView], None] = lambda _: None
     trial: Callable[[RunView, FrozenTrial], None] = lambda *_: None
 

@@ -4,7 +4,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from mergesearch.errors import DamagedFileError, UserError, in_words
-from mergesearch.merge_ops.engine.options import Say
+from mergesearch.say import Say
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.scoring.scorer import Scorer
 from mergesearch.search.study import trials as t

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pydantic import Field
 
 from mergesearch.evaluators import Budget, default_tokens
-from mergesearch.merge_ops.engine.options import Say
 from mergesearch.parsing import Strict
+from mergesearch.say import Say
 from mergesearch.search.config.evaluate import Evaluate
 from mergesearch.search.study.run_folder import RunFolder
 

@@ -14,12 +14,14 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from unittest import mock
 
+from mergesearch.errors import innermost
 from mergesearch.search.study.workers import Workers
 
 TRIES = 2
@@ -27,8 +29,6 @@ TRIES = 2
 EXITED, TIMED_OUT = "exited: ", "timed out: "
 """The beginnings of the lines that a process writes of itself."""
 _OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
-
-
 _SILENT = "probably by signal 9, out of memory: it left no trace"
 _SIGNALS = {
     "Segmentation fault": 11,
@@ -175,19 +175,16 @@ def _crashes_to(log: IO[str]) -> Iterator[None]:
 @contextmanager
 def _exits_to(log: IO[str]) -> Iterator[None]:
     """Lets ``os._exit`` in this process write to the log and to standard error, and never end with status 0."""
-    process, before = os.getpid(), os._exit
+    process = os.getpid()
 
     def noted(status: int) -> None:
         if os.getpid() == process:
-            say_end(log, EXITED, f"by os._exit({status}), which was called{_place(traceback.extract_stack()[:-1])}")
+            say_end(log, EXITED, f"by os._exit({status}), which was called {innermost(traceback.extract_stack()[:-1])}")
             status = status or 1
-        before(status)
+        leave(status)
 
-    os._exit = noted  # type: ignore[assignment]
-    try:
+    with mock.patch.object(os, "_exit", noted):
         yield
-    finally:
-        os._exit = before
 
 
 def say_end(log: IO[str], kind: str, why: str) -> None:
@@ -198,7 +195,3 @@ def say_end(log: IO[str], kind: str, why: str) -> None:
         f"\nerror: the process ends while it scores a candidate, {why}; the same command resumes the run\n"
     )
     sys.stderr.flush()
-
-
-def _place(frames: Sequence[traceback.FrameSummary]) -> str:
-    return f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""

@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage, RDBStorage
 
 from mergesearch.errors import UserError, first_line
 from mergesearch.files import is_disk_full
-from mergesearch.merge_ops.engine.options import Say, silent
+from mergesearch.say import Say, silent
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.errors import DamagedFileError, in_words
 from mergesearch.files import named_failures
-from mergesearch.merge_ops.engine.options import Say, silent
+from mergesearch.say import Say, silent
 from mergesearch.search.study.locks import held_lock
 
 BLOCK = 1 << 16

@@ -28,7 +28,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLease
 
 from mergesearch.errors import UserError, nearest
-from mergesearch.merge_ops.engine.options import Say, silent
+from mergesearch.say import Say, silent
 
 VARIABLE = "MERGESEARCH_LOCK"
 KINDS = ("auto", "soft")

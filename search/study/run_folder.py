@@ -17,8 +17,8 @@ from torch import Tensor
 from mergesearch.errors import DamagedFileError, UserError
 from mergesearch.evaluators import Item
 from mergesearch.files import has_text, remove, write_text
-from mergesearch.merge_ops.engine.options import Say, silent
 from mergesearch.parsing import dump_yaml, first_problem, read_yaml
+from mergesearch.say import Say, silent
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.config_changes import another_config, forbidden_changes
 from mergesearch.search.study.database import open_database, without_password

@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial
 
 from mergesearch.errors import in_words, listed
 from mergesearch.merge_ops.engine.engine import Engine
-from mergesearch.merge_ops.engine.options import Say, silent
 from mergesearch.merge_ops.methods import Method, Scalar
+from mergesearch.say import Say, silent
 from mergesearch.search.candidates.baselines import UNIFORM
 from mergesearch.search.candidates.gradient.calibration_loss import CalibrationLoss
 from mergesearch.search.candidates.gradient.chart import Chart
