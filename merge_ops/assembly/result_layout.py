@@ -86,6 +86,7 @@ class ResultLayout:
             *self._mismatch_warnings(),
             *unused_warnings(self._inputs, self.template, self._unused),
             *module_warnings(checkpoints),
+            *(line for checkpoint in checkpoints for line in checkpoint.warnings),
         ]
 
     def info_of(self, reference: str, name: str) -> TensorInfo | None:

@@ -92,6 +92,16 @@ class Checkpoint:
         return self._parsed.adapter is not None
 
     @property
+    def warnings(self) -> list[str]:
+        """What of the adapter's file has no effect, one line."""
+        ignored = self._adapter.ignored if self._adapter else []
+        outside = (
+            f"{len(ignored)} tensors of the adapter are for modules that target_modules (with exclude_modules and "
+        )
+        text = f"{self.reference}: {outside}layers_to_transform) does not name; they are ignored, as by PEFT: "
+        return [text + listed(ignored)] if ignored else []
+
+    @property
     def without_adapter(self) -> "Checkpoint":
         """The checkpoint that the adapter is applied to, which is what transformers can load."""
         plain = str(ModelReference(self._parsed.model))
@@ -144,6 +154,12 @@ class Checkpoint:
         names = (stem + suffix for stem in STEMS for suffix in (SUFFIX, INDEX_SUFFIX))
         if (self.path / ADAPTER_CONFIG).exists() and not any((self.path / name).exists() for name in names):
             raise UserError(f"{self.reference}: {self._instead_of_adapter()}")
+        if self._parsed.adapter is None and (self.path / ADAPTER_CONFIG).exists():
+            raise UserError(
+                f"{self.reference}: has both a model and an adapter ({ADAPTER_CONFIG}), and transformers loads the "
+                f"adapter on its own base: remove {ADAPTER_CONFIG} if the model is meant; for the adapter, write "
+                f"{self._on_its_base()}"
+            )
         return find_weights(self.path)
 
     @cached_property
@@ -164,11 +180,14 @@ class Checkpoint:
 
     def _instead_of_adapter(self) -> str:
         """Says what to write where an adapter stands in place of a model."""
+        return f"is an adapter, not a model; write {self._on_its_base()}"
+
+    def _on_its_base(self) -> str:
         base = "MODEL"
         with suppress(UserError):
             base = read_config(self.path if self.path.is_dir() else self.path.parent).base_model_name_or_path or base
         where = "" if base != "MODEL" else ", where MODEL is the model that it was trained on"
-        return f"is an adapter, not a model; write {ModelReference(base, self._parsed.model)}{where}"
+        return f"{ModelReference(base, self._parsed.model)}{where}"
 
     @cached_property
     def _adapter(self) -> Adapter | None:

@@ -20,6 +20,8 @@ from mergesearch.merge_ops.checkpoint.config_sections import Json, untied, with_
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorFile, TensorInfo
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+APART = ("whole", "rows")
+"""The roles of tensors that other keys of the config name than ``target_modules``."""
 
 
 class Adapter:
@@ -45,7 +47,10 @@ class Adapter:
         self._base, self._read_base, self._architecture = base, read, architecture
         self._config = read_config(folder)
         self._file = TensorFile(_weights(folder))
-        keys = read_keys(self._file.tensors)
+        every = read_keys(self._file.tensors)
+        keys = [key for key in every if key.role in APART or self._config.targets(key.module)]
+        self.ignored = [key.stored for key in every if key not in keys]
+        """The tensors for modules that the config does not name, which PEFT ignores."""
         self._module = {key.stored: key.module for key in keys}
         wanted = [key.module if key.role == "whole" else f"{key.module}.weight" for key in keys]
         names = BaseNames(base, read, architecture, wanted)
@@ -54,7 +59,9 @@ class Adapter:
         planner = Planner(self._config, keys, shapes, {name: info.shape for name, info in base.items()}, names)
         self._changes = self._by_tensor(planner.changes())
         if not self._changes:
-            raise UserError(f"{ADAPTER_WEIGHTS} has no tensors")
+            targets = self._config.target_modules
+            outside = f" for target_modules {targets!r}; it has {listed(self.ignored)}" if self.ignored else ""
+            raise UserError(f"{ADAPTER_WEIGHTS} has no tensors{outside}")
         self.tensors = {**base, **{name: self._resulting(name, changes) for name, changes in self._changes.items()}}
         """The tensors of the adapted checkpoint, in the base's dtype where the base has the tensor."""
 

@@ -29,6 +29,8 @@ HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 """Values of ``init_lora_weights`` with which A and B are added to the base as it is."""
 REBUILT_STARTS = ("pissa", "olora")
 """Values with which the base has to lose something first, which depends on the base alone."""
+ALL = "all-linear"
+"""The value of ``target_modules`` for all modules but the output embedding."""
 PATTERN_SECONDS = 0.5
 PATTERN_LENGTH = 1000
 
@@ -51,6 +53,10 @@ class AdapterConfig(BaseModel):
     rank_pattern: dict[str, Rank] | None = None
     alpha_pattern: dict[str, float] | None = None
     modules_to_save: list[str] | None = None
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
     target_parameters: list[str] | None = None
     trainable_token_indices: list[Row] | dict[str, list[Row]] | None = None
     init_lora_weights: bool | str | None = True
@@ -96,6 +102,13 @@ class AdapterConfig(BaseModel):
                 raise ValueError(f"{quoted(key)} is not a regular expression: {error}") from None
         return patterns
 
+    @field_validator("target_modules", "exclude_modules", "layers_pattern")
+    @classmethod
+    def _are_names(cls, names: list[str] | str | None) -> list[str] | str | None:
+        if isinstance(names, str):
+            cls._are_patterns({names: None})
+        return names
+
     @property
     def residual(self) -> str | None:
         """What the base has to lose before the adapter is added: ``pissa``, ``olora`` or None."""
@@ -111,6 +124,36 @@ class AdapterConfig(BaseModel):
         """Returns the factor of B A: α/r, or α/√r if rank-stabilized."""
         alpha = float(self._pattern_value(self.alpha_pattern or {}, module, self.lora_alpha))
         return alpha / (sqrt(rank) if self.use_rslora else rank)
+
+    def targets(self, module: str) -> bool:
+        """Returns whether PEFT gives the module factors. It ignores those that a file has for others.
+
+        With ``ensure_weight_tying``, the modules that share a target's weight are targets too, without a name here.
+        """
+        if self.ensure_weight_tying:
+            return True
+        owners = [name.rpartition(".")[0] for name in self.target_parameters or ()]
+        if self._names(self.exclude_modules or [], module):
+            return False
+        if not self.target_modules or self.target_modules == ALL or self._names(owners, module):
+            return True
+        return self._names(self.target_modules, module) and self._has_layer_of(module)
+
+    def _names(self, modules: list[str] | str, module: str) -> bool:
+        if isinstance(modules, str):
+            return bool(self._match(modules, modules, module))
+        return any(not name or f".{module}".endswith(f".{name}") for name in modules)
+
+    def _has_layer_of(self, module: str) -> bool:
+        """Returns whether a module is in one of ``layers_to_transform``, which count for a list of names only."""
+        layers, patterns = self.layers_to_transform, self.layers_pattern or r"(?:.*?\.)?[^.]*"
+        if layers in (None, []) or isinstance(self.target_modules, str):
+            return True
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            found = self._match(rf"(?:.*?\.)?{pattern}\.(?P<layer>\d+)\..*", pattern, module)
+            if found:
+                return int(found["layer"]) in (layers if isinstance(layers, list) else [layers])
+        return False
 
     def saves(self, name: str) -> bool:
         """Returns whether the parameter belongs to a module of ``modules_to_save``."""
@@ -128,14 +171,18 @@ class AdapterConfig(BaseModel):
 
     def _matches(self, key: str, module: str) -> bool:
         """Matches as PEFT does, the first key that matches the end of the name."""
+        return bool(self._match(rf"(.*\.)?({key})", key, module))
+
+    def _match(self, pattern: str, key: str, module: str) -> Any:
+        """Returns the match of a whole name, or None. ``key`` is what the config has of the pattern."""
         left = 20 * PATTERN_SECONDS - self._matching
         before = time.monotonic()
         try:
-            return left > 0 and bool(_pattern(key).match(module, timeout=min(left, PATTERN_SECONDS)))
+            return _pattern(pattern).fullmatch(module, timeout=min(left, PATTERN_SECONDS)) if left > 0 else None
         except TimeoutError:
             raise UserError(
-                f"{ADAPTER_CONFIG}: rank_pattern, alpha_pattern: matching {quoted(key)} against {quoted(module)} took "
-                f"more than {PATTERN_SECONDS:g} s; write a pattern without nested repetitions"
+                f"{ADAPTER_CONFIG}: matching the pattern {quoted(key)} against {quoted(module)} took more than "
+                f"{PATTERN_SECONDS:g} s; write a pattern without nested repetitions"
             ) from None
         finally:
             self._matching += time.monotonic() - before
@@ -143,7 +190,7 @@ class AdapterConfig(BaseModel):
 
 @lru_cache(maxsize=10_000)
 def _pattern(key: str) -> Any:
-    return regex.compile(rf"(.*\.)?({key})$")
+    return regex.compile(key)
 
 
 def read_config(folder: Path) -> AdapterConfig:

@@ -251,6 +251,21 @@ def test_an_adapter_in_place_of_a_model(tmp_path: Path) -> None:
             _ = Checkpoint(other).tensors
 
 
+def test_a_folder_that_is_both(base: str, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", PLAIN, base_model_name_or_path="acme/base")
+    for file in Path(base).iterdir():
+        (tmp_path / "a" / file.name).write_bytes(file.read_bytes())
+    expected = r"has both a model and an adapter .* remove adapter_config\.json if .* write acme/base\+.*/a$"
+    with pytest.raises(UserError, match=expected):
+        _ = Checkpoint(folder).tensors
+    assert Checkpoint(f"{base}+{folder}").tensors
+
+
+def test_an_adapter_for_none_of_its_targets(base: str, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", a_and_b(Q), target_modules=["k_proj"])
+    assert "no tensors for target_modules ['k_proj']; it has base_model.model." in problem(base, folder)
+
+
 def test_a_model_that_peft_has_wrapped(tmp_path: Path) -> None:
     names = [f"layers.{layer}.{name}.base_layer.weight" for layer in range(4) for name in ("q_proj", "v_proj")]
     tensors = {name: tensor((4, 4), 1) for name in names} | {"layers.0.q_proj.lora_A.default.weight": tensor((2, 4), 1)}

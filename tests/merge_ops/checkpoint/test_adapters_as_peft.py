@@ -1,6 +1,7 @@
 """Adapters that PEFT trains and saves, merged here and by PEFT: the same tensors and the same outputs."""
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -327,6 +328,32 @@ def test_experts_that_were_modules(tmp_path: Path) -> None:
     found = kind.from_pretrained(tmp_path / "out").state_dict()
     for key, value in expected.state_dict().items():
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+OUTSIDE: dict[str, dict[str, Any]] = {
+    "another name": {"target_modules": ["q_proj"]},
+    "an expression": {"target_modules": r".*\.0\..*(q|v)_proj"},
+    "excluded": {"exclude_modules": ["v_proj"]},
+    "excluded by an expression": {"exclude_modules": r".*1\.self_attn\.v_proj"},
+    "another layer": {"layers_to_transform": [0]},
+    "another layer of a pattern": {"layers_to_transform": 1, "layers_pattern": "layers"},
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_factors_of_modules_that_are_no_targets(name: str, tmp_path: Path) -> None:
+    kind = trained(Form("llama", {"target_modules": ["q_proj", "v_proj"]}), tmp_path)
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | OUTSIDE[name]))
+    reference = merged_here(tmp_path)
+    expected = peft.PeftModel.from_pretrained(base_of(kind, tmp_path), tmp_path / "adapter").merge_and_unload()
+    found = kind.from_pretrained(tmp_path / "out").state_dict()
+    for key, value in expected.state_dict().items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+    [warning] = Checkpoint(reference).warnings
+    assert re.search(
+        r"\d+ tensors of the adapter are for modules .*; they are ignored, as by PEFT: base_model", warning
+    )
 
 
 @pytest.mark.parametrize("same", [True, False])
