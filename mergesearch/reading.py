@@ -25,16 +25,24 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path}: is {_kind(mode)}, expected a file")
 
 
-def read_text(path: Path, most: int) -> str:
-    """The text of a file of at most so many bytes, without a byte order mark. Raises UserError."""
+def read_bytes(path: Path, most: int = -1) -> bytes:
+    """The first bytes of a file, at most so many; all where that is negative. Raises UserError."""
     check_file(path)
     try:
         with path.open("rb") as file:
-            data = file.read(most + 1)
-        if len(data) > most:
-            raise UserError(f"{path}: has more than {most >> 10} KiB, expected less")
-        return data.decode("utf-8-sig")
+            return file.read(most)
     except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def read_text(path: Path, most: int) -> str:
+    """The text of a file of at most so many bytes, without a byte order mark. Raises UserError."""
+    data = read_bytes(path, most + 1)
+    if len(data) > most:
+        raise UserError(f"{path}: has more than {most >> 10} KiB, expected less")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise _unreadable(path, error) from None
 
 

@@ -117,14 +117,19 @@ class Run:
         Columns: name, kind, state, value (the objective on the search items, higher is better; of several objectives
         their mean by weight; an estimate where the trial was stopped, NaN where it failed), ``values.TASK``,
         ``params.DIMENSION``, ``seconds.build``, ``seconds.score``, reason (of a failure), same_as (an earlier trial
-        with the same model, whose scores were taken), phenotype and recipe (YAML). Raises UserError while another
-        process works on the run.
+        with the same model, whose scores were taken), phenotype and recipe (YAML). Raises UserError where trials
+        of the verdict are lost.
         """
         from pandas import DataFrame
 
         folder = RunFolder(self.folder)
         with folder.reading():
             finished = t.finished(folder.open_study(self.config.search.storage))
+        if len(finished) < self.verdict.trials:
+            raise UserError(
+                f"{self.folder}: has {len(finished)} finished trials, its verdict is that of {self.verdict.trials}: "
+                "some are lost; bring its study back from a copy, or run the config again"
+            )
         table = DataFrame([_row(trial) for trial in finished], index=[trial.number for trial in finished])
         return table.rename_axis("trial")
 

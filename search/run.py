@@ -20,7 +20,7 @@ from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.ensemble import ensemble_row
 from mergesearch.search.verdict.finalists import decision, finalists
 from mergesearch.search.verdict.judge import Judge
-from mergesearch.search.verdict.result import FRONT, VERDICT, CandidateRow, Verdict, read_verdict
+from mergesearch.search.verdict.result import FRONT, CandidateRow, Verdict, read_verdict, write_verdict
 
 
 def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
@@ -99,7 +99,7 @@ class Conclusion:
         if config.output.model:
             self.watcher.stage("writing the winner's model")
             self._write_model(self._recipe(verdict.winner.trial))
-        folder.write_json(VERDICT, verdict.to_json())
+        write_verdict(folder, verdict)
         write_report(store, verdict)
         return verdict
 
@@ -162,8 +162,10 @@ class Conclusion:
         folder, config = self.session.store.folder.path, self.session.plan.problem.config
         recipes = {"best.yml": verdict.winner.trial, "recommended.yml": verdict.recommended_row.trial}
         recipes |= {member.recipe: member.trial for member in (verdict.front.members if verdict.front else ())}
+        trials = self.session.store.study.get_trials(deepcopy=False)
         return (
-            all(has_text(folder / name, self._recipe(number).to_yaml()) for name, number in recipes.items())
+            all(number < len(trials) and t.RECIPE in trials[number].user_attrs for number in recipes.values())
+            and all(has_text(folder / name, self._recipe(number).to_yaml()) for name, number in recipes.items())
             and is_whole_report(folder)
             and (not config.output.model or _is_model(folder / "model"))
         )

@@ -15,6 +15,7 @@ from pydantic import Field
 from mergesearch.errors import UserError, listed, nearest
 from mergesearch.evaluators.contract.options import EvaluatorOptions
 from mergesearch.evaluators.data.content import content_hash, content_text
+from mergesearch.reading import read_bytes
 from mergesearch.text import quoted
 
 
@@ -141,7 +142,7 @@ def _read_folder(path: Path, split: str | None) -> DataTable:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"data: {path} is not UTF-8 text: {error}") from error
 

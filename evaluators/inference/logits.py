@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mergesearch.errors import UserError
 from mergesearch.evaluators.inference.prefix_tree import TreeAttention
 
 COMPILE_BACKEND: Any = "inductor"
@@ -70,7 +71,13 @@ class Logits:
         if attention:
             extra = {"attention_mask": attention.mask(self._model.dtype), "position_ids": attention.positions}
         with self._compiled_layers():
-            logits: Tensor = self._model(ids, **extra, **self._arguments).logits
+            output = self._model(ids, **extra, **self._arguments)
+        if not hasattr(output, "logits"):
+            raise UserError(
+                f"{type(self._model).__name__} gives no logits: `architectures` in the model's config.json has to name "
+                "a class with an output layer, as LlamaForCausalLM"
+            )
+        logits: Tensor = output.logits
         return logits.flatten(0, 1)
 
     @contextmanager

@@ -20,6 +20,7 @@ from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
 from mergesearch.evaluators.data.content import content_hash
 from mergesearch.evaluators.data.tables import TableOptions, read_table
+from mergesearch.reading import read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -191,7 +192,7 @@ def _matches(patterns: Sequence[str]) -> list[Path]:
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"files: {path} is not UTF-8 text: {error}") from error
     if not text:

@@ -25,8 +25,10 @@ from mergesearch.merge_ops.inputs.sentence_modules import module_warnings
 from mergesearch.merge_ops.inputs.shape_match import check_kinds, check_match, is_matched
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary, make_vocabulary
 from mergesearch.merge_ops.inputs.vocabulary_match import check_rows, tokenizer_warnings
+from mergesearch.merge_ops.recipe.parameter_settings import filters_of
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.merge_ops.recipe.resolution import TensorRecipe
+from mergesearch.text import quoted
 
 
 class ResultLayout:
@@ -84,6 +86,7 @@ class ResultLayout:
             *self._vocabulary_warnings,
             *vocabulary,
             *self._mismatch_warnings(),
+            *self._filter_warnings(),
             *unused_warnings(self._inputs, self.template, self._unused),
             *module_warnings(checkpoints),
             *(line for checkpoint in checkpoints for line in checkpoint.warnings),
@@ -130,6 +133,12 @@ class ResultLayout:
         unmerged = [name for name in self.infos if not self.properties[name].matched]
         partly = [name for name in unmerged if self._recipe.on_mismatch == "overlap" and self.overlap(name) is not None]
         return mismatch_warnings(sorted(set(unmerged) - set(partly)), partly, self.template)
+
+    def _filter_warnings(self) -> list[str]:
+        names = {*self.infos, *self.template_names}
+        filters = dict.fromkeys(filters_of(self._recipe.model_dump()))
+        unused = [each for each in filters if not any(each in name for name in names)]
+        return [f"filter {quoted(each)}: no tensor has this in its name" for each in unused]
 
     def overlap(self, name: str) -> tuple[slice, ...] | None:
         """Returns the corner that all inputs of a tensor have. None if a shape has other dimensions, or is missing."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.reading import read_bytes
 
 GGUF = b"GGUF"
 """The first bytes of a GGUF file."""
@@ -75,7 +76,4 @@ def _is_gguf(checkpoint: Checkpoint) -> bool:
     path = checkpoint.path
     if path.is_dir():
         return any(path.glob("*.gguf")) and not any(path.glob("*.safetensors"))
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(GGUF)) == GGUF
+    return path.is_file() and read_bytes(path, len(GGUF)) == GGUF

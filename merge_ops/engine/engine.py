@@ -29,6 +29,7 @@ from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.live.built import Builder
 from mergesearch.merge_ops.output.folder import write_folder
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.parsing import NO_TEXT
 
 __all__ = ["Engine", "MemoryReserve", "Merger", "check_output", "find_device", "merge", "torch_dtype"]
 
@@ -274,7 +275,12 @@ def merge(
 
 
 def check_output(out: Path) -> None:
-    """Raises UserError unless ``out`` does not exist or is an empty folder. A device or a broken link is neither."""
+    """Raises UserError unless ``out`` does not exist or is an empty folder. A device or a broken link is neither.
+
+    Its name has to be UTF-8, as libraries demand that write files there.
+    """
+    if NO_TEXT.search(str(out)):
+        raise UserError(f"{out}: is no path in UTF-8; choose another path")
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: already exists; choose another path or remove it")
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mergesearch.errors import UserError, listed
+from mergesearch.errors import UserError, first_line, listed
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.side_files import TOKENIZER_FILES, VOCABULARIES, side_files
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
@@ -95,7 +95,7 @@ def result_tokenizer(
 
 def _without_unembedded(tokenizer: Any, rows: int, reference: str) -> Any:
     """Returns a copy without the tokens that have no embedding."""
-    copy = _copied(tokenizer)
+    copy = _copied(tokenizer, reference)
     unembedded = {token for token, index in copy.get_vocab().items() if index >= rows}
     if unembedded:
         content = json.loads(copy.backend_tokenizer.to_str())
@@ -124,12 +124,15 @@ def _tokens_of_merge(merge: Any) -> set[str]:
     return {*pair, "".join(pair)}
 
 
-def _copied(tokenizer: Any) -> Any:
+def _copied(tokenizer: Any, reference: str) -> Any:
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        try:
+            tokenizer.save_pretrained(folder)
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # whatever its files make transformers do
+            raise UserError(f"{reference}: transformers cannot save its tokenizer: {first_line(error)}") from error
 
 
 def _union(tokenizer: Any, tokenizers: Mapping[str, Any], rows: Mapping[str, int]) -> Any:

@@ -105,6 +105,15 @@ def _scalars(setting: Any) -> Iterator[Scalar]:
         yield setting
 
 
+def filters_of(data: Any) -> Iterator[str]:
+    """The filters on tensor names anywhere in a recipe's data, but those that take every name."""
+    if isinstance(data, dict) and data.keys() == {"filter", "value"} and data["filter"] not in (None, "*", ""):
+        yield data["filter"]
+    elif isinstance(data, dict | list | tuple):
+        for value in data.values() if isinstance(data, dict) else data:
+            yield from filters_of(value)
+
+
 def form_of(setting: Any) -> Literal["value", "gradient", "filters"]:
     """Returns what the value for a tensor depends on: nothing, the tensor's depth, or its depth and name."""
     if isinstance(setting, dict):

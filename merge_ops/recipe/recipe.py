@@ -199,6 +199,8 @@ class Recipe(Strict):
 
     def _resolve_with_frozen(self, tensors: Sequence[ResultTensor], resolver: Resolver) -> Iterator[TensorRecipe]:
         for entry in self.frozen:
+            if not entry:
+                raise UserError("frozen: found an empty text, expected a part of a tensor's name")
             if not any(_covers(entry, tensor.name) for tensor in tensors):
                 raise UserError(f"frozen: {entry if isinstance(entry, str) else entry.layers} is no part of the model")
         for tensor in tensors:

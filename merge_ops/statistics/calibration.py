@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.live import live
+from mergesearch.reading import read_bytes
 
 SEQUENCE_LENGTH = 256
 """The largest number of tokens in a sequence. Each sequence is one example."""
@@ -35,10 +36,17 @@ def calibrated(kind: str, checkpoint: Checkpoint, text: str, tokens: int, device
     return statistic(model, views, _sequences(tokenizer, checkpoint, text, tokens, device))
 
 
+def _read(path: Path) -> str:
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"calibration: {path} is not UTF-8 text: {error}") from error
+
+
 def _sequences(tokenizer: Any, checkpoint: Checkpoint, text: str, tokens: int, device: str) -> list[Tensor]:
     if tokenizer is None:
         raise UserError(f"{checkpoint.reference}: has no tokenizer, but the calibration text needs one")
-    ids = tokenizer(Path(text).read_text(encoding="utf-8"), verbose=False)["input_ids"][:tokens]
+    ids = tokenizer(_read(Path(text)), verbose=False)["input_ids"][:tokens]
     slices = [ids[start : start + SEQUENCE_LENGTH] for start in range(0, len(ids), SEQUENCE_LENGTH)]
     sequences = [torch.tensor(sequence, device=device) for sequence in slices if len(sequence) > 1]
     if not sequences:

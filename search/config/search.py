@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mergesearch.errors import nearest
-from mergesearch.parsing import Strict
+from mergesearch.parsing import INTEGER_BITS, Strict
 from mergesearch.search.config.soup import SoupKind
 from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.samplers.schedule import AUTO, Stage, Tuning
@@ -106,7 +106,7 @@ class Search(Tuning):
     schedule: list[Stage] | None = Field(None, min_length=1)
     start: Literal["auto", "gradient", "none"] = "auto"
     gradient: Gradient = Gradient()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << INTEGER_BITS - 1)
     storage: Annotated[str, AfterValidator(_outlives_process)] | None = None
     racing: Annotated[Racing | Literal[False], BeforeValidator(_read_racing)] = Racing()
 

@@ -8,6 +8,7 @@ from typing import Any
 from mergesearch.errors import UserError
 from mergesearch.evaluators import TakesExamples, split_together, without_shared
 from mergesearch.merge_ops.methods import FILE_PARAMETERS
+from mergesearch.reading import read_bytes
 from mergesearch.search.config.evaluate import Split
 from mergesearch.search.problem.tasks import Task
 
@@ -58,7 +59,7 @@ def separated_examples(tasks: Sequence[Task]) -> list[str]:
 
 def calibration_texts(recipe: Mapping[str, Any]) -> list[str]:
     """The content of the text files that a recipe's methods run models on; those that cannot be read are left out."""
-    return [path.read_text(encoding="utf-8", errors="replace") for path in calibration_files(recipe)]
+    return [read_bytes(path).decode(errors="replace") for path in calibration_files(recipe)]
 
 
 def calibration_files(recipe: Mapping[str, Any]) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mergesearch.errors import listed
+from mergesearch.errors import UserError, in_words, listed
 from mergesearch.evaluators import EVALUATORS, Item, LoadedModel
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import MemoryReserve, Merger, find_device
@@ -117,13 +117,25 @@ def _seconds_per_item(task: Task, subject: LoadedModel, measured: bool) -> float
     if _is_external(task):
         count = len(task.search)  # its code may score everything, whatever it is asked
     else:
-        task.score(subject, task.search[:1])
+        _score(task, subject, task.search[:1])
     while True:
         items: Sequence[Item] = task.search[:: max(1, len(task.search) // count)][:count]
-        seconds = _seconds(lambda items=items: task.score(subject, items))  # type: ignore[misc]
+        seconds = _seconds(lambda items=items: _score(task, subject, items))  # type: ignore[misc]
         if seconds >= least or len(items) == len(task.search):
             return seconds / len(items)
         count *= 4
+
+
+def _score(task: Task, subject: LoadedModel, items: Sequence[Item]) -> None:
+    """Raises UserError where the items cannot be scored."""
+    try:
+        task.score(subject, items)
+    except UserError:
+        raise
+    except FloatingPointError as error:
+        raise UserError(str(error)) from error
+    except Exception as error:  # an evaluator may run any code
+        raise UserError(f"task {task.name!r}: cannot be scored: {in_words(error)}") from error
 
 
 def _guess_build(problem: Problem) -> tuple[float, float]:

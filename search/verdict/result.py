@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from mergesearch.errors import DamagedFileError
+from mergesearch.evaluators import content_hash
 from mergesearch.search.statistics import Estimate
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.constraint_checks import Check, broken
@@ -13,6 +15,9 @@ from mergesearch.search.verdict.front import Front
 SIDES = ("search", "test")
 LEVEL = 0.05
 VERDICT = "verdict.json"
+REMEDY = "run the config again, which writes it anew from the scores"
+SUM = "sum"
+"""The key of the file that holds a digest of all others. Verdicts of earlier versions have none."""
 FRONT = "front"
 """The folder of the front's recipes."""
 
@@ -135,9 +140,18 @@ class Verdict:
         return [self.winner, *self.baselines, *self.soups]
 
 
+def write_verdict(folder: RunFolder, verdict: Verdict) -> None:
+    """Writes the verdict of a run."""
+    folder.write_json(VERDICT, {**verdict.to_json(), SUM: content_hash(verdict.to_json())})
+
+
 def read_verdict(folder: RunFolder) -> Verdict | None:
     """The verdict of a run; None where it has none yet. Raises DamagedFileError where its file is damaged."""
-    return folder.read_json(VERDICT, Verdict, "run the config again, which writes it anew from the scores")
+    verdict = folder.read_json(VERDICT, Verdict, REMEDY)
+    content = folder.read_json(VERDICT, dict[str, Any], REMEDY) or {}
+    if SUM in content and content.pop(SUM) != content_hash(content):
+        raise DamagedFileError(folder.path / VERDICT, "is damaged: it is not what was written", REMEDY)
+    return verdict
 
 
 def shown_name(row: CandidateRow) -> str:

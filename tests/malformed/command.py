@@ -22,19 +22,22 @@ class TooLong(BaseException):
 
 
 @contextmanager
-def limited(seconds: float = SECONDS) -> Iterator[None]:
-    """Raises TooLong once the seconds are over. For the main thread only."""
+def limited(seconds: float = SECONDS, work: float = 0) -> Iterator[None]:
+    """Raises TooLong once the seconds are over, or that much ``work`` of the processor. For the main thread only."""
 
     def end(_: int, __: FrameType | None) -> NoReturn:
         raise TooLong
 
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    limits = ((signal.SIGALRM, signal.ITIMER_REAL, seconds), (signal.SIGPROF, signal.ITIMER_PROF, work))
+    before = [signal.signal(number, end) for number, _, _ in limits]
+    for _, timer, limit in limits:
+        signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for (number, timer, _), handler in zip(limits, before, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,10 @@ def ending(*arguments: object, seconds: float = SECONDS) -> Ending:
     return Ending({0: "done", 2: "refused"}.get(result.exit_code, "traceback"), result.stderr)
 
 
-def outcome(call: Callable[[], Any], seconds: float = SECONDS) -> str:
+def outcome(call: Callable[[], Any], seconds: float = SECONDS, work: float = 0) -> str:
     """What a call does: ``done`` or ``refused`` (UserError). Any other exception, and TooLong, go through."""
     try:
-        with limited(seconds):
+        with limited(seconds, work):
             call()
     except UserError:
         return "refused"

@@ -1,59 +1,22 @@
 """Adapters that cannot be applied: each is an error that names the adapter, and what is wrong with it."""
 
-import json
-import random
-from collections.abc import Callable
-from contextlib import suppress
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers as t
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 
 from ..helpers import save, tensor
-
-SIZES = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
-HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
-Q, UP, EMBED = "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.embed_tokens"
-PREFIX = "base_model.model."
-
-
-BASES: dict[str, Callable[[], Any]] = {
-    "plain": lambda: t.LlamaForCausalLM(t.LlamaConfig(**SIZES, **HEADS)),
-    "tied": lambda: t.LlamaForCausalLM(t.LlamaConfig(**SIZES, **HEADS, tie_word_embeddings=True)),
-    "experts": lambda: t.MixtralForCausalLM(t.MixtralConfig(**SIZES, **HEADS, num_local_experts=2)),
-}
-
-
-def base_of(kind: str, folder: Path) -> str:
-    t.utils.logging.disable_progress_bar()
-    BASES[kind]().save_pretrained(folder)
-    return str(folder)
+from .adapters import EMBED, PLAIN, PREFIX, UP, Q, a_and_b, adapter, base_of, read_all
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     return base_of("plain", tmp_path_factory.mktemp("base"))
-
-
-def a_and_b(module: str, a: tuple[int, ...] = (4, 16), b: tuple[int, ...] = (16, 4)) -> dict[str, Tensor]:
-    return {f"{module}.lora_A.weight": tensor(a, 1), f"{module}.lora_B.weight": tensor(b, 2)}
-
-
-def adapter(folder: Path, tensors: dict[str, Tensor], **config: Any) -> str:
-    folder.mkdir(parents=True)
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, **config}))
-    save_file(
-        {f"{PREFIX}{name}": value.contiguous() for name, value in tensors.items()}, folder / "adapter_model.safetensors"
-    )
-    return str(folder)
 
 
 def nan(tensors: dict[str, Tensor], value: float = float("nan")) -> dict[str, Tensor]:
@@ -63,7 +26,6 @@ def nan(tensors: dict[str, Tensor], value: float = float("nan")) -> dict[str, Te
     return {**tensors, name: changed}
 
 
-PLAIN = a_and_b(Q)
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "rank 0": ({"r": 0}, "adapter_config.json: r: found 0, expected: Input should be greater than 0"),
     "rank as text": ({"r": "4"}, "adapter_config.json: r: found '4', expected: Input should be a valid integer"),
@@ -169,14 +131,6 @@ TENSORS: dict[str, tuple[dict[str, Tensor], dict[str, Any], str]] = {
     "a kernel's beginning": (a_and_b(Q, (4, 16, 1), (16, 4, 1)), {}, "found lora_A [4, 16, 1]"),
     "saved with an adapter's name": ({f"{Q}.lora_A.default.weight": tensor((4, 16), 1)}, {}, "lora_A.default.weight"),
 }
-
-
-def read_all(reference: str) -> dict[str, Tensor]:
-    checkpoint = Checkpoint(reference)
-    found = {name: checkpoint.tensor(name) for name in checkpoint.tensors}
-    assert {name: value.shape for name, value in found.items()} == {n: i.shape for n, i in checkpoint.tensors.items()}
-    assert not checkpoint.has_config or checkpoint.config
-    return found
 
 
 def problem(base: str, folder: str) -> str:
@@ -313,52 +267,3 @@ def test_old_files_with_a_copy_of_the_base(base: str, tmp_path: Path) -> None:
     parts = {f"model.norm.{name}.weight": value for name, value in zip(names, (saved, original), strict=True)}
     checkpoint = Checkpoint(f"{base}+{adapter(tmp_path / 'a', parts, modules_to_save=['norm'])}")
     assert torch.equal(checkpoint.tensor("model.norm.weight"), saved)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "seed"), [*product(BASES, range(7))])
-def test_damaged_adapters_are_user_errors(kind: str, seed: int, tmp_path: Path) -> None:
-    """Values of other types in the config, and tensors of other names and shapes: never another exception."""
-    base, dice = base_of(kind, tmp_path / "base"), random.Random(f"{kind} {seed}")
-    values: list[Any] = [
-        None,
-        0,
-        -1,
-        10**30,
-        1.5,
-        float("nan"),
-        "",
-        "pissa",
-        [],
-        [1],
-        ["q_proj"],
-        ["embed_tokens"],
-        ["experts.down_proj"],
-        {},
-        {"q_proj": 1},
-        True,
-        [[]],
-    ]
-    keys = ["r", "lora_alpha", "rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters", "peft_type"]
-    keys += ["trainable_token_indices", "init_lora_weights", "use_rslora", "fan_in_fan_out", "ensure_weight_tying"]
-    modules = [
-        Q,
-        UP,
-        EMBED,
-        "lm_head",
-        "model.norm",
-        "",
-        "model",
-        f"{Q}.base_layer",
-        "model.layers.0",
-        "model.layers.0.mlp.experts",
-    ]
-    ends = ["lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_B.bias", "weight", "lora_magnitude_vector"]
-    ends += ["token_adapter.trainable_tokens_delta", "base_layer.weight", "modules_to_save.weight", "lora_A"]
-    for number in range(500):
-        shapes = [tuple(dice.choice([0, 1, 2, 4, 16, 24, 40]) for _ in range(dice.randrange(4))) for _ in range(4)]
-        tensors = {f"{dice.choice(modules)}.{dice.choice(ends)}": torch.randn(shape) for shape in shapes}
-        tensors |= dice.choice([{}, PLAIN, a_and_b(UP, b=(24, 4))])
-        config = {key: dice.choice(values) for key in dice.sample(keys, dice.randrange(3))}
-        with suppress(UserError):
-            read_all(f"{base}+{adapter(tmp_path / str(number), tensors, **config)}")

@@ -21,30 +21,11 @@ from mergesearch.search.run import run
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.result import read_verdict
 
+from ..damage import DAMAGES
 from ..helpers import Data, at_call, course, go
 
 LEFT = ("verdict.json", "best.yml", "recommended.yml", "config.yml", "model/model.safetensors")
 TRIALS = 11
-
-
-def cut(content: bytes) -> bytes:
-    return content[: len(content) // 2]
-
-
-def zeroed(content: bytes) -> bytes:
-    return bytes(len(content))
-
-
-def garbage(content: bytes) -> bytes:
-    return b"\xff\xfe garbage" * (1 + len(content) // 10)
-
-
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "cut": cut,
-    "empty": lambda _: b"",
-    "zeroed": zeroed,
-    "garbage": garbage,
-}
 
 
 def repeated(config: Data, results: Path) -> list[str]:

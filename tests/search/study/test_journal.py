@@ -1,6 +1,5 @@
 """Journals that were damaged: each is refused with the number of a line, or read as it was written."""
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from optuna.trial import FrozenTrial
 
 from mergesearch.errors import DamagedFileError
 from mergesearch.search.study.journal import open_journal
+
+from ..damage import damaged_at_random
 
 Lines = list[bytes]
 
@@ -154,24 +155,6 @@ def test_processes_append_in_turn(tmp_path: Path) -> None:
         study.tell(study.ask(), 0.5)
     assert read(file) == one.get_trials() == two.get_trials()
     assert [trial.number for trial in read(file)] == list(range(6))
-
-
-def damaged_at_random(content: bytes, seed: int) -> bytes:
-    dice = random.Random(seed)
-    for _ in range(dice.randrange(1, 4)):
-        begin = dice.randrange(len(content))
-        end = min(len(content), begin + dice.choice((1, 10, 300)))
-        part = content[begin:end]
-        content = dice.choice(
-            (
-                content[:begin] + content[end:],
-                content[:end] + content[begin:],
-                content[:begin] + bytes(dice.randrange(256) for _ in part) + content[end:],
-                content[:begin] + bytes(len(part)) + content[end:],
-                content[:begin] + part[::-1] + content[end:],
-            )
-        )
-    return content
 
 
 def check_damaged_at_random(journal: Any, file: Path, seed: int) -> None:
