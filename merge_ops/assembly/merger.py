@@ -1,6 +1,6 @@
 """Open checkpoints under one set of names, with what is cached for all candidates of a run."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,17 @@ from mergesearch.merge_ops.statistics.tensor_statistics import Cache
 
 @dataclass(frozen=True)
 class MemoryReserve:
-    """What the memory plan leaves room for: statistics of ``methods``, and ``gradients`` by the weights."""
+    """What the memory plan leaves room for.
+
+    Attributes:
+        methods: the methods whose statistics are kept.
+        gradients: whether gradients by the weights are kept.
+        standalone: the references of models that get a live model of their own beside the first, one at a time.
+    """
 
     methods: Sequence[Method] = ()
     gradients: bool = False
+    standalone: Collection[str] = ()
 
 
 class Merger:
@@ -40,7 +47,6 @@ class Merger:
         named_paths: as for ``Checkpoint``.
         reserve: what the memory plan leaves room for.
         allow_nan: merge tensors that have NaN or infinite values. By default reading them is an error.
-
         dequantize: let transformers dequantize checkpoints that are quantized.
 
     Raises:
@@ -85,8 +91,9 @@ class Merger:
 
     def _plan(self, reserve: MemoryReserve) -> MemoryPlan:
         live_model = max(self.sizes.values())
-        statistics = self._statistics_bytes(reserve.methods)
-        return plan_memory(self.sizes, live_model, self.device, statistics, live_model if reserve.gradients else 0)
+        second = max((self.sizes[reference] for reference in reserve.standalone), default=0)
+        statistics, gradients = self._statistics_bytes(reserve.methods), live_model if reserve.gradients else 0
+        return plan_memory(self.sizes, live_model + second, self.device, statistics, gradients)
 
     def _statistics_bytes(self, methods: Sequence[Method]) -> int:
         """Returns the largest size of the methods' statistics: that of a merge of all checkpoints but one."""

@@ -64,6 +64,8 @@ def _head(file: Path) -> str:
 
 
 def _side_files(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:
-    folder = checkpoint.folder
-    if folder is not None:
-        yield from sorted((file.relative_to(folder).as_posix(), file) for file in side_files(folder) if file.is_file())
+    """Yields the files beside the weights by name; those of an adapter's folder have its name before theirs."""
+    for index, folder in enumerate(checkpoint.paths):
+        prefix = f"{folder.name}/" if index else ""
+        if folder.is_dir():
+            yield from sorted((prefix + file.relative_to(folder).as_posix(), file) for file in side_files(folder))

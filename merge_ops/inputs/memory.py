@@ -73,7 +73,7 @@ def plan_memory(
 
     Args:
         checkpoints: the bytes of each checkpoint by reference.
-        live_model: the bytes of the live model.
+        live_model: the bytes of the live models.
         device: the device of the live model.
         statistics: the bytes of cached statistics, which are kept where the checkpoints are.
         gradients: the bytes of gradients, which are kept where the live model is.

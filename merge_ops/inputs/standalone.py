@@ -41,15 +41,28 @@ def same_tokenizer(one: Checkpoint, two: Checkpoint) -> bool:
 
     A model without a tokenizer has that of the other, and so has one whose tokenizer transformers cannot read.
     """
+    return tokenizer_difference(one, two) is None
+
+
+def tokenizer_difference(one: Checkpoint, two: Checkpoint) -> str | None:
+    """Returns in what two tokenizers differ: ``tokens``, only in their ``usage`` (chat template), or None."""
     if _files(one) == _files(two):
-        return True
+        return None
     try:
         tokenizers = load_tokenizer(one), load_tokenizer(two)
     except UserError:
-        return True
+        return None
     if None in tokenizers:
-        return True
-    return make_same_tokens(*tokenizers) and _usage(tokenizers[0]) == _usage(tokenizers[1])
+        return None
+    if not make_same_tokens(*tokenizers):
+        return "tokens"
+    return "usage" if _usage(tokenizers[0]) != _usage(tokenizers[1]) else None
+
+
+def used_otherwise(one: Checkpoint, two: Checkpoint) -> bool:
+    """Returns whether two models differ in chat template, settings of generation or ids of special tokens."""
+    is_same = config_differences(one, two, with_usage=True) == {} and _generation(one) == _generation(two)
+    return not is_same or tokenizer_difference(one, two) == "usage"
 
 
 def _files(checkpoint: Checkpoint) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
 from mergesearch.merge_ops.inputs.labels import label_orders
 from mergesearch.merge_ops.inputs.model_config import config_differences
+from mergesearch.merge_ops.inputs.standalone import tokenizer_difference, used_otherwise
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.space.model_choices import named_references
 from mergesearch.search.space.space import Space
@@ -50,21 +51,39 @@ def possible_templates(space: Space, recipe: Mapping[str, Any], references: Sequ
     return [] if is_fixed else list(references)
 
 
-def check_same_computation(inputs: Sequence[AlignedCheckpoint]) -> None:
-    """Raises UserError where checkpoints that may be the template compute differently: the live model has one config.
+def check_same_computation(inputs: Sequence[AlignedCheckpoint]) -> list[str]:
+    """Compares the checkpoints that may be the template: the live model has the config and tokenizer of the first one.
 
-    ``inputs`` are the checkpoints that may be the template.
+    Args:
+        inputs: the checkpoints that may be the template.
+
+    Returns:
+        A warning for each that is used otherwise.
+
+    Raises:
+        UserError: one computes otherwise, or makes other tokens.
     """
-    for other in inputs[1:]:
-        first = inputs[0]
-        differing = [*config_differences(first.checkpoint, other.checkpoint)]
-        differing += ["id2label"] if label_orders({"": first, other.reference: other}) else []
-        if differing:
-            raise UserError(
-                f"recipe: base_model: {first.reference} and {other.reference} differ in their config.json: "
-                f"{listed(differing)}; the base (the first model, if there is none) can be a choice only among models "
-                "that compute alike; set base_model to one of them"
-            )
+    return list(filter(None, (_used_otherwise(inputs[0], other) for other in inputs[1:])))
+
+
+def _used_otherwise(first: AlignedCheckpoint, other: AlignedCheckpoint) -> str | None:
+    differing = [f"config.json: {key}" for key in config_differences(first.checkpoint, other.checkpoint)]
+    differing += ["config.json: id2label"] if label_orders({"": first, other.reference: other}) else []
+    if tokenizer_difference(first.checkpoint, other.checkpoint) == "tokens":
+        differing.append("the tokens that their tokenizers make")
+    if differing:
+        raise UserError(
+            f"recipe: base_model: {first.reference} and {other.reference} differ in {listed(differing)}; the base (the "
+            "first model, if there is none) can be a choice only among models that compute alike; set base_model to "
+            "one of them"
+        )
+    if not used_otherwise(first.checkpoint, other.checkpoint):
+        return None
+    return (
+        f"recipe: base_model: {first.reference} and {other.reference} differ in chat template, generation settings or "
+        f"special tokens: all candidates are scored with those of {first.reference}, and written with those of their "
+        "base"
+    )
 
 
 def check_seams(space: Space, names: Sequence[str]) -> None:

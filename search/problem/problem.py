@@ -155,14 +155,15 @@ def _open_recipe(recipe: dict[str, Any]) -> _OpenRecipe:
         recipe = _without_tokenizer(recipe)
         space = Space(recipe, _layer_count(merger.names), "recipe")
     starts = {method.name: _assembled(space.fill(method, space.start(method, {})), merger) for method in space.methods}
-    check_same_computation([merger.inputs[r] for r in possible_templates(space, recipe, references)])
+    used_otherwise = check_same_computation([merger.inputs[r] for r in possible_templates(space, recipe, references)])
     check_seams(space, merger.names)
     check_layer_ranges(space, lambda candidate: _assembled(candidate, merger))
     shared: dict[str, object] = {key: recipe[key] for key in SHARED_KEYS if key in recipe}
     others = standalone(merger.inputs)
     if others or merger.label_orders or not _are_alike(checkpoints):
         shared["base_model"] = references[0]  # so that soups are the template with other weights
-    warnings, chat_template = _config_warnings(recipe, merger), _chat_template(recipe, merger)
+    warnings = [*_config_warnings(recipe, merger), *used_otherwise]
+    chat_template = _chat_template(recipe, merger)
     return _OpenRecipe(recipe, space, references, starts, shared, others, warnings, chat_template)
 
 

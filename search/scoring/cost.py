@@ -62,7 +62,7 @@ class Cost:
 
 def memory_plan(problem: Problem, takes_gradients: bool) -> MemoryPlan:
     """Where checkpoints, statistics of methods and gradients would be kept, given the memory that is free now."""
-    reserve = MemoryReserve(problem.space.methods, takes_gradients)
+    reserve = MemoryReserve(problem.space.methods, takes_gradients, problem.standalone)
     merger = Merger(
         problem.references,
         resident=True,

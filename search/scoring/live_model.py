@@ -19,7 +19,7 @@ from mergesearch.search.problem.tasks import Task
 def open_engine(problem: Problem, takes_gradients: bool) -> Engine:
     """The engine with the problem's checkpoints in memory, on the config's device."""
     methods = [*problem.space.methods, *problem.space.slice_methods.values()]
-    reserve = MemoryReserve(methods, takes_gradients)
+    reserve = MemoryReserve(methods, takes_gradients, problem.standalone)
     builder = builder_for(problem.config, problem.tasks, problem.template)
     device = find_device(problem.config.device)
     others = problem.standalone

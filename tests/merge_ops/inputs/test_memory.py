@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mergesearch.merge_ops.engine.engine import Engine, MemoryReserve, merge
+from mergesearch.merge_ops.engine.engine import Engine, MemoryReserve, Merger, merge
 from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.merge_ops.inputs import memory
 from mergesearch.merge_ops.inputs.memory import MemoryPlan, plan_memory
@@ -20,7 +20,7 @@ from mergesearch.merge_ops.kernels import native_backend
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
-from ..helpers import INPUTS, WITHOUT_TEXT, Counter, recipe_data, same_bytes
+from ..helpers import INPUTS, WITHOUT_TEXT, Counter, recipe_data, same_bytes, save, tensor
 
 BASE, TUNED = str(INPUTS / "base"), [str(INPUTS / name) for name in ("ft1", "ft2", "ft3")]
 GB = 10**9
@@ -186,3 +186,11 @@ def test_a_merge_says_what_it_holds_in_memory(tmp_path: Path) -> None:
     assert len(said) == 1
     assert said[0].startswith(f"checkpoints: {TUNED[0]} ")
     assert "read from disk tensor by tensor, at most " in said[0]
+
+
+def test_a_model_with_a_live_model_of_its_own_needs_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [save(tmp_path / f"{n}.safetensors", {"w": tensor((100,), n)}) for n in range(2)]
+    monkeypatch.setattr(memory, "free_on_host", lambda: 1600)  # 80 % of it is room for three and a bit of 400 bytes
+    reserves = [MemoryReserve(), MemoryReserve(standalone=paths[1:])]
+    plans = [Merger(paths, resident=True, reserve=reserve).memory_plan.location for reserve in reserves]
+    assert plans == ["device", "disk"]

@@ -104,3 +104,25 @@ def test_a_few_renamed_tokens_are_a_warning(config: dict[str, Any], models: Path
     (warning,) = opened(config).warnings
     assert "1 of 30 rows" in warning
     assert "'z' and 'Z'" in warning
+
+
+def test_a_base_that_makes_other_tokens_is_no_choice(config: dict[str, Any], models: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(models / "base", tmp_path / "other")
+    content = json.loads((other / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Lowercase"}
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    config["recipe"]["base_model"] = {"search": [config["recipe"]["base_model"], str(other)]}
+    with pytest.raises(UserError, match=r"base_model: .* differ in the tokens that their tokenizers make; the base"):
+        opened(config)
+
+
+def test_a_base_with_another_chat_template_is_a_choice_with_a_warning(
+    config: dict[str, Any], models: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(models / "base", tmp_path / "other")
+    base = config["recipe"]["base_model"]
+    config["recipe"]["base_model"] = {"search": [base, str(other)]}
+    assert not any("base_model" in line for line in opened(config).warnings)
+    (other / "chat_template.jinja").write_text("{{ messages }}")
+    [warning] = [line for line in opened(config).warnings if "base_model" in line]
+    assert f"all candidates are scored with those of {base}" in warning
