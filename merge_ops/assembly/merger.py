@@ -63,11 +63,8 @@ class Merger:
         allow_nan: bool = False,
         dequantize: bool = False,
     ) -> None:
-        self.allows_nan = allow_nan
-        self.named_paths: Mapping[str, Path] = named_paths or {}
-        self.dequantizes = dequantize
-        if dequantize:
-            self.named_paths = dequantized_paths(references, named_paths)
+        self.allows_nan, self.dequantizes = allow_nan, dequantize
+        self.named_paths = dequantized_paths(references, named_paths) if dequantize else named_paths or {}
         self.checkpoints = _opened(references, self.named_paths)
         self.inputs = align(list(self.checkpoints.values()))
         self.names = list(self.inputs[references[0]].tensors)
@@ -75,9 +72,9 @@ class Merger:
         self.sizes = {
             reference: sum(info.bytes for info in entry.tensors.values()) for reference, entry in self.inputs.items()
         }
-        # The functions below do not refer to the merger, so that it is freed as soon as nobody uses it.
         self.label_orders = label_orders(self.inputs)
         """For each classifier with another order of labels, its row of each of the template's labels."""
+        # The functions below do not refer to the merger, so that it is freed as soon as nobody uses it.
         read = partial(_read, self.inputs, self.label_orders, allow_nan)
         self.tensors: TensorCache | None = None
         self.tensor: Callable[[str, str], Tensor] = lambda reference, name: read(reference, name).to(device)

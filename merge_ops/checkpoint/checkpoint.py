@@ -20,7 +20,7 @@ from mergesearch.merge_ops.checkpoint.locations import locate
 from mergesearch.merge_ops.checkpoint.references import ModelReference, parse_reference
 from mergesearch.merge_ops.checkpoint.side_files import VOCABULARIES, side_files
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
-from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX, WeightFiles, find_weights
+from mergesearch.merge_ops.checkpoint.weight_files import USUAL_NAMES, WeightFiles, find_weights
 from mergesearch.reading import read_json_object
 from mergesearch.text import quoted
 
@@ -151,8 +151,7 @@ class Checkpoint:
     @cached_property
     def weights(self) -> WeightFiles:
         """The files of the weights, without an adapter's."""
-        names = (stem + suffix for stem in STEMS for suffix in (SUFFIX, INDEX_SUFFIX))
-        if (self.path / ADAPTER_CONFIG).exists() and not any((self.path / name).exists() for name in names):
+        if (self.path / ADAPTER_CONFIG).exists() and not any((self.path / name).exists() for name in USUAL_NAMES):
             raise UserError(f"{self.reference}: {self._instead_of_adapter()}")
         if self._parsed.adapter is None and (self.path / ADAPTER_CONFIG).exists():
             raise UserError(

@@ -1,6 +1,6 @@
-"""Changes of a ``config.json`` that reach its sections too, such as ``text_config``."""
+"""The sections of a ``config.json``, such as ``text_config``, and changes that reach them too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Json = dict[str, Any]
@@ -9,6 +9,11 @@ Json = dict[str, Any]
 def each_section(config: Json, change: Callable[[Json], Json]) -> Json:
     """Applies ``change`` to the config and its sections."""
     return change({key: each_section(v, change) if is_section(key, v) else v for key, v in config.items()})
+
+
+def sections(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the config, and every mapping in it."""
+    return [config, *(value for value in config.values() if isinstance(value, dict))]
 
 
 def is_section(key: str, value: Any) -> bool:

@@ -3,11 +3,12 @@
 import re
 from pathlib import Path
 
-from mergesearch.errors import UserError, listed
+from mergesearch.errors import UserError, first_line, listed
 from mergesearch.merge_ops.checkpoint.adapters.config import ADAPTER_CONFIG
 from mergesearch.merge_ops.checkpoint.references import split_revision
 from mergesearch.merge_ops.checkpoint.side_files import SIDE_FILES, check_link
 from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX
+from mergesearch.text import as_line
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 """``name`` or ``owner/name``."""
@@ -26,7 +27,7 @@ def locate(reference: str) -> Path:
         path = Path(reference).expanduser()
         exists = path.exists() or path.is_symlink()
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{reference[:200]}: is not a path: {error}") from None
+        raise UserError(f"{as_line(reference, 200)}: is not a path: {first_line(error)}") from None
     if exists:
         check_link(path)
         return path
@@ -49,11 +50,10 @@ def _download(reference: str, name: str, revision: str | None) -> Path:
             )
         )
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         parent = Path(reference).parent
         local = _neighbors(Path(reference)) if parent.is_dir() and any(parent.iterdir()) else ""
         raise UserError(
-            f"{reference}: there is no such folder{local}, and the Hugging Face Hub gave an error: {reason}"
+            f"{reference}: there is no such folder{local}, and the Hugging Face Hub gave an error: {first_line(error)}"
         ) from None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.checkpoint.config_sections import sections
 from mergesearch.reading import read_bytes
 
 GGUF = b"GGUF"
@@ -48,8 +49,7 @@ def signs_of_quantization(checkpoint: Checkpoint) -> list[str]:
 def quantization_method(checkpoint: Checkpoint) -> str | None:
     """Returns the method that ``quantization_config`` names, or None if the config has none."""
     config = checkpoint.config if checkpoint.has_config else {}
-    sections = [config, *(value for value in config.values() if isinstance(value, dict))]
-    found = next((s["quantization_config"] for s in sections if s.get("quantization_config")), None)
+    found = next((s["quantization_config"] for s in sections(config) if s.get("quantization_config")), None)
     if found is None:
         return None
     return _method(found) if isinstance(found, dict) else str(found)

@@ -1,6 +1,7 @@
 """References to checkpoints in recipes: ``path``, ``name@revision`` of the Hugging Face Hub, and ``path+adapter``.
 
-A ``+`` in a path is written ``\\+``. mergekit's long form needs no such sign."""
+A ``+`` in a path is written ``\\+``. mergekit's long form needs no such sign.
+"""
 
 import re
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from mergesearch.errors import UserError, nearest
+from mergesearch.text import quoted
 
 PLUS = re.compile(r"(?<!\\)\+")
 
@@ -67,7 +69,7 @@ def _path(key: str, part: Any) -> str:
     _check_keys(entry, ("path", "revision"), f"{key}.")
     path, revision = entry.get("path"), entry.get("revision")
     if not isinstance(path, str) or not path:
-        raise ValueError(f"{key}: found {path!r}, expected a path or a name")
+        raise ValueError(f"{key}: found {quoted(path)}, expected a path or a name")
     return f"{path}@{revision}" if revision else path
 
 

@@ -15,11 +15,14 @@ from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.side_files import check_link
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorFile
 from mergesearch.reading import read_json_object
+from mergesearch.text import quoted
 
 STEMS = ("model", "diffusion_pytorch_model")
 """The names of weights without the ending, in transformers and in diffusers."""
 SUFFIX, INDEX_SUFFIX = ".safetensors", ".safetensors.index.json"
 SINGLE, INDEX = f"{STEMS[0]}{SUFFIX}", f"{STEMS[0]}{INDEX_SUFFIX}"
+USUAL_NAMES = tuple(stem + suffix for stem in STEMS for suffix in (SUFFIX, INDEX_SUFFIX))
+"""The files that are looked for, in this order."""
 NAMED_IN_CONFIG = "transformers_weights"
 """The key of config.json that names another file than these."""
 SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
@@ -89,11 +92,11 @@ def find_weights(path: Path) -> WeightFiles:
             raise UserError(f"{path}: is neither a file nor a folder")
         return WeightFiles(path)
     named = _named_in_config(path)
-    for name in [named] if named else [stem + suffix for stem in STEMS for suffix in (SUFFIX, INDEX_SUFFIX)]:
+    for name in [named] if named else USUAL_NAMES:
         if (path / name).is_file():
             return WeightFiles(path / name, _weight_map(path / name) if name.endswith(INDEX_SUFFIX) else None)
     if named:
-        raise UserError(f"{path / 'config.json'}: {NAMED_IN_CONFIG}: there is no file {named!r}")
+        raise UserError(f"{path / 'config.json'}: {NAMED_IN_CONFIG}: there is no file {quoted(named)}")
     files = sorted(path.glob(f"*{SUFFIX}"))
     for file in [*files, path / INDEX]:
         check_link(file)
@@ -109,7 +112,9 @@ def _named_in_config(folder: Path) -> str | None:
     except UserError:
         return None
     if name is not None and not (isinstance(name, str) and _is_inside(name)):
-        raise UserError(f"{folder / 'config.json'}: {NAMED_IN_CONFIG}: found {name!r}, expected a file in this folder")
+        raise UserError(
+            f"{folder / 'config.json'}: {NAMED_IN_CONFIG}: found {quoted(name)}, expected a file in this folder"
+        )
     return name
 
 
@@ -117,12 +122,12 @@ def _weight_map(index: Path) -> dict[str, str]:
     """Returns the shard of each tensor. Raises UserError if the index is damaged, or shards do not exist."""
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        found = "an empty weight_map" if weight_map == {} else f"the weight_map {str(weight_map)[:60]}"
+        found = "an empty weight_map" if weight_map == {} else f"the weight_map {quoted(weight_map, 60)}"
         raise UserError(f"{index}: is not an index of shards: found {found}, expected the shard of each tensor")
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or not _is_inside(shard):
             raise UserError(
-                f"{index}: is not an index of shards: found {str(shard)[:60]!r} for {name}, "
+                f"{index}: is not an index of shards: found {quoted(shard, 60)} for {name}, "
                 "expected the name of a file in this folder"
             )
     shards = sorted(set(weight_map.values()))

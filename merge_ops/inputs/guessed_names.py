@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.checkpoint.config_sections import sections
 from mergesearch.merge_ops.recipe.layout import layer_of
 
 COMPUTED_BUFFERS = re.compile(r"rotary_emb\.inv_freq$|(?:^|\.)position_ids$|(?:^|\.)masked_bias$")
@@ -59,7 +60,7 @@ def guessed_ties(checkpoint: Checkpoint, names: Sequence[str], heads: Sequence[s
 def _ties_embeddings(checkpoint: Checkpoint) -> bool:
     if not checkpoint.has_config:
         return False
-    config = checkpoint.config
-    sections = [config, *(value for value in config.values() if isinstance(value, dict))]
     # transformers ties embeddings unless the config says otherwise.
-    return next((bool(s["tie_word_embeddings"]) for s in sections if "tie_word_embeddings" in s), True)
+    return next(
+        (bool(s["tie_word_embeddings"]) for s in sections(checkpoint.config) if "tie_word_embeddings" in s), True
+    )

@@ -12,8 +12,9 @@ from typing import Any
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.checkpoint.config_sections import Json
+from mergesearch.text import as_line
 
-Json = dict[str, Any]
 Differences = dict[str, tuple[Any, Any]]
 """The values of two models by key; None where a model has none."""
 
@@ -61,8 +62,9 @@ def config_differences(one: Checkpoint, two: Checkpoint, with_usage: bool = Fals
     raw = [dict(_flat(model.config, with_usage)) for model in (one, two)]
     if raw[0] == raw[1]:
         return {}
-    filled = [_plain(config, with_usage) for config in _of_one_type(_filled(one.config), _filled(two.config))]
-    return _differences(*filled)
+    filled = [dict(_flat(config, with_usage)) for config in _of_one_type(_filled(one.config), _filled(two.config))]
+    pairs = {key: (filled[0].get(key), filled[1].get(key)) for key in sorted({*filled[0], *filled[1]})}
+    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
 
 
 def check_configs(template: Checkpoint, others: Sequence[Checkpoint], lenient: bool, same_depth: bool) -> list[str]:
@@ -88,29 +90,24 @@ def check_configs(template: Checkpoint, others: Sequence[Checkpoint], lenient: b
         if meaningless and not lenient:
             raise UserError(
                 f"{other.reference}: config.json: its tensors are not of the same kind as those of "
-                f"{template.reference}: {in_words(meaningless)}; a merge has one config, so that such models cannot "
+                f"{template.reference}: {_in_words(meaningless)}; a merge has one config, so that such models cannot "
                 "be merged; `on_config_mismatch: warn` in the recipe merges them nevertheless"
             )
         if found:
             warnings.append(
-                f"{other.reference}: config.json differs from that of {template.reference} in {in_words(found)}; "
+                f"{other.reference}: config.json differs from that of {template.reference} in {_in_words(found)}; "
                 f"the result computes as {template.reference}"
             )
     return warnings
 
 
-def in_words(differences: Differences) -> str:
+def _in_words(differences: Differences) -> str:
     """Returns the keys with the template's and the other's values."""
-    return ", ".join(f"{key} ({_shown(b)}, not {_shown(a)})" for key, (a, b) in sorted(differences.items()))
+    return ", ".join(f"{key} ({_as_json(b)}, not {_as_json(a)})" for key, (a, b) in sorted(differences.items()))
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
-
-
-def _differences(one: Json, two: Json) -> Differences:
-    return {key: (one.get(key), two.get(key)) for key in sorted({*one, *two}) if one.get(key) != two.get(key)}
+def _as_json(value: Any) -> str:
+    return as_line(json.dumps(value), SHOWN)
 
 
 def _is_by_layer(key: str, pair: tuple[Any, Any]) -> bool:
@@ -127,11 +124,6 @@ def _of_one_type(one: Json, two: Json) -> tuple[Json, Json]:
                 section = {**section, "model_type": kind}
                 return (section, second) if is_first else (second, section)
     return one, two
-
-
-def _plain(config: Mapping[str, Any], with_usage: bool) -> Json:
-    """Returns the keys that count, flat; no value is no key."""
-    return {key: value for key, value in _flat(config, with_usage) if value is not None}
 
 
 def _flat(config: Mapping[str, Any], with_usage: bool, prefix: str = "") -> Iterator[tuple[str, Any]]:

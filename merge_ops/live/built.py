@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mergesearch.errors import UserError, in_words, listed
+from mergesearch.errors import ForeignExitError, UserError, in_words, listed
+from mergesearch.foreign import other_code
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.plugins import load
 from mergesearch.trust import tell_code
@@ -33,7 +34,10 @@ def find_builder(reference: str) -> Builder:
     def build(checkpoint: Checkpoint) -> nn.Module:
         path = str(checkpoint.without_adapter.path)
         try:
-            module = function(path)
+            with other_code(f"builder: {reference}({path!r})"):
+                module = function(path)
+        except ForeignExitError:
+            raise
         except Exception as error:  # anybody's code
             raise UserError(f"builder: {reference}({path!r}): {in_words(error)}") from error
         if not isinstance(module, nn.Module):
@@ -55,7 +59,7 @@ def containers(checkpoint: Checkpoint) -> nn.Module:
         module = root
         try:
             for parent in parents:
-                if parent not in module._modules:
+                if parent not in dict(module.named_children()):
                     module.add_module(parent, nn.Module())
                 module = module.get_submodule(parent)
             module.register_buffer(last, torch.empty(info.shape, dtype=info.dtype))

@@ -23,6 +23,8 @@ from mergesearch.merge_ops.checkpoint.adapters.names import BaseNames
 from mergesearch.text import quoted
 
 Factors = dict[Role, Key]
+LAYOUTS: tuple[Layout, ...] = ("rows", "columns")
+"""How matrices are stored where the model's modules are not known."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,3 @@ class Planner:
 
     def _tensor(self, key: Key) -> Stored:
         return Stored(key.stored, self._shapes[key.stored])
-
-
-LAYOUTS: tuple[Layout, ...] = ("rows", "columns")
