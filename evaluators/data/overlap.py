@@ -11,8 +11,6 @@ from mergesearch.evaluators.data.near_duplicates import MIN_JACCARD, Shingle, sh
 T = TypeVar("T")
 RUN_WORDS = 13
 """Texts with so many consecutive words in common share content (Brown et al., arXiv:2005.14165, appendix C)."""
-
-
 LEAST_WORDS = 3
 """Shorter texts are not compared: a word or two may be the name that an item has in any task."""
 

@@ -15,13 +15,13 @@ from mergesearch.evaluators.data.near_duplicates import near_duplicate_groups, w
 from mergesearch.evaluators.data.overlap import LEAST_WORDS, TextIndex
 from mergesearch.seeds import derive
 
-Sides = tuple[list[Item], list[Item]]
+SplitItems = tuple[list[Item], list[Item]]
 """Search items and test items."""
 Unit = tuple[int, str]
 """A part and a group of it, for all groups that share its content."""
 
 
-def split_items(items: Sequence[Item], search: float, seed: int) -> Sides:
+def split_items(items: Sequence[Item], search: float, seed: int) -> SplitItems:
     """Splits the items of each task by itself.
 
     The side depends on the seed, the task and the set of its items, not on their order.
@@ -42,7 +42,7 @@ def split_items(items: Sequence[Item], search: float, seed: int) -> Sides:
         by_task[item.task].append(item)
     parts = {task: _split([*part], Units([part]), 0, {}, search, seed)[0] for task, part in by_task.items()}
     searched = {(task, item.fingerprint) for task, part in parts.items() for item in part}
-    sides: Sides = ([], [])
+    sides: SplitItems = ([], [])
     for item in items:
         sides[(item.task, item.fingerprint) not in searched].append(item)
     return sides
@@ -50,7 +50,7 @@ def split_items(items: Sequence[Item], search: float, seed: int) -> Sides:
 
 def split_together(
     parts: Sequence[Sequence[Item]], search: float, seed: int, searched: Sequence[str] = ()
-) -> list[Sides]:
+) -> list[SplitItems]:
     """Splits the items of several parts, such as a config's tasks; what has the same content is on the same side.
 
     A part that shares nothing with those before it is split as ``split_items`` does.
@@ -145,7 +145,7 @@ class Units:
 
 def _split(  # noqa: PLR0913, PLR0917 - what a split depends on
     part: Sequence[Item], units: Units, index: int, sides: dict[Unit, bool], search: float, seed: int
-) -> Sides:
+) -> SplitItems:
     """The sides of one part. ``sides`` has those of units that are settled, and gets those of the part's others.
 
     Takes the units in the order of the hashes of their groups, and each unit that brings the number of items closer to
@@ -163,7 +163,7 @@ def _split(  # noqa: PLR0913, PLR0917 - what a split depends on
         count += sizes[unit] * sides[unit]
     if not 0 < sum(sides[unit] for unit in sizes) < len(sizes):
         raise UserError(_one_sided(task, sizes, search, len(settled)))
-    both: Sides = ([], [])
+    both: SplitItems = ([], [])
     for item in part:
         both[not sides[units.of(index, item)]].append(item)
     return both

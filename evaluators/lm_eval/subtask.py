@@ -54,8 +54,7 @@ class Subtask:
             self.metric_name, self.filter_name = self._chosen(metric, results)
             self.document_metric = self._document_metric(results)
         higher = self._task.higher_is_better().get(self.metric_name)
-        has_several = len(self._task._filters) > 1
-        name = f"{self.metric_name},{self.filter_name}" if has_several else self.metric_name
+        name = f"{self.metric_name},{self.filter_name}" if len(self._filters) > 1 else self.metric_name
         self.metric = Metric(name, True if higher is None else bool(higher))
 
     def items(self, task_name: str, group: str | None) -> list[Item]:
@@ -187,9 +186,13 @@ class Subtask:
 
     def apply_filter(self, instances: Sequence[Any]) -> None:
         """Sets ``filtered_resps`` of the metric's filter."""
-        for ensemble in self._task._filters:
-            if instances and ensemble.name == self.filter_name:
-                ensemble.apply(instances)
+        if instances:
+            self._filters[self.filter_name].apply(instances)
+
+    @property
+    def _filters(self) -> dict[str, Any]:
+        """The task's filters by name. lm-eval has no public name for them."""
+        return {ensemble.name: ensemble for ensemble in self._task._filters}
 
     def _results_of_empty_answers(self, doc: dict[str, Any]) -> dict[str, Any]:
         """The task's results for a document without real answers; empty if the task's code does not allow that."""
@@ -205,7 +208,7 @@ class Subtask:
         """The names of the metric and of the filter, checked against those of the task."""
         name, comma, filter_name = metric.partition(",")
         metrics = list({**self._task.aggregation(), **results})
-        filters = [ensemble.name for ensemble in self._task._filters]
+        filters = list(self._filters)
         if name not in metrics:
             raise UserError(f"metric: task {self.name!r} has no metric {name!r}{nearest(name, metrics)}")
         if not comma and len(filters) > 1:

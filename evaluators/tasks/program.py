@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ class ProgramTimeoutError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedProgram:
     """How a program ended: its exit status, negative for a signal, and the ends of what it printed."""
 
     status: int
@@ -47,7 +47,7 @@ class Ended:
         return f"was ended by signal {-self.status}, {name.lower()}{hint}"
 
 
-def run_program(arguments: Sequence[str], timeout: float, scratch: Path) -> Ended:
+def run_program(arguments: Sequence[str], timeout: float, scratch: Path) -> EndedProgram:
     """Runs a program without input, in a process group of its own, until it ends.
 
     The processes that it started, and that are still in its group, end with it, whatever ends it: itself, the time
@@ -65,33 +65,42 @@ def run_program(arguments: Sequence[str], timeout: float, scratch: Path) -> Ende
             output, errors = _read(process, time.monotonic() + timeout)
     finally:
         status = _end_group(process)
-    return Ended(status, *(bytes(kept).decode("utf-8", errors="replace") for kept in (output, errors)))
+    return EndedProgram(status, *(bytes(kept).decode("utf-8", errors="replace") for kept in (output, errors)))
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytearray, bytearray]:
     """The ends of standard output and error."""
     assert process.stdout is not None
     assert process.stderr is not None
-    kept = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
-    most = dict(zip(kept, (OUTPUT_BYTES, ERROR_BYTES), strict=True))
-    ended: float | None = None
+    output, errors = bytearray(), bytearray()
+    kept = {process.stdout.fileno(): (output, OUTPUT_BYTES), process.stderr.fileno(): (errors, ERROR_BYTES)}
     with selectors.DefaultSelector() as selector:
         for pipe in kept:
             os.set_blocking(pipe, False)
             selector.register(pipe, selectors.EVENT_READ)
-        while True:
-            ready = _ready(selector, 0.0 if ended else _POLLED)
-            for pipe in ready:
-                if not _keep(pipe, kept[pipe], most[pipe]):
-                    selector.unregister(pipe)
-            now = time.monotonic()
-            if ended and (not ready or now > ended + DRAINED):
-                break  # what the program itself wrote was in the pipes by the time at which it ended
-            if not ended and now > deadline:
-                raise ProgramTimeoutError
-            if not ended and _has_ended(process):
-                ended = now
-    return kept[process.stdout.fileno()], kept[process.stderr.fileno()]
+        _read_until_end(process, deadline, selector, kept)
+    return output, errors
+
+
+def _read_until_end(
+    process: subprocess.Popen[bytes],
+    deadline: float,
+    selector: selectors.BaseSelector,
+    kept: Mapping[int, tuple[bytearray, int]],
+) -> None:
+    ended: float | None = None
+    while True:
+        ready = _ready(selector, 0.0 if ended else _POLLED)
+        for pipe in ready:
+            if not _keep(pipe, *kept[pipe]):
+                selector.unregister(pipe)
+        now = time.monotonic()
+        if ended and (not ready or now > ended + DRAINED):
+            return  # what the program itself wrote was in the pipes by the time at which it ended
+        if not ended and now > deadline:
+            raise ProgramTimeoutError
+        if not ended and _has_ended(process):
+            ended = now
 
 
 def _ready(selector: selectors.BaseSelector, seconds: float) -> list[int]:

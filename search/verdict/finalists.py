@@ -37,14 +37,23 @@ def finalists(store: RunStore, without: Collection[int] = ()) -> tuple[FrozenTri
     return t.best(trials), baselines
 
 
+def soup_trials(store: RunStore) -> list[FrozenTrial]:
+    """The soups that the config asks for."""
+    return [trial for trial in t.completed(store.study) if t.kind_of(trial) == t.SOUP]
+
+
+def front_trials(store: RunStore) -> list[FrozenTrial]:
+    """The Pareto front on the search items; empty with a single objective."""
+    return front_of(store.study) if is_pareto(store.study) else []
+
+
 def decision(store: RunStore, tasks: TaskSet) -> dict[str, object]:
     """What a verdict decides on: the winner and the other finalists, by what they compute, and the test items."""
     winner, baselines = finalists(store)
-    soups = [trial for trial in t.completed(store.study) if t.kind_of(trial) == t.SOUP]
-    front = front_of(store.study) if is_pareto(store.study) else []
+    trials = (*baselines, *soup_trials(store), *front_trials(store), winner)
     return {
         "winner": winner.user_attrs[t.PHENOTYPE],
-        "finalists": sorted({trial.user_attrs[t.PHENOTYPE] for trial in (*baselines, *soups, *front, winner)}),
+        "finalists": sorted({trial.user_attrs[t.PHENOTYPE] for trial in trials}),
         "items": tasks.test_digest,
     }
 

@@ -9,13 +9,12 @@ from mergesearch.errors import UserError
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Task
 from mergesearch.search.study import trials as t
-from mergesearch.search.study.pareto import front_of, is_pareto
 from mergesearch.search.study.run_store import RunStore
-from mergesearch.search.verdict.finalists import FinalScores, Sides, finalists
+from mergesearch.search.verdict.finalists import Failures, FinalScores, Sides, finalists, front_trials, soup_trials
 from mergesearch.search.verdict.result import LeftOut
 
-Failures = Mapping[int, Mapping[str, str]]
-"""For each trial the tasks that it could not be scored on, with the reasons."""
+FailuresByTrial = Mapping[int, Failures]
+"""For each trial what failed."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,14 @@ def scored_finalists(tasks: TaskSet, store: RunStore, scores: FinalScores) -> Sc
     return ScoredFinalists(winner, baselines, soups, front, sides, left, _left_out(store, lost, excluded, failures))
 
 
-def _lost_tasks(failures: Failures) -> set[str]:
+def _lost_tasks(failures: FailuresByTrial) -> set[str]:
     """The tasks that more than half of the finalists could not be scored on."""
     named = {task for failed in failures.values() for task in failed}
     return {task for task in named if 2 * sum(task in failed for failed in failures.values()) > len(failures)}
 
 
 def _chosen(
-    store: RunStore, excluded: set[int], failures: Failures
+    store: RunStore, excluded: set[int], failures: FailuresByTrial
 ) -> tuple[FrozenTrial, list[FrozenTrial], list[FrozenTrial], list[FrozenTrial]]:
     """The winner, the baselines, the soups and the front, without the excluded trials."""
     try:
@@ -71,12 +70,11 @@ def _chosen(
     except UserError as error:
         reason = next((reason for number in excluded for reason in failures[number].values()), "")
         raise UserError(f"{error}{f'; the first failure on the test items: {reason}' if reason else ''}") from None
-    soups = [trial for trial in t.completed(store.study) if t.kind_of(trial) == t.SOUP and trial.number not in excluded]
-    front = front_of(store.study) if is_pareto(store.study) else []
-    return winner, baselines, soups, [trial for trial in front if trial.number not in excluded]
+    soups = [trial for trial in soup_trials(store) if trial.number not in excluded]
+    return winner, baselines, soups, [trial for trial in front_trials(store) if trial.number not in excluded]
 
 
-def _without(tasks: TaskSet, lost: set[str], failures: Failures) -> TaskSet:
+def _without(tasks: TaskSet, lost: set[str], failures: FailuresByTrial) -> TaskSet:
     """The tasks; those that are lost have no items that only a verdict looks at."""
     searched = {task.name for task in tasks.searched}
 
@@ -94,7 +92,7 @@ def _without(tasks: TaskSet, lost: set[str], failures: Failures) -> TaskSet:
     return kept
 
 
-def _left_out(store: RunStore, lost: set[str], excluded: set[int], failures: Failures) -> list[LeftOut]:
+def _left_out(store: RunStore, lost: set[str], excluded: set[int], failures: FailuresByTrial) -> list[LeftOut]:
     by_number = {trial.number: trial for trial in t.completed(store.study)}
     tasks = [
         LeftOut(f"the test items of task {name!r}", next(each[name] for each in failures.values() if name in each))

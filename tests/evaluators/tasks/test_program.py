@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from mergesearch.evaluators.tasks import program
-from mergesearch.evaluators.tasks.program import Ended, ProgramTimeoutError, run_program
+from mergesearch.evaluators.tasks.program import EndedProgram, ProgramTimeoutError, run_program
 from mergesearch.evaluators.tasks.scratch import scratch_folder
 
 
-def run(code: str, tmp_path: Path, timeout: float = 60) -> Ended:
+def run(code: str, tmp_path: Path, timeout: float = 60) -> EndedProgram:
     return run_program([sys.executable, "-c", code], timeout, tmp_path / "scratch")
 
 
