@@ -74,7 +74,7 @@ def test_a_tensor_in_another_shard_than_the_index_says(tmp_path: Path) -> None:
         (None, "found the weight_map None"),
         ([["a", "one.safetensors"]], "found the weight_map"),
         ({"a": 3}, "found 3 for a"),
-        ({"a": None}, "found 'None' for a"),
+        ({"a": None}, "found None for a"),
         ({"a": ""}, "found '' for a"),
         ({"a": "../one.safetensors"}, "found '../one.safetensors' for a, expected the name of a file in this folder"),
         ({"a": "x/../../one.safetensors"}, "expected the name of a file in this folder"),
