@@ -57,6 +57,30 @@ def test_a_forked_child_does_not_come_back(fails: bool) -> None:
     assert os.waitstatus_to_exitcode(status) == int(fails)
 
 
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_forked_child_ends_with_its_own_status(capfd: pytest.CaptureFixture[str], status: int) -> None:
+    child = -1
+    with other_code("task 'x'"):
+        child = os.fork()
+        if child == 0:
+            sys.exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_current_folder_is_what_it_was(tmp_path: Path, fails: bool) -> None:
+    before = Path.cwd()
+    try:
+        with other_code("task 'x'"):
+            os.chdir(tmp_path)
+            if fails:
+                raise ValueError
+    except ValueError:
+        assert fails
+    assert Path.cwd() == before
+
+
 def test_temporary_names_do_not_depend_on_the_process(tmp_path: Path) -> None:
     target = tmp_path / "model"
     with atomic_path(target) as one, atomic_path(target) as two:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import sysconfig
@@ -44,16 +45,78 @@ def content_of(evaluator: Evaluator, item: Item) -> object:
 def code_of(evaluator: Evaluator) -> dict[str, object]:
     """Files and other content on which all scores depend, by a name for the user."""
     own = dict(evaluator.code()) if isinstance(evaluator, HasCode) else {}
-    return {**{path.name: path for path in source_files([type(evaluator)])}, **own}
+    return {**named_files(source_files([type(evaluator)])), **own}
+
+
+def named_files(paths: Iterable[Path]) -> dict[str, Path]:
+    """Files by name; those of equal names by the ends of their paths that tell them apart."""
+    files = list(dict.fromkeys(path.absolute() for path in paths))
+    return {_short_name(path, files): path for path in files}
+
+
+def _short_name(path: Path, files: Iterable[Path]) -> str:
+    others = [other.parts for other in files if other != path]
+    lengths = range(1, len(path.parts) + 1)
+    length = next(n for n in lengths if all(parts[-n:] != path.parts[-n:] for parts in others))
+    return Path(*path.parts[-length:]).as_posix()
 
 
 def source_files(objects: Iterable[object]) -> list[Path]:
-    """The files that these functions and classes are written in, without those of installed packages.
+    """The files that these functions and classes are written in, and the files that these import from their folders.
 
-    Other objects have none.
+    Installed packages do not count. Other objects have none.
     """
     found = (_source_file(each) for each in objects)
-    return list(dict.fromkeys(path for path in found if path is not None))
+    return with_imported(path for path in found if path is not None)
+
+
+def with_imported(paths: Iterable[Path]) -> list[Path]:
+    """Python files, and those that they import, directly or through others, from the folders that they are in.
+
+    Imports are read from the text: no code runs.
+    """
+    found: dict[Path, None] = {}
+    left = [*paths][::-1]
+    while left:
+        path = left.pop()
+        if path not in found:
+            found[path] = None
+            left += [*_imported_files(path)][::-1]
+    return list(found)
+
+
+def _imported_files(path: Path) -> Iterator[Path]:
+    """The files that a Python file imports: beside it, or of the package that it is in."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (file for alias in node.names for file in _module_files(_roots(path), alias.name))
+        elif isinstance(node, ast.ImportFrom):
+            roots = [path.parents[node.level - 1]] if 0 < node.level <= len(path.parents) else _roots(path)
+            yield from _module_files(roots, node.module or "")
+            for alias in node.names:
+                yield from _module_files(roots, f"{node.module or ''}.{alias.name}".strip("."))
+
+
+def _roots(path: Path) -> list[Path]:
+    """Where the absolute imports of a file may begin: its folder, and the folder that has its package."""
+    package = path.parent
+    while (package / "__init__.py").is_file() and package != package.parent:
+        package = package.parent
+    return list(dict.fromkeys([path.parent, package]))
+
+
+def _module_files(roots: Iterable[Path], name: str) -> Iterator[Path]:
+    """The file of a module, and those of the packages that it is in."""
+    for root in roots:
+        parts = [part for part in name.split(".") if part]
+        for length in range(len(parts) + 1):
+            place = root.joinpath(*parts[:length])
+            candidates = [place / "__init__.py", *([place.with_suffix(".py")] if length else [])]
+            yield from (file for file in candidates if file.is_file() and not _is_installed(file))
 
 
 def functions_in(content: object) -> Iterator[object]:

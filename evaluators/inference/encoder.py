@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, listed
 from mergesearch.evaluators.contract.loaded_model import LoadedModel, tokenizer_of
 from mergesearch.evaluators.contract.options import Shared
+from mergesearch.text import quoted
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer", "mpnet")
 """Types of models whose first position comes after that of the padding token."""
@@ -26,11 +27,25 @@ class Encoder:
     Texts that are longer than the context are cut.
     """
 
-    def __init__(self, subject: LoadedModel, texts: Sequence[tuple[str, ...]], shared: Shared) -> None:
-        """texts: For each item one text, or the texts of a pair. Raises UserError if there is no tokenizer."""
+    def __init__(
+        self,
+        subject: LoadedModel,
+        texts: Sequence[tuple[str, ...]],
+        shared: Shared,
+        items: Sequence[int] | None = None,
+    ) -> None:
+        """Raises UserError if there is no tokenizer, or if it makes no tokens of some texts.
+
+        Args:
+            subject: The model.
+            texts: For each item one text, or the texts of a pair.
+            shared: The options of all tasks.
+            items: The number of the item of each text; None where these are the numbers of the texts.
+        """
         self.subject = subject
         self._max_length = _max_length(subject, shared)
         self._encodings = [_encode(subject, text, None) for text in texts]
+        _check_tokens(self._encodings, texts, items or range(len(texts)))
         cut = [n for n, encoding in enumerate(self._encodings) if len(encoding["input_ids"]) > self._max_length]
         for number in cut:
             self._encodings[number] = _encode(subject, texts[number], self._max_length)
@@ -77,10 +92,19 @@ class Encoder:
 def _encode(subject: LoadedModel, text: tuple[str, ...], max_length: int | None) -> Encoding:
     # verbose=False: otherwise transformers warns of texts longer than the context, which are counted here.
     encoding = subject.tokenizer(*text, truncation=max_length is not None, max_length=max_length, verbose=False)
-    if not encoding["input_ids"]:
-        raise UserError(f"the tokenizer makes no tokens of the text {text[0][:40]!r}; remove it from the data")
     keys = ("input_ids", "attention_mask", "token_type_ids")
     return {key: list(encoding[key]) for key in encoding if key in keys}
+
+
+def _check_tokens(encodings: Sequence[Encoding], texts: Sequence[tuple[str, ...]], items: Sequence[int]) -> None:
+    """Raises UserError for texts without tokens, with the numbers of their items."""
+    empty = [n for n, encoding in enumerate(encodings) if not encoding["input_ids"]]
+    if empty:
+        named = listed(f"{items[n]} ({quoted(texts[n][0], 40)})" for n in empty)
+        raise UserError(
+            f"the tokenizer makes no tokens of the text of item{'s' * (len(empty) > 1)} {named}; remove "
+            f"{'them' if len(empty) > 1 else 'it'} from the data"
+        )
 
 
 def _max_length(subject: LoadedModel, shared: Shared) -> int:

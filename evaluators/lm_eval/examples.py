@@ -38,16 +38,22 @@ class TestItems:
 
 
 class Examples:
-    """The examples of one lm-eval task with a sampler, and with ``num_fewshot`` above 0.
+    """The examples of one lm-eval task whose ``num_fewshot`` is above 0.
 
     Args:
-        task: lm-eval's task object, whose prompts get these examples from now on.
+        task: lm-eval's task object, whose prompts get these examples from now on. Raises UserError where it draws them
+            in a way of its own.
         docs: The documents that are scored.
         test: The test items.
         group: Field of the documents; documents with equal values count as equal.
     """
 
     def __init__(self, task: Any, docs: Sequence[Mapping[str, Any]], test: TestItems, group: str | None) -> None:
+        if getattr(task, "sampler", None) is None:
+            raise UserError(
+                f"num_fewshot: task {task.task_name!r} draws its examples by code of its own ({type(task).__name__}), "
+                "from which test items cannot be kept out; set num_fewshot: 0"
+            )
         self._task, self._test, self._group = task, test, group
         self._count = int(task.get_config("num_fewshot"))
         self._scored = {self._fingerprint(doc) for doc in docs}

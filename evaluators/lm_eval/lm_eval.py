@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from mergesearch.evaluators.contract.identity import named_files, without_functions
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
@@ -119,8 +120,8 @@ class LmEval:
 
     def code(self) -> Mapping[str, object]:
         """See ``HasCode``: the settings of the tasks, and the files of their functions."""
-        parts = [subtask.code() for subtask in self.subtasks]
-        return {name: content for part in parts for name, content in part.items()}
+        settings = {f"the settings of {subtask.name}": without_functions(subtask.settings) for subtask in self.subtasks}
+        return {**settings, **named_files(path for subtask in self.subtasks for path in subtask.code_files())}
 
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
         """See ``Evaluator.prepare``: notes of items that are cut, and of slower ways that have to be used."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.metrics import mean
@@ -97,7 +98,7 @@ class Subtask:
 
         None if there are no examples. Raises UserError if too few documents are left.
         """
-        if not self._task.get_config("num_fewshot") or getattr(self._task, "sampler", None) is None:
+        if not self._task.get_config("num_fewshot"):
             return None
         with as_command_line():
             return Examples(self._task, self.docs, test, group).described
@@ -106,15 +107,16 @@ class Subtask:
         """A document with its right answer, and what the model is asked about it."""
         with as_command_line():
             target = self._task.doc_to_target(self.docs[number])
-        asked = [instance.arguments for instance in instances]
-        return [self.docs[number], without_functions(target), without_functions(asked)]
+        return [self.docs[number], *map(without_functions, (target, [instance.arguments for instance in instances]))]
 
-    def code(self) -> dict[str, object]:
-        """The task's settings, without where its data is, and the files of its functions."""
-        settings = {key: value for key, value in vars(self._task.config).items() if key not in NOT_SETTINGS}
-        functions = [*functions_in(settings), type(self._task)]
-        files = {path.name: path for path in source_files(functions)}
-        return {f"the settings of {self.name}": without_functions(settings), **files}
+    @property
+    def settings(self) -> dict[str, object]:
+        """The task's settings, without where its data is."""
+        return {key: value for key, value in vars(self._task.config).items() if key not in NOT_SETTINGS}
+
+    def code_files(self) -> list[Path]:
+        """The files of the task's functions."""
+        return source_files([*functions_in(self.settings), type(self._task)])
 
     def instances(self, chat: Any) -> list[list[Any]]:
         """For each document its instances. chat: renders messages with a chat template; None: there is none."""

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators.contract.evaluator import MeanOfItems, Metric
+from mergesearch.evaluators.contract.identity import named_files, with_imported
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
@@ -70,10 +71,13 @@ class Command(MeanOfItems):
         self.items = external_items(self.task, names)
 
     def code(self) -> Mapping[str, object]:
-        """See ``HasCode``: the files among the program's arguments, and the program unless it runs one of them."""
-        files = {path.name: path for path in map(Path, self._arguments[1:]) if path.is_file()}
+        """See ``HasCode``: the files among the program's arguments, and the program unless it runs one of them.
+
+        Those in Python also with what they import from their folders.
+        """
+        files = with_imported(path for path in map(Path, self._arguments[1:]) if path.is_file())
         program = Path(shutil.which(self._arguments[0]) or self._arguments[0])
-        return files if INTERPRETERS.match(program.name) else {program.name: program, **files}
+        return named_files(files if INTERPRETERS.match(program.name) else [*with_imported([program]), *files])
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
         """See ``Evaluator.score``. Raises RuntimeError with the program's last output if it fails."""

@@ -87,7 +87,10 @@ class Embedding(Jackknife):
         from mergesearch.evaluators.inference.encoder import Encoder
 
         if self._cached_encoder is None or self._cached_encoder.subject != subject:
-            self._cached_encoder = Encoder(subject, [(text,) for text in self._text_number], self._shared)
+            texts = [(text,) for text in self._text_number]
+            owners = {text: number for number, pair in reversed([*enumerate(self._pairs)]) for text in pair}
+            items = [owners[text] for text in self._text_number]
+            self._cached_encoder = Encoder(subject, texts, self._shared, items)
         return self._cached_encoder
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators.contract.evaluator import MeanOfItems, Metric
-from mergesearch.evaluators.contract.identity import source_files
+from mergesearch.evaluators.contract.identity import named_files, source_files
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
@@ -55,8 +55,8 @@ class Function(MeanOfItems):
         self._takes_items = "items" in _parameters(self._function, options.function)
 
     def code(self) -> Mapping[str, object]:
-        """See ``HasCode``: the file of the function."""
-        return {path.name: path for path in source_files([self._function])}
+        """See ``HasCode``: the file of the function, and what it imports from its folder."""
+        return named_files(source_files([self._function]))
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
         """See ``Evaluator.score``."""

@@ -69,12 +69,16 @@ class Checkpoint:
         """Returns whether two of the tensors may be copies of each other. A few bytes of each are read."""
         return self._adapter is not None or bool(self.similar_tensors())
 
+    def samples(self) -> dict[str, bytes]:
+        """Returns a few bytes from the middle of every stored tensor, without the adapter."""
+        return {n: sample for file in set(self.weights.file_of.values()) for n, sample in file.samples().items()}
+
     def similar_tensors(self) -> list[list[str]]:
         """Returns groups of stored tensors that have the same bytes in the middle, so that they may be copies.
 
         Vectors that are constant there (fresh biases and norms) do not count.
         """
-        samples = {n: sample for file in set(self.weights.file_of.values()) for n, sample in file.samples().items()}
+        samples = self.samples()
         groups: dict[tuple[TensorInfo, bytes], list[str]] = {}
         for name, info in self.tensors.items():
             sample = samples.get(name, b"")

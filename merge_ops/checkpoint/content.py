@@ -21,7 +21,8 @@ class CheckpointContent:
     """A checkpoint's content.
 
     Attributes:
-        states: size, modification time in ns and digest of the header of each file with tensors, by name.
+        states: size, times of modification and of change in ns, inode, and digest of the header of each file with
+            tensors, by name. Copies may keep the time of modification, but not the others.
         tensors: a digest of each tensor's dtype, shape and bytes, with the adapter applied.
         files: a digest of each file beside the tensors: config, tokenizer, chat template.
     """
@@ -51,7 +52,8 @@ def _states(checkpoint: Checkpoint) -> Iterator[tuple[str, list[int | str]]]:
         files = [path] if path.is_file() else sorted([*path.glob("*.safetensors*"), *path.glob("adapter_*.json")])
         for file in files:
             status = file.stat()
-            yield f"{index}/{file.name}", [status.st_size, status.st_mtime_ns, _head(file)]
+            times = [status.st_mtime_ns, status.st_ctime_ns]
+            yield f"{index}/{file.name}", [status.st_size, *times, status.st_ino, _head(file)]
 
 
 def _head(file: Path) -> str:

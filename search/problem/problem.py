@@ -11,6 +11,7 @@ from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, common_dtype
 from mergesearch.merge_ops.inputs.chat_templates import chat_template
 from mergesearch.merge_ops.inputs.compatibility import check_compatible
+from mergesearch.merge_ops.inputs.equal_models import equal_model_warnings
 from mergesearch.merge_ops.inputs.guessed_names import is_embedding
 from mergesearch.merge_ops.inputs.standalone import standalone
 from mergesearch.merge_ops.inputs.vocabulary_match import changes_nothing
@@ -215,11 +216,12 @@ def _chat_template(recipe: Mapping[str, object], merger: Merger) -> str | None:
 
 
 def _config_warnings(recipe: Mapping[str, object], merger: Merger) -> list[str]:
-    """Compares every checkpoint with the template: a candidate may leave out some. Raises UserError."""
+    """Compares the checkpoints, each with the template: a candidate may leave out some. Raises UserError."""
     lenient = recipe.get("on_config_mismatch") == "warn"
     with located("recipe"):
         models, has_template = list(merger.inputs.values()), recipe.get("chat_template") is not None
-        return check_compatible(models, lenient, "models" in recipe, has_template)
+        found = check_compatible(models, lenient, "models" in recipe, has_template)
+        return found + equal_model_warnings(models)
 
 
 def _assembled(recipe: Recipe, merger: Merger) -> Assembly:

@@ -1,7 +1,8 @@
 """The scorer: a candidate's recipe in, its per-item scores on the search items out."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from typing import Literal
@@ -48,7 +49,8 @@ class Scorer:
 
     A candidate that is identical to a scored one takes over its scores. Once the baselines are scored, the others are
     raced against the incumbent. ``constraint_baselines`` are the recipes of the baselines that constraints name.
-    ``trial_timeout`` is the time limit in seconds of building and scoring one candidate of the search.
+    ``trial_timeout`` is the time limit in seconds of building one candidate and scoring it on the search items. It is
+    longer where there are more items, as there may be in the verdict.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what scoring consists of
@@ -85,7 +87,7 @@ class Scorer:
             same_as = self._label_of_same(phenotype)
             return Scored(phenotype, earlier, 0, {"build": 0.0, "score": 0.0}, incumbent, same_as)
         self._budget.follow()
-        with self._attempts.noted(phenotype) as log, limited(self._trial_timeout, log):
+        with self._attempt(phenotype, self._tasks.search_items):
             begin = time.perf_counter()
             self._build(recipe)
             built = time.perf_counter()
@@ -102,16 +104,25 @@ class Scorer:
         incumbent = None if t.kind_of(trial) in t.NAMED else self._incumbent(before=trial.number)
         if incumbent:
             self.plan_race()
-        self._build(recipe)
-        if incumbent and self.race_plan:
-            return self._race(self.race_plan, incumbent, may_stop=False)
-        return self._score_in_full()
+        with self._attempt(self.phenotype(recipe), self._tasks.search_items):
+            self._build(recipe)
+            if incumbent and self.race_plan:
+                return self._race(self.race_plan, incumbent, may_stop=False)
+            return self._score_in_full()
 
     def score_side(self, recipe: Recipe, side: str, tasks: Sequence[Task]) -> Scores:
         """Scores a candidate on all items that these tasks have on one side."""
-        with self._attempts.noted(self.phenotype(recipe)):
+        with self._attempt(self.phenotype(recipe), sum(len(task.items(side)) for task in tasks)):
             self._build(recipe)
             return self._tasks.score(self._live.loaded, side, tasks)
+
+    @contextmanager
+    def _attempt(self, phenotype: str, items: int) -> Iterator[None]:
+        """Around building a candidate and scoring it on so many items: noted, and within its time limit."""
+        share = max(1.0, items / self._tasks.search_items)
+        limit = None if self._trial_timeout is None else self._trial_timeout * share
+        with self._attempts.noted(phenotype) as log, limited(limit, log):
+            yield
 
     def _build(self, recipe: Recipe) -> None:
         """Builds the candidate. Raises UserError where a model with its own tokenizer cannot be scored on a task."""
@@ -166,7 +177,7 @@ class Scorer:
 
     def _score_constraint_baseline(self, name: str, recipe: Recipe) -> Result:
         try:
-            with self._attempts.noted(self.phenotype(recipe)):
+            with self._attempt(self.phenotype(recipe), self._tasks.search_items):
                 self._build(recipe)
                 return self._score_in_full()
         except Exception as error:

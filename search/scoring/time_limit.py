@@ -45,7 +45,7 @@ def limited(seconds: float | None, log: IO[str]) -> Iterator[None]:
             yield
     except _Interrupted:
         watchdog.is_over.set()
-        raise TimedOutError(f"took longer than search.trial_timeout, {seconds:g} s") from None
+        raise TimedOutError(f"took longer than search.trial_timeout allows, {seconds:g} s") from None
 
 
 class _Watchdog:

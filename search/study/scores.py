@@ -18,7 +18,7 @@ from mergesearch.files import atomic_path
 
 COLUMNS = ["task", "item", "part", "score"]
 DIGEST = b"digest"
-"""The key of the file's metadata that holds the SHA-256 of its content."""
+"""The key of the file's metadata that holds the SHA-256 of its name and content."""
 
 
 def _damaged(file: Path, found: str) -> DamagedFileError:
@@ -46,7 +46,7 @@ def save_scores(file: Path, scores: Mapping[str, Tensor], items: Mapping[str, Se
         "score": pyarrow.float64(),
     }
     table = pyarrow.Table.from_pylist(rows, pyarrow.schema(columns))
-    table = table.replace_schema_metadata({DIGEST: _digest(table.to_pydict())})
+    table = table.replace_schema_metadata({DIGEST: _digest(file.stem, table.to_pydict())})
     with atomic_path(file) as temporary:
         parquet.write_table(table, temporary, write_page_checksum=True)
 
@@ -99,13 +99,17 @@ def _read(file: Path) -> dict[str, list[Any]]:
         if getattr(error, "errno", None) is not None:  # it is the disk that fails
             raise
         raise _damaged(file, f"is damaged ({in_words(error).splitlines()[0]})") from None
-    if list(columns) != COLUMNS or metadata not in (None, {DIGEST: _digest(columns)}):  # earlier versions wrote none
+    if list(columns) != COLUMNS or metadata not in (
+        None,
+        {DIGEST: _digest(file.stem, columns)},
+    ):  # earlier versions wrote none
         raise _damaged(file, "is damaged (its content is not what was written)")
     return columns
 
 
-def _digest(columns: Mapping[str, Sequence[Any]]) -> bytes:
-    return hashlib.sha256(repr(columns).encode("utf-8", "surrogatepass")).hexdigest().encode()
+def _digest(name: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
+    """Of the content and of whose scores it is, so that a file that took another's place is found."""
+    return hashlib.sha256(f"{name} {columns!r}".encode("utf-8", "surrogatepass")).hexdigest().encode()
 
 
 def _parts(values: float | list[float]) -> Iterator[tuple[int | None, float]]:

@@ -127,6 +127,15 @@ def test_too_few_documents_for_examples_are_refused(tmp_path: Path) -> None:
         evaluator.separate_examples(evaluator.items)
 
 
+def test_a_task_that_draws_examples_in_its_own_way_is_refused(tmp_path: Path) -> None:
+    """As classes of lm-eval do that are not configured by YAML."""
+    write(tmp_path, "mine", questions(20))
+    evaluator = open_lm_eval(tmp_path, task="mine")
+    del evaluator.subtasks[0]._task.sampler
+    with pytest.raises(UserError, match="num_fewshot: task 'mine' draws its examples by code of its own"):
+        evaluator.separate_examples(evaluator.items[:10])
+
+
 def test_a_task_without_examples_says_nothing(tmp_path: Path) -> None:
     write(tmp_path, "mine", questions(24))
     text = (tmp_path / "mine.yaml").read_text().replace("num_fewshot: 2", "num_fewshot: 0")

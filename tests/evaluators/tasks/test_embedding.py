@@ -157,3 +157,11 @@ def test_a_pooling_that_is_not_supported(content: Any, classifier: LoadedModel, 
     evaluator = opened(write_rows(tmp_path / "rows.jsonl", ROWS))
     with pytest.raises(UserError, match=r"1_Pooling/config\.json: found the pooling .*; set pooling"):
         evaluator.prepare(classifier)
+
+
+def test_texts_without_tokens_are_named_by_their_items(classifier: LoadedModel, tmp_path: Path) -> None:
+    rows = [*ROWS[:4], {**ROWS[4], "sentence2": ""}, ROWS[5], {**ROWS[6], "sentence1": ""}]
+    classifier.tokenizer.backend_tokenizer.post_processor = None
+    evaluator = opened(write_rows(tmp_path / "rows.jsonl", rows))
+    with pytest.raises(UserError, match=r"makes no tokens of the text of item 4 \(''\); remove it"):
+        evaluator.prepare(classifier)

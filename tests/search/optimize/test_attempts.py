@@ -171,7 +171,7 @@ def test_a_candidate_that_takes_too_long_fails_alone(judged: Data, tmp_path: Pat
     judged["search"]["trial_timeout"] = 1.5
     assert go(judged, tmp_path).trials == 10
     (lost,) = failed(study_of(tmp_path / "small"))
-    assert lost.user_attrs[t.REASON] == "TimedOutError: took longer than search.trial_timeout, 1.5 s"
+    assert lost.user_attrs[t.REASON] == "TimedOutError: took longer than search.trial_timeout allows, 1.5 s"
 
 
 HANG_WITH_LOCK = "ctypes.PyDLL(None).sleep(60)"
@@ -239,7 +239,7 @@ def test_outside_the_main_thread_code_is_interrupted_too(tmp_path: Path) -> None
     thread = time_limit.threading.Thread(target=score)
     thread.start()
     thread.join(60)
-    assert [str(error) for error in caught] == ["took longer than search.trial_timeout, 0.3 s"]
+    assert [str(error) for error in caught] == ["took longer than search.trial_timeout allows, 0.3 s"]
 
 
 def test_a_candidate_in_time_is_not_interrupted(tmp_path: Path) -> None:
@@ -256,3 +256,17 @@ def test_what_the_kernel_killed_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     assert attempts._killed_in_words(1) == ""
     assert attempts._killed_in_words(0) == "by signal 9, out of memory: the kernel killed it"
     assert attempts._killed_in_words(None) == ""
+
+
+def test_a_candidate_that_takes_too_long_on_the_test_items_is_left_out(config: Data, tmp_path: Path) -> None:
+    with_judge(config, tmp_path, "HERE.joinpath('test.txt').exists() and time.sleep(60)")
+    go(config, tmp_path)
+    folder = tmp_path / "small"
+    for file in (folder / "verdict.json", *(folder / "scores").glob("test-*")):
+        file.unlink()
+    (tmp_path / "test.txt").touch()
+    config["search"]["trial_timeout"] = 1.0
+    verdict = go(config, tmp_path)
+    assert verdict.left_out
+    for left in verdict.left_out:  # all that are the same model
+        assert "took longer than search.trial_timeout allows, 1 s" in left.reason

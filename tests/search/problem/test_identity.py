@@ -16,8 +16,15 @@ from mergesearch.search.problem.identity import FILE
 from ..helpers import Data, course, go, killed
 
 JUDGE = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
 def judge(model, tokenizer, items):
-    norm = float(sum(p.abs().sum() for p in model.parameters()))
+    from scale import SCALE
+
+    norm = SCALE * float(sum(p.abs().sum() for p in model.parameters()))
     return {item: norm * (1 + int(item)) for item in items}
 
 judge.items = {str(n): f"the content of item number {n}" for n in range(8)}
@@ -25,6 +32,7 @@ judge.items = {str(n): f"the content of item number {n}" for n in range(8)}
 PROGRAM = """
 import json, sys
 from pathlib import Path
+import sizes
 size = sum(Path(sys.argv[1], "model.safetensors").read_bytes()[-400:])
 print(json.dumps({name: size / (1 + int(name)) for name in Path(sys.argv[2]).read_text().split()}))
 """
@@ -36,6 +44,10 @@ def own(config: Data, models: Path, tmp_path: Path) -> Data:
     shutil.copytree(models, tmp_path / "models")
     (tmp_path / "judge.py").write_text(JUDGE)
     (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "scale.py").write_text("from more.far import SCALE\n")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "far.py").write_text("SCALE = 1\n")
+    (tmp_path / "sizes.py").write_text("SIZE = 1\n")
     data: Data = json.loads(json.dumps(config).replace(str(models), str(tmp_path / "models")))
     program = ["python", str(tmp_path / "program.py"), "{model}", "{items}"]
     data["evaluate"]["tasks"] += [
@@ -61,13 +73,25 @@ def append(name: str, text: str) -> Callable[[Path], None]:
     return change
 
 
+def change_tensor_and_keep_the_time(folder: Path) -> None:
+    file = folder / "models" / "two" / "model.safetensors"
+    before = file.stat()
+    change_tensor(folder)
+    assert file.stat().st_size == before.st_size
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 CHANGES = {
+    "a tensor, in a file of the same size and time": (change_tensor_and_keep_the_time, "two: 1 of .* tensors changed"),
     "a tensor": (change_tensor, r"two: 1 of \d+ tensors changed; the first, model.norm.weight, has another content"),
     "the tokenizer": (append("models/base/tokenizer.json", " "), "base: 1 of .* files changed; the first, tokenizer.j"),
     "the config of a model": (append("models/one/config.json", "\n"), "one: 1 of 4 files .* config.json, has another"),
     "an item": (append("texts/03.txt", "more"), r"'text': 2 of 12 items changed; the first, .*03.txt, has another"),
     "one more item": (lambda folder: (folder / "texts/zz.txt").write_text("new one"), "'text': .* the first, .* "),
     "a function": (append("judge.py", "# other\n"), r"judge.py \(task 'judge'\) has another content"),
+    "what a function imports": (append("scale.py", "# other\n"), r"scale.py \(task 'judge'\) has another content"),
+    "what that imports": (append("more/far.py", "# other\n"), r"far.py \(task 'judge'\) has another content"),
+    "what a program imports": (append("sizes.py", "# other\n"), r"sizes.py \(task 'program'\) has another content"),
     "a program": (append("program.py", "# other\n"), r"program.py \(task 'program'\) has another content"),
 }
 

@@ -136,6 +136,19 @@ CONTENTS = [
 ]
 
 
+def test_test_scores_of_another_candidate_are_scored_again(config: Data, tmp_path: Path) -> None:
+    config["search"]["trials"] = 9
+    go(config, tmp_path)
+    before = left(tmp_path)
+    one, two, *_ = sorted((tmp_path / "small" / "scores").glob("test-*"))
+    whole = two.read_bytes()
+    shutil.copyfile(one, two)
+    (tmp_path / "small" / "verdict.json").unlink()
+    assert any(f"{two.name}: is damaged" in line for line in repeated(config, tmp_path))
+    assert left(tmp_path) == before
+    assert two.read_bytes() == whole
+
+
 @pytest.mark.parametrize("content", [*CONTENTS, '[{"trials": 9}, 3]', '{"trials": 9}'])
 @pytest.mark.parametrize("name", ["batches.json", "test_looks.json", "gradient.json", "verdict.json"])
 def test_damaged_files_are_refused_by_name(tmp_path: Path, name: str, content: str) -> None:
