@@ -37,11 +37,13 @@ class Strict(BaseModel):
         valid = [field.alias or name for name, field in cls.model_fields.items()]
         unknown = [key for key in data if key not in valid][:MOST_PROBLEMS]
         problems = [_unknown(key, data[key], valid) for key in unknown]
-        problems += [_no_number(name, data[name]) for name in _numbers(cls) if _has_switch(data.get(name))]
+        switches = [name for name in _numbers(cls) if _has_switch(data.get(name))]
+        problems += [_problem("no_number", "Input should be a number", (name,), data[name]) for name in switches]
         try:
             model = handler({key: value for key, value in data.items() if key in valid})
         except ValidationError as error:
-            problems += [_repeated(problem) for problem in error.errors(include_url=False)]
+            found = error.errors(include_url=False)
+            problems += [_problem(each["type"], each["msg"], each["loc"], each["input"]) for each in found]
         if problems:
             raise ValidationError.from_exception_data(cls.__name__, problems)
         return model
@@ -50,14 +52,6 @@ class Strict(BaseModel):
 def _unknown(key: Any, value: Any, valid: list[str]) -> InitErrorDetails:
     text = f"unknown key {quoted(str(key))}{nearest(str(key), valid)}"
     return _problem("unknown_key", text, (str(key),), value)
-
-
-def _no_number(name: str, value: Any) -> InitErrorDetails:
-    return _problem("no_number", "Input should be a number", (name,), value)
-
-
-def _repeated(problem: Any) -> InitErrorDetails:
-    return _problem(problem["type"], problem["msg"], problem["loc"], problem["input"])
 
 
 def _problem(kind: str, text: str, place: tuple[str | int, ...], value: Any) -> InitErrorDetails:

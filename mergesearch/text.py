@@ -9,7 +9,6 @@ import html
 import re
 import sys
 from reprlib import Repr
-from typing import IO, Any
 
 SCREEN = 2_000
 """The most characters of one text that are shown."""
@@ -130,12 +129,8 @@ def print_anything() -> None:
     """Lets standard output and error print every text, whatever their encoding is; see ``as_encoded``."""
     codecs.register_error(_ENCODING_ERRORS, _typed)
     for stream in (sys.stdout, sys.stderr):
-        _reconfigure(stream)
-
-
-def _reconfigure(stream: IO[str] | Any) -> None:
-    if hasattr(stream, "reconfigure"):  # not where a caller replaced it
-        stream.reconfigure(errors=_ENCODING_ERRORS)
+        if hasattr(stream, "reconfigure"):  # not where a caller replaced it
+            stream.reconfigure(errors=_ENCODING_ERRORS)
 
 
 def _typed(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mergesearch.errors import UserError, listed, located
 from mergesearch.merge_ops.checkpoint.adapters.adapter import Adapter
-from mergesearch.merge_ops.checkpoint.adapters.config import ADAPTER_CONFIG, read_config
+from mergesearch.merge_ops.checkpoint.adapters.config import ADAPTER_CONFIG, read_adapter_config
 from mergesearch.merge_ops.checkpoint.adapters.keys import is_factor
 from mergesearch.merge_ops.checkpoint.architecture import architecture_of
 from mergesearch.merge_ops.checkpoint.locations import locate
@@ -188,7 +188,10 @@ class Checkpoint:
     def _on_its_base(self) -> str:
         base = "MODEL"
         with suppress(UserError):
-            base = read_config(self.path if self.path.is_dir() else self.path.parent).base_model_name_or_path or base
+            base = (
+                read_adapter_config(self.path if self.path.is_dir() else self.path.parent).base_model_name_or_path
+                or base
+            )
         where = "" if base != "MODEL" else ", where MODEL is the model that it was trained on"
         return f"{ModelReference(base, self._parsed.model)}{where}"
 

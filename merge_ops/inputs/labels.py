@@ -47,25 +47,28 @@ def check_labels(template: AlignedCheckpoint, others: Sequence[AlignedCheckpoint
     """
     if not head_tensors(template):
         return []
-    names, warnings = label_names(template.checkpoint), []
-    for other in others:
-        own = label_names(other.checkpoint) if head_tensors(other) else names
-        if own == names:
-            continue
-        if own and names and sorted(own) == sorted(names):
-            order = "the labels (id2label) are in another order; the rows are merged by name"
-            warnings.append(f"{other.reference}: than in {template.reference}, {order}")
-            continue
-        if names and own and not lenient:
-            raise UserError(
-                f"{other.reference}: has other labels (id2label) than {template.reference}: "
-                f"{listed(set(own) - set(names) or own)}; expected {listed(names)}; "
-                "`on_config_mismatch: warn` in the recipe merges them row by row"
-            )
-        nameless = template if names is None else other
-        what = "has other labels" if names and own else f"takes its labels as {nameless.reference} has none by name"
-        warnings.append(f"{other.reference}: {what} (id2label); the rows are merged in their order")
-    return warnings
+    return [warning for other in others if (warning := _label_warning(template, other, lenient))]
+
+
+def _label_warning(template: AlignedCheckpoint, other: AlignedCheckpoint, lenient: bool) -> str | None:
+    names = label_names(template.checkpoint)
+    own = label_names(other.checkpoint) if head_tensors(other) else names
+    if own == names:
+        return None
+    if own and names and sorted(own) == sorted(names):
+        return (
+            f"{other.reference}: its labels (id2label) are in another order than those of {template.reference}; the "
+            "rows are merged by name"
+        )
+    if names and own and not lenient:
+        raise UserError(
+            f"{other.reference}: has other labels (id2label) than {template.reference}: "
+            f"{listed(set(own) - set(names) or own)}; expected {listed(names)}; "
+            "`on_config_mismatch: warn` in the recipe merges them row by row"
+        )
+    nameless = template if names is None else other
+    what = "has other labels" if names and own else f"{nameless.reference} has no names of labels"
+    return f"{other.reference}: {what} (id2label); the rows are merged in their order"
 
 
 def head_tensors(entry: AlignedCheckpoint) -> list[str]:

@@ -252,8 +252,7 @@ class Recipe(Strict):
         method = problems.attempt(lambda: self.method)
         problems.attempt(self._check_forms)
         groups = problems.attempt(lambda: self._all_groups) or []
-        methods = list({group.method.name: group.method for group in groups}.values())
-        methods = list(dict.fromkeys([method, *methods])) if method else methods
+        methods = list({each.name: each for each in (method, *(group.method for group in groups)) if each}.values())
         sections = {"parameters": self.parameters} if methods else {}
         sections |= {f"modules.{name}.parameters": module.parameters for name, module in self.modules.items()}
         for where, parameters in sections.items():

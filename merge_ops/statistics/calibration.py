@@ -83,13 +83,7 @@ def _input_grams(model: nn.Module, views: Mapping[str, Tensor], sequences: list[
     from transformers.pytorch_utils import Conv1D
 
     grams: dict[str, Tensor] = {}
-    tied = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    names = {view.data_ptr(): name for name, view in views.items()}
-    layers = {
-        names[layer.weight.data_ptr()]: layer
-        for layer in model.modules()
-        if isinstance(layer, nn.Linear | Conv1D) and layer.weight.data_ptr() in names and id(layer.weight) not in tied
-    }
+    layers = _linear_layers(model, views)
     hooks = [_add_gram_hook(layer, name, grams) for name, layer in layers.items()]
     with torch.no_grad():
         for sequence in sequences:
@@ -101,6 +95,19 @@ def _input_grams(model: nn.Module, views: Mapping[str, Tensor], sequences: list[
         name: (-1, *gram.shape) if isinstance(layers[name], Conv1D) else gram.shape for name, gram in grams.items()
     }
     return {name: gram.view(shapes[name]) / count for name, gram in grams.items()}
+
+
+def _linear_layers(model: nn.Module, views: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+    """Returns the linear layers by the checkpoint's names of their weights, without those tied to an embedding."""
+    from transformers.pytorch_utils import Conv1D
+
+    tied = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    names = {view.data_ptr(): name for name, view in views.items()}
+    return {
+        names[layer.weight.data_ptr()]: layer
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear | Conv1D) and layer.weight.data_ptr() in names and id(layer.weight) not in tied
+    }
 
 
 def _add_gram_hook(module: nn.Module, name: str, grams: dict[str, Tensor]) -> Any:

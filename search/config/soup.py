@@ -96,11 +96,11 @@ class Soup(Strict):
     @property
     def references(self) -> list[str]:
         """The averaged models as recipes refer to them."""
-        adapted = (self._on_base(model) if _is_adapter(model) else model for model in self.models)
+        adapted = (
+            str(ModelReference(parse_reference(str(self.base)).model, model)) if _is_adapter(model) else model
+            for model in self.models
+        )
         return [model for model in adapted if model != self.base]
-
-    def _on_base(self, adapter: str) -> str:
-        return str(ModelReference(parse_reference(str(self.base)).model, adapter))
 
     def recipe(self) -> dict[str, Any]:
         """A recipe without holes that refers to all of the models."""

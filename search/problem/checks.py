@@ -32,14 +32,10 @@ def _check_entries(recipe: Mapping[str, Any]) -> None:
         return
     if not isinstance(models, list) or not models:
         raise UserError(f"recipe: models: found {quoted(models)}, expected a list of {{model, parameters}}")
-    wrong = [n for n, entry in enumerate(models) if not isinstance(entry, dict) or not _names_model(entry)]
-    expected = "expected {model: path, parameters}"
+    named = [isinstance(entry, dict) and isinstance(entry.get("model"), str | dict) for entry in models]
+    wrong, expected = [n for n, is_named in enumerate(named) if not is_named], "expected {model: path, parameters}"
     if wrong:
         raise UserError(*(f"recipe: models[{n}]: found {quoted(models[n])}, {expected}" for n in wrong))
-
-
-def _names_model(entry: Mapping[str, Any]) -> bool:
-    return isinstance(entry.get("model"), str | dict)
 
 
 def possible_templates(space: Space, recipe: Mapping[str, Any], references: Sequence[str]) -> list[str]:

@@ -46,8 +46,8 @@ class Problem:
     ``references`` are all checkpoints that a candidate may name; the live model is made from ``template``.
     ``starts`` has one candidate of each method, assembled. ``shared_keys`` are recipe keys that baselines and soups
     have in common with the candidates. ``chat_template`` is that of all candidates, if the recipe names one.
-    ``standalone`` are the checkpoints that are other models than the template with
-    other weights: as baselines they are scored with their own config and tokenizer.
+    ``standalone`` are the checkpoints that are other models than the template with other weights: as baselines they are
+    scored with their own config and tokenizer.
     """
 
     config: Config
@@ -116,20 +116,7 @@ def open_problem(config: Config, where: str) -> Problem:
         problems.check()
     assert opened is not None
     assert tasks is not None
-    config = config.model_copy(update={"recipe": opened.recipe})
-    template = opened.references[0]
-    return Problem(
-        config,
-        opened.space,
-        tasks,
-        opened.references,
-        template,
-        opened.starts,
-        opened.shared,
-        opened.standalone,
-        opened.warnings,
-        opened.chat_template,
-    )
+    return opened.problem(config, tasks)
 
 
 @dataclass(frozen=True)
@@ -144,6 +131,21 @@ class _OpenRecipe:
     standalone: Sequence[str]
     warnings: Sequence[str]
     chat_template: str | None
+
+    def problem(self, config: Config, tasks: TaskSet) -> Problem:
+        """The problem of this recipe, with a config's tasks."""
+        return Problem(
+            config.model_copy(update={"recipe": self.recipe}),
+            self.space,
+            tasks,
+            self.references,
+            self.references[0],
+            self.starts,
+            self.shared,
+            self.standalone,
+            self.warnings,
+            self.chat_template,
+        )
 
 
 def _open_recipe(recipe: dict[str, Any]) -> _OpenRecipe:

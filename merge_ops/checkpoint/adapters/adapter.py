@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.adapters.changes import Change, Whole
-from mergesearch.merge_ops.checkpoint.adapters.config import read_config
+from mergesearch.merge_ops.checkpoint.adapters.config import read_adapter_config
 from mergesearch.merge_ops.checkpoint.adapters.ends import Ends
 from mergesearch.merge_ops.checkpoint.adapters.heads import with_head
 from mergesearch.merge_ops.checkpoint.adapters.keys import read_keys
@@ -45,7 +45,7 @@ class Adapter:
         architecture: Architecture | None,
     ) -> None:
         self._base, self._read_base, self._architecture = base, read, architecture
-        self._config = read_config(folder)
+        self._config = read_adapter_config(folder)
         self._file = TensorFile(_weights(folder))
         every = read_keys(self._file.tensors)
         keys = [key for key in every if key.role in APART or self._config.targets(key.module)]

@@ -203,7 +203,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class TokenRows:
+class NewRows:
     """New rows of an embedding."""
 
     new: Stored

@@ -193,7 +193,7 @@ def _pattern(key: str) -> Any:
     return regex.compile(key)
 
 
-def read_config(folder: Path) -> AdapterConfig:
+def read_adapter_config(folder: Path) -> AdapterConfig:
     """Reads an adapter's config. Raises UserError if the folder is not that of a LoRA adapter that can be merged."""
     file = folder / ADAPTER_CONFIG
     if not file.exists():

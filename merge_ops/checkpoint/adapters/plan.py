@@ -9,11 +9,11 @@ from mergesearch.merge_ops.checkpoint.adapters.changes import (
     Change,
     Experts,
     Layout,
+    NewRows,
     Product,
     Shape,
     Shift,
     Stored,
-    TokenRows,
     Whole,
     product_shape,
 )
@@ -96,7 +96,7 @@ class Planner:
             if rows is None:
                 raise UserError(f"{key.stored}: trainable_token_indices has no entry for {key.module}")
             parameter = self._names.parameter(f"{key.module}.weight")
-            yield Planned(key.stored, parameter, TokenRows(self._tensor(key), tuple(rows)))
+            yield Planned(key.stored, parameter, NewRows(self._tensor(key), tuple(rows)))
 
     def _of_factors(self, group: Factors) -> Iterator[Planned]:
         if not {"A", "B"} <= group.keys():
