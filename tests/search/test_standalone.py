@@ -258,14 +258,14 @@ def test_models_that_may_be_the_template_compute_alike(config: Data, models: Pat
     data = two_only(config, two)
     data["recipe"]["base_model"] = {"search": [str(models / "base"), two]}
     data["recipe"]["models"][0]["model"] = one
-    with pytest.raises(UserError, match=r"base_model: .*base and .*two differ in their config\.json: rms_norm_eps"):
+    with pytest.raises(UserError, match=r"base_model: .*base and .*two differ in config\.json: rms_norm_eps"):
         open_plan(Config.model_validate(data), "config")
     entries = [
         {"model": {"search": [one, two]}, "parameters": {"weight": 0.5}},
         {"model": str(models / "base"), "parameters": {"weight": {"search": [0.1, 1]}}},
     ]
     data["recipe"] = {"merge_method": "linear", "models": entries}
-    with pytest.raises(UserError, match=r"one and .*two differ in their config\.json: rms_norm_eps.*set base_model"):
+    with pytest.raises(UserError, match=r"one and .*two differ in config\.json: rms_norm_eps.*set base_model"):
         open_plan(Config.model_validate(data), "config")
     data["recipe"]["base_model"] = str(models / "base")
     open_plan(Config.model_validate(data), "config")
