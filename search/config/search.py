@@ -20,8 +20,10 @@ def _known_sampler(name: str) -> str:
 
 
 def _outlives_process(url: str) -> str:
-    """Refuses SQLite in memory, whose trials no other process sees, and which ends with its own."""
-    kind, _, place = url.partition("://")
+    """Refuses what is no URL, and SQLite in memory, whose trials no other process sees, and which ends with its own."""
+    kind, separator, place = url.partition("://")
+    if not kind or not separator or not url.isprintable():
+        raise ValueError(f"found {quoted(url)}, expected the URL of a database, as sqlite:///study.db")
     in_memory = place in ("", "/") or any(word in place for word in (":memory:", "mode=memory"))
     if kind.partition("+")[0] == "sqlite" and in_memory:
         raise ValueError(f"found {quoted(url)}, a database in memory; expected one in a file, as in sqlite:///study.db")

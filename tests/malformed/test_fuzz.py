@@ -1,8 +1,7 @@
 """Mutated files of every kind: each is read, or refused by UserError, at once. Anything else is a failure."""
 
-import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +12,14 @@ from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorFile
 from mergesearch.merge_ops.engine.documents import read_recipes
 from mergesearch.merge_ops.inputs.stored_tokens import stored_tokens
-from mergesearch.parsing import dump_yaml, read_yaml
+from mergesearch.parsing import read_yaml
 from mergesearch.search.config import Config
 from mergesearch.search.space.space import Space
 
 from .command import outcome
 from .fuzzing import MANY, SAMPLE, Draw, at_once, fuzz
 from .headers import GOOD, HEADERS, file_of
-from .values import JSON_TEXTS, JSON_VALUES, TEXTS, VALUES
-
-SMALL = {name: text for name, text in VALUES.items() if len(text) < 10_000}
-
-
-def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every path in the data but the empty one."""
-    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    for key, value in items:
-        yield (*path, key)
-        yield from places(value, (*path, key))
-
-
-def with_value(data: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """A copy of the data with another value at a path."""
-    changed = copy.deepcopy(data)
-    owner = changed
-    for key in path[:-1]:
-        owner = owner[key]
-    owner[path[-1]] = value
-    return changed
-
-
-def cut(draw: Draw, text: bytes) -> bytes:
-    """The text, of which a part may be replaced by other bytes."""
-    if draw.draw(st.booleans()):
-        return text
-    start = draw.draw(st.integers(0, len(text)))
-    return text[:start] + draw.draw(st.binary(max_size=8)) + text[draw.draw(st.integers(start, len(text))) :]
-
-
-def yaml_of(draw: Draw, data: Any) -> bytes:
-    """The data as YAML, with another value somewhere, or with other bytes somewhere, or other YAML altogether."""
-    if draw.draw(st.integers(0, 9)) == 0:
-        return cut(draw, draw.draw(st.sampled_from([text for text in TEXTS.values() if len(text) < 30_000])))
-    path = draw.draw(st.sampled_from(list(places(data))))
-    text = dump_yaml(with_value(data, path, "HERE")).replace("HERE", draw.draw(st.sampled_from(list(SMALL.values()))))
-    return cut(draw, text.encode())
-
-
-def json_of(draw: Draw, data: Any) -> bytes:
-    """The data as JSON, mutated in the same ways."""
-    if draw.draw(st.integers(0, 9)) == 0:
-        return cut(draw, draw.draw(st.sampled_from([text for text in JSON_TEXTS.values() if len(text) < 30_000])))
-    path = draw.draw(st.sampled_from(list(places(data))))
-    return cut(
-        draw, json.dumps(with_value(data, path, draw.draw(st.sampled_from(list(JSON_VALUES.values()))))).encode()
-    )
+from .mutations import cut, json_of, yaml_of
 
 
 def read_config(file: Path) -> None:
