@@ -1,7 +1,6 @@
 """Validated objects from data, and YAML in both directions."""
 
-import re
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args
@@ -14,7 +13,7 @@ from yaml.constructor import ConstructorError
 
 from mergesearch.errors import UserError, first_line, nearest
 from mergesearch.reading import read_text
-from mergesearch.text import quoted
+from mergesearch.text import NO_TEXT, quoted
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 MOST_PROBLEMS = 20
@@ -85,8 +84,7 @@ def _has_switch(value: Any) -> bool:
 def parse(model: type[Parsed], data: Any, where: str) -> Parsed:
     """``data`` as a ``model``.
 
-    Raises UserError with a line for each problem, in the order of the data: ``where``, the key, what was found and what
-    was expected.
+    Raises UserError with a line for each problem, in order: ``where``, the key, what was found, what was expected.
     """
     if not isinstance(data, dict):
         found = "is empty" if data is None else f"found {quoted(data, 60)}"
@@ -141,20 +139,19 @@ MOST_VALUES = 30_000
 """The most keys and values of a YAML file; what an alias stands for counts wherever the alias is."""
 MOST_DOCUMENTS = 1000
 INTEGER_BITS = 64
-NO_TEXT = re.compile("[\0\ud800-\udfff]")
-"""Characters that no file name and no UTF-8 can have: NUL, and halves of surrogate pairs."""
 
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML without what has no end, and without values that nothing can take.
 
     Refused are: documents that are too deep or too long, values that contain themselves, integers of more than 64 bits,
-    and characters that cannot be written. As in mergekit, of equal keys the last one counts.
+    and characters that cannot be written. Of equal keys the last one counts, and ``repeated`` has the others.
     """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._level = self._count = self._documents = 0
+        self.repeated: list[ConstructorError] = []
 
     def compose_document(self) -> yaml.Node | None:
         self._documents += 1
@@ -186,17 +183,13 @@ class _Loader(yaml.SafeLoader):
             raise _wrong(node, f"found the character U+{ord(found[0]):04X}, which no text can have")
         return value
 
-
-class _UniqueLoader(_Loader):
-    """Refuses mappings with two equal keys."""
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[tuple[str, str], int] = {}
-        keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-        for key in (key for key in keys if isinstance(key, yaml.ScalarNode)):
-            if (name := (key.tag, key.value)) in lines:
-                raise _wrong(key, f"found the key {quoted(key.value)} again, which is in line {lines[name]} already")
-            lines[name] = key.start_mark.line + 1
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        for key in (key for key, _ in pairs if isinstance(key, yaml.ScalarNode)):
+            if line := lines.get((key.tag, key.value)):
+                self.repeated.append(_wrong(key, f"found the key {quoted(key.value)} again, as in line {line}"))
+            lines[key.tag, key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
 
@@ -235,23 +228,33 @@ def _wrong(node: yaml.Node, problem: str) -> ConstructorError:
 
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file. Raises UserError where it cannot be read, is not YAML, or has a key twice."""
-    documents = _documents(path, _UniqueLoader)
+    documents, repeated = _documents(path)
+    if repeated:
+        raise UserError(*repeated)
     if len(documents) > 1:
         raise UserError(f"{path}: found {len(documents)} documents, expected one; remove the lines ---")
     return documents[0] if documents else None
 
 
-def read_yaml_documents(path: Path) -> list[Any]:
-    """The documents of a YAML file. Of equal keys, the last one counts, as in mergekit. Raises UserError."""
-    return _documents(path, _Loader)
+def read_yaml_documents(path: Path, warn: Callable[[str], object]) -> list[Any]:
+    """The documents of a YAML file. Of equal keys, ``warn`` hears; the last one counts. Raises UserError."""
+    documents, repeated = _documents(path)
+    for problem in repeated:
+        warn(f"{problem}; the last one counts, as in mergekit")
+    return documents
 
 
-def _documents(path: Path, loader: type[_Loader]) -> list[Any]:
+def _documents(path: Path) -> tuple[list[Any], list[str]]:
+    """The documents, and where they have a key again."""
     text = read_text(path, YAML_BYTES)
+    documents: list[Any] = []
     try:
-        return list(yaml.load_all(text, loader))
+        loader = _Loader(text)
+        while loader.check_data():  # type: ignore[no-untyped-call]
+            documents.append(loader.get_data())
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: is not YAML: {_in_words(error, text)}") from None
+    return documents, [f"{path}: {_in_words(error, text)}" for error in loader.repeated]
 
 
 def _in_words(error: Exception, text: str) -> str:

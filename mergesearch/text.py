@@ -10,6 +10,8 @@ import re
 import sys
 from reprlib import Repr
 
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""Characters that no file name and no UTF-8 can have: NUL, and halves of surrogate pairs."""
 SCREEN = 2_000
 """The most characters of one text that are shown."""
 LINE = 500

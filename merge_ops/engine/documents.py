@@ -19,7 +19,7 @@ from mergesearch.merge_ops.engine.options import DEFAULTS, MergeOptions
 from mergesearch.merge_ops.output.writer import new_parents_removed
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import read_yaml_documents
-from mergesearch.say import Say
+from mergesearch.say import Say, silent
 
 
 def read_recipes(path: Path, warn: Say | None = None) -> list[Recipe]:
@@ -30,7 +30,7 @@ def read_recipes(path: Path, warn: Say | None = None) -> list[Recipe]:
     Raises:
         UserError: the file is not readable, or a recipe is not valid, not used, or part of a cycle.
     """
-    documents = [_with_name(document) for document in read_yaml_documents(path) if document is not None]
+    documents = [_with_name(each) for each in read_yaml_documents(path, warn or silent) if each is not None]
     if len(documents) <= 1:
         return [Recipe.read(documents[0] if documents else None, str(path), warn)]
     problems, names = Problems(), [f"{path}: document {i + 1}" for i in range(len(documents))]

@@ -29,7 +29,7 @@ from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.live.built import Builder
 from mergesearch.merge_ops.output.folder import write_folder
 from mergesearch.merge_ops.recipe.recipe import Recipe
-from mergesearch.parsing import NO_TEXT
+from mergesearch.text import NO_TEXT
 
 __all__ = ["Engine", "MemoryReserve", "Merger", "check_output", "find_device", "merge", "torch_dtype"]
 

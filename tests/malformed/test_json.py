@@ -86,3 +86,33 @@ def test_values_that_transformers_cannot_take(
     assert result.kind == "refused", result.text
     assert said in result.text
     assert len(result.text.splitlines()) == 1
+
+
+def test_a_file_whose_reading_fails(recipe: dict[str, Any], config: dict[str, Any]) -> None:
+    """``/proc/self/mem`` is a file, of which nothing can be read at its beginning."""
+    unreadable = "/proc/self/mem"
+    if not Path(unreadable).is_file():
+        pytest.skip("there is no /proc here")
+    recipe["base_model"] = unreadable
+    config["evaluate"]["tasks"][0]["files"] = [unreadable]
+    for command, data, more in (("merge", recipe, ["out"]), ("check", config, [])):
+        Path("x.yml").write_text(dump_yaml(data))
+        result = ending(command, "x.yml", *more)
+        assert result.kind == "refused", result.text
+        assert f"{unreadable}: cannot be read: Input/output error" in result.text
+
+
+def test_an_output_that_is_no_text(recipe: dict[str, Any]) -> None:
+    Path("x.yml").write_text(dump_yaml(recipe))
+    assert "is no path in UTF-8" in ending("merge", "x.yml", "out\udcff").text
+
+
+def test_a_model_without_an_output_layer(config: dict[str, Any], models: Path) -> None:
+    shutil.copytree(models / "base", "model")
+    content = json.loads(Path("model/config.json").read_text())
+    Path("model/config.json").write_text(json.dumps({**content, "architectures": None}))
+    config["recipe"]["base_model"] = "model"
+    Path("x.yml").write_text(dump_yaml(config))
+    result = ending("check", "x.yml")
+    assert result.kind == "refused"
+    assert "LlamaModel gives no logits: `architectures`" in result.text

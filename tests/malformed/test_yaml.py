@@ -1,6 +1,7 @@
 """YAML that is no config and no recipe: every command refuses it in one line, at once."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from mergesearch.errors import UserError
 from mergesearch.parsing import dump_yaml, read_yaml, read_yaml_documents
+from mergesearch.say import silent
 from mergesearch.text import quoted
 
 from .command import ending
@@ -43,7 +45,7 @@ def test_texts(command: tuple[str, ...], name: str) -> None:
 )
 def test_messages_name_the_line(text: str, said: str) -> None:
     Path("x.yml").write_text(text)
-    for read in (read_yaml, read_yaml_documents):
+    for read in (read_yaml, partial(read_yaml_documents, warn=silent)):
         with pytest.raises(UserError) as caught:
             read(Path("x.yml"))
         assert str(caught.value).startswith("x.yml: is not YAML: ")
@@ -52,9 +54,13 @@ def test_messages_name_the_line(text: str, said: str) -> None:
 
 def test_of_equal_keys_the_last_counts_in_recipes_and_configs_refuse_them() -> None:
     Path("x.yml").write_text("a: 1\nb: 2\na: 3\n")
-    assert read_yaml_documents(Path("x.yml")) == [{"a": 3, "b": 2}]
-    with pytest.raises(UserError, match=r"line 3, column 1: found the key 'a' again, which is in line 1 already"):
+    said: list[str] = []
+    assert read_yaml_documents(Path("x.yml"), said.append) == [{"a": 3, "b": 2}]
+    found = "x.yml: line 3, column 1: found the key 'a' again, as in line 1"
+    assert said == [f"{found}; the last one counts, as in mergekit"]
+    with pytest.raises(UserError) as caught:
         read_yaml(Path("x.yml"))
+    assert str(caught.value) == found
 
 
 def test_several_documents_where_one_is_expected() -> None:

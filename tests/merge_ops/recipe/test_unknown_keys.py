@@ -106,3 +106,21 @@ def test_switches_as_text(text: str, value: bool, tmp_path: Path) -> None:
         merge(Recipe.read(recipe), tmp_path / name)
     one, two = read(tmp_path / "text"), read(tmp_path / "value")
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(("name", "said"), [("mlpp", ["filter 'mlpp': no tensor has this in its name"]), ("mlp", [])])
+def test_a_filter_that_no_tensor_matches_is_told(name: str, said: list[str], tmp_path: Path) -> None:
+    weight = [{"filter": name, "value": 0.5}, {"filter": "*", "value": 0.4}]
+    models = [{"model": B, "parameters": {"weight": weight}}]
+    recipe = Recipe.read({"base_model": A, "merge_method": "task_arithmetic", "models": models})
+    told: list[str] = []
+    merge(recipe, tmp_path / "out", options=MergeOptions(warn=told.append))
+    assert told == said
+
+
+def test_a_key_that_stands_twice_is_told(tmp_path: Path) -> None:
+    text = dump_yaml(breadcrumbs()) + "merge_method: linear\n"
+    (tmp_path / "x.yml").write_text(text)
+    told: list[str] = []
+    merge_file(tmp_path / "x.yml", tmp_path / "out", MergeOptions(warn=told.append))
+    assert "found the key 'merge_method' again, as in line 2; the last one counts, as in mergekit" in told[0]

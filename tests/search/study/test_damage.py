@@ -247,3 +247,26 @@ def test_a_disk_that_fails_stops_the_run_which_goes_on_later(
     go(config, tmp_path / "whole")
     assert left(tmp_path / "torn")[1:] == left(tmp_path / "whole")[1:]
     assert course(tmp_path / "torn" / "small") == course(tmp_path / "whole" / "small")
+
+
+def test_trials_that_a_journal_lost_are_told(config: Data, tmp_path: Path) -> None:
+    config["search"]["trials"] = 9
+    go(config, tmp_path)
+    journal = tmp_path / "small" / "study.log"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[: len(lines) // 2]))
+    with pytest.raises(UserError, match=r"finished trials, its verdict is that of 9: some are lost"):
+        _ = mergesearch.Run.read(tmp_path / "small").trials
+
+
+def test_a_verdict_with_another_number_is_refused(config: Data, tmp_path: Path) -> None:
+    config["search"]["trials"] = 9
+    go(config, tmp_path)
+    file = tmp_path / "small" / "verdict.json"
+    whole = file.read_text()
+    file.write_text(whole.replace('"test_looks": 1', '"test_looks": 0'))
+    assert file.read_text() != whole
+    with pytest.raises(UserError, match=r"verdict\.json: is damaged: it is not what was written; run the config again"):
+        read_verdict(RunFolder(tmp_path / "small"))
+    go(config, tmp_path)
+    assert file.read_text() == whole
