@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergesearch.errors import UserError, listed
+from mergesearch.errors import UserError, listed, located
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.data.content import content_hash, content_text
+from mergesearch.reading import JSON_BYTES, read_text
 from mergesearch.text import quoted, shown
 
 if TYPE_CHECKING:
@@ -45,10 +46,8 @@ def external_items(task: str, contents: Mapping[str, Any] | Iterable[str] | None
 
 def read_item_names(file: str) -> list[str]:
     """The names in a file, one per line."""
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"items: {file} cannot be read: {error}") from error
+    with located("items"):
+        lines = read_text(Path(file), JSON_BYTES).splitlines()
     return [line for line in lines if line.strip()]
 
 

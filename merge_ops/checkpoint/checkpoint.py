@@ -188,10 +188,8 @@ class Checkpoint:
     def _on_its_base(self) -> str:
         base = "MODEL"
         with suppress(UserError):
-            base = (
-                read_adapter_config(self.path if self.path.is_dir() else self.path.parent).base_model_name_or_path
-                or base
-            )
+            folder = self.path if self.path.is_dir() else self.path.parent
+            base = read_adapter_config(folder).base_model_name_or_path or base
         where = "" if base != "MODEL" else ", where MODEL is the model that it was trained on"
         return f"{ModelReference(base, self._parsed.model)}{where}"
 

@@ -259,7 +259,7 @@ def test_wrong_commands(tmp_path: Path) -> None:
         ({"command": "true"}, "expected {model} in place of the candidate's folder"),
         ({"command": "nowhere-at-all {model}"}, "there is no program 'nowhere-at-all'"),
         ({"command": 'true "{model}'}, "No closing quotation"),
-        ({"command": ["true", "{model}"], "items": str(tmp_path / "none")}, "items: .*none cannot be read"),
+        ({"command": ["true", "{model}"], "items": str(tmp_path / "none")}, "items: .*none: there is no such file"),
     ):
         with pytest.raises(UserError, match=message):
             Command(Command.Options.model_validate({"task": "t", **options}), Shared())
