@@ -44,8 +44,9 @@ class Subtask:
             overrides: See ``TaskOverrides``.
         """
         self.name = task.task_name
-        self._task = task
-        self._overrides = overrides
+        self._task, self._overrides = task, overrides
+        # lm-eval has no public name for a task's filters.
+        self._filters: dict[str, Any] = {ensemble.name: ensemble for ensemble in task._filters}
         with as_command_line():
             self.docs = list(task.eval_docs)
             self._first_instances = build_instances(task, 1, overrides)[0]
@@ -190,11 +191,6 @@ class Subtask:
         """Sets ``filtered_resps`` of the metric's filter."""
         if instances:
             self._filters[self.filter_name].apply(instances)
-
-    @property
-    def _filters(self) -> dict[str, Any]:
-        """The task's filters by name. lm-eval has no public name for them."""
-        return {ensemble.name: ensemble for ensemble in self._task._filters}
 
     def _results_of_empty_answers(self, doc: dict[str, Any]) -> dict[str, Any]:
         """The task's results for a document without real answers; empty if the task's code does not allow that."""

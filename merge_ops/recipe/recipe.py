@@ -85,8 +85,7 @@ class Recipe(Strict):
         Args:
             data: the content of the document.
             where: the start of messages.
-            warn: gets a warning for every key and parameter that does not exist, which mergekit ignores. Without it,
-                they are errors.
+            warn: gets a warning for every unknown key or parameter, as mergekit ignores them. None: they are errors.
 
         Raises:
             UserError: the recipe is not valid.

@@ -171,6 +171,14 @@ def whisper() -> Any:
     )
 
 
+def llava() -> Any:
+    tower = t.CLIPVisionConfig(**TOWER, **IMAGE)
+    make = pixtral_like(
+        "Llava", t.LlamaConfig(**KEYS), vision_config=tower, image_token_index=38, vision_feature_layer=-1
+    )
+    return make()
+
+
 FAMILIES: dict[str, Family] = {
     "gpt2": Family(
         lambda: t.GPT2LMHeadModel(t.GPT2Config(**GPT)),
@@ -364,23 +372,11 @@ FAMILIES: dict[str, Family] = {
         layouts=(as_live, as_saved, as_saved),
     ),
     "llava": Family(
-        pixtral_like(
-            "Llava",
-            t.LlamaConfig(**KEYS),
-            vision_config=t.CLIPVisionConfig(**TOWER, **IMAGE),
-            image_token_index=38,
-            vision_feature_layer=-1,
-        ),
+        llava,
         layouts=(as_saved, as_live, as_live),
     ),
     "llava-new-base": Family(
-        pixtral_like(
-            "Llava",
-            t.LlamaConfig(**KEYS),
-            vision_config=t.CLIPVisionConfig(**TOWER, **IMAGE),
-            image_token_index=38,
-            vision_feature_layer=-1,
-        ),
+        llava,
         layouts=(as_live, as_saved, as_live),
     ),
     "gemma3": Family(

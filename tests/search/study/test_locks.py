@@ -201,6 +201,7 @@ def test_a_process_that_is_stopped_while_it_holds_the_lock_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "PATIENCE", 0.3)
+    monkeypatch.setattr(locks, "SOFT_SECONDS", 3.0)  # after a kill, a soft lock is taken over so late
     lock, held, said = tmp_path / "lock", FORK.Event(), list[str]()
     holder = start(hold_said, lock, held)
     assert held.wait(30)
