@@ -71,7 +71,11 @@ class Logits:
         if attention:
             extra = {"attention_mask": attention.mask(self._model.dtype), "position_ids": attention.positions}
         with self._compiled_layers():
-            output = self._model(ids, **extra, **self._arguments)
+            try:
+                output = self._model(ids, **extra, **self._arguments)
+            except IndexError:
+                self._check_ids(ids)
+                raise
         if not hasattr(output, "logits"):
             raise UserError(
                 f"{type(self._model).__name__} gives no logits: `architectures` in the model's config.json has to name "
@@ -79,6 +83,15 @@ class Logits:
             )
         logits: Tensor = output.logits
         return logits.flatten(0, 1)
+
+    def _check_ids(self, ids: Tensor) -> None:
+        """Raises UserError where the model has no embedding for a token."""
+        rows, highest = self._model.get_input_embeddings().weight.shape[0], int(ids.max())
+        if highest >= rows:
+            raise UserError(
+                f"the tokenizer gives a token the number {highest}, and the model has {rows} embeddings: the "
+                "special tokens in tokenizer_config.json have to be those of the model"
+            )
 
     @contextmanager
     def _compiled_layers(self) -> Iterator[None]:

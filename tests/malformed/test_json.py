@@ -116,3 +116,13 @@ def test_a_model_without_an_output_layer(config: dict[str, Any], models: Path) -
     result = ending("check", "x.yml")
     assert result.kind == "refused"
     assert "LlamaModel gives no logits: `architectures`" in result.text
+
+
+def test_a_special_token_without_an_embedding(config: dict[str, Any], models: Path) -> None:
+    shutil.copytree(models / "base", "model")
+    content = json.loads(Path("model/tokenizer_config.json").read_text())
+    Path("model/tokenizer_config.json").write_text(json.dumps({**content, "bos_token": "<new>"}))
+    Path("x.yml").write_text(dump_yaml(config))
+    result = ending("eval", "model", "x.yml")
+    assert result.kind == "refused"
+    assert "gives a token the number 30, and the model has 30 embeddings" in result.text

@@ -63,7 +63,11 @@ def test_frozen_parts_are_another_phenotype(engine: Engine) -> None:
 
 @pytest.mark.parametrize(
     ("frozen", "message"),
-    [(["mpl"], "frozen: mpl is no part of the model"), ([{"layers": [7, 9]}], r"frozen: \(7, 9\) is no part")],
+    [
+        (["mpl"], "frozen: mpl is no part of the model"),
+        ([""], "frozen: found an empty text"),
+        ([{"layers": [7, 9]}], r"frozen: \(7, 9\) is no part"),
+    ],
 )
 def test_what_is_not_there_cannot_be_frozen(frozen: list[Any], message: str, engine: Engine) -> None:
     with pytest.raises(UserError, match=message):
