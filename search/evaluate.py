@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mergesearch.errors import UserError, in_words, located
+from mergesearch.errors import located
 from mergesearch.evaluators import LoadedModel
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import find_device, merge, torch_dtype
@@ -75,11 +75,5 @@ def _items(task: Task) -> list[Any]:
 
 
 def _value(task: Task, subject: LoadedModel, reference: str) -> float:
-    try:
+    with located(reference), task.refusals():
         return task.evaluator.value(_items(task), task.score(subject, _items(task)))
-    except UserError:
-        raise
-    except FloatingPointError as error:
-        raise UserError(f"{reference}: {error}") from error
-    except Exception as error:  # an evaluator may run any code
-        raise UserError(f"{reference}: task {task.name!r}: {in_words(error)}") from error

@@ -1,6 +1,7 @@
 """A task of a run: an evaluator, its items on each side of the split, and its share in the objective."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -49,6 +50,18 @@ class Task:
         """The scores of some items; see ``Evaluator.score``. Passes on whatever the evaluator raises."""
         with other_code(f"task {self.name!r}"):
             return self.evaluator.score(model, items)
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Turns what the evaluator raises, which may be anything, into UserError that names the task."""
+        try:
+            yield
+        except UserError:
+            raise
+        except FloatingPointError as error:
+            raise UserError(str(error)) from error
+        except Exception as error:
+            raise UserError(f"task {self.name!r}: cannot be scored: {in_words(error)}") from error
 
     @property
     def is_averaged(self) -> bool:

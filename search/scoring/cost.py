@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mergesearch.errors import UserError, in_words, listed
+from mergesearch.errors import listed
 from mergesearch.evaluators import EVALUATORS, Item, LoadedModel
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import MemoryReserve, Merger, find_device
@@ -127,15 +127,8 @@ def _seconds_per_item(task: Task, subject: LoadedModel, measured: bool) -> float
 
 
 def _score(task: Task, subject: LoadedModel, items: Sequence[Item]) -> None:
-    """Raises UserError where the items cannot be scored."""
-    try:
+    with task.refusals():
         task.score(subject, items)
-    except UserError:
-        raise
-    except FloatingPointError as error:
-        raise UserError(str(error)) from error
-    except Exception as error:  # an evaluator may run any code
-        raise UserError(f"task {task.name!r}: cannot be scored: {in_words(error)}") from error
 
 
 def _guess_build(problem: Problem) -> tuple[float, float]:
