@@ -16,6 +16,7 @@ from lm_eval.api.samplers import FirstNSampler
 from mergesearch.errors import UserError
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.data.content import content_hash, content_text
+from mergesearch.evaluators.data.near_duplicates import words
 from mergesearch.evaluators.data.overlap import TextIndex
 from mergesearch.seeds import derive
 
@@ -32,9 +33,45 @@ class TestItems:
         self._fingerprints = {item.fingerprint for item in items}
         self._index = TextIndex({item.fingerprint: item.text for item in items if item.text})
 
+    def include(self, fingerprint: str) -> bool:
+        """Whether a document is a test item."""
+        return fingerprint in self._fingerprints
+
     def have(self, fingerprint: str, text: str) -> bool:
         """Whether a document shares content with a test item."""
         return fingerprint in self._fingerprints or bool(self._index.sharing(text))
+
+
+class Questions:
+    """What a task asks about its documents. Examples may be test items with other fields, such as an explanation.
+
+    Questions are compared where they tell documents apart: at least half of the task's are distinct.
+    """
+
+    def __init__(self, task: Any, test: Sequence[Mapping[str, Any]], docs: Sequence[Mapping[str, Any]]) -> None:
+        """test: The test items among the documents ``docs``."""
+        self._task = task
+        own = [self._asked_about(doc, None) for doc in docs]
+        self._tell_apart = 2 * len({question for question in own if question}) >= len(docs)
+        self._test = {self._asked_about(doc, None) for doc in test} - {()}
+
+    def have(self, doc: Mapping[str, Any]) -> bool:
+        """Whether a document for examples asks what a test item asks."""
+        return self._tell_apart and not self._test.isdisjoint(self._of_example(doc))
+
+    def are_equal(self, example: Mapping[str, Any], doc: Mapping[str, Any]) -> bool:
+        """Whether a document for examples asks what a scored document asks."""
+        return self._tell_apart and self._asked_about(doc, None) in self._of_example(example) - {()}
+
+    def _of_example(self, doc: Mapping[str, Any]) -> set[tuple[str, ...]]:
+        return {self._asked_about(doc, template) for template in (None, self._task.fewshot_cfg.doc_to_text)}
+
+    def _asked_about(self, doc: Mapping[str, Any], template: Any) -> tuple[str, ...]:
+        """The question's words; none where the template is not made for such a document."""
+        try:
+            return tuple(words(str(self._task.doc_to_text(doc, template))))
+        except Exception:  # a template may run any code
+            return ()
 
 
 class Examples:
@@ -57,6 +94,7 @@ class Examples:
         self._task, self._test, self._group = task, test, group
         self._count = int(task.get_config("num_fewshot"))
         self._scored = {self._fingerprint(doc) for doc in docs}
+        self._questions = Questions(task, [doc for doc in docs if test.include(self._fingerprint(doc))], docs)
         self._drawn_by_lm_eval = task.sampler.sample
         self._context = task.fewshot_context
         self._asked: Mapping[str, Any] = {}
@@ -70,7 +108,7 @@ class Examples:
     @cached_property
     def _allowed(self) -> list[Mapping[str, Any]]:
         """The documents for examples that share no content with a test item."""
-        return [doc for doc in self._pool if not self._test.have(self._fingerprint(doc), content_text(doc))]
+        return [doc for doc in self._pool if not self._is_test_item(doc)]
 
     @cached_property
     def _allowed_ids(self) -> set[int]:
@@ -117,15 +155,16 @@ class Examples:
     def _sample(self, n: int, *args: Any, **kwargs: Any) -> list[Mapping[str, Any]]:
         """The examples that lm-eval draws, with others in place of those that are test items or the item itself."""
         drawn = list(self._drawn_by_lm_eval(n, *args, **kwargs))
-        own = _Same(self._asked, self._fingerprint)
+        own = _Same(self._asked, self._fingerprint, self._questions)
         kept = [doc for doc in drawn if self._is_allowed(doc) and not own.includes(doc)]
         others = iter(self._others(n - len(kept), kept, own))
         return [doc if any(doc is each for each in kept) else next(others) for doc in drawn]
 
     def _is_allowed(self, doc: Mapping[str, Any]) -> bool:
-        if id(doc) in self._allowed_ids:
-            return True
-        return not self._test.have(self._fingerprint(doc), content_text(doc))
+        return id(doc) in self._allowed_ids or not self._is_test_item(doc)
+
+    def _is_test_item(self, doc: Mapping[str, Any]) -> bool:
+        return self._test.have(self._fingerprint(doc), content_text(doc)) or self._questions.have(doc)
 
     def _others(self, count: int, kept: Sequence[Mapping[str, Any]], own: _Same) -> list[Mapping[str, Any]]:
         """So many allowed documents beside those kept: the first ones for a sampler of the first ones, else random."""
@@ -147,10 +186,12 @@ class Examples:
 class _Same:
     """Whether a document is the asked one, or a near-duplicate of it."""
 
-    def __init__(self, asked: Mapping[str, Any], fingerprint: Any) -> None:
-        self._asked, self._fingerprint_of = asked, fingerprint
+    def __init__(self, asked: Mapping[str, Any], fingerprint: Any, questions: Questions) -> None:
+        self._asked, self._fingerprint_of, self._questions = asked, fingerprint, questions
         self.fingerprint: str = fingerprint(asked)
         self._index = TextIndex({"asked": content_text(asked)})
 
     def includes(self, doc: Mapping[str, Any]) -> bool:
-        return self._fingerprint_of(doc) == self.fingerprint or bool(self._index.sharing(content_text(doc)))
+        if self._fingerprint_of(doc) == self.fingerprint or self._questions.are_equal(doc, self._asked):
+            return True
+        return bool(self._index.sharing(content_text(doc)))

@@ -8,6 +8,7 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -126,12 +127,20 @@ def _replaced(argument: str, placeholders: Mapping[str, str]) -> str:
     return argument
 
 
+def _without_doubles(task: str, pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        doubled = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise RuntimeError(f"task {task!r}: the program printed two scores of {quoted(doubled)}, expected one")
+    return found
+
+
 def _parse(task: str, output: str) -> object:
     """The JSON that was printed. The number of ``{"score": number}``."""
     last_line = output.strip().rsplit("\n", 1)[-1]
     for text in (output, last_line):
-        with suppress(ValueError):
-            result = json.loads(text)
+        with suppress(ValueError, RecursionError):
+            result = json.loads(text, object_pairs_hook=partial(_without_doubles, task))
             return result[WHOLE_MODEL] if isinstance(result, dict) and result.keys() == {WHOLE_MODEL} else result
     raise ValueError(
         f'task {task!r}: the program printed {quoted(last_line[-200:], 200)}, expected JSON such as {{"score": 0.5}}'

@@ -127,6 +127,43 @@ def test_too_few_documents_for_examples_are_refused(tmp_path: Path) -> None:
         evaluator.separate_examples(evaluator.items)
 
 
+FIELDS = {
+    "more fields": lambda doc, n: {**doc, "id": 1000 + n, "source": "the training split"},
+    "an explanation": lambda doc, n: {**doc, "why": f"because it is so in the {n}th of all cases, as was shown before"},
+    "other names": lambda doc, n: {"asked": doc["question"], "choices": doc["choices"], "gold": doc["gold"], "id": n},
+}
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+@pytest.mark.parametrize("length", [1, 9])
+def test_examples_that_ask_what_test_items_ask_are_kept_out(tmp_path: Path, fields: str, length: int) -> None:
+    """Whatever other fields they have."""
+    rng = random.Random(1)
+    docs = [
+        {"question": f"{sentence(rng, length)} {n}?", "choices": ["cat", "dog", "sun"], "gold": n % 3}
+        for n in range(16)
+    ]
+    samples = [FIELDS[fields](doc, n) for n, doc in enumerate(docs)]
+    listed = "".join(f"    - {json.dumps(sample)}\n" for sample in samples)
+    asked = '  doc_to_text: "Q: {{asked}} A:"\n' if fields == "other names" else ""
+    write(tmp_path, "mine", docs, settings=f"fewshot_config:\n  sampler: first_n\n{asked}  samples:\n{listed}")
+    evaluator, search, test, (note,) = opened(tmp_path, "mine")
+    assert f"without the {len(test)} of its 16 documents that are test items" in note
+    numbers = {int(item.id) for item in search}
+    for number, prompt in enumerate(prompts(evaluator)):
+        examples = shown(prompt, docs)
+        assert len(examples) == 2
+        assert set(examples) <= numbers - {number}
+
+
+def test_equal_questions_do_not_tell_documents_apart(tmp_path: Path) -> None:
+    docs = [{"question": "Which?", "choices": [f"cat {n}", f"dog {n}", f"sun {n}"], "gold": n % 3} for n in range(16)]
+    others = [{**doc, "choices": [f"{animal} {animal} too" for animal in doc["choices"]]} for doc in docs]
+    write(tmp_path, "mine", docs, others, "training_split: train\nfewshot_split: train\n")
+    _, _, _, (note,) = opened(tmp_path, "mine")
+    assert "without" not in note
+
+
 def test_a_task_that_draws_examples_in_its_own_way_is_refused(tmp_path: Path) -> None:
     """As classes of lm-eval do that are not configured by YAML."""
     write(tmp_path, "mine", questions(20))

@@ -175,6 +175,8 @@ PROGRAM_FAULTS = {
         "was ended by signal 11, segmentation fault: no error output",
     ),
     "silence": ("sys.exit(1)", RuntimeError, "ended with status 1: no error output"),
+    "two scores": ('print(chr(123) + \'"a": 1, "a": 2}\')', RuntimeError, "printed two scores of 'a', expected one"),
+    "too deep": ('print("[" * 100_000)', ValueError, "expected JSON"),
     "no JSON": ('print("fine")', ValueError, "printed 'fine', expected JSON"),
     "nothing": ("", ValueError, "printed '', expected JSON"),
     "NaN": ('print("""{"score": NaN}""")', FloatingPointError, "found score nan, expected a finite number"),
