@@ -21,6 +21,17 @@ FLAGS = {
 MODES: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 
 
+HARMLESS = ("Transformer", "Pooling", "Normalize")
+"""Modules that are read here, or that do not change a cosine."""
+
+
+def other_modules(model: Any) -> list[str]:
+    """The modules of sentence-transformers behind the encoder, in the model's folder, that are not applied here."""
+    folder = getattr(model.config, "name_or_path", "")
+    modules = sorted(path for path in Path(folder).glob("[0-9]*_[A-Z]*") if path.is_dir()) if folder else []
+    return [str(path) for path in modules if not path.name.endswith(HARMLESS)]
+
+
 def stored_pooling(model: Any) -> Pooling | None:
     """The pooling in ``1_Pooling/config.json`` of the folder that a transformers model was loaded from.
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, listed
 from mergesearch.evaluators.contract.evaluator import Metric
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.contract.jackknife import Jackknife
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
 from mergesearch.evaluators.data.tables import DataTable, TableOptions, read_table
-from mergesearch.evaluators.inference.pooling import stored_pooling
+from mergesearch.evaluators.inference.pooling import other_modules, stored_pooling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +77,18 @@ class Embedding(Jackknife):
         """See ``Evaluator.prepare``."""
         pooling = self._pooling(subject.model)
         is_stored = self._options.pooling == "auto" and stored_pooling(subject.model) is not None
-        return [*self._encoder(subject).notes, *([f"pooling: {pooling}, as the model's folder says"] * is_stored)]
+        notes = [f"pooling: {pooling}, as the model's folder says"] * is_stored
+        return [*self._encoder(subject).notes, *notes, *self._unapplied(subject.model)]
+
+    def _unapplied(self, model: Any) -> list[str]:
+        """A note about modules behind the pooling. Raises UserError unless the config chooses a pooling."""
+        modules = other_modules(model)
+        if modules and self._options.pooling == "auto":
+            raise UserError(
+                f"{modules[0]}: the model has a module behind the pooling, which is not applied here, so that the "
+                "embeddings would not be the model's; set pooling (mean, cls or last) to score them without it"
+            )
+        return [f"{listed(modules)}: not applied; the embeddings are those of the pooling"] if modules else []
 
     def _pooling(self, model: Any) -> str:
         return (stored_pooling(model) or "mean") if self._options.pooling == "auto" else self._options.pooling

@@ -13,6 +13,7 @@ GGUF = b"GGUF"
 """The first bytes of a GGUF file."""
 CODES = re.compile(
     r"\.(?:qweight|qzeros|weight_packed|weight_scale_inv|SCB|W_q)$"  # GPTQ, AWQ, compressed-tensors, fp8, bnb, HQQ
+    r"|\.(?:codes|codebooks)$"  # AQLM
     r"|\.weight[.:](?:absmax|quant_map|nested_absmax|quant_state\.\w+|_data|qdata)$|\._weight_qdata$"  # bnb, torchao
 )
 """Names of tensors that only quantized checkpoints have."""

@@ -1,6 +1,7 @@
 """Quantized checkpoints as plain ones: transformers loads and dequantizes them, and their floats are kept on disk."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -8,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mergesearch.errors import UserError, in_words
+from mergesearch.errors import UserError, in_words, listed
 from mergesearch.merge_ops.checkpoint.architecture import model_class
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.quantization import quantization_method, signs_of_quantization
@@ -16,6 +17,8 @@ from mergesearch.merge_ops.checkpoint.references import parse_reference
 from mergesearch.merge_ops.checkpoint.side_files import side_files
 from mergesearch.merge_ops.live.live import no_progress_bars
 
+SCALE = re.compile(r"_scales?(?:_\w+)?$|_zero_point$")
+"""Names of tensors that tell what codes mean."""
 _FOLDERS: list[TemporaryDirectory[str]] = []
 """What this process has dequantized; removed at its end."""
 
@@ -61,13 +64,21 @@ def _dequantized(reference: str, path: Path) -> Path:
 def _loaded(checkpoint: Checkpoint, method: str) -> Any:
     """Returns the model with floats for weights. Some methods dequantize while loading, the others afterwards."""
     from transformers import FineGrainedFP8Config, Mxfp4Config
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
+    if method not in ("bitsandbytes", *AUTO_QUANTIZER_MAPPING):
+        raise ValueError(f"it knows no method of this name, but {listed(AUTO_QUANTIZER_MAPPING)}")
     while_loading = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
     kind = while_loading.get(method)
     options = {"quantization_config": kind(dequantize=True)} if kind else {"device_map": {"": "cpu"}}
     with no_progress_bars():
         loader = model_class(checkpoint.config)
-        model = loader.from_pretrained(checkpoint.path, dtype="auto", trust_remote_code=False, **options)
+        model, found = loader.from_pretrained(
+            checkpoint.path, dtype="auto", trust_remote_code=False, output_loading_info=True, **options
+        )
+    unread = [*found["missing_keys"], *filter(SCALE.search, found["unexpected_keys"])]
+    if unread:
+        raise ValueError(f"it did not read {listed(sorted(unread))}")
     return model if kind else model.dequantize()
 
 

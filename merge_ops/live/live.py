@@ -60,6 +60,7 @@ def _pretrained(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None)
     config = model_class.config_class.from_pretrained(folder, trust_remote_code=False)
     tensors = {name: plain.tensor(name) for name in plain.tensors}
     model = model_class.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype or "auto")
+    model.config.name_or_path = str(folder)  # as if it was loaded from there
     if model.can_generate() and (folder / "generation_config.json").exists():
         model.generation_config = type(model.generation_config).from_pretrained(folder)
     return model

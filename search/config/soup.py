@@ -74,8 +74,8 @@ class Soup(Strict):
     """What to average: ``models`` is a folder of checkpoints, a glob, or a list of both.
 
     ``base`` is scored as a baseline, and LoRA adapters among the models are applied to it; it is not averaged.
-    ``check_heads: false`` allows models whose output layers have nothing in common; ``on_config_mismatch`` is as in a
-    recipe.
+    ``check_heads: false`` allows models whose output layers have nothing in common; ``on_config_mismatch`` and
+    ``dequantize`` are as in a recipe.
     """
 
     models: Annotated[list[str], BeforeValidator(_found)]
@@ -85,6 +85,7 @@ class Soup(Strict):
     check_heads: bool = True
     on_config_mismatch: Literal["warn"] | None = None
     dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
+    dequantize: bool = False
 
     @model_validator(mode="after")
     def _adapters_have_a_base(self) -> "Soup":
@@ -104,7 +105,12 @@ class Soup(Strict):
 
     def recipe(self) -> dict[str, Any]:
         """A recipe without holes that refers to all of the models."""
-        given = {"base_model": self.base, "dtype": self.dtype, "on_config_mismatch": self.on_config_mismatch}
+        given: dict[str, Any] = {
+            "base_model": self.base,
+            "dtype": self.dtype,
+            "on_config_mismatch": self.on_config_mismatch,
+            "dequantize": self.dequantize or None,
+        }
         models = [{"model": model, "parameters": {"weight": 1.0}} for model in self.references]
         fixed = {key: value for key, value in given.items() if value is not None}
         return {**fixed, "merge_method": "linear", "models": models}

@@ -165,3 +165,19 @@ def test_texts_without_tokens_are_named_by_their_items(classifier: LoadedModel, 
     evaluator = opened(write_rows(tmp_path / "rows.jsonl", rows))
     with pytest.raises(UserError, match=r"makes no tokens of the text of item 4 \(''\); remove it"):
         evaluator.prepare(classifier)
+
+
+def test_modules_behind_the_pooling(classifier: LoadedModel, tmp_path: Path) -> None:
+    """Without what sentence-transformers applies after the pooling, the embeddings are not the model's."""
+    for module in ("1_Pooling", "2_Normalize"):
+        (tmp_path / "model" / module).mkdir(parents=True)
+    classifier.model.config.name_or_path = str(tmp_path / "model")
+    (tmp_path / "model" / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "cls"}))
+    data = write_rows(tmp_path / "rows.jsonl", ROWS)
+    assert opened(data).prepare(classifier) == ["pooling: cls, as the model's folder says"]
+    (tmp_path / "model" / "3_Dense").mkdir()
+    with pytest.raises(UserError, match=r"model/3_Dense: the model has a module behind the pooling, .* set pooling"):
+        opened(data).prepare(classifier)
+    assert opened(data, pooling="cls").prepare(classifier) == [
+        f"{tmp_path}/model/3_Dense: not applied; the embeddings are those of the pooling"
+    ]

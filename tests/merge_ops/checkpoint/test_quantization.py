@@ -45,6 +45,7 @@ TENSORS = {
     "fp8 e5m2": {f"{LAYER}.weight": FLOAT8.to(torch.float8_e5m2)},
     "mxfp4": {f"{LAYER}_blocks": BYTES, f"{LAYER}_scales": BYTES},
     "compressed-tensors": {f"{LAYER}.weight_packed": WORDS, f"{LAYER}.weight_scale": torch.ones(4)},
+    "aqlm": {f"{LAYER}.codes": WORDS, f"{LAYER}.codebooks": torch.ones(4)},
     "hqq": {f"{LAYER}.W_q": BYTES},
     "integers": {f"{LAYER}.weight": BYTES.to(torch.int8)},
     "unsigned integers": {f"{LAYER}.weight": WORDS.to(torch.uint32)},

@@ -87,6 +87,58 @@ def test_in_a_live_model_with_a_plain_one(plain: Path, tmp_path: Path) -> None:
     assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[name], built.state_dict()[name])
 
 
+FP4 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+"""The numbers that four bits mean, by the OCP specification of microscaling formats."""
+
+
+def mxfp4(source: Path, folder: Path) -> tuple[str, dict[str, Tensor]]:
+    """A model of which each expert has a byte for two numbers and a scale for 32, and the weights that they mean."""
+    folder.mkdir()
+    dice = torch.Generator().manual_seed(1)
+    stored, meant = dict[str, Tensor](), dict[str, Tensor]()
+    for name, weight in load_file(source / "model.safetensors").items():
+        meant[name] = weight
+        if name.endswith(("gate_up_proj", "down_proj")):
+            experts, inputs, outputs = weight.shape
+            blocks = torch.randint(256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8, generator=dice)
+            scales = torch.randint(118, 124, (experts, outputs, inputs // 32), dtype=torch.uint8, generator=dice)
+            stored |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+            numbers = torch.stack([FP4[(blocks & 15).long()], FP4[(blocks >> 4).long()]], -1).flatten(-2)
+            rows = numbers * 2.0 ** (scales[..., None].float() - 127)
+            meant[name] = rows.reshape(experts, outputs, inputs).transpose(1, 2)
+        else:
+            stored[name] = weight
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder), meant
+
+
+def test_mxfp4(tmp_path: Path) -> None:
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1}
+    GptOssForCausalLM(GptOssConfig(**sizes, **heads)).bfloat16().save_pretrained(tmp_path / "plain")
+    model, meant = mxfp4(tmp_path / "plain", tmp_path / "model")
+    merge(recipe([str(tmp_path / "plain"), model], dequantize=True), tmp_path / "out")
+    found, other = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "plain"))
+    assert found.keys() == meant.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor.float(), (other[name].float() + meant[name].float()) / 2, rtol=2**-7, atol=0)
+
+
+def test_scales_that_transformers_does_not_read(plain: Path, tmp_path: Path) -> None:
+    """Codes without their scales would be taken for weights."""
+    model, _ = fp8(plain, tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    renamed = {name.replace("weight_scale_inv", "input_scale"): tensor for name, tensor in load_file(file).items()}
+    save_file(renamed, file, {"format": "pt"})
+    with pytest.raises(UserError, match="dequantize: true: transformers cannot dequantize fp8 here: "):
+        merge(recipe([model], dequantize=True), tmp_path / "out")
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("bits", [4, 8])
 def test_bitsandbytes(bits: int, plain: Path, tmp_path: Path) -> None:
@@ -107,6 +159,7 @@ def test_bitsandbytes(bits: int, plain: Path, tmp_path: Path) -> None:
     ("content", "reason"),
     [
         ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "transformers cannot dequantize gptq here: "),
+        ({"quant_method": "modelopt"}, "cannot dequantize modelopt here: ValueError: it knows no method of this name"),
         (None, "has no quantization_config, which tells how"),
     ],
 )
