@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mergesearch.files import digest
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, tensors_digest
+from mergesearch.merge_ops.checkpoint.quantization import signs_of_quantization
 from mergesearch.merge_ops.checkpoint.side_files import side_files
 
 HEADER_BYTES = 8
@@ -23,7 +24,8 @@ class CheckpointContent:
     Attributes:
         states: size, times of modification and of change in ns, inode, and digest of the header of each file with
             tensors, by name. Copies may keep the time of modification, but not the others.
-        tensors: a digest of each tensor's dtype, shape and bytes, with the adapter applied.
+        tensors: a digest of each tensor's dtype, shape and bytes, with the adapter applied. Of a quantized model,
+            one of each file.
         files: a digest of each file beside the tensors: config, tokenizer, chat template.
     """
 
@@ -38,8 +40,15 @@ class CheckpointContent:
         files = {name: digest(path)[:DIGITS] for name, path in _side_files(checkpoint)}
         if before is not None and before.states == states:
             return cls(states, before.tensors, files)
-        tensors = {name: tensor_digest(checkpoint.tensor(name)) for name in checkpoint.tensors}
-        return cls(states, tensors, files)
+        return cls(states, dict(_tensors(checkpoint)), files)
+
+
+def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    """Yields a digest of each tensor; of a quantized model, whose tensors are codes, one of each file."""
+    if signs_of_quantization(checkpoint.without_adapter):
+        yield from ((name, digest(file)[:DIGITS]) for name, file in _weight_files(checkpoint))
+    else:
+        yield from ((name, tensor_digest(checkpoint.tensor(name))) for name in checkpoint.tensors)
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -48,12 +57,17 @@ def tensor_digest(tensor: Tensor) -> str:
 
 
 def _states(checkpoint: Checkpoint) -> Iterator[tuple[str, list[int | str]]]:
+    for name, file in _weight_files(checkpoint):
+        status = file.stat()
+        times = [status.st_mtime_ns, status.st_ctime_ns]
+        yield name, [status.st_size, *times, status.st_ino, _head(file)]
+
+
+def _weight_files(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:
+    """Yields the files of tensors, and what says how they are read, by name."""
     for index, path in enumerate(checkpoint.paths):
         files = [path] if path.is_file() else sorted([*path.glob("*.safetensors*"), *path.glob("adapter_*.json")])
-        for file in files:
-            status = file.stat()
-            times = [status.st_mtime_ns, status.st_ctime_ns]
-            yield f"{index}/{file.name}", [status.st_size, *times, status.st_ino, _head(file)]
+        yield from ((f"{index}/{file.name}", file) for file in files)
 
 
 def _head(file: Path) -> str:

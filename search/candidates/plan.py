@@ -98,5 +98,5 @@ def _soup_plan(problem: Problem) -> SoupPlan | None:
     if soups.takes_gradients:
         check_learning(config, {task.name: task.evaluator for task in problem.tasks.counted("search")})
     if config.soup and config.soup.check_heads:
-        check_shared_start(models)
+        check_shared_start(models, problem.dequantizes)
     return soups

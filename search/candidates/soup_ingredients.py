@@ -10,13 +10,13 @@ LEAST_COSINE = 0.2
 """Tensors of fine-tunes of one model point almost the same way; those of separate random starts are near 0."""
 
 
-def check_shared_start(references: Sequence[str]) -> None:
+def check_shared_start(references: Sequence[str], dequantize: bool = False) -> None:
     """Raises UserError where the models' output layers did not start from the same values.
 
     The average of layers with separate random starts is worse than each of them, since they are nearly orthogonal; the
     greedy soup then ends with a single model, without an explanation.
     """
-    merger = Merger(references)
+    merger = Merger(references, dequantize=dequantize)
     first, *others = references
     for other in others:
         for name, cosine in _cosines(merger, first, other):

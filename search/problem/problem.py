@@ -16,6 +16,7 @@ from mergesearch.merge_ops.inputs.guessed_names import is_embedding
 from mergesearch.merge_ops.inputs.standalone import standalone
 from mergesearch.merge_ops.inputs.vocabulary_match import changes_nothing
 from mergesearch.merge_ops.live.built import find_builder
+from mergesearch.merge_ops.live.dequantized import dequantized_paths
 from mergesearch.merge_ops.recipe.recipe import Recipe, layer_of
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 from mergesearch.parsing import parse
@@ -71,6 +72,10 @@ class Problem:
     def dequantizes(self) -> bool:
         """Whether quantized checkpoints are dequantized."""
         return self.config.recipe.get("dequantize") is True
+
+    def checkpoint(self, reference: str) -> Checkpoint:
+        """One of the checkpoints, dequantized where the recipe says so."""
+        return Checkpoint(reference, dequantized_paths([reference], None) if self.dequantizes else None)
 
     @property
     def dtype(self) -> str | None:

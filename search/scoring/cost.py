@@ -11,7 +11,6 @@ import torch
 
 from mergesearch.errors import listed
 from mergesearch.evaluators import EVALUATORS, Item, LoadedModel
-from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import MemoryReserve, Merger, find_device
 from mergesearch.merge_ops.inputs.memory import MemoryPlan
 from mergesearch.merge_ops.recipe.recipe import Recipe
@@ -76,7 +75,7 @@ def memory_plan(problem: Problem, takes_gradients: bool) -> MemoryPlan:
 def guess_unloaded(problem: Problem) -> Cost:
     """An estimate from two measured speeds of this machine, for a model that is not loaded."""
     device = find_device(problem.config.device)
-    infos = Checkpoint(problem.template).tensors.values()
+    infos = problem.checkpoint(problem.template).tensors.values()
     weights, rate = sum(prod(info.shape) for info in infos), _product_rate(device)
     first, build = _guess_build(problem)
     items, test = (sum(len(task.items(side)) for task in problem.tasks.searched) for side in ("search", "test"))
@@ -134,7 +133,7 @@ def _score(task: Task, subject: LoadedModel, items: Sequence[Item]) -> None:
 def _guess_build(problem: Problem) -> tuple[float, float]:
     """Seconds of the first candidate in addition, and of each: checkpoints are read once at the speed of a copy."""
     device = find_device(problem.config.device)
-    infos = {r: Checkpoint(r).tensors.values() for r in problem.references}
+    infos = {r: problem.checkpoint(r).tensors.values() for r in problem.references}
     moved = sum(info.bytes for tensors in infos.values() for info in tensors)
     elements = sum(prod(info.shape) for tensors in infos.values() for info in tensors)
     sorts = any(
