@@ -25,6 +25,7 @@ INSTALLED = Path(lm_eval.__file__).parent.resolve()
 @contextmanager
 def only_trusted_code(task: str) -> Iterator[None]:
     """Within the context, lm-eval raises UserError before it runs code of a task that is not trusted."""
+    # lm-eval has no public hook before it imports what ``!function`` names.
     function, metric = _yaml_loader._import_func_in_yml, lm_eval.api.task.get_metric
     with (
         mock.patch.object(_yaml_loader, "_import_func_in_yml", _guarded_function(function, task)),

@@ -65,6 +65,7 @@ class _Journal(JournalStorage):
             return copy.deepcopy(found) if deepcopy else found
 
     def _all(self, study_id: int) -> list[FrozenTrial]:
+        # The public ways copy all trials each time; these are the lists that Optuna itself reads.
         result = self._replay_result
         result.get_study(study_id)  # raises KeyError
         ids, trials = result._study_id_to_trial_ids[study_id], self._trials.setdefault(study_id, [])
