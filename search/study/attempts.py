@@ -116,7 +116,7 @@ class Attempts:
             head, _, trace = file.read_text(encoding="utf-8", errors="replace").partition("\n")
             said = json.loads(head)
             worker, began, killed = str(said["worker"]), float(said["began"]), said["killed"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
             return None
         if worker == self._worker or self._workers.is_living(worker):
             return None

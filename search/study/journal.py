@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.errors import DamagedFileError, in_words
 from mergesearch.files import named_failures
+from mergesearch.reading import check_file
 from mergesearch.say import Say, silent
 from mergesearch.search.study.locks import held_lock
 
@@ -38,6 +39,7 @@ def open_journal(file: Path, say: Say = silent) -> BaseStorage:
     """
     if not file.exists():
         file.touch()
+    check_file(file)
     backend = ChainedJournal(file, say)
     try:
         return _Journal(backend)

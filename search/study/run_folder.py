@@ -18,6 +18,7 @@ from mergesearch.errors import DamagedFileError, UserError
 from mergesearch.evaluators import Item
 from mergesearch.files import has_text, remove, write_text
 from mergesearch.parsing import dump_yaml, first_problem, read_yaml
+from mergesearch.reading import read_bytes
 from mergesearch.say import Say, silent
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.config_changes import another_config, forbidden_changes
@@ -230,10 +231,10 @@ class RunFolder:
         Raises DamagedFileError, whose message ends with the ``remedy``, where the file is not what was written.
         """
         file = self.path / name
-        try:
-            return TypeAdapter(kind).validate_json(file.read_bytes(), strict=True)
-        except FileNotFoundError:
+        if not file.exists():
             return None
+        try:
+            return TypeAdapter(kind).validate_json(read_bytes(file), strict=True)
         except ValidationError as error:
             raise DamagedFileError(file, f"is damaged: {first_problem(error)}", remedy) from None
 

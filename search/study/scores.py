@@ -15,6 +15,7 @@ from torch import Tensor
 from mergesearch.errors import DamagedFileError, UserError, in_words, listed
 from mergesearch.evaluators import Item
 from mergesearch.files import atomic_path
+from mergesearch.reading import check_file
 
 COLUMNS = ["task", "item", "part", "score"]
 DIGEST = b"digest"
@@ -89,6 +90,8 @@ def _check_ids(file: Path, task: str, found: Mapping[str, object], expected: Seq
 def _read(file: Path) -> dict[str, list[Any]]:
     from pyarrow import ArrowException, parquet
 
+    if file.exists():
+        check_file(file)
     try:
         table = parquet.read_table(file, page_checksum_verification=True)
         columns: dict[str, list[Any]] = table.to_pydict()

@@ -18,6 +18,7 @@ from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
 from mergesearch.search.optimize.callbacks import Watcher
 from mergesearch.search.run import run
+from mergesearch.search.study.attempts import Attempts
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.result import read_verdict
 
@@ -270,3 +271,31 @@ def test_a_verdict_with_another_number_is_refused(config: Data, tmp_path: Path) 
         read_verdict(RunFolder(tmp_path / "small"))
     go(config, tmp_path)
     assert file.read_text() == whole
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_in_a_folder_of_a_run(config: Data, tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A pipe, too, which would be read for ever."""
+    config["search"]["trials"] = 9
+    go(config, tmp_path)
+    for name in ("verdict.json", "identity.json", "test_looks.json", "study.log", "scores/trial-000001.parquet"):
+        file = tmp_path / "small" / name
+        content = file.read_bytes()
+        file.unlink()
+        make(file)
+        if name == "test_looks.json":
+            (tmp_path / "small" / "verdict.json").unlink()
+        with pytest.raises(UserError, match=rf"{file.name}: is a (folder|pipe), expected a file"):
+            go(config, tmp_path)
+        file.rmdir() if file.is_dir() else file.unlink()
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("began", ["1" + "0" * 400, "[" * 100_000, "null", "[]", '"x"'])
+def test_attempts_that_are_damaged_do_not_count(tmp_path: Path, began: str) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / "attempts").mkdir()
+    for number in range(3):
+        (tmp_path / "attempts" / f"abc.{number}").write_text(f'{{"worker": 3, "began": {began}, "killed": 1}}')
+    with Attempts(tmp_path / "attempts", folder.workers, "here").noted("abc") as log:
+        assert Path(log.name).exists()
