@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,9 @@ DRAINED = 0.2
 """Seconds in which output may still arrive that was written before the program ended."""
 _POLLED = 0.02
 _READ = 2**16
-_GUARD = 'read -r _ || { kill -s KILL -- "-$1"; rm -rf -- "$2"; }'
-"""A shell's commands: wait for a line from this process. Where the pipe ends without one, this process was killed."""
+_GUARD = 'read -r group || exec rm -rf -- "$1"; read -r _ || { kill -s KILL -- "-$group"; rm -rf -- "$1"; }'
+"""A shell's commands: wait for the group's number, then for one more line from this process. Where the pipe ends
+without them, this process was killed."""
 
 
 class ProgramTimeoutError(RuntimeError):
@@ -57,14 +58,15 @@ def run_program(arguments: Sequence[str], timeout: float, scratch: Path) -> Ende
     Raises:
         ProgramTimeoutError: It took longer than ``timeout`` seconds.
     """
-    process = subprocess.Popen(
-        arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-    try:
-        with _guarded(process.pid, scratch):
+    with _guard(scratch) as tell_group:
+        process = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            tell_group(process.pid)
             output, errors = _read(process, time.monotonic() + timeout)
-    finally:
-        status = _end_group(process)
+        finally:
+            status = _end_group(process)
     return EndedProgram(status, *(bytes(kept).decode("utf-8", errors="replace") for kept in (output, errors)))
 
 
@@ -144,22 +146,31 @@ def _end_group(process: subprocess.Popen[bytes]) -> int:
 
 
 @contextmanager
-def _guarded(group: int, scratch: Path) -> Iterator[None]:
-    """While the context lasts, a shell waits for this process to die, and then ends the group and the folder."""
+def _guard(scratch: Path) -> Iterator[Callable[[object], None]]:
+    """While the context lasts, a shell waits for this process to die, and then ends the group and the folder.
+
+    It is there before the program is, and is told the group's number by the function that is returned.
+    """
     if sys.platform == "win32":
-        yield
+        yield lambda _: None
         return
-    command = ["/bin/sh", "-c", _GUARD, "sh", str(group), str(scratch)]
+    command = ["/bin/sh", "-c", _GUARD, "sh", str(scratch)]
     guard = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     assert guard.stdin is not None
+    pipe = guard.stdin
+
+    def tell(line: object) -> None:
+        with suppress(BrokenPipeError):
+            pipe.write(f"{line}\n".encode())
+            pipe.flush()
+
     try:
-        yield
+        yield tell
     finally:
+        tell("done")
+        tell("done")  # twice, in case that there is no group: the program could not be started
         with suppress(BrokenPipeError):
-            guard.stdin.write(b"\n")
-            guard.stdin.flush()
-        with suppress(BrokenPipeError):
-            guard.stdin.close()
+            pipe.close()
         guard.wait()
