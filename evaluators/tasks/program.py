@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ DRAINED = 0.2
 """Seconds in which output may still arrive that was written before the program ended."""
 _POLLED = 0.02
 _READ = 2**16
-_GUARD = 'read -r group || exec rm -rf -- "$1"; read -r _ || { kill -s KILL -- "-$group"; rm -rf -- "$1"; }'
-"""A shell's commands: wait for the group's number, then for one more line from this process. Where the pipe ends
-without them, this process was killed."""
+_GUARD = 'read -r _; rm -rf -- "$1"; kill -s KILL 0'
+"""A shell's commands: wait until the pipe from this process ends, which it does when this process is killed; then
+remove the folder and end the own process group, which is the program's."""
 
 
 class ProgramTimeoutError(RuntimeError):
@@ -58,15 +58,14 @@ def run_program(arguments: Sequence[str], timeout: float, scratch: Path) -> Ende
     Raises:
         ProgramTimeoutError: It took longer than ``timeout`` seconds.
     """
-    with _guard(scratch) as tell_group:
+    with _own_group(scratch) as group:
         process = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=group
         )
         try:
-            tell_group(process.pid)
             output, errors = _read(process, time.monotonic() + timeout)
         finally:
-            status = _end_group(process)
+            status = _end(process, group)
     return EndedProgram(status, *(bytes(kept).decode("utf-8", errors="replace") for kept in (output, errors)))
 
 
@@ -132,13 +131,13 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> int:
+def _end(process: subprocess.Popen[bytes], group: int | None) -> int:
     """Kills what is left of the program and of its group; the program's exit status."""
-    if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
+    if group is None:
         process.kill()
+    else:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
@@ -146,31 +145,20 @@ def _end_group(process: subprocess.Popen[bytes]) -> int:
 
 
 @contextmanager
-def _guard(scratch: Path) -> Iterator[Callable[[object], None]]:
-    """While the context lasts, a shell waits for this process to die, and then ends the group and the folder.
+def _own_group(scratch: Path) -> Iterator[int | None]:
+    """A process group for a program, led by a shell that ends the group and removes the folder if this process dies.
 
-    It is there before the program is, and is told the group's number by the function that is returned.
+    None where there are no process groups.
     """
     if sys.platform == "win32":
-        yield lambda _: None
+        yield None
         return
-    command = ["/bin/sh", "-c", _GUARD, "sh", str(scratch)]
-    guard = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    assert guard.stdin is not None
-    pipe = guard.stdin
-
-    def tell(line: object) -> None:
-        with suppress(BrokenPipeError):
-            pipe.write(f"{line}\n".encode())
-            pipe.flush()
-
+    command, none = ["/bin/sh", "-c", _GUARD, "sh", str(scratch)], subprocess.DEVNULL
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=none, stderr=none, process_group=0)
     try:
-        yield tell
+        yield guard.pid
     finally:
-        tell("done")
-        tell("done")  # twice, in case that there is no group: the program could not be started
-        with suppress(BrokenPipeError):
-            pipe.close()
+        guard.kill()
         guard.wait()
+        assert guard.stdin is not None
+        guard.stdin.close()
