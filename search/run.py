@@ -167,13 +167,17 @@ class Conclusion:
             all(number < len(trials) and t.RECIPE in trials[number].user_attrs for number in recipes.values())
             and all(has_text(folder / name, self._recipe(number).to_yaml()) for name, number in recipes.items())
             and is_whole_report(folder)
-            and (not config.output.model or _is_model(folder / "model"))
+            and (
+                not config.output.model
+                or _is_model(folder / "model", Checkpoint(self.session.plan.problem.template).has_config)
+            )
         )
 
 
-def _is_model(folder: Path) -> bool:
-    """Whether a folder has a checkpoint whose headers can be read."""
+def _is_model(folder: Path, has_config: bool) -> bool:
+    """Whether a folder has a checkpoint whose headers can be read, and a config if the models have one."""
     try:
-        return folder.is_dir() and bool(Checkpoint(str(folder)).tensors)
+        checkpoint = Checkpoint(str(folder))
+        return folder.is_dir() and bool(checkpoint.tensors) and checkpoint.has_config == has_config
     except UserError:
         return False

@@ -61,6 +61,8 @@ def load_tasks(name: str, include_path: Path | None, overrides: TaskOverrides) -
 def _reason(error: Exception) -> str:
     """The error in words, and what to do if the Hugging Face hub cannot be reached."""
     text = in_words(error)
+    if type(error).__name__ == "DatasetGenerationError" and isinstance(error.__cause__, Exception):
+        return f"its data cannot be read: {in_words(error.__cause__)}"
     if isinstance(error, ConnectionError):
         return (
             "its data is not on this machine and the Hugging Face hub cannot be reached; "

@@ -61,6 +61,15 @@ def test_missing_data_file(tmp_path: Path) -> None:
         open_lm_eval(tmp_path, task="mine")
 
 
+def test_data_whose_splits_have_other_fields_says_so(tmp_path: Path) -> None:
+    write_task(tmp_path, "mine", [{"question": "a", "choices": ["b", "c"], "gold": 0}], MULTIPLE_CHOICE)
+    (tmp_path / "train.jsonl").write_text('{"asked": "a"}\n')
+    file = tmp_path / "mine.yaml"
+    file.write_text(file.read_text().replace("{test: ", f"{{train: {tmp_path}/train.jsonl, test: "))
+    with pytest.raises(UserError, match=r"'mine' cannot be loaded: its data cannot be read: (?s:.)*asked"):
+        open_lm_eval(tmp_path, task="mine")
+
+
 def test_no_documents(tmp_path: Path) -> None:
     write_task(tmp_path, "mine", [], MULTIPLE_CHOICE)
     with pytest.raises(UserError, match="task 'mine' cannot be loaded: its split has no documents"):
