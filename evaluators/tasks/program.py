@@ -100,7 +100,7 @@ def _read_until_end(
             return  # what the program itself wrote was in the pipes by the time at which it ended
         if not ended and now > deadline:
             raise ProgramTimeoutError
-        if not ended and _has_ended(process):
+        if not ended and process.poll() is not None:
             ended = now
 
 
@@ -122,13 +122,6 @@ def _keep(pipe: int, kept: bytearray, most: int) -> bool:
     if len(kept) > 2 * most:
         del kept[:-most]
     return bool(chunk)
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the program has ended. It is not reaped: until then, its process group keeps its number."""
-    if not hasattr(os, "waitid"):
-        return process.poll() is not None
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _end(process: subprocess.Popen[bytes], group: int | None) -> int:
