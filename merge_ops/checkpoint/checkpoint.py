@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -24,6 +25,8 @@ from mergesearch.merge_ops.checkpoint.weight_files import USUAL_NAMES, WeightFil
 from mergesearch.reading import read_json_object
 from mergesearch.text import quoted
 
+LAYERS, MOST_LAYERS = re.compile("layers?$|depth$"), 100_000
+"""The keys of config.json with a number of layers, and the largest number."""
 CONFIG_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "architectures": (lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v), "a list of names"),
     "model_type": (lambda v: isinstance(v, str), "a name"),
@@ -150,6 +153,7 @@ class Checkpoint:
         for key, (is_valid, expected) in CONFIG_KEYS.items():
             if config.get(key) is not None and not is_valid(config[key]):
                 raise UserError(f"{file}: {key}: found {quoted(config[key])}, expected {expected}")
+        _check_depths(file, config)
         return config
 
     @cached_property
@@ -230,3 +234,15 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
         digest.update(name.encode())
         digest.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _check_depths(file: Path, config: dict[str, Any], sections: int = 4) -> None:
+    """Raises UserError for a number of layers that no model has, which transformers would make one by one.
+
+    Looks so many ``sections`` deep.
+    """
+    for key, value in config.items():
+        if isinstance(value, dict) and sections:
+            _check_depths(file, value, sections - 1)
+        elif LAYERS.search(key) and isinstance(value, int) and value > MOST_LAYERS:
+            raise UserError(f"{file}: {key}: found {quoted(value)}, expected at most {MOST_LAYERS}")

@@ -11,13 +11,14 @@ from typing import Any, NoReturn
 from click.testing import CliRunner
 
 from mergesearch.errors import UserError
+from mergesearch.foreign import Interruption
 from mergesearch.search.cli import main
 
 SECONDS = 10.0
 """What takes longer hangs. On a machine with nothing else to do, malformed input takes well below two seconds."""
 
 
-class TooLong(BaseException):
+class TooLong(Interruption):
     """The time is over."""
 
 

@@ -126,3 +126,14 @@ def test_a_special_token_without_an_embedding(config: dict[str, Any], models: Pa
     result = ending("eval", "model", "x.yml")
     assert result.kind == "refused"
     assert "gives a token the number 30, and the model has 30 embeddings" in result.text
+
+
+@pytest.mark.parametrize("count", [10**30, 10**9])
+def test_a_number_of_layers_that_no_model_has(recipe: dict[str, Any], models: Path, count: int) -> None:
+    shutil.copytree(models / "base", "model")
+    content = json.loads(Path("model/config.json").read_text())
+    Path("model/config.json").write_text(json.dumps({**content, "num_hidden_layers": count}))
+    Path("x.yml").write_text(dump_yaml({**recipe, "base_model": "model"}))
+    result = ending("merge", "x.yml", "out")
+    assert result.kind == "refused"
+    assert "model/config.json: num_hidden_layers: found 1000" in result.text
