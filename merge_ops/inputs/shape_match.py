@@ -20,6 +20,11 @@ VOCABULARY_HINT = (
     "in the recipe to merge each token's rows"
 )
 
+FORM_HINT = (
+    "matrices are missing inside layers: a file has them in another form, fused or split, or is not whole; load each "
+    "model with transformers and save it again"
+)
+
 
 def is_matched(tensor_recipe: TensorRecipe, info_of: InfoOf) -> bool:
     """Returns whether the template and all inputs have the tensor, in one shape."""
@@ -61,6 +66,8 @@ def check_match(
         hint = "they have different numbers of layers: choose layers with `slices` in the recipe"
     elif len(problems) == len(differing) and _are_vocabularies(differing, info_of):
         hint = VOCABULARY_HINT
+    elif any(_lacks_matrix(entry, info_of) for entry in differing):
+        hint = FORM_HINT
     else:
         hint = MISMATCH_HINT
     raise UserError(f"the checkpoints differ in {listed(problems)}; {hint}")
@@ -80,6 +87,13 @@ def _are_vocabularies(differing: Sequence[TensorRecipe], info_of: InfoOf) -> boo
             return False
         rows.add(tuple(info.shape[0] for info in infos))
     return len(rows) == 1 and any(is_embedding(entry.name) for entry in differing)
+
+
+def _lacks_matrix(tensor_recipe: TensorRecipe, info_of: InfoOf) -> bool:
+    """Returns whether an input lacks a matrix inside a layer that another input has."""
+    infos = [info_of(*entry) for entry in tensor_recipe.shape_inputs]
+    is_matrix = any(info and len(info.shape) > 1 for info in infos)
+    return None in infos and is_matrix and layer_of(tensor_recipe.name) is not None
 
 
 def _description(tensor_recipe: TensorRecipe, info_of: InfoOf) -> str:

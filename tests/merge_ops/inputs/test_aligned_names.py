@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as t
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mergesearch.errors import UserError
@@ -215,6 +216,18 @@ def test_other_heads_may_stay_the_bases(tmp_path: Path) -> None:
     said.clear()
     merge(recipe(base, one, on_mismatch="overlap"), tmp_path / "part", options=MergeOptions(warn=said.append))
     assert f"on_mismatch: 2 tensors of {base} merged in part: classifier.bias, classifier.weight" in said
+
+
+def test_no_hint_that_leaves_layers_unmerged(tmp_path: Path) -> None:
+    """One file has the two matrices of a gate as one."""
+    base, one = llama(tmp_path / "base", 0), llama(tmp_path / "one", 1)
+    tensors = read(Path(one))
+    parts = [tensors.pop(f"model.layers.0.mlp.{part}_proj.weight") for part in ("gate", "up")]
+    fused = {**tensors, "model.layers.0.mlp.gate_up_proj.weight": torch.cat(parts)}
+    save_file(fused, Path(one) / "model.safetensors", metadata={"format": "pt"})
+    text = refused(tmp_path / "out", base, one)
+    assert "matrices are missing inside layers" in text
+    assert "on_mismatch" not in text
 
 
 def test_models_that_do_not_belong_together(tmp_path: Path) -> None:
