@@ -24,7 +24,7 @@ USED = 0.3
 """The speed of a forward pass, as a share of that of a matrix product."""
 OVERHEAD = 0.01
 """The least seconds of a forward pass, however small the model is."""
-BOOKKEEPING = 0.03
+BOOKKEEPING = 0.015
 """Seconds of a trial beside building and scoring: sampling a point, saving scores, telling the study."""
 SORTING = 2.5e-8
 """Seconds for each element of a model whose magnitudes are sorted once, before the first candidate."""
