@@ -168,7 +168,10 @@ def command_line(
     arguments = f"pretrained={saved_chat_model},dtype=float64"
     model = f"--model hf --model_args {arguments} --device cpu --batch_size 5 --num_fewshot 2".split()
     calls = {
-        "plain": ["--tasks", "by_size,toy_shots,toy_word,toy_text,toy_gen,toy_bleu,toy_parts"],
+        "plain": [
+            "--tasks",
+            "by_size,toy_shots,toy_word,toy_text,toy_gen,toy_bleu,toy_parts,toy_lists,toy_own,toy_scripts,nested",
+        ],
         "chat": [
             *("--tasks", "evenly,toy_shots,toy_say"),
             *("--apply_chat_template", "--system_instruction", SYSTEM_INSTRUCTION),

@@ -89,6 +89,27 @@ metric_list:
   - {metric: parts, aggregation: !function parts.share, higher_is_better: true}
   - {metric: length, aggregation: median, higher_is_better: false}
 """
+LISTS = """output_type: generate_until
+doc_to_text: "Q: {{question}} A:"
+doc_to_target: answers
+num_fewshot: 0
+generation_kwargs: {until: ["zzz"], max_gen_toks: 8, do_sample: false}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+"""
+OWN_CODE = """
+def any_of(predictions, references, **_):
+    return float(any(reference in predictions[0] for reference in references))
+"""
+SCRIPTS = MULTIPLE_CHOICE + "  - {metric: acc_bytes, aggregation: mean, higher_is_better: true}\n"
+NESTED = """group: nested
+task:
+  - {task: toy_one, task_alias: first, num_fewshot: 0}
+  - group: inner
+    task: [toy_two, toy_three]
+    aggregate_metric_list: [{metric: acc, weight_by_size: false}]
+aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]
+"""
 PARTS_CODE = """
 def judge(doc, results):
     return {"parts": [w in results[0] for w in doc["question"].split()], "length": len(results[0])}
@@ -131,7 +152,8 @@ def write_tasks(folder: Path, model: Path) -> None:
 
     toy_mc, toy_shots, toy_odd: choices. toy_yes: two choices, with many metrics. toy_wino: partial evaluation.
     toy_word: one word. toy_text: texts. toy_gen, toy_say: generation. toy_bleu: metrics of a corpus. toy_parts: own
-    code. Groups: toy_group without an aggregation, by_size and evenly with one.
+    code. toy_lists, toy_own: several correct answers. toy_scripts: choices in several scripts. Groups: toy_group
+    without an aggregation, by_size and evenly with one, nested with a group that is written out inside.
     """
     rng = random.Random(2)
     write_task(folder, "toy_mc", choice_docs(rng, 40), MULTIPLE_CHOICE + "num_fewshot: 0\n")
@@ -169,5 +191,24 @@ def _write_more_tasks(folder: Path, model: Path) -> None:
     write_task(folder, "toy_say", answered, GENERATE.replace("num_fewshot: 0\n", ""))
     write_task(folder, "toy_bleu", answered, TRANSLATE)
     write_task(folder, "toy_parts", answered, PARTS)
+    lists = [
+        {"question": doc["question"], "answers": ["no", text] if number % 3 else ["yes", "no"]}
+        for number, (doc, text) in enumerate(zip(questions, texts, strict=False))
+    ]
+    (folder / "own.py").write_text(OWN_CODE)
+    write_task(folder, "toy_lists", lists, LISTS)
+    write_task(folder, "toy_own", lists, LISTS.replace("metric: exact_match", "metric: !function own.any_of"))
+    scripts = [
+        {
+            "question": sentence(rng, 5),
+            "choices": [f"кот {WORDS[n % 9]}", "猫", "ein Hügel", sentence(rng, 3)],
+            "gold": n % 4,
+        }
+        for n in range(24)
+    ]
+    write_task(folder, "toy_scripts", scripts, SCRIPTS + "num_fewshot: 0\n")
+    for name, count in (("toy_one", 8), ("toy_two", 12), ("toy_three", 20)):
+        write_task(folder, name, choice_docs(rng, count), MULTIPLE_CHOICE + "num_fewshot: 0\n")
+    (folder / "nested.yaml").write_text(NESTED)
     (folder / "by_size.yaml").write_text(GROUP.format(name="by_size", by_size="true"))
     (folder / "evenly.yaml").write_text(GROUP.format(name="evenly", by_size="false"))

@@ -92,7 +92,7 @@ def test_log_probabilities_equal_those_of_a_fresh_model(
         ({"task": "hellaswagg"}, "did you mean 'hellaswag'?"),
         (
             {"task": "qqqqqqqqqqqqqq"},
-            "; tasks in include_path: toy_bleu, toy_gen, toy_mc, toy_odd, toy_parts and 6 more",
+            "; tasks in include_path: toy_bleu, toy_gen, toy_lists, toy_mc, toy_odd and 12 more",
         ),
         ({"task": "toy_group", "metric": "f1"}, "task 'toy_mc' has no metric 'f1'"),
         ({"task": "toy_mc", "metric": "acc_nrom"}, "has no metric 'acc_nrom'; did you mean 'acc_norm'?"),

@@ -24,10 +24,27 @@ PLAIN = {
     "toy_gen": ["exact_match,whole", "exact_match,letters"],
     "toy_bleu": ["bleu", "chrf", "chrf++", "ter"],
     "toy_parts": ["parts", "length"],
+    "toy_lists": ["exact_match"],
+    "toy_own": ["any_of"],
+    "toy_scripts": ["acc", "acc_norm", "acc_bytes"],
     "by_size": ["acc"],
+    "nested": ["acc"],
 }
 CHATTED = {"toy_mc": ["acc"], "toy_shots": ["acc", "acc_norm"], "toy_say": ["exact_match,whole"], "evenly": ["acc"]}
-EXACT = {"acc", "acc_norm", "acc_mutual_info", "f1", "mcc", "exact_match", "bleu", "chrf", "chrf++", "ter"}
+EXACT = {
+    "acc",
+    "acc_norm",
+    "acc_bytes",
+    "acc_mutual_info",
+    "any_of",
+    "f1",
+    "mcc",
+    "exact_match",
+    "bleu",
+    "chrf",
+    "chrf++",
+    "ter",
+}
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from mergesearch.errors import UserError
+from mergesearch.evaluators import LoadedModel
 
 from ..lm_eval_tasks import GENERATE, MULTIPLE_CHOICE, write_task
 from .helpers import open_lm_eval
@@ -42,6 +43,42 @@ def test_task_files_with_mistakes(
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=f"(?s)'mine'.*{message}"):
         open_lm_eval(tmp_path, task="mine")
+
+
+def test_a_task_with_images_is_refused(tmp_path: Path) -> None:
+    docs = [{"question": "what", "picture": "none", "choices": ["a", "b"], "gold": 0}] * 4
+    write_task(tmp_path, "seen", docs, MULTIPLE_CHOICE + "doc_to_image: [picture]\n")
+    with pytest.raises(UserError, match="task 'seen' needs images or audio; only text tasks are supported"):
+        open_lm_eval(tmp_path, task="seen")
+
+
+def test_a_folder_of_a_tasks_name_does_not_hide_it(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy_mc").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert len(open_lm_eval(tasks, task="toy_mc", metric="acc").items) == 40
+
+
+def test_a_description_that_the_template_has_no_role_for(saved_chat_model: Path, tmp_path: Path) -> None:
+    """The template refuses system messages. lm-eval's own model then leaves the description out."""
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(saved_chat_model)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "[{{ m['role'] }}] {{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    live = LoadedModel(AutoModelForCausalLM.from_pretrained(saved_chat_model), tokenizer)
+    messages = [{"role": "system", "content": "Answer well. "}, {"role": "user", "content": "Q: the cat 0 A:"}]
+    expected = HFLM(pretrained=live.model, tokenizer=tokenizer).apply_chat_template(messages)
+    docs = [{"question": f"the cat {n}", "choices": ["a", "dog"], "gold": 0} for n in range(4)]
+    write_task(tmp_path, "described", docs, MULTIPLE_CHOICE + "num_fewshot: 0\ndescription: 'Answer well. '\n")
+    evaluator = open_lm_eval(tmp_path, task="described", metric="acc", apply_chat_template=True)
+    evaluator.prepare(live)
+    ((first, *_), *_) = evaluator.instances["described"]
+    assert first.args[0] == expected == "[user] Q: the cat 0 A:[assistant]"
 
 
 def unreachable(*_: Any, **__: Any) -> None:
