@@ -24,7 +24,7 @@ from mergesearch.merge_ops.engine.depth import VariableDepthModel
 from mergesearch.merge_ops.engine.options import DEFAULTS, MergeOptions
 from mergesearch.merge_ops.engine.standalone_models import LoadedCheckpoint, StandaloneModels
 from mergesearch.merge_ops.inputs.memory import MemoryPlan
-from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
+from mergesearch.merge_ops.kernels.finite import first_not_finite, not_finite
 from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.live.built import Builder
 from mergesearch.merge_ops.output.folder import write_folder
@@ -106,9 +106,8 @@ class Engine:
             raise UserError("slices: a model that `builder` makes has the layers that it has; expected models")
         else:
             self.model, self._views = self._sliced_model.build(self._checked_assembly(recipe))
-        for name, view in self._views.items():
-            if not is_finite(view):
-                raise FloatingPointError(f"{name} of the merged model has {not_finite(view)}")
+        if (name := first_not_finite(self._views)) is not None:
+            raise FloatingPointError(f"{name} of the merged model has {not_finite(self._views[name])}")
         self._built = recipe
         return self.model
 

@@ -1,15 +1,28 @@
 """Checks that tensors are finite: one pass that allocates nothing."""
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
 
 
 def is_finite(tensor: Tensor) -> bool:
     """Returns whether no value of the tensor is NaN or infinite. Tensors of integers always are."""
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return True
+    return first_not_finite({"": tensor}) is None
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Returns the name of the first tensor with NaN or infinite values, or None. All are on one device.
+
+    The device is waited for once, however many tensors there are.
+    """
+    checked = {name: t for name, t in tensors.items() if t.is_floating_point() and t.numel()}
+    if not checked:
+        return None
     # The smallest and the largest value are NaN where any value is.
-    low, high = tensor.aminmax()
-    return bool(low.isfinite() & high.isfinite())
+    extremes = (tensor.aminmax() for tensor in checked.values())
+    flags = torch.stack([low.isfinite() & high.isfinite() for low, high in extremes]).tolist()
+    return next((name for name, flag in zip(checked, flags, strict=True) if not flag), None)
 
 
 def not_finite(tensor: Tensor) -> str:
