@@ -102,10 +102,7 @@ def _read(file: Path) -> dict[str, list[Any]]:
         if getattr(error, "errno", None) is not None:  # it is the disk that fails
             raise
         raise _damaged(file, f"is damaged ({in_words(error).splitlines()[0]})") from None
-    if list(columns) != COLUMNS or metadata not in (
-        None,
-        {DIGEST: _digest(file.stem, columns)},
-    ):  # earlier versions wrote none
+    if list(columns) != COLUMNS or metadata != {DIGEST: _digest(file.stem, columns)}:
         raise _damaged(file, "is damaged (its content is not what was written)")
     return columns
 
