@@ -7,15 +7,15 @@ coefficients in this way.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 from mergesearch.merge_ops.assembly.assembly import Assembly, PlannedTensor
+from mergesearch.merge_ops.kernels.inner_products import inner_products
 from mergesearch.merge_ops.kernels.plans import SMALLEST_SUM, LinearCombination, Plan, SignConsensus
 
-BLOCK = 1 << 22
-"""Elements that are converted to float64 at a time."""
 Coefficients = tuple[float, ...]
 """A tensor's coefficients, or the gradients by them: the base's, then each model's."""
 
@@ -56,29 +56,15 @@ def is_exact(assembly: Assembly, names: Sequence[str]) -> bool:
 def coefficient_gradients(assembly: Assembly, weight_gradients: Mapping[str, Tensor]) -> dict[str, Coefficients]:
     """Returns ``∂L/∂c`` for the coefficients of every merged tensor, from ``∂L/∂θ`` by tensor name."""
     planned = ((assembly.planned(name), name, gradient) for name, gradient in weight_gradients.items())
-    return {name: _gradients(entry, gradient) for entry, name, gradient in planned if entry}
+    products = {name: _products(entry, gradient) for entry, name, gradient in planned if entry}
+    numbers = iter(torch.cat(list(products.values())).tolist() if products else ())  # waits for the device once
+    return {name: tuple(islice(numbers, len(row))) for name, row in products.items()}
 
 
-def _gradients(planned: PlannedTensor, weight_gradient: Tensor) -> Coefficients:
+def _products(planned: PlannedTensor, weight_gradient: Tensor) -> Tensor:
     form = linear_form(planned.plan)
     assert form is not None
-    flat = weight_gradient.reshape(-1)
-    base = None if planned.base is None else planned.base.reshape(-1)
-    origin = base if form.task_vectors else None
-    models = tuple(_inner(flat, model.reshape(-1), origin) for model in planned.models)
-    return (0.0 if base is None else _inner(flat, base, None), *models)
-
-
-def _inner(gradient: Tensor, tensor: Tensor, origin: Tensor | None) -> float:
-    """Returns ``⟨gradient, tensor − origin⟩`` in float64."""
-    total = 0.0
-    for start in range(0, gradient.numel(), BLOCK):
-        block = slice(start, start + BLOCK)
-        wide = tensor[block].double()
-        if origin is not None:
-            wide = wide - origin[block].double()
-        total += float(gradient[block].double() @ wide)
-    return total
+    return inner_products(weight_gradient, planned.base, planned.models, form.task_vectors)
 
 
 def backward_in_place(model: nn.Module, backward: Callable[[], float]) -> float:

@@ -423,3 +423,34 @@ int gram(struct tensor base, const struct tensor *tensors, int64_t k, int64_t st
   free(wide);
   return 0;
 }
+
+/* Returns the inner product of a vector and x - b. Products are added in float32, in lanes of TILE / 64 terms. */
+static double dot_difference(const float *restrict vector, const float *restrict x, const float *restrict b, int64_t n) {
+  floats lanes[4] = {0};
+  double total = 0;
+  int64_t j = 0;
+  for (; j + 4 * LANES <= n; j += 4 * LANES)
+    for (int part = 0; part < 4; part++) {
+      int64_t at = j + part * LANES;
+      lanes[part] += load_floats(vector + at) * (load_floats(x + at) - load_floats(b + at));
+    }
+  for (; j < n; j++) total += vector[j] * (x[j] - b[j]);
+  for (int part = 0; part < 4; part++)
+    for (int l = 0; l < LANES; l++) total += lanes[part][l];
+  return total;
+}
+
+/* Adds the inner products of a vector with the base (to the first of sums, if the base has data) and with each of k
+ * tensors, less the base if relative, over the elements start to end. */
+void inner_products(struct tensor vector, struct tensor base, const struct tensor *tensors, int64_t k, int relative,
+                    int64_t start, int64_t end, double *sums) {
+  _Alignas(64) float zero[TILE] = {0}, vector_buffer[TILE], base_buffer[TILE], buffer[TILE];
+  for (; start < end; start += TILE) {
+    int64_t n = end - start < TILE ? end - start : TILE;
+    const float *v = load_tile(vector, start, n, vector_buffer);
+    const float *b = base.data ? load_tile(base, start, n, base_buffer) : zero;
+    if (base.data) sums[0] += dot_difference(v, b, zero, n);
+    for (int64_t i = 0; i < k; i++)
+      sums[1 + i] += dot_difference(v, load_tile(tensors[i], start, n, buffer), relative ? b : zero, n);
+  }
+}

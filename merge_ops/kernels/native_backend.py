@@ -155,6 +155,24 @@ def gram(tensors: Sequence[Tensor], base: Tensor | None) -> list[list[list[float
     return sums.tolist()
 
 
+def inner_products(
+    vector: Tensor, base: Tensor | None, tensors: Sequence[Tensor], relative: bool
+) -> NDArray[np.float64]:
+    """Returns [spans, 1 + tensors]: see ``kernels.inner_products``, for each span of flat tensors."""
+    kernels, size, count = library(), vector.numel(), len(tensors)
+    assert kernels is not None
+    c_vector, c_base = _Tensor(*_tensor(vector)), _Tensor(*(NO_TENSOR if base is None else _tensor(base)))
+    c_tensors = (_Tensor * count)(*(_Tensor(*_tensor(tensor)) for tensor in tensors))
+    sums = np.zeros((max(1, -(-size // SPAN)), 1 + count))
+
+    def work(start: int, end: int) -> None:
+        row = sums[start // SPAN].ctypes.data
+        kernels.inner_products(c_vector, c_base, c_tensors, count, relative, start, end, row)
+
+    run_spans(size, work)
+    return sums
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """Returns the compiled kernels, or None if there is no C compiler or MERGESEARCH_NATIVE is 0."""
@@ -181,4 +199,6 @@ def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     kernels.combine.restype = ctypes.c_int
     kernels.gram.argtypes = (_Tensor, tensors, size, size, size, ctypes.c_void_p)
     kernels.gram.restype = ctypes.c_int
+    kernels.inner_products.argtypes = (_Tensor, _Tensor, tensors, size, ctypes.c_int, size, size, ctypes.c_void_p)
+    kernels.inner_products.restype = None
     return kernels

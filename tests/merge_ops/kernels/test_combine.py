@@ -1,6 +1,6 @@
 """Compiled kernels and plain torch give the same bits, on any number of threads, for one tensor or several."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -62,13 +62,6 @@ PLANS: dict[str, Plan] = {
 }
 plans = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
 compiled = pytest.mark.skipif(native_backend.library() is None, reason="there is no C compiler")
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
 
 
 def case(dtype: torch.dtype, size: int = SIZE) -> tuple[Tensor, list[Tensor]]:
