@@ -16,6 +16,14 @@ from mergesearch.errors import UserError, in_words
 from mergesearch.evaluators.contract.differentiable import Differentiable, LossKind, has_targets
 from mergesearch.evaluators.contract.evaluator import Evaluator, MeanOfItems, Metric, has_contributions
 from mergesearch.evaluators.contract.examples import TakesExamples
+from mergesearch.evaluators.contract.graded import (
+    Graded,
+    GradedByMargin,
+    decision_margin,
+    is_graded,
+    soft_decisions,
+    spread,
+)
 from mergesearch.evaluators.contract.identity import code_of, content_of
 from mergesearch.evaluators.contract.item import Item, aggregate
 from mergesearch.evaluators.contract.jackknife import FunctionOfMeans, Jackknife, pseudo_values
@@ -43,6 +51,8 @@ __all__ = [
     "Evaluator",
     "EvaluatorOptions",
     "FunctionOfMeans",
+    "Graded",
+    "GradedByMargin",
     "Item",
     "Jackknife",
     "LoadedModel",
@@ -55,15 +65,19 @@ __all__ = [
     "code_of",
     "content_hash",
     "content_of",
+    "decision_margin",
     "default_tokens",
     "find_evaluator",
     "has_contributions",
     "has_targets",
     "is_evaluator",
+    "is_graded",
     "open_evaluator",
     "pseudo_values",
+    "soft_decisions",
     "split_items",
     "split_together",
+    "spread",
     "without_shared",
 ]
 

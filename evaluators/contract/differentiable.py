@@ -12,8 +12,9 @@ from mergesearch.evaluators.contract.loaded_model import LoadedModel
 if TYPE_CHECKING:
     from torch import Tensor
 
-LossKind = Literal["targets", "entropy"]
-"""targets: how far the model is from the correct answers. entropy: how unsure it is of its answers."""
+LossKind = Literal["targets", "entropy", "graded"]
+"""targets: how far the model is from the correct answers. entropy: how unsure it is of its answers. graded: one less
+the items' grades, for evaluators with margins."""
 
 
 class Targets(Protocol):
@@ -24,8 +25,11 @@ class Targets(Protocol):
         """Whether the correct answer to every item is known."""
         ...
 
-    def losses(self, kind: LossKind) -> Iterator[Tensor]:
-        """Scalars with a graph, to be backpropagated one by one. Their sum is the weighted mean over the items."""
+    def losses(self, kind: LossKind, scale: float = 1.0) -> Iterator[Tensor]:
+        """Scalars with a graph, to be backpropagated one by one. Their sum is the weighted mean over the items.
+
+        scale: Of the grades, in nats, see ``Graded``; a constant of the loss.
+        """
         ...
 
 

@@ -51,15 +51,22 @@ class ContinuationTargets:
         """See ``Targets.has_gold``."""
         return bool(self._targets) and all(target.gold for target in self._targets)
 
-    def losses(self, kind: LossKind) -> Iterator[Tensor]:
+    def losses(self, kind: LossKind, scale: float = 1.0) -> Iterator[Tensor]:
         """See ``Targets.losses``.
 
         ``targets`` is the negative log-likelihood for texts, and the cross-entropy for choices. ``entropy`` is that of
         the predicted tokens, or of the choices (AdaMerging, arXiv:2310.02575, equation 5), and needs no gold.
+        ``graded`` is one less the grade, sigmoid(margin / scale): of a text by its least sure token, of a choice by the
+        scaled log-probability of the best correct answer less that of the best other one.
         """
-        yield from self._text_losses([target for target in self._targets if len(target.answers) == 1], kind)
+        texts = [target for target in self._targets if len(target.answers) == 1]
+        if kind == "graded":
+            for group in self._groups(texts):
+                yield self._graded_texts(group, scale)
+        else:
+            yield from self._text_losses(texts, kind)
         for group in self._groups([target for target in self._targets if len(target.answers) > 1]):
-            yield self._choice_losses(group, kind)
+            yield self._choice_losses(group, kind, scale)
 
     def _text_losses(self, texts: Sequence[ItemTarget], kind: LossKind) -> Iterator[Tensor]:
         """One loss per batch: the loss is a sum over tokens, so the tokens of a text may be in different batches."""
@@ -69,7 +76,18 @@ class ContinuationTargets:
             losses = _entropies(logprobs) if kind == "entropy" else -_of_tokens(logprobs, ids)
             yield (factors[owners].to(losses) * losses).sum()
 
-    def _choice_losses(self, targets: Sequence[ItemTarget], kind: LossKind) -> Tensor:
+    def _graded_texts(self, texts: Sequence[ItemTarget], scale: float) -> Tensor:
+        """Of as many texts as fit into a batch: the least sure token may be in any batch."""
+        parts = [
+            (token_margins(logprobs, ids), owners)
+            for logprobs, ids, owners in self._scorer.logprobs([text.answers[0] for text in texts], self._rows)
+        ]
+        tokens, owners = (torch.cat(column) for column in zip(*parts, strict=True))
+        least = tokens.new_full((len(texts),), torch.inf).scatter_reduce(0, owners.to(tokens.device), tokens, "amin")
+        weights = torch.tensor([text.weight for text in texts], dtype=torch.float64).to(least) / self._total_weight
+        return (weights * (-least / scale).sigmoid()).sum()
+
+    def _choice_losses(self, targets: Sequence[ItemTarget], kind: LossKind, scale: float) -> Tensor:
         queries = [query for target in targets for query in target.answers]
         sums: Tensor | float = 0.0
         for logprobs, ids, owners in self._scorer.logprobs(queries, self._rows):
@@ -77,7 +95,7 @@ class ContinuationTargets:
             sums = sums + tokens.new_zeros(len(queries)).index_add(0, owners.to(tokens.device), tokens)
         assert isinstance(sums, Tensor)
         by_target = torch.split(sums, [len(target.answers) for target in targets])
-        losses = [t.weight * _choice_loss(t, answers, kind) for t, answers in zip(targets, by_target, strict=True)]
+        losses = [t.weight * _choice_loss(t, each, kind, scale) for t, each in zip(targets, by_target, strict=True)]
         return torch.stack(losses).sum() / self._total_weight
 
     def _groups(self, targets: Sequence[ItemTarget]) -> Iterator[list[ItemTarget]]:
@@ -101,8 +119,17 @@ def _entropies(logprobs: Tensor) -> Tensor:
     return -(logprobs.exp() * logprobs).sum(-1)
 
 
-def _choice_loss(target: ItemTarget, answers: Tensor, kind: LossKind) -> Tensor:
-    """answers: [answers], the log-probability of each."""
-    scales = torch.tensor(target.scales, device=answers.device, dtype=answers.dtype)
-    logprobs = torch.log_softmax(answers * scales, dim=0)
-    return _entropies(logprobs) if kind == "entropy" else -torch.logsumexp(logprobs[list(target.gold)], dim=0)
+def token_margins(logprobs: Tensor, ids: Tensor) -> Tensor:
+    """[tokens] from [tokens, vocabulary]: each token's own log-probability less that of the likeliest other one."""
+    return _of_tokens(logprobs, ids) - logprobs.scatter(1, ids[:, None], -torch.inf).amax(dim=1)
+
+
+def _choice_loss(target: ItemTarget, answers: Tensor, kind: LossKind, scale: float) -> Tensor:
+    """answers: [answers], the log-probability of each. scale: of the grades."""
+    scaled = answers * torch.tensor(target.scales, device=answers.device, dtype=answers.dtype)
+    gold = list(target.gold)
+    if kind == "graded":
+        others = [n for n in range(len(scaled)) if n not in gold]
+        return (-(scaled[gold].amax() - scaled[others].amax()) / scale).sigmoid() if others else 0 * scaled.sum()
+    logprobs = torch.log_softmax(scaled, dim=0)
+    return _entropies(logprobs) if kind == "entropy" else -torch.logsumexp(logprobs[gold], dim=0)

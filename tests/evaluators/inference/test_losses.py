@@ -28,12 +28,12 @@ def evaluator_of(tasks: Path, task: str, metric: str = "acc", batch_size: int = 
     return open_evaluator("lm_eval", options, Shared(include_path=tasks, batch_size=batch_size))
 
 
-def total(evaluator: Evaluator, subject: LoadedModel, kind: Any = "targets") -> float:
+def total(evaluator: Evaluator, subject: LoadedModel, kind: Any = "targets", scale: float = 1.0) -> float:
     assert isinstance(evaluator, Differentiable)
     assert has_targets(evaluator)
     targets = evaluator.targets(subject, evaluator.items)
     assert targets.has_gold
-    return sum(loss.item() for loss in targets.losses(kind))
+    return sum(loss.item() for loss in targets.losses(kind, scale))
 
 
 def logprobs(subject: LoadedModel, context: str, answer: str) -> torch.Tensor:
@@ -78,6 +78,31 @@ def test_one_answer(tasks: Path, subject: LoadedModel, kind: str) -> None:
     ]
     mean = float(torch.stack(expected).mean())
     assert total(evaluator, subject, kind) == close(mean, path_length(subject.model, 128))
+
+
+@pytest.mark.parametrize("scale", [0.5, 20.0])
+def test_graded_choices(tasks: Path, subject: LoadedModel, scale: float) -> None:
+    evaluator = evaluator_of(tasks, "toy_mc")
+    expected, subtask = [], evaluator.subtasks[0]
+    for doc, group in zip(subtask.docs, answers(evaluator, subject), strict=True):
+        sums = [float(rows.gather(1, ids[:, None]).sum()) for rows, ids in group]
+        right = sums.pop(subtask._task.doc_to_target(doc))
+        expected.append(1 - 1 / (1 + math.exp(-(right - max(sums)) / scale)))
+    mean = sum(expected) / len(expected)
+    assert total(evaluator, subject, "graded", scale) == close(mean, path_length(subject.model, 128), magnitude=200)
+
+
+def test_graded_texts_by_their_least_sure_token(tasks: Path, subject: LoadedModel) -> None:
+    evaluator = evaluator_of(tasks, "toy_word")
+    expected = []
+    for ((rows, ids),) in answers(evaluator, subject):
+        pairs = zip(rows, ids.tolist(), strict=True)
+        margins = [float(row[n]) - float(torch.cat([row[:n], row[n + 1 :]]).max()) for row, n in pairs]
+        expected.append(1 - 1 / (1 + math.exp(-min(margins) / 2.0)))
+    mean = sum(expected) / len(expected)
+    for size in (1, 6, 64):
+        found = total(evaluator_of(tasks, "toy_word", batch_size=size), subject, "graded", 2.0)
+        assert found == close(mean, path_length(subject.model, 128), magnitude=200)
 
 
 def test_texts_cost_their_bits_per_byte(tasks: Path, subject: LoadedModel, tmp_path: Path) -> None:
