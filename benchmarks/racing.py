@@ -80,7 +80,7 @@ class ReplayedRaces:
             self._tasks,
             self._plan,
             self._scores(incumbent),
-            lambda _, items: self._item_scores(candidate, items),
+            lambda _, items: (self._item_scores(candidate, items), None),
         )
         return result.count if result.stopped else len(self._case.tasks)
 

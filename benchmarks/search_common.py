@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from mergesearch.evaluators import Item
 from mergesearch.merge_ops.methods import Method
-from mergesearch.search.problem.tasks import Scores
+from mergesearch.search.problem.tasks import Margins, Scores
 from mergesearch.search.space.space import Space
 from mergesearch.search.study.run_folder import Content, RunFolder
 
@@ -60,6 +61,7 @@ class InMemoryRunFolder(RunFolder):
     def __init__(self) -> None:
         super().__init__(Path())
         self._scores: dict[str, Scores] = {}
+        self._margins: dict[str, Margins] = {}
         self._files: dict[str, dict[str, Any]] = {}
 
     @contextmanager
@@ -67,13 +69,23 @@ class InMemoryRunFolder(RunFolder):
         """Locks nothing: there is no other worker."""
         yield
 
-    def save_scores(self, name: str, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:  # noqa: ARG002
+    def save_scores(
+        self,
+        name: str,
+        scores: Mapping[str, Tensor],
+        items: Mapping[str, Sequence[Item]],  # noqa: ARG002
+        margins: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         """See ``RunFolder.save_scores``; the items are not kept."""
-        self._scores[name] = dict(scores)
+        self._scores[name], self._margins[name] = dict(scores), dict(margins)
 
     def load_scores(self, name: str, items: Mapping[str, Sequence[Item]] | None = None) -> Scores:  # noqa: ARG002
         """See ``RunFolder.load_scores``; the items are those that were scored."""
         return self._scores[name]
+
+    def load_scores_and_margins(self, name: str, items: Mapping[str, Sequence[Item]]) -> tuple[Scores, Margins]:  # noqa: ARG002
+        """See ``RunFolder.load_scores_and_margins``; the items are those that were scored."""
+        return self._scores[name], self._margins[name]
 
     def has_scores(self, name: str) -> bool:
         """See ``RunFolder.has_scores``."""

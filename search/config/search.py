@@ -108,6 +108,7 @@ class Search(Tuning):
     schedule: list[Stage] | None = Field(None, min_length=1)
     start: Literal["auto", "gradient", "none"] = "auto"
     gradient: Gradient = Gradient()
+    signal: Literal["auto", "graded", "metric"] = "auto"
     seed: int = Field(0, ge=0, lt=1 << INTEGER_BITS - 1)
     storage: Annotated[str, AfterValidator(_outlives_process)] | None = None
     racing: Annotated[Racing | Literal[False], BeforeValidator(_read_racing)] = Racing()

@@ -154,7 +154,8 @@ class Loop:
     def _tell(self, trial: Trial, scored: Scored) -> None:
         result, study = scored.result, self._store.study
         if result.scores:
-            self._store.folder.save_scores(t.scores_name(trial.number), result.scores, result.items)
+            name = t.scores_name(trial.number)
+            self._store.folder.save_scores(name, result.scores, result.items, result.margins)
         trial.set_user_attr(t.PHENOTYPE, scored.phenotype)
         trial.set_user_attr(t.VALUES, result.values)
         trial.set_user_attr(t.SECONDS, scored.seconds)

@@ -117,7 +117,8 @@ def open_problem(config: Config, where: str) -> Problem:
         if config.builder is not None:
             problems.attempt(find_builder, config.builder)
         opened = problems.attempt(_open_recipe, config.recipe)
-        tasks = problems.attempt(lambda: open_tasks(config.evaluate, calibration_texts(config.recipe)))
+        texts, graded = calibration_texts(config.recipe), config.search.signal != "metric"
+        tasks = problems.attempt(lambda: open_tasks(config.evaluate, texts, graded))
         problems.check()
     assert opened is not None
     assert tasks is not None

@@ -1,7 +1,7 @@
 """The tasks of a run together: what a model is scored on, and how the values become one number, or several."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from mergesearch.search.config.constraints import Constraint, check_tasks
 from mergesearch.search.config.evaluate import Aggregation, Evaluate
 from mergesearch.search.problem.objective import Objective
 from mergesearch.search.problem.sides import separated_examples, with_split, without_test_items
-from mergesearch.search.problem.tasks import Scores, Task, distinct, opened_task
+from mergesearch.search.problem.tasks import Margins, Scores, Task, distinct, opened_task
 from mergesearch.search.statistics import Stratum
 from mergesearch.search.study.trials import Direction
 
@@ -72,6 +72,15 @@ class TaskSet:
         chosen = self.all if tasks is None else tasks
         return {task.name: task.score(model, task.items(side)) for task in chosen if task.items(side)}
 
+    def score_with_margins(
+        self, model: LoadedModel, side: str, tasks: Sequence[Task] | None = None
+    ) -> tuple[Scores, Margins]:
+        """``score``, and the margins of the tasks that are graded."""
+        chosen = [task for task in (self.all if tasks is None else tasks) if task.items(side)]
+        scored = {task.name: task.score_with_margins(model, task.items(side)) for task in chosen}
+        margins = {name: margins for name, (_, margins) in scored.items() if margins is not None}
+        return {name: scores for name, (scores, _) in scored.items()}, margins
+
     def values(self, side: str, scores: Mapping[str, Tensor]) -> dict[str, float]:
         """The metric of each task that has scores."""
         return {task.name: task.value(side, scores[task.name]) for task in self.all if task.name in scores}
@@ -111,16 +120,17 @@ class TaskSet:
         )
 
 
-def open_tasks(evaluate: Evaluate, calibration: Sequence[str] = ()) -> TaskSet:
+def open_tasks(evaluate: Evaluate, calibration: Sequence[str] = (), keeps_margins: bool = False) -> TaskSet:
     """The config's tasks, checked; nothing that the search looks at shares content with a test item.
 
-    ``calibration``: see ``calibration_texts``. Raises UserError for a task that is unknown, or cannot be split or
-    combined.
+    ``calibration``: see ``calibration_texts``; ``keeps_margins``: see ``Task``. Raises UserError for a task that is
+    unknown, or cannot be split or combined.
     """
     if not evaluate.test_tasks and evaluate.split is None:
         raise UserError("evaluate: expected split (search and test items) or test_tasks, found neither")
     with located("evaluate"):
         opened, notes = _opened(evaluate, calibration)
+        opened = [replace(task, keeps_margins=keeps_margins) for task in opened]
         notes += separated_examples(opened)
         tasks = TaskSet(opened, evaluate.aggregate, evaluate.constraints, notes)
         _check_contributions(tasks)

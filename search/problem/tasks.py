@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mergesearch.errors import UserError, in_words
 from mergesearch.evaluators import Evaluator, Item, LoadedModel, aggregate, open_evaluator
+from mergesearch.evaluators.contract.graded import Graded, is_graded
 from mergesearch.files import is_disk_full
 from mergesearch.foreign import other_code
 from mergesearch.search.config.evaluate import Evaluate, TaskEntry
@@ -16,6 +17,8 @@ from mergesearch.search.statistics import Stratum
 
 Scores = dict[str, Tensor]
 """Each task's scores, one float64 per item of one side of the split."""
+Margins = dict[str, Tensor]
+"""The margins behind the scores, of the tasks that have them; see ``Graded.score_with_margins``."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Task:
     """An evaluator with its items on each side of the split, and its share in the objective.
 
     ``normalize``: whether the objective takes its values normalised, by ``chance`` where that is said, or by what the
-    items say of themselves.
+    items say of themselves. ``keeps_margins``: whether its items are scored with margins, where its evaluator has any.
     """
 
     name: str
@@ -33,6 +36,12 @@ class Task:
     test: Sequence[Item]
     normalize: bool = False
     chance: float | None = None
+    keeps_margins: bool = False
+
+    @property
+    def graded(self) -> Graded | None:
+        """Its evaluator where items are scored with margins; else None."""
+        return self.evaluator if self.keeps_margins and is_graded(self.evaluator) else None
 
     def items(self, side: str) -> Sequence[Item]:
         """The items of ``search`` or ``test``."""
@@ -50,6 +59,13 @@ class Task:
         """The scores of some items; see ``Evaluator.score``. Passes on whatever the evaluator raises."""
         with other_code(f"task {self.name!r}"):
             return self.evaluator.score(model, items)
+
+    def score_with_margins(self, model: LoadedModel, items: Sequence[Item]) -> tuple[Tensor, Tensor | None]:
+        """The scores of some items, and their margins where it is graded. Passes on whatever the evaluator raises."""
+        if self.graded is None:
+            return self.score(model, items), None
+        with other_code(f"task {self.name!r}"):
+            return self.graded.score_with_margins(model, items)
 
     @contextmanager
     def refusals(self) -> Iterator[None]:

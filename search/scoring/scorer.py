@@ -154,7 +154,7 @@ class Scorer:
             file = t.reference_name(self.phenotype(recipe))
             if not folder.has_scores(file):
                 result = self._score_constraint_baseline(name, recipe)
-                folder.save_scores(file, result.scores, result.items)
+                folder.save_scores(file, result.scores, result.items, result.margins)
             self._constraint_results[name] = self._load(file)
 
     def baseline_value(self, baseline: str, task: str) -> float:
@@ -186,13 +186,14 @@ class Scorer:
             ) from error
 
     def _score_in_full(self) -> Result:
-        return whole_result(self._tasks, self._tasks.score(self._live.loaded, "search", self._tasks.searched))
+        scored = self._tasks.score_with_margins(self._live.loaded, "search", self._tasks.searched)
+        return whole_result(self._tasks, *scored)
 
     def _race(self, plan: RacePlan, incumbent: FrozenTrial, may_stop: bool = True) -> Result:
         return run_race(self._tasks, plan, self._store.scores_of(incumbent), self._score_items, may_stop)
 
-    def _score_items(self, task: Task, items: Sequence[Item]) -> Tensor:
-        return task.score(self._live.loaded, items)
+    def _score_items(self, task: Task, items: Sequence[Item]) -> tuple[Tensor, Tensor | None]:
+        return task.score_with_margins(self._live.loaded, items)
 
     def _scored_before(self, phenotype: str, in_full: bool) -> Result | None:
         """The result of an identical candidate; that of a stopped one does not do where full scores are wanted."""
@@ -211,4 +212,5 @@ class Scorer:
         return next((t.label_of(trial) for trial in trials), "")
 
     def _load(self, name: str) -> Result:
-        return whole_result(self._tasks, self._store.folder.load_scores(name, self._tasks.items("search")))
+        folder, items = self._store.folder, self._tasks.items("search")
+        return whole_result(self._tasks, *folder.load_scores_and_margins(name, items))

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import optuna
@@ -201,12 +202,24 @@ class RunFolder:
                 "that storage, or give the new run another name with --name"
             )
 
-    def save_scores(self, name: str, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:
-        """Writes the per-item scores of one candidate under a name; see ``scores.save_scores``."""
-        save_scores(self.scores_file(name), scores, items)
+    def save_scores(
+        self,
+        name: str,
+        scores: Mapping[str, Tensor],
+        items: Mapping[str, Sequence[Item]],
+        margins: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        """Writes the per-item scores and margins of one candidate under a name; see ``scores.save_scores``."""
+        save_scores(self.scores_file(name), scores, items, margins)
 
     def load_scores(self, name: str, items: Mapping[str, Sequence[Item]] | None = None) -> dict[str, Tensor]:
         """The scores that ``save_scores`` wrote under the name; see ``scores.load_scores``."""
+        return load_scores(self.scores_file(name), items)[0]
+
+    def load_scores_and_margins(
+        self, name: str, items: Mapping[str, Sequence[Item]]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The scores and the margins that ``save_scores`` wrote under the name; see ``scores.load_scores``."""
         return load_scores(self.scores_file(name), items)
 
     def has_scores(self, name: str) -> bool:

@@ -1,12 +1,14 @@
-"""Per-item scores as Parquet files, one row for each number: task, item, part, score.
+"""Per-item scores as Parquet files, one row for each number: task, item, part, score, margin.
 
 A task whose scores are [items, k] has k rows for each item, numbered by ``part``. A task whose scores are [items] has
-one row for each item, and ``part`` is null.
+one row for each item, and ``part`` is null. The margins behind the scores are beside them, in the rows of their own
+parts; ``score`` or ``margin`` is null where a task has fewer of them.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from mergesearch.evaluators import Item
 from mergesearch.files import atomic_path
 from mergesearch.reading import check_file
 
-COLUMNS = ["task", "item", "part", "score"]
+COLUMNS = ["task", "item", "part", "score", "margin"]
 DIGEST = b"digest"
 """The key of the file's metadata that holds the SHA-256 of its name and content."""
 
@@ -26,25 +28,31 @@ def _damaged(file: Path, found: str) -> DamagedFileError:
     return DamagedFileError(file, found, "start the run again, which scores this candidate again")
 
 
-def save_scores(file: Path, scores: Mapping[str, Tensor], items: Mapping[str, Sequence[Item]]) -> None:
-    """Writes the scores of each task's items, [items] or [items, k], atomically.
+def save_scores(
+    file: Path,
+    scores: Mapping[str, Tensor],
+    items: Mapping[str, Sequence[Item]],
+    margins: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Writes the scores of each task's items, [items] or [items, k], and the margins of some tasks, atomically.
 
-    Raises ValueError where a task has another number of scores than of items.
+    Raises ValueError where a task has another number of scores or margins than of items.
     """
     import pyarrow
     from pyarrow import parquet
 
     rows = [
-        {"task": task, "item": item.id, "part": part, "score": score}
+        {"task": task, "item": item.id, "part": part, "score": score, "margin": margin}
         for task in scores
-        for item, values in zip(items[task], scores[task].tolist(), strict=True)
-        for part, score in _parts(values)
+        for item, *values in zip(items[task], *_columns(scores[task], margins.get(task)), strict=True)
+        for part, score, margin in _parts(*values)
     ]
     columns = {
         "task": pyarrow.string(),
         "item": pyarrow.string(),
         "part": pyarrow.int32(),
         "score": pyarrow.float64(),
+        "margin": pyarrow.float64(),
     }
     table = pyarrow.Table.from_pylist(rows, pyarrow.schema(columns))
     table = table.replace_schema_metadata({DIGEST: _digest(file.stem, table.to_pydict())})
@@ -52,23 +60,44 @@ def save_scores(file: Path, scores: Mapping[str, Tensor], items: Mapping[str, Se
         parquet.write_table(table, temporary, write_page_checksum=True)
 
 
-def load_scores(file: Path, items: Mapping[str, Sequence[Item]] | None = None) -> dict[str, Tensor]:
-    """The scores that ``save_scores`` wrote, float64; tasks without scores are left out.
+def load_scores(
+    file: Path, items: Mapping[str, Sequence[Item]] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The scores and the margins that ``save_scores`` wrote, float64; tasks without any are left out.
 
     They are in the order of each task's ``items``, to which they belong by id; None gives them in the saved order.
     Raises DamagedFileError where the file is missing, is not what was written, or lacks an item, and UserError where it
     has scores of other items.
     """
     columns = _read(file)
-    scores: dict[str, dict[str, list[float]]] = {}
-    last_parts: dict[str, int | None] = {}
-    for task, item, part, score in zip(*(columns[name] for name in COLUMNS), strict=True):
-        scores.setdefault(task, {}).setdefault(item, []).append(score)
-        last_parts[task] = part
-    ids = {task: list(found) for task, found in scores.items()} if items is None else _ids(items)
-    for task, found in scores.items():
+    scores, margins = _Numbers(), _Numbers()
+    for task, item, part, score, margin in zip(*(columns[name] for name in COLUMNS), strict=True):
+        scores.add(task, item, part, score)
+        margins.add(task, item, part, margin)
+    ids = {task: list(found) for task, found in scores.by_item.items()} if items is None else _ids(items)
+    for task, found in scores.by_item.items():
         _check_ids(file, task, found, ids.get(task, []))
-    return {task: _tensor([scores[task][item] for item in ids[task]], last_parts[task]) for task in scores}
+    return scores.tensors(ids), margins.tensors(ids)
+
+
+class _Numbers:
+    """The numbers of one column by task and item."""
+
+    def __init__(self) -> None:
+        self.by_item: dict[str, dict[str, list[float]]] = {}
+        self._last_parts: dict[str, int | None] = {}
+
+    def add(self, task: str, item: str, part: int | None, number: float | None) -> None:
+        if number is not None:
+            self.by_item.setdefault(task, {}).setdefault(item, []).append(number)
+            self._last_parts[task] = part
+
+    def tensors(self, ids: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+        """Each task's numbers in the order of its items."""
+        return {
+            task: _tensor([found[item] for item in ids[task]], self._last_parts[task])
+            for task, found in self.by_item.items()
+        }
 
 
 def _ids(items: Mapping[str, Sequence[Item]]) -> dict[str, list[str]]:
@@ -112,11 +141,24 @@ def _digest(name: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
     return hashlib.sha256(f"{name} {columns!r}".encode("utf-8", "surrogatepass")).hexdigest().encode()
 
 
-def _parts(values: float | list[float]) -> Iterator[tuple[int | None, float]]:
-    if isinstance(values, list):
-        yield from enumerate(values)
-    else:
-        yield None, values
+def _columns(scores: Tensor, margins: Tensor | None) -> tuple[list[Any], list[Any]]:
+    """The items' scores, and their margins, None where there are none."""
+    return scores.tolist(), [None] * len(scores) if margins is None else margins.tolist()
+
+
+def _parts(
+    scores: float | list[float], margins: float | list[float] | None
+) -> Iterator[tuple[int | None, float | None, float | None]]:
+    """(part, score, margin) of one item, whose scores and margins are each one number, a list, or None."""
+    one, two = _by_part(scores), _by_part(margins)
+    for part in {**one, **two}:
+        yield part, one.get(part), two.get(part)
+
+
+def _by_part(numbers: float | list[float] | None) -> dict[int | None, float]:
+    if isinstance(numbers, list):
+        return dict(enumerate(numbers))
+    return {} if numbers is None else {None: numbers}
 
 
 def _tensor(values: list[list[float]], last_part: int | None) -> Tensor:

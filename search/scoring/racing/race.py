@@ -13,8 +13,8 @@ geometric mean) lies below its tangent, so the tangent of a better candidate is 
 with a floor at chance is the maximum of two linear functions; a candidate is stopped where both reject it.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from math import log
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from mergesearch.evaluators import Item
 from mergesearch.search.problem.objective import Share
 from mergesearch.search.problem.task_set import TaskSet
-from mergesearch.search.problem.tasks import Scores, Task
+from mergesearch.search.problem.tasks import Margins, Scores, Task
 from mergesearch.search.scoring.racing.betting_test import BettingTest, ExpectedGains, Ints
 from mergesearch.search.scoring.racing.plan import RacedTask, RacePlan, contributions
 from mergesearch.search.scoring.racing.predict import Prediction
@@ -33,12 +33,13 @@ from mergesearch.search.statistics import Array
 
 STEP = 1e-6
 
-Score = Callable[[Task, Sequence[Item]], Tensor]
+Score = Callable[[Task, Sequence[Item]], tuple[Tensor, Tensor | None]]
+"""Scores some items of a task: see ``Task.score_with_margins``."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A candidate's result: per-item scores of each task, the items, and the tasks' values.
+    """A candidate's result: per-item scores of each task, the items, the tasks' values, and margins of graded tasks.
 
     A stopped candidate has the scores of some items only. Its values are estimates, and so is its objective,
     ``estimate``.
@@ -49,6 +50,7 @@ class Result:
     values: dict[str, float]
     stopped: bool = False
     estimate: float | None = None
+    margins: Margins = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -56,10 +58,10 @@ class Result:
         return sum(map(len, self.items.values()))
 
 
-def whole_result(tasks: TaskSet, scores: Scores) -> Result:
+def whole_result(tasks: TaskSet, scores: Scores, margins: Margins) -> Result:
     """The result of a candidate that was scored on all search items."""
     items = {task.name: list(task.search) for task in tasks.searched}
-    return Result(scores, items, tasks.values("search", scores))
+    return Result(scores, items, tasks.values("search", scores), margins=margins)
 
 
 def run_race(tasks: TaskSet, plan: RacePlan, incumbent: Scores, score: Score, may_stop: bool = True) -> Result:
@@ -85,6 +87,7 @@ class _Race:
         self._objective = tasks.objective("search")
         self._incumbent = {task.name: contributions(task, incumbent[task.name]) for task in tasks.searched}
         self._seen: dict[str, dict[int, Tensor]] = {task.name: {} for task in tasks.searched}
+        self._margins: dict[str, dict[int, Tensor]] = {}
         self._predictions: list[tuple[int, Prediction]] = []
         counted = tasks.counted("search")
         rows = {task.name: task.values("search", incumbent[task.name]) for task in counted}
@@ -114,8 +117,10 @@ class _Race:
         return np.asarray(drawn[(drawn >= raced_task.span.start) & (drawn < raced_task.span.stop)] - raced_task.begin)
 
     def _score(self, score: Score, task: Task, numbers: Sequence[int]) -> None:
-        values = score(task, [task.search[number] for number in numbers])
-        self._seen[task.name].update(zip(numbers, values, strict=True))
+        scores, margins = score(task, [task.search[number] for number in numbers])
+        self._seen[task.name].update(zip(numbers, scores, strict=True))
+        if margins is not None:
+            self._margins.setdefault(task.name, {}).update(zip(numbers, margins, strict=True))
 
     def predict_gains(self, begin: int, end: int) -> None:
         """Predicts gains anew at the planned draws in this block, each time from the draws before."""
@@ -177,20 +182,21 @@ class _Race:
 
     def _scores(self, name: str) -> Tensor:
         """The task's scores so far, in the order of the split."""
-        return torch.stack([self._seen[name][number] for number in sorted(self._seen[name])])
+        return _in_order(self._seen[name])
 
     def result(self, stopped_at: int | None) -> Result:
         tasks = {task.name: task for task in self._tasks.searched if self._seen[task.name]}
         items = {name: [tasks[name].search[number] for number in sorted(self._seen[name])] for name in tasks}
         scores = {name: self._scores(name) for name in tasks}
+        margins = {name: _in_order(seen) for name, seen in self._margins.items()}
         if stopped_at is None:
-            return Result(scores, items, {name: tasks[name].value("search", scores[name]) for name in tasks})
+            return whole_result(self._tasks, scores, margins)
         in_full = {task.name: task.value("search", scores[task.name]) for task in self._plan.in_full}
         raced = self._estimates(stopped_at)
         values = {task.name: {**in_full, **raced}[task.name] for task in self._tasks.searched}
         rows = {name: [value] for name, value in raced.items()} | self._in_full_values()
         counted = {share.task: rows[share.task] for share in self._objective.shares}
-        return Result(scores, items, values, True, float(self._objective.combine(_flat(counted))))
+        return Result(scores, items, values, True, float(self._objective.combine(_flat(counted))), margins)
 
     def _estimates(self, count: int) -> dict[str, float]:
         """Estimates of the raced tasks' values."""
@@ -200,6 +206,10 @@ class _Race:
             chances, name = inclusion[raced_task.span][seen], raced_task.task.name
             values[name] = raced_task.value(chances, self._incumbent[name], seen, scores)
         return values
+
+
+def _in_order(by_number: Mapping[int, Tensor]) -> Tensor:
+    return torch.stack([by_number[number] for number in sorted(by_number)])
 
 
 def _flat(rows: dict[str, list[float]]) -> Array:

@@ -29,6 +29,7 @@ from mergesearch.search.study.run_folder import RunFolder
 from ..helpers import Data, at_call, course, go, killed, study_of
 
 NAN = float("nan")
+INF = float("inf")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,21 @@ def test_scores_come_back_as_they_were(scores: dict[str, list[float]], tmp_path:
     assert list(found) == [task for task, values in given.items() if len(values)]
     for task, values in found.items():
         assert_same(values, given[task])
+
+
+@pytest.mark.parametrize("scores", [[1.0, 0.0], [[1.0], [0.0]], [[1.0, 2.0, 3.0], [0.0, 5.0, 6.0]]])
+@pytest.mark.parametrize("margins", [[0.25, NAN], [[INF], [-2.5]], [[1.0, -2.0], [INF, 4.0]]])
+def test_margins_come_back_beside_the_scores(scores: list[float], margins: list[float], tmp_path: Path) -> None:
+    items = {name: [Item(item, name, item) for item in "ab"] for name in ("graded", "not")}
+    given, behind = torch.tensor(scores, dtype=torch.float64), torch.tensor(margins, dtype=torch.float64)
+    folder = RunFolder(tmp_path)
+    folder.save_scores("trial", {"graded": given, "not": given}, items, {"graded": behind})
+    turned = {name: of_task[::-1] for name, of_task in items.items()}
+    found, found_margins = folder.load_scores_and_margins("trial", turned)
+    assert_same(found["graded"], given.flip(0))
+    assert_same(found["not"], given.flip(0))
+    assert_same(found_margins["graded"], behind.flip(0))
+    assert list(found_margins) == ["graded"]
 
 
 def assert_same(found: Tensor, expected: Tensor) -> None:

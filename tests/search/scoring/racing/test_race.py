@@ -64,9 +64,9 @@ class Asked:
         self.scores = scores
         self.blocks: list[tuple[str, int]] = []
 
-    def __call__(self, task: Task, items: Sequence[Item]) -> Tensor:
+    def __call__(self, task: Task, items: Sequence[Item]) -> tuple[Tensor, Tensor | None]:
         self.blocks.append((task.name, len(items)))
-        return self.scores[task.name][[int(item.id) for item in items]]
+        return self.scores[task.name][[int(item.id) for item in items]], None
 
 
 def race(tasks: TaskSet, candidate: Scores, incumbent: Scores, baselines: Sequence[Scores], seed: int = 0) -> Result:
