@@ -6,6 +6,7 @@ from functools import cached_property
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine.engine import find_device
 from mergesearch.search.candidates.baselines import BaselineSource, constraint_baselines
+from mergesearch.search.candidates.coordinates import Coordinates
 from mergesearch.search.candidates.gradient.calibration_loss import CalibrationLoss
 from mergesearch.search.candidates.gradient.start import GradientSource
 from mergesearch.search.candidates.learned_soup import SoupLearner
@@ -102,7 +103,8 @@ class Session:
         sources, sampler = self._sources(baselines)
         stopping = None if problem.config.soup else problem.config.search
         asker = Asker(sources, sampler)
-        return Loop(problem.space, problem.tasks, self.store, self.scorer, asker, baselines, stopping)
+        coordinates = Coordinates(problem.space, self.live.engine, self.scorer.phenotype)
+        return Loop(problem.space, problem.tasks, self.store, self.scorer, asker, baselines, coordinates, stopping)
 
     def _sources(self, baselines: BaselineSource) -> tuple[list[Source], SamplerSource | None]:
         """In the order of their turns: baselines, soups, usual settings, gradient, sampler."""

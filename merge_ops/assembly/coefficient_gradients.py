@@ -12,7 +12,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from mergesearch.merge_ops.assembly.assembly import Assembly, PlannedTensor
+from mergesearch.merge_ops.assembly.assembly import Assembly, InputKey, PlannedTensor
 from mergesearch.merge_ops.kernels.inner_products import inner_products
 from mergesearch.merge_ops.kernels.plans import SMALLEST_SUM, LinearCombination, Plan, SignConsensus
 
@@ -51,6 +51,34 @@ def is_exact(assembly: Assembly, names: Sequence[str]) -> bool:
     """Returns whether all merged tensors are linear combinations, so that the coefficients determine the model."""
     planned = (assembly.planned(name) for name in names)
     return all(entry is None or isinstance(entry.plan, LinearCombination) for entry in planned)
+
+
+def input_weights(assembly: Assembly, names: Sequence[str]) -> dict[str, dict[InputKey, float]] | None:
+    """Returns the weight of every input in every float tensor, without zeros; None unless all are weighted sums.
+
+    Recipes with the same weights build the same model, up to rounding. A tensor that is a copy has one input.
+    """
+    by_name = {}
+    for name in (name for name in names if assembly.infos[name].dtype.is_floating_point):
+        weights = _input_weights(assembly, name)
+        if weights is None:
+            return None
+        by_name[name] = {key: weight for key, weight in weights.items() if abs(weight) > SMALLEST_SUM}
+    return by_name
+
+
+def _input_weights(assembly: Assembly, name: str) -> dict[InputKey, float] | None:
+    if copied := assembly.copied(name):
+        return {copied: 1.0}
+    planned, tensor_recipe = assembly.planned(name), assembly.layout.tensor_recipes[name]
+    if planned is None or not isinstance(planned.plan, LinearCombination):
+        return None
+    plan, weights = planned.plan, dict.fromkeys(tensor_recipe.inputs, 0.0)
+    for key, weight in zip(tensor_recipe.model_inputs, plan.coefficients, strict=True):
+        weights[key] += weight
+    if planned.base is not None:
+        weights[tensor_recipe.inputs[0]] += plan.base - (sum(plan.coefficients) if plan.task_vectors else 0.0)
+    return weights
 
 
 def coefficient_gradients(assembly: Assembly, weight_gradients: Mapping[str, Tensor]) -> dict[str, Coefficients]:

@@ -15,6 +15,7 @@ from mergesearch.merge_ops.assembly.coefficient_gradients import (
     backward_in_place,
     coefficient_gradients,
     coefficients,
+    input_weights,
     is_exact,
 )
 from mergesearch.merge_ops.assembly.merger import MemoryReserve, Merger
@@ -154,6 +155,14 @@ class Engine:
         """Returns whether the recipe's model is exactly the linear combination of ``coefficients``."""
         assembly = self._assembly(recipe)
         return is_exact(assembly, list(self._made_views(assembly)))
+
+    def input_weights(self, recipe: Recipe) -> dict[str, dict[tuple[str, str], float]] | None:
+        """Returns the weight of every input tensor in every tensor, or None if the recipe is no weighted sum.
+
+        Recipes with the same weights build the same model, up to rounding. An input is a reference and a tensor's name.
+        """
+        assembly = self._assembly(recipe)
+        return input_weights(assembly, list(self._made_views(assembly)))
 
     def coefficient_gradients(
         self, recipe: Recipe, backward: Callable[[], float]

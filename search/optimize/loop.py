@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from mergesearch.errors import UserError, in_words
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.baselines import BaselineSource
+from mergesearch.search.candidates.coordinates import Coordinates
 from mergesearch.search.candidates.source import Candidate
 from mergesearch.search.config.search import Search
 from mergesearch.search.optimize.ask import Asker
@@ -47,6 +48,7 @@ class Loop:
         scorer: Scorer,
         asker: Asker,
         baselines: BaselineSource,
+        coordinates: Coordinates,
         stopping: Search | None,
     ) -> None:
         self._space = space
@@ -55,6 +57,7 @@ class Loop:
         self._scorer = scorer
         self._asker = asker
         self._baselines = baselines
+        self._coordinates = coordinates
         self._stopping = stopping
         self._leases = Leases(store.study, store.folder.workers, store.folder.worker)
 
@@ -114,6 +117,8 @@ class Loop:
         trial, candidate = asked
         try:
             recipe = candidate.recipe() if candidate.recipe else self._space.ask(trial)
+            if candidate.recipe:
+                self._coordinates.note(trial, recipe)
             text = recipe.to_yaml()
         except Exception as error:
             self._fail(trial, error)

@@ -1,12 +1,15 @@
 """What every group of dimensions has in common: the unit in which a space is read, asked and filled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.search.space.dimension import Dimension
 from mergesearch.search.space.paths import Path, set_at
+
+Usual = Callable[[str, Path | None], Scalar | None]
+"""The usual value of a key: of the model entry at the path, or None for the recipe's own; None where it has none."""
 
 
 @dataclass
@@ -40,8 +43,8 @@ class DimensionGroup(Protocol):
         """Writes what the draft's values say into its data."""
         ...
 
-    def start(self, usual: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """The values nearest to the usual ones, which are given by parameter; else the middle of each range."""
+    def start(self, usual: Usual) -> dict[str, Scalar]:
+        """The values nearest to the usual ones; else the middle of each range."""
         ...
 
 
@@ -62,5 +65,5 @@ class SingleDimension:
         for path in self.dimension.paths:
             set_at(draft.data, path, draft.values[self.dimension.name])
 
-    def start(self, _: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    def start(self, _: Usual) -> dict[str, Scalar]:
         return {self.dimension.name: self.dimension.middle}

@@ -16,7 +16,7 @@ from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.search.space.checks import check_integer, check_keys
 from mergesearch.search.space.dimension import METHOD, Dimension
-from mergesearch.search.space.dimension_group import Draft
+from mergesearch.search.space.dimension_group import Draft, Usual
 from mergesearch.search.space.paths import model_labels
 from mergesearch.search.space.seams import Seams, read_seams
 from mergesearch.search.space.stack_encoding import LENGTH, LayerRun, StackShape, layer_runs, merge_adjacent
@@ -152,7 +152,7 @@ class StackSpace:
         # The config, the tokenizer and the generation config of every candidate come from the same model.
         draft.data["base_model"] = self.base or self.models[0]
 
-    def start(self, _: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    def start(self, _: Usual) -> dict[str, Scalar]:
         return {**self.layout.start(), **self.seams.start()}
 
     def _slice(self, run: LayerRun, scale: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.search.space.checks import check_keys
 from mergesearch.search.space.dimension import Dimension
-from mergesearch.search.space.dimension_group import Draft, SingleDimension
+from mergesearch.search.space.dimension_group import Draft, SingleDimension, Usual
 from mergesearch.search.space.layer_stack import stack_models
 from mergesearch.search.space.paths import Path, entry_labels, format_path, get_at
 from mergesearch.text import quoted
@@ -26,6 +26,11 @@ MOST_ORDERED = 4
 
 class CheckpointChoice(SingleDimension):
     """A checkpoint that is one of several: a base, or the model of an entry."""
+
+    def start(self, usual: Usual) -> dict[str, Scalar]:
+        (*owner, key), *_ = self.dimension.paths
+        value = usual(str(key), tuple(owner) or None)
+        return {self.dimension.name: self.dimension.middle if value is None else self.dimension.nearest(value)}
 
 
 def read_checkpoint_choices(recipe: Mapping[str, Any], where: str) -> Iterator[CheckpointChoice]:
@@ -99,8 +104,8 @@ class ModelInclusion(SingleDimension):
     def fill(self, draft: Draft) -> None:
         """Does nothing: ``absent_models`` reads the value, and ``arrange_models`` removes the entry."""
 
-    def start(self, _: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        return {self.dimension.name: True}
+    def start(self, usual: Usual) -> dict[str, Scalar]:
+        return {self.dimension.name: usual(INCLUDE, self.entry) is not False}
 
 
 def take_inclusions(recipe: dict[str, Any], where: str) -> Iterator[ModelInclusion]:

@@ -10,7 +10,7 @@ from mergesearch.errors import UserError, listed, nearest
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.search.space.checks import check_integer, check_keys
 from mergesearch.search.space.dimension import Dimension
-from mergesearch.search.space.dimension_group import Draft
+from mergesearch.search.space.dimension_group import Draft, Usual
 from mergesearch.search.space.paths import Hole, Path, set_at
 from mergesearch.search.space.ranges import SCALE_KEYS, read_distributions
 from mergesearch.search.space.recipe_methods import Readers, methods_with
@@ -133,8 +133,8 @@ class ParameterDimensions:
         values = [draft.values[dimension.name] for dimension in self.dimensions]
         set_at(draft.data, self.hole.path, self.profile.spread(values))
 
-    def start(self, usual: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        value = usual.get(self.hole.parameter)
+    def start(self, usual: Usual) -> dict[str, Scalar]:
+        value = usual(self.hole.parameter, self.hole.owner)
         return {
             dimension.name: dimension.middle if value is None else dimension.nearest(value)
             for dimension in self.dimensions

@@ -18,7 +18,7 @@ from mergesearch.errors import UserError
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.search.space.checks import check_keys
 from mergesearch.search.space.dimension import Dimension
-from mergesearch.search.space.dimension_group import Draft
+from mergesearch.search.space.dimension_group import Draft, Usual
 from mergesearch.search.space.parameters import DEPTH_KEYS, DepthProfile
 from mergesearch.search.space.paths import Hole, Path, format_path, get_at, set_at
 from mergesearch.search.space.ranges import AUTO
@@ -90,10 +90,14 @@ class Simplex:
         for hole, curve in zip(self.holes, curves, strict=True):
             set_at(draft.data, hole.path, curve)
 
-    def start(self, _: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """The same value for all models."""
-        even = shares_of([1.0] * len(self.holes))
-        return {dimension.name: even[number % len(even)] for number, dimension in enumerate(self.dimensions)}
+    def start(self, usual: Usual) -> dict[str, Scalar]:
+        """The models' usual values, in proportion; the same value for all where one of them has none."""
+        wanted = [usual(hole.parameter, hole.owner) for hole in self.holes]
+        weights = [max(float(value), 0.0) for value in wanted if value is not None]
+        if len(weights) < len(self.holes) or not sum(weights):
+            weights = [1.0] * len(self.holes)
+        shares = shares_of(weights)
+        return {dimension.name: shares[number % len(shares)] for number, dimension in enumerate(self.dimensions)}
 
     def _weights(self, values: Mapping[str, Scalar]) -> list[list[float]]:
         """The weights at each knot, of sum 1, before models are left out."""

@@ -9,6 +9,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
@@ -22,7 +23,7 @@ from mergesearch.search.space.dimension_group import DimensionGroup, Draft
 from mergesearch.search.space.layer_ranges import bound_corners
 from mergesearch.search.space.layer_stack import StackSpace
 from mergesearch.search.space.model_choices import BASE, absent_models, arrange_models, named_references
-from mergesearch.search.space.paths import Path
+from mergesearch.search.space.paths import Path, get_at
 from mergesearch.search.space.template import read_template
 from mergesearch.text import quoted
 
@@ -136,19 +137,31 @@ class Space:
         arrange_models(draft, template.order)
         return Recipe.read(draft.data, self._where)
 
-    def start(self, method: Method, usual: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    def start(
+        self,
+        method: Method,
+        usual: Mapping[str, Scalar],
+        of_models: Mapping[str, Mapping[str, Scalar]] = MappingProxyType({}),
+    ) -> dict[str, Scalar]:
         """A point to start from: in each dimension, the value nearest to a usual one, else the middle of the range.
 
         Args:
             method: the point's method.
             usual: usual values, by parameter.
+            of_models: those of single models, by reference; they come before the values for all.
 
         Returns:
             A value for every dimension of the method, and the method itself where the space has several.
         """
         point: dict[str, Scalar] = {METHOD: method.name} if len(self.methods) > 1 else {}
+
+        def value(key: str, owner: Path | None) -> Scalar | None:
+            model = get_at(self._template.data, owner).get("model") if owner else None
+            own = of_models.get(model, {}) if isinstance(model, str) else {}
+            return own.get(key, usual.get(key))
+
         for group in self._groups_of(method):
-            point |= group.start(usual)
+            point |= group.start(value)
         return point
 
     def corners(self, method: Method) -> Iterator[dict[str, Scalar]]:

@@ -226,9 +226,12 @@ def items_of(trial: FrozenTrial) -> int:
 def point_to_retry(trial: FrozenTrial) -> dict[str, Any]:
     """The point of an interrupted trial by parameter name; empty where the process was killed before it was complete.
 
+    Empty, too, for a candidate with a name, which its source offers again.
     An incomplete point must not be enqueued: the sampler would choose the rest from another position of its sequence.
     Without it, the sampler chooses the same point again.
     """
+    if kind_of(trial) in NAMED:
+        return {}
     enqueued: dict[str, Any] | None = trial.system_attrs.get("fixed_params")
     return enqueued or (trial.params if RECIPE in trial.user_attrs else {})
 
