@@ -76,7 +76,10 @@ def spread(margins: Tensor) -> float:
 
 def soft_decisions(margins: Tensor, scale: float) -> Tensor:
     """Grades of margins of any shape: sigmoid(margins / scale)."""
-    return (margins / scale).sigmoid()
+    from scipy.special import expit
+
+    # Not torch.sigmoid, whose last bits depend on where in the tensor a number stands.
+    return margins.new_tensor(expit((margins / scale).numpy()))
 
 
 def decision_margin(values: Sequence[float], correct: Collection[int]) -> float:

@@ -6,12 +6,13 @@ Log-softmax, and the sum over a continuation, are in the dtype of the model's lo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mergesearch.evaluators.contract.graded import SMALLEST
 from mergesearch.evaluators.contract.loaded_model import LoadedModel, budget_of
 from mergesearch.evaluators.inference.batch_plan import (
     Batch,
@@ -22,6 +23,22 @@ from mergesearch.evaluators.inference.batch_plan import (
     work_saved,
 )
 from mergesearch.evaluators.inference.logits import Logits
+
+Reader = Callable[[Batch], tuple[Tensor, ...]]
+"""What is read of each continuation token of a batch: columns, [tokens] each."""
+
+
+class Sureness(NamedTuple):
+    """How sure the model is of a query's continuations, from log-probabilities of at least float32.
+
+    Attributes:
+        logprob: Their log-probability, in nats.
+        margin: The least margin of a token: its log-probability less that of the likeliest other one. Greedy decoding
+            gives the continuations if it is above 0. NaN if it was not asked for.
+    """
+
+    logprob: float
+    margin: float
 
 
 class ContinuationScorer:
@@ -68,13 +85,24 @@ class ContinuationScorer:
 
         The log-probability is NaN if the model's output is not a number.
         """
-        logprobs, greedy = self._run_within_budget(queries)
-        scores, start = [], 0
+        logprobs, greedy, *_ = self._run_within_budget(queries)
+        return [(sum(logprobs[own]), all(greedy[own])) for own in self._slices(queries)]
+
+    def score_with_sureness(
+        self, queries: Sequence[int], token_margins: bool
+    ) -> tuple[list[tuple[float, bool]], list[Sureness]]:
+        """What ``score`` returns, and the sureness of each query, from the same forward passes."""
+        read = partial(self._sure_logprobs, token_margins=token_margins)
+        logprobs, greedy, wide, margins = self._run_within_budget(queries, read=read)
+        slices = list(self._slices(queries))
+        scores = [(sum(logprobs[own]), all(greedy[own])) for own in slices]
+        return scores, [Sureness(sum(wide[own]), min(margins[own], default=torch.inf)) for own in slices]
+
+    def _slices(self, queries: Sequence[int]) -> Iterator[slice]:
+        """For each query the indices of its requests."""
+        start = 0
         for query in queries:
-            end = start + len(self._queries[query])
-            scores.append((sum(logprobs[start:end]), all(greedy[start:end])))
-            start = end
-        return scores
+            yield slice(start, start := start + len(self._queries[query]))
 
     def logprobs(self, queries: Sequence[int], rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Log-probabilities over the vocabulary, batch by batch, with a graph if gradients are on.
@@ -103,12 +131,15 @@ class ContinuationScorer:
             self._run_within_budget(range(len(self._queries)), BatchPlan.largest)
 
     def _run_within_budget(
-        self, queries: Sequence[int], select: Callable[[BatchPlan], BatchPlan] = lambda plan: plan
-    ) -> tuple[list[float], list[bool]]:
+        self,
+        queries: Sequence[int],
+        select: Callable[[BatchPlan], BatchPlan] = lambda plan: plan,
+        read: Reader | None = None,
+    ) -> list[list[Any]]:
         """Runs the selected batches of these queries; with a smaller budget if they do not fit into memory."""
         return self._budget.retry_smaller(
             is_smallest=lambda: self._budget.tokens <= self._plan(queries).row_length,
-            attempt=lambda: self._run(select(self._plan(queries))),
+            attempt=lambda: self._run(select(self._plan(queries)), read or self._token_logprobs),
         )
 
     def _plan(self, queries: Sequence[int]) -> BatchPlan:
@@ -121,22 +152,76 @@ class ContinuationScorer:
     def _requests(self, queries: Sequence[int]) -> list[Request]:
         return [request for query in queries for request in self._queries[query]]
 
-    def _run(self, plan: BatchPlan) -> tuple[list[float], list[bool]]:
-        """For each request its log-probability, and whether greedy decoding gives its continuation."""
+    def _run(self, plan: BatchPlan, read: Reader) -> list[list[Any]]:
+        """For each request what ``read`` gives of its tokens, combined as ``COMBINE`` says."""
         if not plan.batches:
-            return [], []
+            return [[] for _ in COMBINE]
         with torch.no_grad():
-            outputs = [self._token_logprobs(batch) for batch in plan.batches]
-        logprobs, greedy = (torch.cat(column).cpu() for column in zip(*outputs, strict=True))
-        owners = torch.cat([batch.request_index for batch in plan.batches])
-        sums = torch.zeros(plan.request_count, dtype=torch.float64).index_add_(0, owners, logprobs.double())
-        misses = torch.zeros(plan.request_count, dtype=torch.int64).index_add_(0, owners, (~greedy).long())
-        # lm-eval adds in the dtype of the logits. That is the exact sum, rounded once.
-        return sums.to(logprobs.dtype).tolist(), (misses == 0).tolist()
+            outputs = [read(batch) for batch in plan.batches]
+        owners, count = torch.cat([batch.request_index for batch in plan.batches]), plan.request_count
+        columns = [torch.cat(column).cpu() for column in zip(*outputs, strict=True)]
+        combined = (combine(column, owners, count) for combine, column in zip(COMBINE, columns, strict=False))
+        return [column.tolist() for column in combined]
 
-    def _token_logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _token_logprobs(self, batch: Batch) -> tuple[Tensor, ...]:
         """For each continuation token its log-probability, in the logits' dtype, and whether it is the likeliest."""
-        logprobs = torch.log_softmax(self.logits.at(batch.ids, batch.positions, batch.attention), dim=-1)
+        return self._read(batch, torch.log_softmax(self._logits_at(batch), dim=-1))
+
+    def _sure_logprobs(self, batch: Batch, token_margins: bool) -> tuple[Tensor, ...]:
+        """The same, and for each token its log-probability in float32 at least, and its margin there."""
+        logits = self._logits_at(batch)
+        logprobs = torch.log_softmax(logits, dim=-1)
+        wide = logprobs if logits.dtype.itemsize >= 4 else torch.log_softmax(logits.float(), dim=-1)
+        index, token_ids = batch.logit_index.to(wide.device), batch.token_ids.to(wide.device)
+        tokens = wide[index, token_ids]
+        margins = _margins(wide, index, token_ids) if token_margins else torch.full_like(tokens, torch.nan)
+        return (*self._read(batch, logprobs), tokens, margins)
+
+    def _logits_at(self, batch: Batch) -> Tensor:
+        return self.logits.at(batch.ids, batch.positions, batch.attention)
+
+    def _read(self, batch: Batch, logprobs: Tensor) -> tuple[Tensor, Tensor]:
         index, token_ids = batch.logit_index.to(logprobs.device), batch.token_ids.to(logprobs.device)
         # As in lm-eval, the arg max is that of the rounded log-probabilities. In bfloat16 the logits' may differ.
         return logprobs[index, token_ids], logprobs.argmax(dim=-1)[index] == token_ids
+
+
+def _sums(tokens: Tensor, owners: Tensor, count: int) -> Tensor:
+    # lm-eval adds in the dtype of the logits. That is the exact sum, rounded once.
+    return torch.zeros(count, dtype=torch.float64).index_add_(0, owners, tokens.double()).to(tokens.dtype)
+
+
+def _all(tokens: Tensor, owners: Tensor, count: int) -> Tensor:
+    return torch.zeros(count, dtype=torch.int64).index_add_(0, owners, (~tokens).long()) == 0
+
+
+def _least(tokens: Tensor, owners: Tensor, count: int) -> Tensor:
+    return torch.full((count,), torch.inf, dtype=torch.float64).scatter_reduce(0, owners, tokens.double(), "amin")
+
+
+COMBINE = (_sums, _all, _sums, _least)
+"""For each column of tokens: how those of one request, [count] from [tokens] and their owners, are combined."""
+
+
+def token_margins(logprobs: Tensor, token_ids: Tensor) -> Tensor:
+    """[tokens] from [tokens, vocabulary]: each token's own log-probability less that of the likeliest other one.
+
+    A tie is decided for the first of the vocabulary, see ``SMALLEST``.
+    """
+    own = logprobs.gather(1, token_ids[:, None])[:, 0]
+    other, place = logprobs.scatter(1, token_ids[:, None], -torch.inf).max(dim=1)
+    tie = (place - token_ids).sign().double() * SMALLEST
+    return torch.where(own == other, tie, (own - other).double())
+
+
+def _margins(logprobs: Tensor, index: Tensor, token_ids: Tensor) -> Tensor:
+    """The same for tokens that share rows: [tokens] from [rows, vocabulary] and each token's row.
+
+    Only the rows whose likeliest token is asked for are copied.
+    """
+    best, place = logprobs.max(dim=1)
+    margins = (logprobs[index, token_ids] - best[index]).double()
+    is_best = place[index] == token_ids
+    margins[margins == 0] = -SMALLEST
+    margins[is_best] = token_margins(logprobs[index[is_best]], token_ids[is_best])
+    return margins

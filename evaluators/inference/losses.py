@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mergesearch.evaluators.contract.differentiable import LossKind
-from mergesearch.evaluators.inference.logprobs import ContinuationScorer
+from mergesearch.evaluators.inference.logprobs import ContinuationScorer, token_margins
 
 ROWS_DIVISOR = 4
 """Batches have so many times fewer rows than for scoring, because activations are kept for the backward pass."""
@@ -82,8 +82,9 @@ class ContinuationTargets:
             (token_margins(logprobs, ids), owners)
             for logprobs, ids, owners in self._scorer.logprobs([text.answers[0] for text in texts], self._rows)
         ]
-        tokens, owners = (torch.cat(column) for column in zip(*parts, strict=True))
-        least = tokens.new_full((len(texts),), torch.inf).scatter_reduce(0, owners.to(tokens.device), tokens, "amin")
+        margins, owners = (torch.cat(column) for column in zip(*parts, strict=True))
+        least = margins.new_full((len(texts),), torch.inf)
+        least = least.scatter_reduce(0, owners.to(margins.device), margins, "amin")
         weights = torch.tensor([text.weight for text in texts], dtype=torch.float64).to(least) / self._total_weight
         return (weights * (-least / scale).sigmoid()).sum()
 
@@ -117,11 +118,6 @@ def _of_tokens(logprobs: Tensor, ids: Tensor) -> Tensor:
 
 def _entropies(logprobs: Tensor) -> Tensor:
     return -(logprobs.exp() * logprobs).sum(-1)
-
-
-def token_margins(logprobs: Tensor, ids: Tensor) -> Tensor:
-    """[tokens] from [tokens, vocabulary]: each token's own log-probability less that of the likeliest other one."""
-    return _of_tokens(logprobs, ids) - logprobs.scatter(1, ids[:, None], -torch.inf).amax(dim=1)
 
 
 def _choice_loss(target: ItemTarget, answers: Tensor, kind: LossKind, scale: float) -> Tensor:

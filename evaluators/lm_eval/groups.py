@@ -22,7 +22,7 @@ class SubtaskScores:
     Attributes:
         subtask: The subtask.
         indices: Indices of its items among all items.
-        rows: [indices, width] float64, see ``DocumentMetric``.
+        rows: [indices, width] float64, see ``DocumentMetric``; or margins, see ``Decisions``.
         weights: Weights of its items.
     """
 
@@ -34,6 +34,11 @@ class SubtaskScores:
     def value(self) -> float:
         """The subtask's value."""
         return self.subtask.document_metric.value(self.rows, self.weights)
+
+    def graded_value(self, scale: float) -> float:
+        """The subtask's graded value, where the rows are margins."""
+        assert self.subtask.decisions is not None
+        return self.subtask.decisions.value(self.rows, scale)
 
 
 class GroupAggregation:
@@ -55,10 +60,16 @@ class GroupAggregation:
 
     def value(self, parts: Sequence[SubtaskScores]) -> float:
         """The value of the group, or of the one subtask that there is."""
-        if len(parts) == 1:
-            return parts[0].value()
-        sizes = [len(part.indices) for part in parts]
-        return float(aggregate_subtask_metrics([part.value() for part in parts], sizes, self._by_size))
+        return self._combined([part.value() for part in parts], parts)
+
+    def graded_value(self, parts: Sequence[SubtaskScores], scale: float) -> float:
+        """The same of the subtasks' graded values. Their rows are margins."""
+        return self._combined([part.graded_value(scale) for part in parts], parts)
+
+    def _combined(self, values: Sequence[float], parts: Sequence[SubtaskScores]) -> float:
+        if len(values) == 1:
+            return values[0]
+        return float(aggregate_subtask_metrics(list(values), [len(part.indices) for part in parts], self._by_size))
 
     def contributions(self, parts: Sequence[SubtaskScores]) -> Tensor:
         """[items] float64. Those of a subtask are scaled so that their weighted mean over all items is its share."""

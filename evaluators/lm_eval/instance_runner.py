@@ -16,7 +16,7 @@ from mergesearch.evaluators.contract.options import Shared
 from mergesearch.evaluators.inference.batch_plan import Request
 from mergesearch.evaluators.inference.generation import GreedyGenerator
 from mergesearch.evaluators.inference.kv_cache import Completion
-from mergesearch.evaluators.inference.logprobs import ContinuationScorer
+from mergesearch.evaluators.inference.logprobs import ContinuationScorer, Sureness
 from mergesearch.evaluators.inference.scoring_modes import choose_compilation, choose_packing
 from mergesearch.evaluators.lm_eval.hflm import rolling_requests
 from mergesearch.text import quoted
@@ -53,6 +53,19 @@ class InstanceRunner:
     def queries(self, instances: Sequence[Any]) -> tuple[int, ...]:
         """For each instance the index of its query in the scorer."""
         return tuple(self._query[id(instance)] for instance in instances)
+
+    def with_documents(self, documents: Sequence[Sequence[Any]]) -> InstanceRunner:
+        """Runs other instances with the same model."""
+        runner = InstanceRunner(self._hflm, self._subject, documents, self._shared)
+        runner.choose_modes()
+        return runner
+
+    def can_score(self, instance: Any) -> bool:
+        """Whether the instance has tokens that any model can score."""
+        try:
+            return bool(self._tokenize(instance))
+        except UserError:
+            return False
 
     def choose_modes(self) -> list[str]:
         """Tests the faster ways to score and to generate on the current weights, and uses those that are equivalent.
@@ -126,23 +139,30 @@ class InstanceRunner:
             FloatingPointError: The model's output is not a number. The message names the item.
         """
         scored = [instance for instance in instances if id(instance) in self._query]
-        for instance, answer in zip(scored, self._score(scored), strict=True):
-            instance.resps = [answer] * instance.repeats
+        self._set_answers(scored, self.scorer.score(self.queries(scored)))
+        self._run_generated(instances)
+
+    def run_with_sureness(self, instances: Sequence[Any], token_margins: bool) -> dict[int, Sureness]:
+        """The same, and the sureness of those instances that are scored, by their ``id``."""
+        scored = [instance for instance in instances if id(instance) in self._query]
+        answers, sure = self.scorer.score_with_sureness(self.queries(scored), token_margins)
+        self._set_answers(scored, answers)
+        self._run_generated(instances)
+        return dict(zip(map(id, scored), sure, strict=True))
+
+    def _run_generated(self, instances: Sequence[Any]) -> None:
         generated = [instance for instance in instances if id(instance) not in self._query]
         texts = iter(self._generate([instance for instance in generated for _ in range(instance.repeats)]))
         for instance in generated:
             instance.resps = [next(texts) for _ in range(instance.repeats)]
 
-    def _score(self, instances: Sequence[Any]) -> list[Any]:
-        """For each instance (log-probability, is greedy), or the log-probability alone for a rolling instance."""
-        if not instances:
-            return []
-        answers = self.scorer.score(self.queries(instances))
-        for instance, (logprob, _) in zip(instances, answers, strict=True):
-            if math.isnan(logprob):
+    def _set_answers(self, instances: Sequence[Any], answers: Sequence[tuple[float, bool]]) -> None:
+        """(log-probability, is greedy) for each instance, or the log-probability alone for a rolling instance."""
+        for instance, answer in zip(instances, answers, strict=True):
+            if math.isnan(answer[0]):
                 raise _not_a_number(instance)
-        rolling = [instance.request_type == "loglikelihood_rolling" for instance in instances]
-        return [answer[0] if is_rolling else answer for answer, is_rolling in zip(answers, rolling, strict=True)]
+            is_rolling = instance.request_type == "loglikelihood_rolling"
+            instance.resps = [answer[0] if is_rolling else answer] * instance.repeats
 
     def _tokenized(self, scored: Sequence[Any], generated: Sequence[Any]) -> list[tuple[Request, ...]]:
         """The requests of the scored instances. Raises UserError, which names all items that no model can answer."""

@@ -3,65 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
-
-from pydantic import Field, model_validator
 
 from mergesearch.evaluators.contract.identity import named_files, without_functions
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
+from mergesearch.evaluators.lm_eval.options import LmEvalOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mergesearch.evaluators.inference.logprobs import Sureness
     from mergesearch.evaluators.inference.losses import ContinuationTargets, ItemTarget
+    from mergesearch.evaluators.lm_eval.decisions import Decisions
+    from mergesearch.evaluators.lm_eval.gold_texts import GoldTexts
     from mergesearch.evaluators.lm_eval.groups import SubtaskScores
     from mergesearch.evaluators.lm_eval.instance_runner import InstanceRunner
-    from mergesearch.evaluators.lm_eval.task_loading import TaskOverrides
-
-
-class LmEvalOptions(EvaluatorOptions):
-    """An lm-eval task, group or tag, and its metric. Names and defaults are those of lm-eval's command line."""
-
-    task: str = Field(
-        min_length=1, description="Name of a task, group or tag of lm-eval, or of your own in include_path"
-    )
-    metric: str = Field(
-        "acc", min_length=1, description="A metric of the task; 'metric,filter' if it has several filters"
-    )
-    num_fewshot: int | None = Field(None, ge=0, description="Examples before each question; default: the task's")
-    fewshot_seed: int = Field(1234, description="Seed for the choice of the examples")
-    apply_chat_template: bool | str = Field(False, description="Apply the tokenizer's chat template: true, or its name")
-    fewshot_as_multiturn: bool | None = Field(
-        None, description="Examples as turns of a conversation; default: true with a chat template"
-    )
-    system_instruction: str | None = Field(None, description="System message at the start of the prompt")
-    gen_kwargs: dict[str, Any] | None = Field(None, description="Generation settings that replace those of the task")
-    max_length: int | None = Field(None, gt=1, description="Maximum tokens of a sequence; default: the model's context")
-    add_bos_token: bool | None = Field(None, description="Put the tokenizer's beginning-of-text token first")
-    confirm_run_unsafe_code: bool = Field(False, description="Allow a task to run code that the model writes")
-
-    @model_validator(mode="after")
-    def _multiturn_needs_a_template(self) -> LmEvalOptions:
-        if self.fewshot_as_multiturn and not self.apply_chat_template:
-            raise ValueError("fewshot_as_multiturn: true needs apply_chat_template: true")
-        return self
-
-    def overrides(self) -> TaskOverrides:
-        """What these options change in every task."""
-        from mergesearch.evaluators.lm_eval.task_loading import TaskOverrides
-
-        multiturn = self.fewshot_as_multiturn
-        return TaskOverrides(
-            num_fewshot=self.num_fewshot,
-            fewshot_seed=self.fewshot_seed,
-            gen_kwargs=self.gen_kwargs,
-            system_instruction=self.system_instruction,
-            fewshot_as_multiturn=bool(self.apply_chat_template) if multiturn is None else multiturn,
-            confirm_run_unsafe_code=self.confirm_run_unsafe_code,
-        )
+    from mergesearch.evaluators.lm_eval.subtask import Subtask
 
 
 class LmEval:
@@ -101,6 +61,7 @@ class LmEval:
         self._width = max(subtask.document_metric.width for subtask in self.subtasks)
         self._subject: LoadedModel | None = None
         self._notes: list[str] = []
+        self._cached_gold_texts: GoldTexts | None = None
         self.instances: dict[str, list[list[Any]]] = {}
 
     def separate_examples(self, test: Sequence[Item]) -> Sequence[str]:
@@ -133,15 +94,83 @@ class LmEval:
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
         """See ``Evaluator.score``: [items] if a document's result is one number, else [items, width]."""
-        import torch
+        from mergesearch.evaluators.lm_eval.command_line import as_command_line
+        from mergesearch.evaluators.lm_eval.instance_runner import InstanceRunner
 
+        with as_command_line():
+            rows = self._rows(subject, self._in_order(items), InstanceRunner.run)
+        return _table([rows[item] for item in items], self._width)
+
+    def _in_order(self, items: Sequence[Item]) -> list[Item]:
+        scored = set(items)
+        return [item for item in self.items if item in scored]
+
+    @property
+    def has_margins(self) -> bool:
+        """See ``Graded.has_margins``: whether it is known how all subtasks decide."""
+        return all(subtask.decisions is not None for subtask in self.subtasks)
+
+    def score_with_margins(self, subject: LoadedModel, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+        """See ``Graded.score_with_margins``. Of generated texts the correct ones are scored in addition."""
         from mergesearch.evaluators.lm_eval.command_line import as_command_line
 
-        scored = set(items)
+        sure: dict[int, Sureness] = {}
+        token_margins = any(decisions_of(subtask).token_margins for subtask in self.subtasks)
+        ordered = self._in_order(items)
         with as_command_line():
-            rows = self._rows(subject, [item for item in self.items if item in scored])
-        table = torch.tensor([rows[item] for item in items], dtype=torch.float64).reshape(len(items), self._width)
-        return table[:, 0] if self._width == 1 else table
+            rows = self._rows(
+                subject, ordered, lambda runner, asked: sure.update(runner.run_with_sureness(asked, token_margins))
+            )
+            margins = self._margins(ordered, rows, sure)
+        return (
+            _table([rows[item] for item in items], self._width),
+            _table([margins[item] for item in items], self._margin_width),
+        )
+
+    def _margins(
+        self, items: Sequence[Item], rows: Mapping[Item, list[float]], sure: Mapping[int, Sureness]
+    ) -> dict[Item, list[float]]:
+        generated = [self._document[item] for item in items if self._document[item][0].generates]
+        texts = (
+            self._gold_texts().sureness([(subtask.name, number) for subtask, number in generated]) if generated else {}
+        )
+        margins = {}
+        for item in items:
+            subtask, number = self._document[item]
+            key = subtask.name, number
+            known = texts[key] if key in texts else [sure[id(each)] for each in self._instances(item)]
+            own = subtask.margins(number, known, rows[item])
+            margins[item] = own + [math.inf] * (self._margin_width - len(own))
+        return margins
+
+    def _gold_texts(self) -> GoldTexts:
+        from mergesearch.evaluators.lm_eval.gold_texts import GoldTexts
+
+        if self._cached_gold_texts is None:
+            generated = [subtask for subtask in self.subtasks if subtask.generates]
+            self._cached_gold_texts = GoldTexts(self._runner, generated, self.instances)
+        return self._cached_gold_texts
+
+    @property
+    def _margin_width(self) -> int:
+        return max(decisions_of(subtask).width for subtask in self.subtasks)
+
+    def grades(self, items: Sequence[Item], margins: Tensor, scale: float) -> Tensor:
+        """See ``Graded.grades``."""
+        import torch
+
+        grades = torch.zeros(len(items), dtype=torch.float64)
+        for part in self._graded_parts(items, margins):
+            grades[part.indices] = decisions_of(part.subtask).grades(part.rows, scale)
+        return grades
+
+    def graded_value(self, items: Sequence[Item], margins: Tensor, scale: float) -> float:
+        """See ``Graded.graded_value``: the group's aggregation of the graded values of its subtasks."""
+        return self._aggregation.graded_value(self._graded_parts(items, margins), scale)
+
+    def _graded_parts(self, items: Sequence[Item], margins: Tensor) -> list[SubtaskScores]:
+        table = margins.reshape(len(items), self._margin_width)
+        return self._parts(items, table, lambda subtask: decisions_of(subtask).width)
 
     @property
     def has_contributions(self) -> bool:
@@ -160,7 +189,7 @@ class LmEval:
         from mergesearch.evaluators.inference.losses import ContinuationTargets
         from mergesearch.evaluators.lm_eval.command_line import as_command_line
 
-        parts = self._parts(items, torch.zeros(len(items), self._width))
+        parts = self._score_parts(items, torch.zeros(len(items), self._width))
         with as_command_line():
             runner, targets = self.runner_for(subject), []
             for part in parts:
@@ -188,14 +217,17 @@ class LmEval:
         documents = [instances for by_document in self.instances.values() for instances in by_document]
         self._runner: InstanceRunner = InstanceRunner(hflm, subject, documents, shared)
         self._notes = self._runner.choose_modes()
+        self._cached_gold_texts = None
         self._subject = subject
         return self._runner
 
-    def _rows(self, subject: LoadedModel, items: Sequence[Item]) -> dict[Item, list[float]]:
-        """For each item its result as ``width`` numbers."""
+    def _rows(
+        self, subject: LoadedModel, items: Sequence[Item], run: Callable[[InstanceRunner, list[Any]], object]
+    ) -> dict[Item, list[float]]:
+        """For each item its result as ``width`` numbers. run: Gets the runner and the items' instances."""
         runner = self.runner_for(subject)
         instances = {item: self._instances(item) for item in items}
-        runner.run([each for by_item in instances.values() for each in by_item])
+        run(runner, [each for by_item in instances.values() for each in by_item])
         for subtask in self.subtasks:
             own = [item for item in items if self._document[item][0] is subtask]
             subtask.apply_filter([each for item in own for each in instances[item]])
@@ -212,22 +244,39 @@ class LmEval:
 
     def value(self, items: Sequence[Item], scores: Tensor) -> float:
         """See ``Evaluator.value``."""
-        return self._aggregation.value(self._parts(items, scores))
+        return self._aggregation.value(self._score_parts(items, scores))
 
     def contributions(self, items: Sequence[Item], scores: Tensor) -> Tensor:
         """See ``Evaluator.contributions``."""
-        return self._aggregation.contributions(self._parts(items, scores))
+        return self._aggregation.contributions(self._score_parts(items, scores))
 
-    def _parts(self, items: Sequence[Item], scores: Tensor) -> list[SubtaskScores]:
-        """The scores by subtask, in the order of the subtasks. Subtasks without an item are left out."""
+    def _score_parts(self, items: Sequence[Item], scores: Tensor) -> list[SubtaskScores]:
+        table = scores.reshape(len(items), self._width)
+        return self._parts(items, table, lambda subtask: subtask.document_metric.width)
+
+    def _parts(self, items: Sequence[Item], table: Tensor, width: Callable[[Subtask], int]) -> list[SubtaskScores]:
+        """The rows by subtask, in the order of the subtasks. Subtasks without an item are left out."""
         from mergesearch.evaluators.lm_eval.groups import SubtaskScores
 
-        table = scores.reshape(len(items), self._width)
         indices: dict[str, list[int]] = {}
         for index, item in enumerate(items):
             indices.setdefault(self._document[item][0].name, []).append(index)
         present = [(subtask, indices[subtask.name]) for subtask in self.subtasks if subtask.name in indices]
         return [
-            SubtaskScores(subtask, own, table[own][:, : subtask.document_metric.width], [items[n].weight for n in own])
+            SubtaskScores(subtask, own, table[own][:, : width(subtask)], [items[n].weight for n in own])
             for subtask, own in present
         ]
+
+
+def decisions_of(subtask: Subtask) -> Decisions:
+    """How the subtask decides, where that is known."""
+    assert subtask.decisions is not None
+    return subtask.decisions
+
+
+def _table(rows: Sequence[Sequence[float]], width: int) -> Tensor:
+    """[rows] float64 if they have one number each, else [rows, width]."""
+    import torch
+
+    table = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), width)
+    return table[:, 0] if width == 1 else table

@@ -79,6 +79,8 @@ class ScalarMetric(DocumentMetric):
 
     def __init__(self, aggregation: AggregationFunction) -> None:
         self._aggregation = aggregation
+        self.is_mean = aggregation is get_aggregation("mean")
+        """Whether the value is the mean of the documents' numbers."""
 
     def row(self, result: Any) -> list[float]:
         """See ``DocumentMetric.row``."""
@@ -90,8 +92,7 @@ class ScalarMetric(DocumentMetric):
 
     def contributions(self, rows: Tensor, weights: Sequence[float]) -> Tensor:
         """See ``DocumentMetric.contributions``: for a mean the numbers themselves."""
-        is_mean = self._aggregation is get_aggregation("mean")
-        return rows[:, 0] if is_mean else super().contributions(rows, weights)
+        return rows[:, 0] if self.is_mean else super().contributions(rows, weights)
 
 
 class MedianMetric(ScalarMetric):

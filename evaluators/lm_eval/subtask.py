@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,19 @@ from mergesearch.evaluators.contract.evaluator import Metric
 from mergesearch.evaluators.contract.identity import functions_in, source_files, without_functions
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.data.content import content_hash, content_text
+from mergesearch.evaluators.inference.logprobs import Sureness
 from mergesearch.evaluators.inference.losses import ItemTarget
+from mergesearch.evaluators.lm_eval.answers import Answers, check_gold
 from mergesearch.evaluators.lm_eval.command_line import as_command_line
+from mergesearch.evaluators.lm_eval.decisions import Decisions, GreedyText, decisions_on_given
 from mergesearch.evaluators.lm_eval.examples import Examples, TestItems
-from mergesearch.evaluators.lm_eval.metrics import DocumentMetric, WeightedMetric, metric_of
-from mergesearch.evaluators.lm_eval.task_loading import TaskOverrides, build_instances
+from mergesearch.evaluators.lm_eval.metrics import DocumentMetric, ScalarMetric, WeightedMetric, metric_of
+from mergesearch.evaluators.lm_eval.task_loading import TaskOverrides, build_instances, cache_rendering
 
 NOT_SETTINGS = ("metadata", "dataset_path", "dataset_name", "dataset_kwargs")
 """Keys of a task's configuration that say where it and its data are."""
+TESTED_DOCUMENTS = 8
+"""A task that generates text has margins if the metric counts the correct text of one of so many documents as right."""
 
 
 class Subtask:
@@ -33,6 +40,7 @@ class Subtask:
         filter_name: Name of the filter of the model's answers.
         metric: The metric's name, with that of the filter if the task has several, and its direction.
         document_metric: Converts results of documents to numbers, and numbers to the value.
+        decisions: How the metric decides. None: it does not, or it is not known how.
     """
 
     def __init__(self, task: Any, metric: str, overrides: TaskOverrides) -> None:
@@ -50,11 +58,13 @@ class Subtask:
         with as_command_line():
             self.docs = list(task.eval_docs)
             self._first_instances = build_instances(task, 1, overrides)[0]
-            _cache_rendering(task, self.docs)
-            self._check_gold()
+            cache_rendering(task, self.docs)
+            check_gold(task, self.docs)
             results = self._results_of_empty_answers(self.docs[0])
             self.metric_name, self.filter_name = self._chosen(metric, results)
             self.document_metric = self._document_metric(results)
+            self._answers = Answers(task, self.metric_name)
+            self.decisions = self._decisions()
         higher = self._task.higher_is_better().get(self.metric_name)
         name = f"{self.metric_name},{self.filter_name}" if len(self._filters) > 1 else self.metric_name
         self.metric = Metric(name, True if higher is None else bool(higher))
@@ -140,36 +150,15 @@ class Subtask:
         doc = self.docs[number]
         if self._task.OUTPUT_TYPE != "multiple_choice":
             return ItemTarget(queries[:1], (0,), size=self._size(doc, tokens), weight=weight)
-        choices = self._task.doc_to_choice(doc)
+        scales = self._answers.scales(doc)
         # More instances than choices: the others are the choices without their question, for acc_mutual_info.
-        return ItemTarget(queries[: len(choices)], self._gold(doc, choices), self._scales(choices), weight=weight)
+        return ItemTarget(queries[: len(scales)], self._answers.gold(doc), scales, weight=weight)
 
     def _size(self, doc: dict[str, Any], tokens: int) -> float:
         """What a text's nats are divided by: the unit of the metric, or tokens; 1 for empty texts."""
         if isinstance(self.document_metric, WeightedMetric):
             return float(self.document_metric.nats_per_unit * self._weight(doc)) or 1.0
         return float(tokens) or 1.0
-
-    def _gold(self, doc: dict[str, Any], choices: Sequence[str]) -> tuple[int, ...]:
-        """Indices of the correct choices. Empty if the task does not say."""
-        answers = self._correct_answers(doc)
-        indices = [choices.index(answer) if answer in choices else answer for answer in answers]
-        return tuple(index for index in indices if isinstance(index, int) and 0 <= index < len(choices))
-
-    def _correct_answers(self, doc: dict[str, Any]) -> list[Any]:
-        """The task's correct answers to a question: choices, or indices of choices."""
-        gold = self._task.doc_to_text(doc) if self._task.multiple_input else self._task.doc_to_target(doc)
-        return gold if isinstance(gold, list) else [gold]
-
-    def _scales(self, choices: Sequence[str]) -> tuple[float, ...]:
-        """The factors of the choices' log-probabilities in the metric, for a mean length of 1."""
-        lengths = [1.0] * len(choices)
-        if self.metric_name == "acc_norm":
-            lengths = [float(len(choice)) or 1.0 for choice in choices]
-        elif self.metric_name == "acc_bytes":
-            lengths = [float(len(choice.encode())) or 1.0 for choice in choices]
-        mean_length = sum(lengths) / len(lengths)
-        return tuple(mean_length / length for length in lengths)
 
     def row(self, number: int, instances: Sequence[Any]) -> list[float]:
         """The document's result as numbers, from the filtered answers of its instances."""
@@ -226,6 +215,52 @@ class Subtask:
             raise UserError(self._unusable(results))
         return document_metric
 
+    def _decisions(self) -> Decisions | None:
+        is_mean = isinstance(self.document_metric, ScalarMetric) and self.document_metric.is_mean
+        if not self.generates:
+            return decisions_on_given(self._task, self.metric_name, is_mean, self.docs)
+        is_known = is_mean and any(self.gold_texts(number) for number in range(len(self.docs))[:TESTED_DOCUMENTS])
+        return GreedyText(self._answers) if is_known else None
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model generates texts."""
+        return bool(self._task.OUTPUT_TYPE == "generate_until")
+
+    def margins(self, number: int, sure: Sequence[Sureness], row: Sequence[float]) -> list[float]:
+        """A document's margins: without a decision that is known, infinite, with the sign of its result.
+
+        sure: of its instances, or of its ``gold_texts``. row: its result, see ``row``.
+        """
+        assert self.decisions is not None
+        if not sure:
+            return [math.inf if row[0] >= 0.5 else -math.inf]
+        return self.decisions.margins(self.docs[number], sure)
+
+    def gold_texts(self, number: int) -> list[str]:
+        """The texts after a document's prompt that the metric counts as right, for a task that generates text.
+
+        One for each correct answer: with what separates it from the prompt, else without, else none.
+        """
+        delimiter, doc = self._task.config.target_delimiter, self.docs[number]
+        if getattr(self._task, "UNSAFE_CODE", False):
+            return []
+        with as_command_line():
+            pairs = [dict.fromkeys((delimiter + text, text)) for text in self._answers.texts(doc)]
+            found = (next((text for text in pair if self._is_right(doc, text)), None) for pair in pairs)
+            return [text for text in found if text is not None]
+
+    def _is_right(self, doc: dict[str, Any], text: str) -> bool:
+        """Whether the metric is 1 for a generated text."""
+        instance = copy.copy(self._first_instances[0])
+        instance.doc, instance.resps, instance.filtered_resps = doc, [text] * (instance.repeats or 1), {}
+        try:
+            self._filters[self.filter_name].apply([instance])
+            results = self._task.process_results(doc, [instance.filtered_resps[self.filter_name]])
+            return bool(results.get(self.metric_name) == 1)
+        except Exception:  # a task's code may raise anything
+            return False
+
     def _unusable(self, results: dict[str, Any]) -> str:
         """The message for a metric whose results are no numbers."""
         aggregations = self._task.aggregation()
@@ -235,30 +270,6 @@ class Subtask:
             f"metric: {self.metric_name!r} of task {self.name!r} gives {results.get(self.metric_name)!r} for a "
             f"document, expected one or more numbers; usable metrics: {usable or 'none'}"
         )
-
-    def _check_gold(self) -> None:
-        """Raises UserError if a correct answer is not among the choices. lm-eval warns, and counts it as wrong."""
-        if self._task.OUTPUT_TYPE != "multiple_choice" or callable(self._task.config.process_results):
-            return
-        for number, doc in enumerate(self.docs):
-            choices = self._choices(number, doc)
-            for answer in self._correct_answers(doc):
-                is_valid = 0 <= answer < len(choices) if isinstance(answer, int) else answer in choices
-                if not is_valid:
-                    raise UserError(
-                        f"task {self.name!r}, item {number}: the correct answer {answer!r} is not among its "
-                        f"{len(choices)} choices, {choices!r}"
-                    )
-
-    def _choices(self, number: int, doc: dict[str, Any]) -> Sequence[str]:
-        where = f"task {self.name!r}, item {number}"
-        try:
-            choices = self._task.doc_to_choice(doc)
-        except Exception as error:  # a template may run any code
-            raise UserError(f"{where}: its choices cannot be rendered: {in_words(error)}") from error
-        if not isinstance(choices, list | tuple):
-            raise UserError(f"{where}: its choices are {choices!r}, expected a list")
-        return choices
 
 
 def _accepts(metric: DocumentMetric, result: Any) -> bool:
@@ -274,26 +285,3 @@ def _empty_answer(instance: Any) -> Any:
     if instance.request_type == "generate_until":
         return ""
     return -1.0 if instance.request_type == "loglikelihood_rolling" else (-1.0, False)
-
-
-def _cache_rendering(task: Any, docs: Sequence[Any]) -> None:
-    """Renders each document's target, choices and text once. lm-eval renders them again for every candidate."""
-    cached_docs = {id(doc) for doc in docs}
-    for name in ("doc_to_target", "doc_to_choice", "doc_to_text"):
-        if hasattr(task, name):
-            setattr(task, name, _cached(getattr(task, name), cached_docs))
-
-
-def _cached(render: Any, cached_docs: set[int]) -> Any:
-    """``render`` with a cache by the identity of the document."""
-    results: dict[int, Any] = {}
-
-    def rendered(doc: Any, *arguments: Any) -> Any:
-        key = id(doc)
-        if arguments or key not in cached_docs:
-            return render(doc, *arguments)
-        if key not in results:
-            results[key] = render(doc)
-        return list(results[key]) if isinstance(results[key], list) else results[key]
-
-    return rendered

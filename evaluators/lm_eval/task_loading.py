@@ -190,3 +190,26 @@ def build_instances(task: Any, documents: int, overrides: TaskOverrides, chat: A
     for instance in task.instances:
         by_document[instance.doc_id].append(instance)
     return [sorted(instances, key=lambda instance: instance.idx) for instances in by_document]
+
+
+def cache_rendering(task: Any, docs: Sequence[Any]) -> None:
+    """Renders each document's target, choices and text once. lm-eval renders them again for every candidate."""
+    cached_docs = {id(doc) for doc in docs}
+    for name in ("doc_to_target", "doc_to_choice", "doc_to_text"):
+        if hasattr(task, name):
+            setattr(task, name, _cached(getattr(task, name), cached_docs))
+
+
+def _cached(render: Any, cached_docs: set[int]) -> Any:
+    """``render`` with a cache by the identity of the document."""
+    results: dict[int, Any] = {}
+
+    def rendered(doc: Any, *arguments: Any) -> Any:
+        key = id(doc)
+        if arguments or key not in cached_docs:
+            return render(doc, *arguments)
+        if key not in results:
+            results[key] = render(doc)
+        return list(results[key]) if isinstance(results[key], list) else results[key]
+
+    return rendered

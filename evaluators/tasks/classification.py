@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from mergesearch.errors import UserError, listed
+from mergesearch.evaluators.contract.confusion import STATISTICS, label_margins, soft_predictions, soft_value
 from mergesearch.evaluators.contract.evaluator import Metric
+from mergesearch.evaluators.contract.graded import decision_margin, soft_decisions
 from mergesearch.evaluators.contract.item import Item, aggregate
 from mergesearch.evaluators.contract.jackknife import FunctionOfMeans
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
@@ -40,13 +43,13 @@ class Classification(FunctionOfMeans):
     Scores are [items] for accuracy: 1 if the predicted label is correct, else 0. For other metrics they are
     [items, 2], the numbers of the predicted and of the gold label; for f1, 1 for the positive label and 0 for others.
 
-    F1 of a label is 2 · correct / (predicted + gold), from the numbers of items, and 0 for 0 / 0. f1_macro is its mean
-    over the labels that occur, f1_weighted its mean weighted by gold. MCC is that of several classes (Gorodkin 2004),
-    and 0 if only one label is predicted, or only one is gold.
+    f1_macro is the mean of F1 over the labels that occur, f1_weighted its mean weighted by gold. MCC is 0 if only one
+    label is predicted, or only one is gold. See ``confusion``.
     """
 
     Options: ClassVar[type[EvaluatorOptions]] = ClassificationOptions
     averages: ClassVar[bool] = True
+    has_margins: ClassVar[bool] = True
 
     def __init__(self, options: ClassificationOptions, shared: Shared) -> None:
         if options.positive is not None and options.metric != "f1":
@@ -87,6 +90,32 @@ class Classification(FunctionOfMeans):
 
     def score(self, subject: LoadedModel, items: Sequence[Item]) -> Tensor:
         """See ``Evaluator.score``."""
+        return self._scores(*self._logits(subject, items))
+
+    def score_with_margins(self, subject: LoadedModel, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+        """See ``Graded.score_with_margins``. For accuracy a margin is the gold label's logit less the best other one.
+
+        For other metrics there is one for each label, see ``label_margins``; for f1 for positive and for all others.
+        """
+        import torch
+
+        logits, gold = self._logits(subject, items)
+        rows = [self._margins(row.tolist(), label) for row, label in zip(logits, gold.tolist(), strict=True)]
+        width = 1 if self._is_accuracy else 2 if self.metric.name == "f1" else self._labels
+        margins = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), width)
+        return self._scores(logits, gold), margins[:, 0] if self._is_accuracy else margins
+
+    def _margins(self, logits: Sequence[float], gold: int) -> list[float]:
+        """Of one item. Differences of logits are those of log-probabilities."""
+        if self._is_accuracy:
+            return [decision_margin(logits, {gold})]
+        if self.metric.name != "f1":
+            return label_margins(logits, gold)
+        positive = decision_margin(logits, {self._positive})
+        return [positive, math.nan] if gold == self._positive else [math.nan, -positive]
+
+    def _logits(self, subject: LoadedModel, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+        """([items, labels] float64, [items] int64 gold labels)."""
         import torch
 
         numbers = [self._number[item] for item in items]
@@ -94,15 +123,37 @@ class Classification(FunctionOfMeans):
         for number in numbers:
             if logits[number].isnan().any():
                 raise FloatingPointError(f"task {self.task!r}, item {number}: the model's output is not a number")
-        predicted = torch.tensor([int(logits[number].argmax()) for number in numbers], dtype=torch.int64)
-        return self._scores(predicted, torch.tensor([self._gold_class[n] for n in numbers], dtype=torch.int64))
+        rows = [logits[number] for number in numbers]
+        table = torch.stack(rows) if rows else torch.empty(0, self._labels, dtype=torch.float64)
+        return table, torch.tensor([self._gold_class[n] for n in numbers], dtype=torch.int64)
 
-    def _scores(self, predicted: Tensor, gold: Tensor) -> Tensor:
-        if self.metric.name == "accuracy":
+    def _scores(self, logits: Tensor, gold: Tensor) -> Tensor:
+        predicted = logits.argmax(1)
+        if self._is_accuracy:
             return (predicted == gold).double()
         both = predicted.new_empty(len(predicted), 2)
         both[:, 0], both[:, 1] = predicted, gold
         return (both == self._positive if self.metric.name == "f1" else both).double()
+
+    @property
+    def _is_accuracy(self) -> bool:
+        return self.metric.name == "accuracy"
+
+    def grades(self, items: Sequence[Item], margins: Tensor, scale: float) -> Tensor:  # noqa: ARG002
+        """See ``Graded.grades``: sigmoid(margin / scale) for accuracy, else the probability of the gold label."""
+        if self._is_accuracy:
+            return soft_decisions(margins, scale)
+        probabilities, gold = soft_predictions(margins, scale)
+        return (probabilities * gold).sum(1)
+
+    def graded_value(self, items: Sequence[Item], margins: Tensor, scale: float) -> float:
+        """See ``Graded.graded_value``: F1 and MCC of the expected numbers of items."""
+        import torch
+
+        if self._is_accuracy:
+            return aggregate(items, self.grades(items, margins, scale))
+        weights = torch.tensor([item.weight for item in items], dtype=torch.float64)
+        return soft_value(self.metric.name, margins, weights, scale)
 
     def _encoder(self, subject: LoadedModel) -> Encoder:
         """The texts, tokenized for this model."""
@@ -112,6 +163,7 @@ class Classification(FunctionOfMeans):
             names = _label_names(subject.model)
             self._gold_class = [self._class(label, names) for label in self._gold]
             self._positive = self._positive_class(names)
+            self._labels = len(names)
             self._cached_encoder = Encoder(subject, self._texts, self._shared)
         return self._cached_encoder
 
@@ -160,47 +212,11 @@ class Classification(FunctionOfMeans):
 
     def value(self, items: Sequence[Item], scores: Tensor) -> float:
         """See ``Evaluator.value``."""
-        return aggregate(items, scores) if self.metric.name == "accuracy" else super().value(items, scores)
+        return aggregate(items, scores) if self._is_accuracy else super().value(items, scores)
 
     def contributions(self, items: Sequence[Item], scores: Tensor) -> Tensor:
         """See ``Evaluator.contributions``."""
-        return scores if self.metric.name == "accuracy" else super().contributions(items, scores)
-
-
-# Statistics: fractions of items by label, [..., labels], to the value, [...]. correct: predicted and gold.
-
-
-def _f1(correct: Tensor, predicted: Tensor, gold: Tensor) -> Tensor:
-    return _ratio(2 * correct, predicted + gold)
-
-
-def _f1_positive(correct: Tensor, predicted: Tensor, gold: Tensor) -> Tensor:
-    return _f1(correct, predicted, gold)[..., 1]
-
-
-def _f1_macro(correct: Tensor, predicted: Tensor, gold: Tensor) -> Tensor:
-    # Not > 0: without an item, its label may have a rounding error in place of 0.
-    occurs = (predicted + gold > 1e-12).double()
-    return _ratio((occurs * _f1(correct, predicted, gold)).sum(-1), occurs.sum(-1))
-
-
-def _f1_weighted(correct: Tensor, predicted: Tensor, gold: Tensor) -> Tensor:
-    return (gold * _f1(correct, predicted, gold)).sum(-1)
-
-
-def _mcc(correct: Tensor, predicted: Tensor, gold: Tensor) -> Tensor:
-    covariance = correct.sum(-1) - (predicted * gold).sum(-1)
-    variances = (1 - predicted.square().sum(-1)) * (1 - gold.square().sum(-1))
-    return _ratio(covariance, variances.clamp(min=0).sqrt())
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """numerator / denominator; 0 if the denominator is 0, apart from rounding errors."""
-    nonzero = denominator > 1e-9
-    return numerator / denominator.where(nonzero, 1.0) * nonzero
-
-
-STATISTICS = {"f1": _f1_positive, "f1_macro": _f1_macro, "f1_weighted": _f1_weighted, "mcc": _mcc}
+        return scores if self._is_accuracy else super().contributions(items, scores)
 
 
 def _label(table: DataTable, field: str, row: int) -> Label:

@@ -1,0 +1,93 @@
+"""The correct answers to the documents of an lm-eval task, and how its metric compares the answers of a choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mergesearch.errors import UserError, in_words
+
+
+class Answers:
+    """The answers to one task's documents, for one metric."""
+
+    def __init__(self, task: Any, metric_name: str) -> None:
+        self._task, self._metric_name = task, metric_name
+
+    def choices(self, doc: dict[str, Any]) -> Sequence[str]:
+        """The choices of a document."""
+        choices: Sequence[str] = self._task.doc_to_choice(doc)
+        return choices
+
+    def gold(self, doc: dict[str, Any]) -> tuple[int, ...]:
+        """Indices of the correct choices. Empty if the task does not say."""
+        choices = self.choices(doc)
+        indices = [
+            choices.index(answer) if answer in choices else answer for answer in correct_answers(self._task, doc)
+        ]
+        return tuple(index for index in indices if isinstance(index, int) and 0 <= index < len(choices))
+
+    def scales(self, doc: dict[str, Any]) -> tuple[float, ...]:
+        """The factors of the choices' log-probabilities in the metric, for a mean length of 1."""
+        lengths = self._lengths(doc)
+        return tuple(sum(lengths) / len(lengths) / length for length in lengths)
+
+    def values(self, doc: dict[str, Any], logprobs: Sequence[float]) -> tuple[list[float], float]:
+        """What the metric compares, for each choice; and what a unit of it is in nats, for a choice of mean length.
+
+        logprobs: Of the instances. More instances than choices: the others are the choices without their question.
+        """
+        lengths = self._lengths(doc)
+        count = len(lengths)
+        conditional, unconditional = logprobs[:count], logprobs[count:]
+        if self._metric_name == "acc_mutual_info":
+            return [a - b for a, b in zip(conditional, unconditional, strict=True)], 1.0
+        return [a / length for a, length in zip(conditional, lengths, strict=True)], sum(lengths) / count
+
+    def _lengths(self, doc: dict[str, Any]) -> list[float]:
+        choices = self.choices(doc)
+        if self._metric_name == "acc_norm":
+            return [float(len(choice)) or 1.0 for choice in choices]
+        if self._metric_name == "acc_bytes":
+            return [float(len(choice.encode())) or 1.0 for choice in choices]
+        return [1.0] * len(choices)
+
+    def texts(self, doc: dict[str, Any]) -> list[str]:
+        """The correct texts that a model may generate. Each is given with and without what separates it."""
+        gold = self._task.doc_to_target(doc)
+        if self._task.config.doc_to_choice is not None:
+            gold = self.choices(doc)[gold]
+        texts = [str(text) for text in (gold if isinstance(gold, list) else [gold])]
+        return [text for text in texts if text.strip()]
+
+
+def check_gold(task: Any, docs: Sequence[dict[str, Any]]) -> None:
+    """Raises UserError if a correct answer is not among the choices. lm-eval warns, and counts it as wrong."""
+    if task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results):
+        return
+    for number, doc in enumerate(docs):
+        choices = _rendered_choices(task, number, doc)
+        for answer in correct_answers(task, doc):
+            is_valid = 0 <= answer < len(choices) if isinstance(answer, int) else answer in choices
+            if not is_valid:
+                raise UserError(
+                    f"task {task.task_name!r}, item {number}: the correct answer {answer!r} is not among its "
+                    f"{len(choices)} choices, {choices!r}"
+                )
+
+
+def correct_answers(task: Any, doc: dict[str, Any]) -> list[Any]:
+    """The task's correct answers to a question: choices, or indices of choices."""
+    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    return gold if isinstance(gold, list) else [gold]
+
+
+def _rendered_choices(task: Any, number: int, doc: dict[str, Any]) -> Sequence[str]:
+    where = f"task {task.task_name!r}, item {number}"
+    try:
+        choices = task.doc_to_choice(doc)
+    except Exception as error:  # a template may run any code
+        raise UserError(f"{where}: its choices cannot be rendered: {in_words(error)}") from error
+    if not isinstance(choices, list | tuple):
+        raise UserError(f"{where}: its choices are {choices!r}, expected a list")
+    return choices
