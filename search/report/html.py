@@ -29,6 +29,7 @@ COLOURS = {
     t.START: "#c98a1b",
     t.GRADIENT: "#7a4fb5",
     t.SAMPLED: "#2563a8",
+    t.CENTRE: "#b0413e",
     t.STEP: "#b8c4d2",
     t.SOUP: "#2a8f5b",
 }

@@ -22,7 +22,7 @@ from optuna.samplers import BaseSampler
 from mergesearch.errors import nearest
 from mergesearch.search.samplers import optuna_samplers
 from mergesearch.search.samplers._reduced import ReducedSampler
-from mergesearch.search.samplers._replayable import ReplayableSampler
+from mergesearch.search.samplers._replayable import HasCentre, ReplayableSampler
 from mergesearch.search.samplers._study_views import StudyWithEstimates
 from mergesearch.search.samplers._unit_cube import from_unit, to_unit
 from mergesearch.search.samplers.branches import Branch, SearchSpace, branches_of
@@ -38,6 +38,7 @@ __all__ = [
     "METHOD",
     "SAMPLERS",
     "Branch",
+    "HasCentre",
     "SamplerRequest",
     "SamplerTraits",
     "SearchSpace",
@@ -62,9 +63,9 @@ class SamplerRequest:
         finished: the number of trials so far; another one for every trial.
         label: tells the sequences of one study apart.
         dimensions: the number of dimensions that the sampler is to see; None: all.
-        sigma: of ``cmaes``; see ``CmaEsSettings``.
-        population: of ``cmaes``.
-        start: of ``cmaes``.
+        sigma: of ``cmaes`` and ``catcma``; see ``CmaEsSettings``.
+        population: of the same.
+        start: of the same.
         points: of ``grid``: the number of points of a range without steps.
     """
 
@@ -114,6 +115,11 @@ def _cmaes(request: SamplerRequest) -> BaseSampler:
     return CmaEsSampler(request.branches, derive(request.seed, "cmaes"), f"cmaes{request.label}", settings)
 
 
+def _catcma(request: SamplerRequest) -> BaseSampler:
+    settings = CmaEsSettings(request.sigma, request.population, request.start, mixed=True)
+    return CmaEsSampler(request.branches, derive(request.seed, "catcma"), f"catcma{request.label}", settings)
+
+
 def _qmc(request: SamplerRequest) -> BaseSampler:
     return QmcSampler(request.branches, derive(request.seed, "qmc"), f"qmc{request.label}")
 
@@ -129,6 +135,9 @@ SAMPLERS: dict[str, SamplerTraits] = {
     ),
     "cmaes": SamplerTraits(
         _cmaes, True, "stays", False, True, 1000, "CMA-ES from the best so far; diagonal where large"
+    ),
+    "catcma": SamplerTraits(
+        _catcma, True, "stays", False, True, 100, "CatCMA with margin: choices, steps and ranges together"
     ),
     "tpe": SamplerTraits(
         _per_trial(optuna_samplers.tpe), True, "learns", True, True, 50, "Parzen estimators: choices and conditions"
@@ -178,4 +187,4 @@ def make_sampler(name: str, request: SamplerRequest) -> BaseSampler:
 
 def is_sequence(name: str) -> bool:
     """Whether one sampler object may be used for many trials. It then asks for the same points, at less cost."""
-    return name in ("cmaes", "qmc", "grid")
+    return name in ("cmaes", "catcma", "qmc", "grid")

@@ -59,10 +59,17 @@ class Evolution(Protocol):
         """Whether a stopping criterion of the package is met."""
         ...
 
+    def centre(self) -> Point:
+        """The mean of the distribution; of a choice, the most probable value."""
+        ...
 
-def evolve(free: Mapping[str, BaseDistribution], start: EvolutionStart) -> Evolution:
-    """CMA-ES where all dimensions are continuous (with a diagonal covariance where they are many), else CatCMAwM."""
-    if all(map(is_continuous, free.values())):
+
+def evolve(free: Mapping[str, BaseDistribution], start: EvolutionStart, mixed: bool = False) -> Evolution:
+    """CMA-ES where all dimensions are continuous (with a diagonal covariance where they are many), else CatCMAwM.
+
+    ``mixed``: CatCMAwM in any case.
+    """
+    if not mixed and all(map(is_continuous, free.values())):
         return _ContinuousEvolution(free, start)
     return _MixedEvolution(free, start)
 
@@ -100,6 +107,9 @@ class _ContinuousEvolution:
     def is_over(self) -> bool:
         return bool(self._optimizer.should_stop())
 
+    def centre(self) -> Point:
+        return _point_of(self._free, self._optimizer.mean * self._scales)
+
 
 class _MixedEvolution:
     """CatCMA with margin (Hamano et al., arXiv:2504.07884), for ranges, steps and choices together."""
@@ -127,7 +137,15 @@ class _MixedEvolution:
     def candidate(self, seed: int) -> Point:
         drawn = self._draw(seed)
         numbers = np.concatenate([part for part in (drawn.x, drawn.z) if part is not None] or [np.zeros(0)])
-        rows = drawn.c if drawn.c is not None else []
+        return self._point(numbers, drawn.c if drawn.c is not None else [])
+
+    def centre(self) -> Point:
+        # The package has no public names for these.
+        numbers = self._optimizer._mean if self._numbers else np.zeros(0)
+        return self._point(numbers, self._optimizer._q if self._choices else [])
+
+    def _point(self, numbers: Array, rows: Sequence[Array] | Array) -> Point:
+        """``rows``: for each choice, a number for each value, the largest for the value that is chosen."""
         chosen = {
             name: distribution.to_external_repr(int(np.argmax(row)))
             for (name, distribution), row in zip(self._choices.items(), rows, strict=True)

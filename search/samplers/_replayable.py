@@ -1,7 +1,7 @@
-"""The base class of samplers whose points are a sequence, which is replayed from the study's trials."""
+"""Samplers whose points are a sequence, which is replayed from the study's trials, and those that have a centre."""
 
 from collections.abc import Container, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
@@ -13,6 +13,18 @@ from mergesearch.search.samplers.branches import Point
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.trials import Position
 from mergesearch.seeds import derive
+
+
+@runtime_checkable
+class HasCentre(Protocol):
+    """A sampler whose distribution of points has a centre."""
+
+    def centre(self, study: Study) -> Point | None:
+        """The centre, a complete point that the study's trials determine; None while they say nothing of it.
+
+        The best of noisy scores is a lucky one. The centre follows from all of them, and is mostly better.
+        """
+        ...
 
 
 class ReplayableSampler(BaseSampler):

@@ -24,8 +24,9 @@ from mergesearch.search.study import trials as t
 from mergesearch.search.study.trials import Position
 from mergesearch.seeds import derive
 
-SIGMA_OF_RESULT, SIGMA_OF_USUAL, SIGMA_OF_UNKNOWN = 0.05, 0.1, 0.3
-"""Sigma around a point that a sampler or a gradient led to, around usual settings, and where nothing is known."""
+SIGMA_OF_RESULT, SIGMA_OF_USUAL, SIGMA_OF_UNKNOWN = 0.05, 0.12, 0.3
+"""Sigma around a point that a sampler or a gradient led to, around any other point, and where nothing is known."""
+RESULTS = (t.SAMPLED, t.GRADIENT, t.CENTRE)
 SPREAD = 3.0
 """The largest factor by which the first sigma of a dimension may differ from the mean."""
 NO_ORIGIN = -1
@@ -39,11 +40,13 @@ class CmaEsSettings:
         sigma: the first standard deviation, as a fraction of each range; None: by the point to start from.
         population: the number of candidates of a generation; None: by the number of dimensions.
         start: whether to start from the best trial so far or from the middle of the ranges.
+        mixed: whether to use CatCMAwM even where all dimensions are continuous.
     """
 
     sigma: float | None = None
     population: int | None = None
     start: Literal["best", "middle"] = "best"
+    mixed: bool = False
 
 
 class CmaEsSampler(ReplayableSampler):
@@ -73,6 +76,14 @@ class CmaEsSampler(ReplayableSampler):
         self.claim(study, trial, restart, generation, index, begun=replay.origin)
         return replay.branch.complete(replay.candidate(index))
 
+    def centre(self, study: Study) -> Point | None:
+        """The mean of the evolution's distribution; None until a first generation was told."""
+        if not self.trials_by_position(study):
+            return None
+        replay = self._current(study)
+        replay.advance(self.trials_by_position(study), study.direction)
+        return replay.centre()
+
     def _current(self, study: Study) -> "_Replay":
         """The replay so far; a new one where the study's evolution has another origin."""
         origin = self._origin(study)
@@ -100,13 +111,13 @@ class CmaEsSampler(ReplayableSampler):
             scales=_gradient_scales(branch, trials),
             population=self._settings.population or usual_population(len(branch.free)),
         )
-        return _Replay(origin, branch, start, self.seed)
+        return _Replay(origin, branch, start, self.seed, self._settings.mixed)
 
 
 def _first_sigma(origin: FrozenTrial | None) -> float:
     if origin is None:
         return SIGMA_OF_UNKNOWN
-    return SIGMA_OF_USUAL if t.kind_of(origin) == t.START else SIGMA_OF_RESULT
+    return SIGMA_OF_RESULT if t.kind_of(origin) in RESULTS else SIGMA_OF_USUAL
 
 
 def _gradient_scales(branch: Branch, trials: Sequence[FrozenTrial]) -> dict[str, float]:
@@ -126,13 +137,18 @@ def _gradient_scales(branch: Branch, trials: Sequence[FrozenTrial]) -> dict[str,
 class _Replay:
     """The evolution of a study up to its last complete generation. ``origin``: the number of the trial at its start."""
 
-    def __init__(self, origin: int, branch: Branch, start: EvolutionStart, seed: int) -> None:
+    def __init__(self, origin: int, branch: Branch, start: EvolutionStart, seed: int, mixed: bool) -> None:
         self.origin = origin
         self.branch = branch
         self._start = start
         self._seed = seed
+        self._mixed = mixed
         self._restart, self._generation = 0, 0
-        self._evolution = evolve(branch.free, start)
+        self._evolution = evolve(branch.free, start, mixed)
+
+    def centre(self) -> Point | None:
+        """The mean of the current evolution, as a complete point; None in its first generation."""
+        return self.branch.complete(self._evolution.centre()) if self._generation else None
 
     def candidate(self, index: int) -> Point:
         """The values of the free dimensions of a candidate of the current generation."""
@@ -168,7 +184,7 @@ class _Replay:
             for name, distribution in self.branch.free.items()
         }
         self._start = EvolutionStart(mean, SIGMA_OF_UNKNOWN, {}, 2 * self._start.population)
-        self._evolution = evolve(self.branch.free, self._start)
+        self._evolution = evolve(self.branch.free, self._start, self._mixed)
 
     def _seed_of(self, index: int) -> int:
         return derive(self._seed, "candidate", self._restart, self._generation, index)

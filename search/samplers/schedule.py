@@ -26,6 +26,8 @@ from mergesearch.search.study import trials as t
 
 AUTO = "auto"
 """The sampler's name in the config that stands for a schedule which suits the space and the budget."""
+EVOLUTIONS = ("cmaes", "catcma")
+"""The samplers that have a population."""
 GP_DIMENSIONS = SAMPLERS["gp"].dimensions
 GP_TRIALS = 250
 """Beyond this many trials a Gaussian process takes long to ask and finds little more."""
@@ -44,7 +46,7 @@ def _check_sampler(name: str) -> str:
 
 
 class Tuning(Strict):
-    """Settings of samplers: cmaes' ``sigma`` (a fraction of each range) and ``population``, and grid's ``points``."""
+    """Settings: ``sigma`` (a fraction of each range) and ``population`` of cmaes and catcma, and grid's ``points``."""
 
     sigma: float | None = Field(None, gt=0, le=1)
     population: int | None = Field(None, ge=4)
@@ -52,16 +54,16 @@ class Tuning(Strict):
 
     def check_owner(self, sampler: str) -> None:
         """Raises ValueError for a setting that this sampler does not have."""
-        for key, owner in (("sigma", "cmaes"), ("population", "cmaes"), ("points", "grid")):
-            if getattr(self, key) is not None and sampler != owner:
-                raise ValueError(f"{key}: is a setting of {owner}, found with {sampler}")
+        for key, owners in (("sigma", EVOLUTIONS), ("population", EVOLUTIONS), ("points", ("grid",))):
+            if getattr(self, key) is not None and sampler not in owners:
+                raise ValueError(f"{key}: is a setting of {' and '.join(owners)}, found with {sampler}")
 
 
 class Stage(Tuning):
     """One sampler for a number of trials, in the last stage for all others; baselines and enqueued trials do not count.
 
     ``dimensions``: reduce the space to about so many, with numbered dimensions of one name on a curve. ``start``:
-    where cmaes starts.
+    where cmaes and catcma start.
     """
 
     sampler: Annotated[str, AfterValidator(_check_sampler)]

@@ -1,5 +1,6 @@
 """The contract suite of the samplers: every name in the table, on spaces of ranges, steps, choices and conditions."""
 
+import random
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from mergesearch.search.samplers import (
     SAMPLERS,
     Branch,
+    HasCentre,
     SamplerRequest,
     branches_of,
     from_unit,
@@ -29,7 +31,8 @@ from ...tolerances import close
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 NAMES = list(SAMPLERS)
-LEARNING = ["gp", "cmaes", "tpe"]
+CENTRED = ["cmaes", "catcma"]
+LEARNING = ["gp", "cmaes", "catcma", "tpe"]
 FEW = 12
 """Two more than a Gaussian process draws at random to begin with: its fits take a second or so each."""
 Values = dict[str, Any]
@@ -101,13 +104,22 @@ SHAPES = {
 }
 
 
+SHAPES["methods by layers"] = Shape(
+    {
+        **{f"slices[{part}].merge_method": CategoricalDistribution(("linear", "slerp", "ties")) for part in range(3)},
+        **ranges(3),
+    }
+)
+"""A hole for the method of each group of layers."""
+
+
 def sphere(values: Values) -> float:
-    """The optimum, 0, has every range at 0.3 of its width, and the last choice."""
+    """The optimum, 0, has every range at 0.3 of its width, and the last choices."""
     total = 0.0
     for name, value in values.items():
         found = MIXED.get(name, FloatDistribution(0, 1.5) if name.startswith("x") else FloatDistribution(0, 1))
-        if name == "choice":
-            total -= value != "c"
+        if name == "choice" or name.startswith("slices"):
+            total -= value not in ("c", "ties")
         elif not isinstance(value, str):
             total -= (to_unit(found, value) - 0.3) ** 2
     return total
@@ -245,7 +257,7 @@ def late_mean(name: str, shape: Shape, seeds: int, trials: int) -> float:
 )
 def test_learns(name: str, shape: str) -> None:
     """The last trials are better than random ones, although some trials lie outside the space."""
-    seeds, trials = (1, 18) if name == "gp" else (3, 40)
+    seeds, trials = (1, 18) if name == "gp" else (3, 80 if name == "catcma" else 40)
     assert late_mean(name, SHAPES[shape], seeds, trials) > 0.6 * late_mean("random", SHAPES[shape], 6, 6)
 
 
@@ -386,6 +398,57 @@ def test_cmaes_begins_again_with_twice_the_population() -> None:
     assert {place[2] for place in places if place[0] == 1} == set(range(8))
     means = [run.own[places.index([restart, 0, 0])].params["x0"] for restart in (0, 1)]
     assert abs(means[0] - means[1]) > 0.1
+
+
+def test_cmaes_begins_as_wide_around_a_baseline_as_around_a_usual_setting() -> None:
+    import numpy as np
+
+    wide = {}
+    for kind in (t.BASELINE, t.START, t.SAMPLED):
+        run = Run("cmaes", Shape(ranges(2)), population=100)
+        enqueue(run, {"x0": 0.75, "x1": 0.75}, 1.0, kind)
+        wide[kind] = float(np.std([point["x0"] / 1.5 for point in run.go(60)]))
+    assert wide[t.BASELINE] == wide[t.START]
+    assert 0.1 < wide[t.BASELINE] < 0.15
+    assert wide[t.SAMPLED] < 0.06
+
+
+# --- the centre of the distribution
+
+
+def centre(run: Run) -> Values | None:
+    sampler = run._made()
+    assert isinstance(sampler, HasCentre)
+    return sampler.centre(run.study)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", CENTRED)
+def test_the_centre_is_a_point_of_the_space_that_a_new_sampler_finds_again(name: str, shape: str) -> None:
+    run = Run(name, SHAPES[shape])
+    assert centre(run) is None
+    run.go(26)
+    found = centre(run)
+    assert found is not None
+    assert found == centre(run)
+    assert found.keys() | {"one"} == run.own[-1].params.keys() | {"one"}
+    for key, value in found.items():
+        if key != "merge_method":
+            assert SHAPES[shape].numbers[key]._contains(SHAPES[shape].numbers[key].to_internal_repr(value)), key
+
+
+@pytest.mark.parametrize("name", CENTRED)
+def test_the_centre_is_better_than_the_best_of_noisy_scores(name: str) -> None:
+    """By the true values, of many points that were scored with much noise."""
+    gains = []
+    for seed in range(3):
+        run, noise = Run(name, Shape(ranges(20)), seed), random.Random(seed)
+        run.go(100, lambda point, noise=noise: sphere(point) + noise.gauss(0, 0.5))  # type: ignore[misc]
+        found = centre(run)
+        assert found is not None
+        luckiest = max(run.own, key=lambda trial: trial.value or -99.0)
+        gains.append(sphere(found) - sphere(luckiest.params))
+    assert sum(gains) > 0.1, gains
 
 
 # --- grid and qmc
