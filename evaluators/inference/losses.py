@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +14,10 @@ from mergesearch.evaluators.inference.logprobs import ContinuationScorer, token_
 
 ROWS_DIVISOR = 4
 """Batches have so many times fewer rows than for scoring, because activations are kept for the backward pass."""
+
+Decides = Literal["choice", "label", "greedy"]
+"""choice: the likeliest answer counts. label: so it does, and its probability is the grade. greedy: each token of an
+answer has to be the likeliest."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,9 @@ class ItemTarget:
         scales: For each answer a factor of its log-probability.
         size: Number of units, such as tokens or bytes, of the text.
         weight: The item's weight in the mean.
+        decides: How the metric decides, for the graded loss.
+        unconditional: For each answer the index of the query without its question, if the metric subtracts its
+            log-probability. Empty: it does not.
     """
 
     answers: tuple[int, ...]
@@ -35,6 +43,13 @@ class ItemTarget:
     scales: tuple[float, ...] = ()
     size: float = 1.0
     weight: float = 1.0
+    decides: Decides = "choice"
+    unconditional: tuple[int, ...] = ()
+
+    @property
+    def queries(self) -> tuple[int, ...]:
+        """All queries that the graded loss needs."""
+        return self.answers + self.unconditional
 
 
 class ContinuationTargets:
@@ -56,17 +71,15 @@ class ContinuationTargets:
 
         ``targets`` is the negative log-likelihood for texts, and the cross-entropy for choices. ``entropy`` is that of
         the predicted tokens, or of the choices (AdaMerging, arXiv:2310.02575, equation 5), and needs no gold.
-        ``graded`` is one less the grade, sigmoid(margin / scale): of a text by its least sure token, of a choice by the
-        scaled log-probability of the best correct answer less that of the best other one.
+        ``graded`` is one less the grade, see ``Decides``; items that decide nothing have none.
         """
-        texts = [target for target in self._targets if len(target.answers) == 1]
         if kind == "graded":
-            for group in self._groups(texts):
-                yield self._graded_texts(group, scale)
-        else:
-            yield from self._text_losses(texts, kind)
+            for group in self._groups(self._targets):
+                yield self._graded_losses(group, scale)
+            return
+        yield from self._text_losses([target for target in self._targets if len(target.answers) == 1], kind)
         for group in self._groups([target for target in self._targets if len(target.answers) > 1]):
-            yield self._choice_losses(group, kind, scale)
+            yield self._choice_losses(group, kind)
 
     def _text_losses(self, texts: Sequence[ItemTarget], kind: LossKind) -> Iterator[Tensor]:
         """One loss per batch: the loss is a sum over tokens, so the tokens of a text may be in different batches."""
@@ -76,34 +89,38 @@ class ContinuationTargets:
             losses = _entropies(logprobs) if kind == "entropy" else -_of_tokens(logprobs, ids)
             yield (factors[owners].to(losses) * losses).sum()
 
-    def _graded_texts(self, texts: Sequence[ItemTarget], scale: float) -> Tensor:
-        """Of as many texts as fit into a batch: the least sure token may be in any batch."""
-        parts = [
-            (token_margins(logprobs, ids), owners)
-            for logprobs, ids, owners in self._scorer.logprobs([text.answers[0] for text in texts], self._rows)
-        ]
-        margins, owners = (torch.cat(column) for column in zip(*parts, strict=True))
-        least = margins.new_full((len(texts),), torch.inf)
-        least = least.scatter_reduce(0, owners.to(margins.device), margins, "amin")
-        weights = torch.tensor([text.weight for text in texts], dtype=torch.float64).to(least) / self._total_weight
-        return (weights * (-least / scale).sigmoid()).sum()
-
-    def _choice_losses(self, targets: Sequence[ItemTarget], kind: LossKind, scale: float) -> Tensor:
-        queries = [query for target in targets for query in target.answers]
-        sums: Tensor | float = 0.0
-        for logprobs, ids, owners in self._scorer.logprobs(queries, self._rows):
-            tokens = _of_tokens(logprobs, ids)
-            sums = sums + tokens.new_zeros(len(queries)).index_add(0, owners.to(tokens.device), tokens)
-        assert isinstance(sums, Tensor)
+    def _choice_losses(self, targets: Sequence[ItemTarget], kind: LossKind) -> Tensor:
+        sums, _ = self._of_queries([query for target in targets for query in target.answers], is_greedy=False)
         by_target = torch.split(sums, [len(target.answers) for target in targets])
-        losses = [t.weight * _choice_loss(t, each, kind, scale) for t, each in zip(targets, by_target, strict=True)]
+        losses = [t.weight * _choice_loss(t, answers, kind) for t, answers in zip(targets, by_target, strict=True)]
         return torch.stack(losses).sum() / self._total_weight
+
+    def _graded_losses(self, targets: Sequence[ItemTarget], scale: float) -> Tensor:
+        is_greedy = any(target.decides == "greedy" for target in targets)
+        sums, least = self._of_queries([query for target in targets for query in target.queries], is_greedy)
+        sizes = [len(target.queries) for target in targets]
+        by_target = zip(targets, torch.split(sums, sizes), torch.split(least, sizes), strict=True)
+        losses = [t.weight * _graded_loss(t, logprobs, margins, scale) for t, logprobs, margins in by_target]
+        return torch.stack(losses).sum() / self._total_weight
+
+    def _of_queries(self, queries: Sequence[int], is_greedy: bool) -> tuple[Tensor, Tensor]:
+        """For each query the log-probability, and the least margin of its tokens; infinite if not asked for."""
+        parts = [
+            (_of_tokens(logprobs, ids), token_margins(logprobs, ids) if is_greedy else logprobs[:, 0], owners)
+            for logprobs, ids, owners in self._scorer.logprobs(queries, self._rows)
+        ]
+        tokens, margins, owners = (torch.cat(column) for column in zip(*parts, strict=True))
+        owners = owners.to(tokens.device)
+        least = margins.new_full((len(queries),), torch.inf)
+        if is_greedy:
+            least = least.scatter_reduce(0, owners, margins, "amin")
+        return tokens.new_zeros(len(queries)).index_add(0, owners, tokens), least
 
     def _groups(self, targets: Sequence[ItemTarget]) -> Iterator[list[ItemTarget]]:
         """Groups of as many items as fit into a batch; one loss needs all answers to an item."""
         group: list[ItemTarget] = []
         for target in targets:
-            if group and sum(len(each.answers) for each in [*group, target]) > self._rows:
+            if group and sum(len(each.queries) for each in [*group, target]) > self._rows:
                 yield group
                 group = []
             group.append(target)
@@ -120,12 +137,27 @@ def _entropies(logprobs: Tensor) -> Tensor:
     return -(logprobs.exp() * logprobs).sum(-1)
 
 
-def _choice_loss(target: ItemTarget, answers: Tensor, kind: LossKind, scale: float) -> Tensor:
-    """answers: [answers], the log-probability of each. scale: of the grades."""
-    scaled = answers * torch.tensor(target.scales, device=answers.device, dtype=answers.dtype)
+def _choice_loss(target: ItemTarget, answers: Tensor, kind: LossKind) -> Tensor:
+    """answers: [answers], the log-probability of each."""
+    logprobs = torch.log_softmax(_scaled(answers, target), dim=0)
+    return _entropies(logprobs) if kind == "entropy" else -torch.logsumexp(logprobs[list(target.gold)], dim=0)
+
+
+def _graded_loss(target: ItemTarget, logprobs: Tensor, least: Tensor, scale: float) -> Tensor:
+    """logprobs, least: [queries] of the target, see ``ContinuationTargets._of_queries``. scale: of the grades."""
     gold = list(target.gold)
-    if kind == "graded":
-        others = [n for n in range(len(scaled)) if n not in gold]
-        return (-(scaled[gold].amax() - scaled[others].amax()) / scale).sigmoid() if others else 0 * scaled.sum()
-    logprobs = torch.log_softmax(scaled, dim=0)
-    return _entropies(logprobs) if kind == "entropy" else -torch.logsumexp(logprobs[gold], dim=0)
+    if target.decides == "greedy":
+        return (-least[gold].amax() / scale).sigmoid()
+    count = len(target.answers)
+    answers = logprobs[:count] - logprobs[count:] if target.unconditional else logprobs
+    values = _scaled(answers, target)
+    others = [n for n in range(count) if n not in gold]
+    if not others:
+        return 0 * values.sum()
+    if target.decides == "label":
+        return 1 - (values / scale).softmax(0)[gold].sum()
+    return (-(values[gold].amax() - values[others].amax()) / scale).sigmoid()
+
+
+def _scaled(answers: Tensor, target: ItemTarget) -> Tensor:
+    return answers * torch.tensor(target.scales or (1.0,), device=answers.device, dtype=answers.dtype)

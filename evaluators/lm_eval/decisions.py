@@ -18,6 +18,7 @@ from torch import Tensor
 from mergesearch.evaluators.contract.confusion import label_margins, soft_predictions, soft_value
 from mergesearch.evaluators.contract.graded import decision_margin, soft_decisions
 from mergesearch.evaluators.inference.logprobs import Sureness
+from mergesearch.evaluators.inference.losses import Decides
 from mergesearch.evaluators.lm_eval.answers import Answers
 
 
@@ -26,11 +27,11 @@ class Decisions(ABC):
 
     Attributes:
         width: How many numbers the margins of a document are.
-        token_margins: Whether they are made of the margins of tokens.
+        kind: What decides; ``greedy``: the margins are made of those of tokens.
     """
 
     width = 1
-    token_margins = False
+    kind: Decides = "choice"
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
@@ -60,7 +61,7 @@ class Choice(Decisions):
 class GreedyChoice(Decisions):
     """Whether greedy decoding gives one of the correct choices, whose least sure token decides."""
 
-    token_margins = True
+    kind = "greedy"
 
     def margins(self, doc: dict[str, Any], sure: Sequence[Sureness]) -> list[float]:
         """See ``Decisions.margins``."""
@@ -70,7 +71,7 @@ class GreedyChoice(Decisions):
 class GreedyText(Decisions):
     """Whether greedy decoding gives the text, or one of the correct texts, whose least sure token decides."""
 
-    token_margins = True
+    kind = "greedy"
 
     def margins(self, doc: dict[str, Any], sure: Sequence[Sureness]) -> list[float]:  # noqa: ARG002
         """See ``Decisions.margins``."""
@@ -79,6 +80,8 @@ class GreedyText(Decisions):
 
 class Label(Decisions):
     """Which label is likeliest, for F1 and MCC."""
+
+    kind = "label"
 
     def __init__(self, answers: Answers, statistic: str, width: int) -> None:
         super().__init__(answers)

@@ -115,7 +115,7 @@ class LmEval:
         from mergesearch.evaluators.lm_eval.command_line import as_command_line
 
         sure: dict[int, Sureness] = {}
-        token_margins = any(decisions_of(subtask).token_margins for subtask in self.subtasks)
+        token_margins = any(decisions_of(subtask).kind == "greedy" for subtask in self.subtasks)
         ordered = self._in_order(items)
         with as_command_line():
             rows = self._rows(

@@ -149,10 +149,13 @@ class Subtask:
         """
         doc = self.docs[number]
         if self._task.OUTPUT_TYPE != "multiple_choice":
-            return ItemTarget(queries[:1], (0,), size=self._size(doc, tokens), weight=weight)
+            return ItemTarget(queries[:1], (0,), size=self._size(doc, tokens), weight=weight, decides="greedy")
         scales = self._answers.scales(doc)
-        # More instances than choices: the others are the choices without their question, for acc_mutual_info.
-        return ItemTarget(queries[: len(scales)], self._answers.gold(doc), scales, weight=weight)
+        decides = self.decisions.kind if self.decisions else "choice"
+        # More instances than choices: the others are the choices without their question.
+        others = queries[len(scales) :] if self.metric_name == "acc_mutual_info" else ()
+        gold = self._answers.gold(doc)
+        return ItemTarget(queries[: len(scales)], gold, scales, weight=weight, decides=decides, unconditional=others)
 
     def _size(self, doc: dict[str, Any], tokens: int) -> float:
         """What a text's nats are divided by: the unit of the metric, or tokens; 1 for empty texts."""

@@ -10,7 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from mergesearch.evaluators import EVALUATORS, Evaluator, Graded, LoadedModel, Shared, is_graded, open_evaluator, spread
+from mergesearch.evaluators import (
+    EVALUATORS,
+    Evaluator,
+    Graded,
+    LoadedModel,
+    Shared,
+    has_targets,
+    is_graded,
+    open_evaluator,
+    spread,
+)
 
 from ...tolerances import assert_close, close, path_length
 from ..helpers import LABELS, sentence, write_rows
@@ -287,3 +297,18 @@ def test_margins_by_their_definition(case: Case, evaluator: Any, wide: LoadedMod
     assert torch.equal(margins.isinf(), expected.isinf())
     finite = expected.isfinite()
     assert_close(margins[finite], expected[finite], path_length(wide.model, 128), magnitude=400.0)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.evaluator == "lm_eval"], ids=str)
+def test_the_graded_loss_is_one_less_the_grades(case: Case, evaluator: Any, wide: LoadedModel) -> None:
+    if not has_targets(evaluator):
+        assert case.metric.startswith("exact_match")
+        return
+    _, margins = evaluator.score_with_margins(wide, evaluator.items)
+    scale = 0.5 * spread(margins)
+    if case.metric in ("f1", "mcc"):
+        value = float(evaluator.grades(evaluator.items, margins, scale).mean())
+    else:
+        value = evaluator.graded_value(evaluator.items, margins, scale)
+    loss = sum(each.item() for each in evaluator.targets(wide, evaluator.items).losses("graded", scale))
+    assert 1 - loss == close(value, path_length(wide.model, 128), magnitude=400 / scale)
