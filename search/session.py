@@ -6,6 +6,7 @@ from functools import cached_property
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine.engine import find_device
 from mergesearch.search.candidates.baselines import BaselineSource, constraint_baselines
+from mergesearch.search.candidates.coarse_to_fine import DEEPEST, CoarseToFine
 from mergesearch.search.candidates.coordinates import Coordinates
 from mergesearch.search.candidates.gradient.calibration_loss import CalibrationLoss
 from mergesearch.search.candidates.gradient.start import GradientSource
@@ -107,7 +108,7 @@ class Session:
         return Loop(problem.space, problem.tasks, self.store, self.scorer, asker, baselines, coordinates, stopping)
 
     def _sources(self, baselines: BaselineSource) -> tuple[list[Source], SamplerSource | None]:
-        """In the order of their turns: baselines, soups, usual settings, gradient, sampler."""
+        """In the order of their turns: baselines, soups, usual settings, levels, gradient, sampler."""
         problem, config = self.plan.problem, self.plan.problem.config
         sources: list[Source] = [baselines]
         if self.plan.soups and self._learner:
@@ -117,6 +118,9 @@ class Session:
             return sources, None
         reserved = None if self.plan.soups else len(self.plan.baselines)
         sources.append(UsualSettings(problem.space, config.search.trials, reserved))
+        if self.plan.levels:
+            left, deepest = config.search.trials - len(self.plan.baselines), DEEPEST if self.gradient else None
+            sources.append(CoarseToFine(problem.space, left, config.search.seed, deepest))
         if self.gradient:
             sources.append(self.gradient)
         several, is_descending = is_pareto(self.store.study), self.gradient is not None

@@ -10,7 +10,8 @@ from mergesearch.search.candidates.soup_source import SoupPlan
 from mergesearch.search.config import Config
 from mergesearch.search.config.soup import Learning
 from mergesearch.search.problem.problem import Problem, open_problem
-from mergesearch.search.samplers.schedule import check_follow_several, plan
+from mergesearch.search.samplers.schedule import AUTO, check_follow_several, plan
+from mergesearch.search.space.levels import Level, levels_of
 
 TRIALS_PER_DIMENSION = 2
 """A budget of fewer trials than this for each dimension is warned of."""
@@ -31,6 +32,15 @@ class SearchPlan:
         if self.soups and self.problem.config.soup:
             return len(self.problem.references) + self.soups.expected_trials
         return self.problem.config.search.trials
+
+    @property
+    def levels(self) -> list[Level]:
+        """The levels that are searched before the sampler, of the first method that has any."""
+        search, space = self.problem.config.search, self.problem.space
+        is_auto = search.levels == "auto" and search.sampler == AUTO and search.schedule is None
+        if not (is_auto or search.levels == "all") or self.problem.tasks.directions is not None:
+            return []
+        return next((found for method in space.methods if (found := levels_of(space, method))), [])
 
     @property
     def warnings(self) -> list[str]:

@@ -93,6 +93,9 @@ class Search(Tuning):
 
     A candidate that takes longer than ``trial_timeout`` to build and score fails, and the search goes on.
 
+    ``levels`` searches coarse to fine before the sampler: ``all`` levels, ``none``, or ``auto``, all with the sampler
+    ``auto``.
+
     ``sampler`` is used for the whole run, or ``schedule`` is a list of stages. ``start: gradient`` scores the points of
     a gradient descent on the search items first; ``auto`` does so where it pays. ``soups`` are scored after the
     baselines.
@@ -106,6 +109,7 @@ class Search(Tuning):
     target: float | None = None
     sampler: Annotated[str, AfterValidator(_known_sampler)] = AUTO
     schedule: list[Stage] | None = Field(None, min_length=1)
+    levels: Literal["auto", "all", "none"] = "auto"
     start: Literal["auto", "gradient", "none"] = "auto"
     gradient: Gradient = Gradient()
     signal: Literal["auto", "graded", "metric"] = "auto"

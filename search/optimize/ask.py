@@ -30,7 +30,8 @@ class Asker:
     def ask(self, study: Study) -> tuple[Trial, Candidate] | None:
         """Begins the next trial; None where every candidate that is left depends on trials of other workers."""
         if study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            return self._ask_sampler(study), Candidate(t.SAMPLED)
+            trial = self._ask_sampler(study)
+            return trial, Candidate(str(trial.user_attrs.get(t.KIND, t.SAMPLED)))
         candidate = self._next(study)
         return None if candidate is None else (self._begin(study, candidate), candidate)
 

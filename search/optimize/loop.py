@@ -125,7 +125,7 @@ class Loop:
             return trial, None, False
         self._leases.take(trial)
         trial.set_user_attr(t.RECIPE, text)
-        return trial, recipe, candidate.recipe is not None
+        return trial, recipe, candidate.kind in t.NAMED
 
     def _work_on(self, trial: Trial, recipe: Recipe, in_full: bool) -> None:
         with self._leases.renewed(trial):

@@ -28,6 +28,8 @@ COLOURS = {
     t.BASELINE: "#8a8f98",
     t.START: "#c98a1b",
     t.GRADIENT: "#7a4fb5",
+    t.SWEEP: "#9db4c9",
+    t.LEVEL: "#3f8fa8",
     t.SAMPLED: "#2563a8",
     t.CENTRE: "#b0413e",
     t.STEP: "#b8c4d2",

@@ -4,7 +4,9 @@
 
 * Algorithms: ``cmaes``, ``grid``, ``qmc``, ``stack``, and Optuna's own in ``optuna_samplers``.
 * ``branches``: what a sampler needs of a space; ``_unit_cube``: dimensions as coordinates from 0 to 1.
-* ``_replayable``: samplers whose points are a sequence; ``_reduced``: sampling in fewer dimensions.
+* ``_replayable``: samplers whose points are a sequence; ``_reduced``: sampling in fewer dimensions; ``tied``: near a
+  point, with one value for each group of dimensions.
+* ``fixed``: a point that is given.
 * ``_study_views``: what a sampler sees of a study, and all use of Optuna's private API.
 
 A sampler is made anew for every trial. All that it knows comes from the study's finished trials and from its seed, so a

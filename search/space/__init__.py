@@ -8,6 +8,7 @@
 * ``parameters``: one value, or several values over depth (``curve``, ``layers``)
 * ``ties``: ``{same_as: NAME}``; ``simplex``: ``sums_to``
 * ``model_choices``: ``model``, ``base_model``, ``include`` and ``order``
+* ``levels``: which dimensions share one value in a coarser search
 * ``layer_ranges``: the ends of a ``layer_range``
 * ``layer_stack``: ``slices: {search: ...}``, with ``stack_encoding`` and ``seams``
 """

@@ -36,6 +36,12 @@ def slice_path(path: Path) -> Path | None:
     return path[: path.index("slices") + 2] if "slices" in path[:-1] else None
 
 
+def entry_path(path: Path) -> Path | None:
+    """The path of the model entry that a path leads into; None where it leads into none."""
+    at = next((index for index, part in enumerate(path[:-1]) if part in ("models", "sources")), None)
+    return None if at is None else path[: at + 2]
+
+
 def iterate_slices(recipe: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     """Every slice of the recipe and of its modules, with its path."""
     owners: list[tuple[Path, Mapping[str, Any]]] = [((), recipe)]

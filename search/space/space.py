@@ -23,7 +23,7 @@ from mergesearch.search.space.dimension_group import DimensionGroup, Draft
 from mergesearch.search.space.layer_ranges import bound_corners
 from mergesearch.search.space.layer_stack import StackSpace
 from mergesearch.search.space.model_choices import BASE, absent_models, arrange_models, named_references
-from mergesearch.search.space.paths import Path, get_at
+from mergesearch.search.space.paths import Path, entry_path, get_at
 from mergesearch.search.space.template import read_template
 from mergesearch.text import quoted
 
@@ -163,6 +163,12 @@ class Space:
         for group in self._groups_of(method):
             point |= group.start(value)
         return point
+
+    def models_of(self, dimension: Dimension) -> tuple[str, ...]:
+        """The models whose entries the dimension decides a part of; one that is a choice counts by its place."""
+        owners = (owner for path in dimension.paths if (owner := entry_path(path)))
+        models = (get_at(self._template.data, owner).get("model") for owner in dict.fromkeys(owners))
+        return tuple(dict.fromkeys(map(str, models)))
 
     def corners(self, method: Method) -> Iterator[dict[str, Scalar]]:
         """Points that together have the extreme ends of every searched layer range; none where there is no such."""

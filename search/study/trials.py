@@ -56,6 +56,10 @@ START = "start"
 """A method's usual setting within the space."""
 GRADIENT = "gradient"
 """A point that a descent by gradients reached."""
+SWEEP = "sweep"
+"""A point with one value for all models, on the way to the best one, which is a baseline; it cannot win the run."""
+LEVEL = "level"
+"""A point of a coarser space."""
 SAMPLED = "sampled"
 """A point that the sampler chose."""
 CENTRE = "centre"
@@ -117,7 +121,7 @@ class History:
             lists.append(self.stopped)
         if trial.state == TrialState.COMPLETE:
             lists.append(self.completed)
-            if kind != STEP:
+            if kind not in (STEP, SWEEP):
                 lists.append(self.contenders)
                 self.best = trial if self.best is None else min(self.best, trial, key=rank)
         for each in lists:
@@ -182,6 +186,11 @@ def incumbent(study: Study) -> FrozenTrial | None:
 def of_kind(study: Study, kind: str) -> list[FrozenTrial]:
     """The finished trials of a kind, without the interrupted ones."""
     return list(history_of(study).kinds[kind])
+
+
+def begun_of_kind(study: Study, kind: str) -> list[FrozenTrial]:
+    """The finished and the running trials of a kind, without the interrupted ones."""
+    return [*history_of(study).kinds[kind], *(trial for trial in running(study) if kind_of(trial) == kind)]
 
 
 def stopped(study: Study) -> list[FrozenTrial]:
