@@ -1,7 +1,7 @@
-"""The demo: a small base model, a Python and a C++ fine-tune of it, and tasks for both languages.
+"""The demo: a small base model, fine-tunes of it for four languages, and a task for each language.
 
-All text comes from source files that every machine with our dependencies has: the standard library of the interpreter
-and the C++ headers of torch. Nothing is downloaded.
+All text comes from files that every machine with our dependencies has: the standard library of the interpreter, the C++
+headers of torch, the docstrings of numpy, scipy and others, and the tasks of lm-eval. Nothing is downloaded.
 """
 
 from pathlib import Path

@@ -16,13 +16,13 @@ from transformers.utils import logging as transformers_logging
 
 from mergesearch.demo import experts, tasks, tokenizer, training
 from mergesearch.demo.corpus import Corpus, read
-from mergesearch.demo.pairs import make_pairs
+from mergesearch.demo.pairs import PairMaker
 from mergesearch.demo.size import LANGUAGES, Progress, Size
 from mergesearch.errors import UserError
 from mergesearch.files import remove, write_text
 from mergesearch.say import Say
 
-_FORMAT = 2  # increased when the same size gives another demo
+_FORMAT = 3  # increased when the same size gives another demo
 _CONTENTS = ("base", *LANGUAGES, "tasks", "text")
 
 
@@ -82,7 +82,7 @@ class Build:
         experts.train_together([self._setup(language, base) for language in missing], self._progress)
 
     def _make_items(self, language: str, corpus: Corpus) -> None:
-        pairs = make_pairs(corpus, self._tokenizer, self._size)
+        pairs = PairMaker(corpus, self._tokenizer, self._size).make()
         tasks.write_items(self._folder / "tasks" / f"demo_{language}.jsonl", pairs, self._size)
         files = len({pair.source for pair in pairs})
         self._say(f"demo_{language}: {len(pairs)} items from {files} held-out files")

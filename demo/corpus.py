@@ -1,28 +1,58 @@
-"""Source files of both languages. Each file is either training text or held out."""
+"""Source files of every language. Each file is either training text or held out."""
 
 import random
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
-from itertools import accumulate
 from pathlib import Path
 
+from mergesearch.demo.extraction import EXTRACTIONS
 from mergesearch.demo.size import Size
 from mergesearch.errors import UserError
 from mergesearch.seeds import derive
 
-# Tables, generated code and tests: much of their text is repeated, also in held-out files.
-_EXCLUDED_FOLDERS = {
-    "python": {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "lib2to3"},
-    "cpp": {"ops", "generated", "oneapi"},
-}
-_SUFFIXES = {"python": {".py"}, "cpp": {".h", ".hpp", ".cuh"}}
-_MIN_BYTES, _MAX_CHARACTERS = 1_000, 60_000
+_MAX_CHARACTERS = 60_000
 _MIN_FILES = 100
 
 Files = dict[str, str]
-"""The text of each file, by its path relative to the root."""
+"""The text of each file, by its path relative to the folder of the sources."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The files of a language: in these folders of these packages (of the interpreter where there is none).
+
+    Files that are smaller than ``min_bytes`` and those in folders of the names ``excluded`` are left out.
+    """
+
+    packages: tuple[str, ...]
+    folder: str
+    suffixes: frozenset[str]
+    excluded: frozenset[str]
+    min_bytes: int = 1_000
+
+
+# Excluded are tables, generated code and tests: much of their text is repeated, also in held-out files.
+_SOURCES = {
+    "python": _Source(
+        (),
+        "",
+        frozenset({".py"}),
+        frozenset(
+            {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "lib2to3"}
+        ),
+    ),
+    "cpp": _Source(("torch",), "include", frozenset({".h", ".hpp", ".cuh"}), frozenset({"ops", "generated", "oneapi"})),
+    "english": _Source(
+        ("numpy", "pandas", "scipy", "sklearn", "sympy", "torch"),
+        "",
+        frozenset({".py"}),
+        frozenset({"test", "tests", "testing", "externals", "_vendor"}),
+    ),
+    "yaml": _Source(("lm_eval",), "tasks", frozenset({".yaml", ".yml"}), frozenset(), min_bytes=100),
+}
 
 
 @dataclass(frozen=True)
@@ -39,48 +69,64 @@ def read(language: str, size: Size) -> Corpus:
 
     Raises UserError where too few files are installed.
     """
-    root = _root(language)
-    paths = _source_files(root, language)
-    random.Random(derive(size.seed, "files", language)).shuffle(paths)
-    held_out = min(size.held_out_files, len(paths) // 4)
-    candidates = paths[held_out:]
-    totals = accumulate((min(path.stat().st_size, _MAX_CHARACTERS) for path in candidates), initial=0)
-    training = [path for path, total in zip(candidates, totals, strict=False) if total < size.characters]
-    return Corpus(language, _read_files(root, training), _read_files(root, paths[:held_out]))
-
-
-def _root(language: str) -> Path:
-    if language == "python":
-        return Path(sysconfig.get_path("stdlib"))
-    torch = find_spec("torch")
-    if torch is None or torch.origin is None:
-        raise UserError("the demo needs torch, for its C++ headers and to train; it is not installed")
-    return Path(torch.origin).parent / "include"
-
-
-def _source_files(root: Path, language: str) -> list[Path]:
-    suffixes, excluded = _SUFFIXES[language], _EXCLUDED_FOLDERS[language]
-    paths = [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.suffix in suffixes
-        and not excluded.intersection(path.relative_to(root).parts)
-        and path.stat().st_size >= _MIN_BYTES
-    ]
+    source = _SOURCES[language]
+    paths = [(root, path) for root in _roots(language, source) for path in _source_files(root, source)]
     if len(paths) < _MIN_FILES:
-        raise UserError(
-            f"the demo's {language} text comes from {root}: found {len(paths)} source files "
-            f"({', '.join(sorted(suffixes))}), needs {_MIN_FILES}; use a Python and a torch that were installed with "
-            "their sources"
-        )
-    return paths
+        raise _too_few_files(language, source, len(paths))
+    random.Random(derive(size.seed, "files", language)).shuffle(paths)
+    texts = _texts(language, paths)
+    held_out = dict(_first(texts, min(size.held_out_files, len(paths) // 4), size.held_out_characters))
+    return Corpus(language, dict(_first(texts, 0, size.characters)), held_out)
 
 
-def _read_files(root: Path, paths: Iterable[Path]) -> Files:
-    return {path.relative_to(root).as_posix(): _read_file(path) for path in paths}
+def _roots(language: str, source: _Source) -> list[Path]:
+    if not source.packages:
+        return [Path(sysconfig.get_path("stdlib"))]
+    specs = [find_spec(name) for name in source.packages]
+    roots = [Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None]
+    if not roots:
+        raise UserError(f"the demo's {language} text comes from {', '.join(source.packages)}: not installed")
+    return roots
 
 
-def _read_file(path: Path) -> str:
-    """A file's text, cut at the end of a line: else a few very long files would be most of the text."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+@cache
+def _source_files(root: Path, source: _Source) -> list[Path]:
+    return [
+        path
+        for path in sorted((root / source.folder).rglob("*"))
+        if path.suffix in source.suffixes
+        and not source.excluded.intersection(path.relative_to(root).parts)
+        and path.stat().st_size >= source.min_bytes
+    ]
+
+
+def _too_few_files(language: str, source: _Source, found: int) -> UserError:
+    folders = ", ".join(str(root / source.folder) for root in _roots(language, source))
+    return UserError(
+        f"the demo's {language} text comes from {folders}: found {found} source files "
+        f"({', '.join(sorted(source.suffixes))}), needs {_MIN_FILES}; use a Python and packages that were installed "
+        "with their sources"
+    )
+
+
+def _texts(language: str, paths: Iterable[tuple[Path, Path]]) -> Iterator[tuple[str, str]]:
+    """Names and texts of the files that have enough text of the language."""
+    extract = EXTRACTIONS[language]()
+    for root, path in paths:
+        if text := extract(path.read_text(encoding="utf-8", errors="replace")):
+            yield path.relative_to(root.parent).as_posix(), _cut(text)
+
+
+def _first(texts: Iterator[tuple[str, str]], files: int, characters: int) -> Iterator[tuple[str, str]]:
+    """The next texts, until there are this many files and this many characters."""
+    found = total = 0
+    while found < files or total < characters:
+        if (text := next(texts, None)) is None:
+            return
+        found, total = found + 1, total + len(text[1])
+        yield text
+
+
+def _cut(text: str) -> str:
+    """A text, cut at the end of a line: else a few very long files would be most of the text."""
     return text if len(text) <= _MAX_CHARACTERS else text[: text.rindex("\n", 0, _MAX_CHARACTERS) + 1]

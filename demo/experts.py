@@ -5,6 +5,7 @@ on the number of cores.
 """
 
 import multiprocessing
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,18 +52,23 @@ def train_together(setups: Sequence[TrainingSetup], progress: Progress) -> None:
     """Trains all checkpoints in parallel. Raises RuntimeError where one fails."""
     context = multiprocessing.get_context("spawn")
     steps: Any = context.SimpleQueue()
-    processes = {
-        setup.name: context.Process(target=_train_in_process, args=(setup, steps), daemon=True) for setup in setups
-    }
+    shares = [setups[number :: _workers(len(setups))] for number in range(_workers(len(setups)))]
+    processes = [context.Process(target=_train_in_process, args=(share, steps), daemon=True) for share in shares]
     try:
-        _watch(list(processes.values()), steps, progress)
+        _watch(processes, steps, progress)
     finally:
-        for process in processes.values():
+        for process in processes:
             process.terminate()
             process.join()
-    failed = [name for name, process in processes.items() if process.exitcode != 0]
+    failed = [setup.name for setup in setups if not setup.target.exists()]
     if failed:
         raise RuntimeError(f"training failed: {', '.join(failed)}")
+
+
+def _workers(count: int) -> int:
+    """How many processes train so many checkpoints: one per core where that leaves none idle, else one for each."""
+    cores = os.cpu_count() or 1
+    return cores if cores <= count and count % cores == 0 else count
 
 
 def _watch(processes: Sequence[BaseProcess], steps: Any, progress: Progress) -> None:
@@ -75,11 +81,12 @@ def _watch(processes: Sequence[BaseProcess], steps: Any, progress: Progress) -> 
         time.sleep(POLL_SECONDS)
 
 
-def _train_in_process(setup: TrainingSetup, steps: Any) -> None:
+def _train_in_process(setups: Sequence[TrainingSetup], steps: Any) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    train(setup, lambda name, done, total: steps.put((name, done, total)))
+    for setup in setups:
+        train(setup, lambda name, done, total: steps.put((name, done, total)))
 
 
 def train(setup: TrainingSetup, progress: Progress) -> None:

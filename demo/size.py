@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-LANGUAGES = ("python", "cpp")
+LANGUAGES = ("python", "cpp", "english", "yaml")
 
 Progress = Callable[[str, int, int], None]
 """Gets the name of the checkpoint, the steps done and the steps in all, after every training step."""
@@ -20,14 +20,15 @@ class Size:
     context: int = 64
     """Tokens of a training sequence, and the maximum of an item."""
     batch: int = 32
-    base_steps: int = 200
-    expert_steps: int = 260
+    base_steps: int = 150
+    expert_steps: int = 600
     base_rate: float = 0.03
     expert_rate: float = 0.008
     characters: int = 2_500_000
     """Training text of each language."""
-    held_out_files: int = 160
-    items: int = 640
+    held_out_files: int = 240
+    held_out_characters: int = 1_200_000
+    items: int = 4000
     """Items of each language."""
     texts: int = 12
     """Pieces of held-out text of each language, for bits per byte."""
@@ -43,6 +44,7 @@ TINY = Size(
     expert_steps=6,
     characters=150_000,
     held_out_files=24,
+    held_out_characters=30_000,
     items=40,
     texts=3,
 )

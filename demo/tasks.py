@@ -2,6 +2,8 @@
 
 import json
 import random
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import yaml
@@ -46,12 +48,20 @@ def write_yaml(target: Path) -> None:
 
 
 def write_texts(target: Path, corpus: Corpus, size: Size) -> None:
-    """Writes a piece of each of the first held-out files that are long enough."""
-    long = [text for text in corpus.held_out.values() if len(text) >= 2 * _TEXT_CHARACTERS]
+    """Writes a piece of each of the first held-out files, the short ones of them joined."""
     with atomic_path(target) as folder:
         folder.mkdir()
-        for number, text in enumerate(long[: size.texts]):
+        for number, text in enumerate(islice(_long_texts(corpus), size.texts)):
             (folder / f"{number:02}.txt").write_text(_middle(text), encoding="utf-8")
+
+
+def _long_texts(corpus: Corpus) -> Iterator[str]:
+    joined = ""
+    for text in corpus.held_out.values():
+        joined += text
+        if len(joined) >= 2 * _TEXT_CHARACTERS:
+            yield joined
+            joined = ""
 
 
 def _item(pair: Pair, answer: int) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer, trained on both languages."""
+"""A byte-level BPE tokenizer, trained on all languages."""
 
 from collections.abc import Iterable, Iterator
 from itertools import accumulate

@@ -91,10 +91,10 @@ def main() -> None:
 @click.option("--trials", type=click.IntRange(min=1), help="Number of trials.")
 @_user_errors
 def demo(trials: int | None) -> None:
-    """Train two small expert models, search for their best merge, and judge it.
+    """Train four small expert models, search for their best merge, and judge it.
 
-    Trains a base, a Python expert and a C++ expert in about two minutes (kept under results/demo for later runs), then
-    runs configs/demo.yml.
+    Trains a base and experts of Python, C++, English and YAML in a few minutes (kept under results/demo for later
+    runs), then runs configs/demo.yml.
     """
     from mergesearch.demo.command import demo_config, make_with_progress
     from mergesearch.search.report.console import console

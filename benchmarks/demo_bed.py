@@ -1,0 +1,213 @@
+"""The demo's checkpoints and items in memory: what any merge of them scores, and the merge that an oracle finds.
+
+The oracle knows what no search knows at its price: it follows gradients of the merge's coefficients on thousands of
+items. What is left between it and the best baseline is what there is to win.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from search_common import Array
+from search_landscape import score_baselines
+
+from mergesearch.evaluators import Item, LoadedModel
+from mergesearch.evaluators.contract.graded import is_graded, spread
+from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.candidates.gradient.chart import Chart
+from mergesearch.search.candidates.plan import SearchPlan, open_plan
+from mergesearch.search.config import Config
+from mergesearch.search.problem.tasks import Task
+from mergesearch.search.scoring.live_model import open_engine
+from mergesearch.search.statistics import Estimate, bootstrap_difference
+from mergesearch.seeds import derive
+
+BANDWIDTH = 0.35
+"""Of the oracle's grades, in spreads of a candidate's own margins (see ``graded``)."""
+RATE, MEMORY = 0.1, (0.8, 0.99)
+"""Of the oracle's Adam (arXiv:1412.6980): the first step, as a share of each range, and the decays of its averages."""
+BATCH = 1_000
+"""Items of one step of the oracle."""
+WEIGHTS = tuple(round(0.05 * step, 2) for step in range(1, 21))
+"""The single weights for all models that are tried."""
+
+Weight = Any
+"""The value of ``weight`` in a recipe, holes included."""
+
+
+def with_split(config: Config, seed: int) -> Config:
+    """The config with another seed of the split and of the search."""
+    data = config.model_dump(mode="json", exclude_defaults=True)
+    data["evaluate"]["split"]["seed"] = data.setdefault("search", {})["seed"] = seed
+    return Config.model_validate(data)
+
+
+def levels(config: Config) -> dict[str, Sequence[Weight]]:
+    """For each level of a search the weights of the models: one for all, one for each, and the config's own."""
+    own = [model["parameters"]["weight"] for model in config.recipe["models"]]
+    hole = {"search": [0.0, 1.0]}
+    return {
+        "one weight for all": [{**hole, "name": "all"}, *[{"same_as": "all"}] * (len(own) - 1)],
+        "one weight per model": [deepcopy(hole) for _ in own],
+        "layers, attention and MLP": own,
+    }
+
+
+def with_weights(config: Config, weights: Sequence[Weight]) -> Config:
+    """The config with other weights of its models."""
+    data = config.model_dump(mode="json", exclude_defaults=True)
+    for model, weight in zip(data["recipe"]["models"], weights, strict=True):
+        model["parameters"] = {"weight": deepcopy(weight)}
+    return Config.model_validate(data)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A merge with its accuracies. ``rows``: by side and task the items' scores."""
+
+    name: str
+    recipe: Recipe
+    rows: Mapping[str, Mapping[str, Any]]
+
+
+class Bed:
+    """One config's checkpoints and items in memory."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.plan: SearchPlan = open_plan(config, "benchmarks")
+        problem = self.plan.problem
+        self.tasks = problem.tasks
+        self.engine = open_engine(problem, takes_gradients=True)
+        self.live = LoadedModel(self.engine.model, self.engine.tokenizer)
+        self.tasks.prepare(self.live)
+
+    def score(self, name: str, recipe: Recipe) -> Found:
+        """Scores a merge on all items."""
+        self.engine.build(recipe)
+        return Found(name, recipe, {side: self.tasks.score(self.live, side) for side in ("search", "test")})
+
+    def value(self, found: Found, side: str) -> float:
+        """The mean of the tasks' accuracies."""
+        return self.tasks.combined(side, found.rows[side])
+
+    def by_task(self, found: Found, side: str) -> dict[str, float]:
+        """The accuracy of each task."""
+        return self.tasks.values(side, found.rows[side])
+
+    def difference(self, one: Found, two: Found) -> Estimate:
+        """One merge less another on the test items, with an interval over files."""
+        strata = [self.tasks.strata("test", found.rows["test"]) for found in (one, two)]
+        return bootstrap_difference(strata[0], strata[1], self.tasks.objective("test").combine, 0)
+
+    def baselines(self) -> list[Found]:
+        """The baselines that every run scores."""
+        found: dict[str, Found] = {}
+
+        def objective(recipe: Recipe) -> float:
+            found[recipe.to_yaml()] = merge = self.score("", recipe)
+            return self.value(merge, "search")
+
+        scored = score_baselines(self.plan.baselines, objective)
+        return [Found(each.name, each.recipe, found[each.recipe.to_yaml()].rows) for each in scored]
+
+    def single_weights(self, weights: Sequence[float] = WEIGHTS) -> list[Found]:
+        """The merges with one weight for all models."""
+        return [self.score(f"all at {weight:g}", self._with_weight(weight)) for weight in weights]
+
+    def _with_weight(self, weight: float) -> Recipe:
+        data = with_weights(self.config, [weight] * len(self.config.recipe["models"])).recipe
+        return Recipe.read(data, "benchmarks")
+
+
+class Oracle:
+    """Descends on the graded accuracy of half of the search items' files; the other half says where to stop."""
+
+    def __init__(self, bed: Bed, weights: Sequence[Weight]) -> None:
+        self._bed = bed
+        self._space = open_plan(with_weights(bed.config, weights), "benchmarks").problem.space
+        self.dimensions = len(self._space.dimensions)
+        self._files = {task.name: _by_file(task.search) for task in bed.tasks}
+
+    def descend(self, weight: float, steps: int, every: int, seed: int = 0) -> list[Found]:
+        """The merges after every so many steps, begun at one weight for all models."""
+        method = self._space.methods[0]
+        point = dict.fromkeys(self._space.start(method, {}), weight)
+        chart = Chart(self._space, self._bed.engine, method, point)
+        units, first, second = chart.origin, np.zeros(self.dimensions), np.zeros(self.dimensions)
+        path: list[Found] = []
+        for step in range(1, steps + 1):
+            recipe = chart.recipe(units)
+            _, slopes = self._bed.engine.coefficient_gradients(recipe, lambda: self._backward(derive(seed, step)))  # noqa: B023
+            gradient = chart.jacobian(units).T @ np.hstack([*slopes.values()])
+            first = MEMORY[0] * first + (1 - MEMORY[0]) * gradient
+            second = MEMORY[1] * second + (1 - MEMORY[1]) * gradient**2
+            mean, variance = first / (1 - MEMORY[0] ** step), second / (1 - MEMORY[1] ** step)
+            rate = RATE * (1 - (step - 1) / steps)
+            units = np.clip(units - rate * mean / (np.sqrt(variance) + 1e-8), 0, 1)
+            if step % every == 0 or step == steps:
+                path.append(self._bed.score(f"step {step}", chart.recipe(units)))
+        return path
+
+    def best(self, path: Sequence[Found]) -> Found:
+        """The merge with the highest accuracy on the files that the oracle does not descend on."""
+        return max(path, key=self._held_back)
+
+    def _held_back(self, found: Found) -> float:
+        values = []
+        for task in self._bed.tasks:
+            kept = {item.id for items in self._halves(task)[1] for item in items}
+            scores = zip(task.search, found.rows["search"][task.name].tolist(), strict=True)
+            values.append(float(np.mean([score for item, score in scores if item.id in kept])))
+        return float(np.mean(values))
+
+    def _backward(self, seed: int) -> float:
+        total = 0.0
+        for task in self._bed.tasks:
+            assert is_graded(task.evaluator)
+            items = self._batch(task, seed)
+            scale = BANDWIDTH * self._spread(task)
+            targets: Any = task.evaluator.targets(self._bed.live, items)  # type: ignore[attr-defined]
+            for loss in targets.losses("graded", scale):
+                (loss / len(self._bed.tasks.all)).backward()
+                total += loss.item()
+        return total
+
+    def _spread(self, task: Task) -> float:
+        """The candidate's own spread of margins, on some files."""
+        items = [item for file in self._halves(task)[0][:20] for item in file]
+        return spread(task.evaluator.score_with_margins(self._bed.live, items)[1])  # type: ignore[attr-defined]
+
+    def _batch(self, task: Task, seed: int) -> list[Item]:
+        """Whole files in random order, for their items share their contexts."""
+        files, items = self._halves(task)[0], list[Item]()
+        for number in np.random.default_rng(derive(seed, task.name)).permutation(len(files)):
+            if len(items) < BATCH / len(self._bed.tasks.all):
+                items += files[number]
+        return items
+
+    def _halves(self, task: Task) -> tuple[list[list[Item]], list[list[Item]]]:
+        files = self._files[task.name]
+        return files[::2], files[1::2]
+
+
+def _by_file(items: Sequence[Item]) -> list[list[Item]]:
+    files: dict[str, list[Item]] = {}
+    for item in items:
+        files.setdefault(item.fingerprint, []).append(item)
+    return list(files.values())
+
+
+def standard_error(estimate: Estimate) -> float:
+    """Of a 95 % interval."""
+    return (estimate.high - estimate.low) / 2 / 1.96
+
+
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def mean(values: Sequence[float] | Array) -> float:
+    return float(np.mean(values))
