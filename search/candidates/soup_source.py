@@ -16,7 +16,7 @@ from mergesearch.search.candidates.source import Candidate, Done, Wait
 from mergesearch.search.config.soup import Learning, SoupKind
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.space.paths import model_labels
-from mergesearch.search.statistics import Estimate, bootstrap_difference
+from mergesearch.search.statistics import Estimate, difference_of, estimated
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.seeds import derive
@@ -146,7 +146,7 @@ class SoupScores:
     def _paired(self, new: Members, old: Members) -> Estimate:
         one, two = (self._tasks.strata("search", self._scores_of(soup)) for soup in (new, old))
         seed = derive(self._seed, "soup", self._plan.name_of(new), self._plan.name_of(old))
-        return bootstrap_difference(one, two, self._tasks.objective("search").combine, seed)
+        return estimated(difference_of(one, two, self._tasks.objective("search").combine), seed)
 
     def _scores_of(self, soup: Members) -> Mapping[str, Tensor]:
         trial = self._trial(soup)

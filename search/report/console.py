@@ -23,14 +23,15 @@ from mergesearch.search.verdict.formatting import interval
 from mergesearch.search.verdict.front import Front
 from mergesearch.search.verdict.result import SIDES, CandidateRow, Verdict, shown_name
 from mergesearch.search.verdict.wording import (
+    comparisons_in_words,
     difference_in_words,
+    evidence_in_words,
     front_in_words,
     left_out_in_words,
     limits_in_words,
     looks_in_words,
     optimism_in_words,
     shown_baselines,
-    unproven_in_words,
 )
 from mergesearch.text import LINE, as_encoded, shown
 
@@ -152,7 +153,14 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
     screen.print(verdict.sentence, style="bold")
     if verdict.front:
         _print_front(screen, verdict.front, verdict.winner.trial)
-    notes = (left_out_in_words, front_in_words, limits_in_words, unproven_in_words, optimism_in_words)
+    notes = (
+        left_out_in_words,
+        front_in_words,
+        limits_in_words,
+        comparisons_in_words,
+        evidence_in_words,
+        optimism_in_words,
+    )
     for note in (words(verdict) for words in notes):
         if note:
             screen.print(note)

@@ -124,12 +124,12 @@ def front_table(front: Front, winner: int) -> str:
     heads = [
         "",
         "recipe",
-        *(head for task in tasks for head in (f"{task}, search", "test", "− best baseline", "p (Holm)")),
+        *(head for task in tasks for head in (f"{task}, search", "test", "− best baseline", "p")),
     ]
     head = "".join(f"<th>{as_html(text)}</th>" for text in [*heads, "on the test front"])
     body = "".join(_row(member, tasks, winner, front.knee) for member in front.members)
     note = (
-        "<p class=note>With 95 % intervals, in each objective's own units. p is corrected for all members and "
+        "<p class=note>With 95 % intervals, in each objective's own units. Differences and p hold for all members and "
         "objectives together. The knee is the member farthest beyond the line (the plane, for more objectives) between "
         "the objectives' best values, each objective counted from its worst to its best on the front.</p>"
     )
@@ -145,5 +145,5 @@ def _row(member: FrontMember, tasks: Sequence[str], winner: int, knee: int | Non
 
 
 def _cells(standing: Standing) -> list[str]:
-    p = "" if standing.p_holm is None else f"{standing.p_holm:.4f}"
+    p = "" if standing.p is None else f"{standing.p:.4f}"
     return [interval(standing.search), interval(standing.test), interval(standing.difference, "+"), p]

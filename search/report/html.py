@@ -14,13 +14,14 @@ from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.formatting import interval
 from mergesearch.search.verdict.result import CandidateRow, Verdict
 from mergesearch.search.verdict.wording import (
+    comparisons_in_words,
+    evidence_in_words,
     front_in_words,
     left_out_in_words,
     limits_in_words,
     looks_in_words,
     optimism_in_words,
     shown_baselines,
-    unproven_in_words,
 )
 from mergesearch.text import SCREEN, as_html
 
@@ -71,6 +72,7 @@ def write_report(store: RunStore, verdict: Verdict) -> None:
         *([_html(_items(store), "items")] if verdict.stopped else []),
         "<h2>The winner against each baseline, on the test items</h2>",
         _comparisons(verdict),
+        *_evidence(verdict),
         f"<h2>The search's best recipe, {as_html(verdict.winner.name)}</h2>",
         f"<pre>{as_html(recipe, len(recipe))}{END.decode()}",
     ]
@@ -103,7 +105,8 @@ def _facts(verdict: Verdict) -> str:
         f"Recommended: {verdict.recommended}.",
         left_out_in_words(verdict),
         limits_in_words(verdict),
-        unproven_in_words(verdict),
+        comparisons_in_words(verdict),
+        evidence_in_words(verdict),
         optimism_in_words(verdict),
         f"{verdict.trials} trials, {verdict.stopped} of them stopped early; {verdict.items_spent:,} items scored, "
         f"{share:.0%} of the items that all trials in full would take{_descended(verdict)}.",
@@ -119,18 +122,34 @@ def _descended(verdict: Verdict) -> str:
 
 
 def _comparisons(verdict: Verdict) -> str:
-    shown = {row.name for row in shown_baselines(verdict)}
     body = "".join(
-        f"<tr><td>{as_html(one.baseline)}</td><td>{interval(one.difference, '+', 4)}</td>"
-        f"<td>{one.p:.4f}</td><td>{one.p_holm:.4f}</td></tr>"
+        f"<tr><td>{as_html(one.baseline)}</td><td>{interval(one.difference, '+', 4)}</td><td>{one.p:.4f}</td>"
+        f"<td>{interval(one.together, '+', 4)}</td><td>{one.p_together:.4f}</td></tr>"
         for one in verdict.comparisons
-        if one.baseline in shown
     )
     note = (
-        f"<p class=note>The verdict compares with {as_html(verdict.best_baseline)}, the best on the search items; "
-        "the last column is corrected for the number of comparisons.</p>"
+        "<p class=note>The winner is better than every baseline where each p is below 0.05. What is said of single "
+        "baselines takes the last two columns, which hold for all comparisons together.</p>"
     )
-    return f"<table><tr><th></th><th>difference</th><th>p</th><th>p (Holm)</th></tr>{body}</table>{note}"
+    heads = "".join(f"<th>{head}</th>" for head in ("", "difference", "p", "together", "p together"))
+    return f"<table><tr>{heads}</tr>{body}</table>{note}"
+
+
+def _evidence(verdict: Verdict) -> list[str]:
+    """What the test items of each task say of the difference, where there are several tasks."""
+    if len(verdict.evidence) < 2:
+        return []
+    body = "".join(
+        f"<tr><td>{as_html(one.task)}</td><td>{one.items:,}</td><td>{one.clusters:,}</td>"
+        f"<td>{'' if one.variance_share is None else format(one.variance_share, '.0%')}</td></tr>"
+        for one in verdict.evidence
+    )
+    note = (
+        f"<p class=note>Of the difference between {as_html(verdict.winner.name)} and {as_html(verdict.best_baseline)}. "
+        "Items of one group, such as a file, count once.</p>"
+    )
+    heads = "".join(f"<th>{head}</th>" for head in ("", "test items", "groups", "share of the variance"))
+    return [f"<h2>What each task's test items say</h2><table><tr>{heads}</tr>{body}</table>{note}"]
 
 
 def _table(rows: Sequence[CandidateRow], verdict: Verdict) -> str:
@@ -164,8 +183,8 @@ def _intervals(rows: Sequence[CandidateRow]) -> Any:
         errors = {
             "type": "data",
             "symmetric": False,
-            "array": [e.high - e.value for e in estimates],
-            "arrayminus": [e.value - e.low for e in estimates],
+            "array": [0.0 if e.is_unbounded else e.high - e.value for e in estimates],
+            "arrayminus": [0.0 if e.is_unbounded else e.value - e.low for e in estimates],
         }
         figure.add_scatter(
             x=[e.value for e in estimates],

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mergesearch.search.config.constraints import Constraint
 from mergesearch.search.problem.tasks import Task
-from mergesearch.search.statistics import Estimate, bootstrap, bootstrap_difference
+from mergesearch.search.statistics import Estimate, difference_of, estimated, value_of
 from mergesearch.search.verdict.formatting import interval
 from mergesearch.seeds import derive
 
@@ -63,13 +63,14 @@ def check(  # noqa: PLR0913, PLR0917 - what one margin depends on
     """
     if not task.test or (baseline is not None and task.name not in baseline):
         return Check(str(constraint), search, None)
-    seed = derive(seed, "bootstrap", str(constraint))
+    seed = derive(seed, "sign flips")
     one = [task.stratum("test", scores[task.name])]
     if baseline is None:
-        return Check(str(constraint), search, bootstrap(one, lambda values: constraint.margin(values[0]), seed))
+        margin = value_of(one, lambda values: constraint.margin(values[0]))
+        return Check(str(constraint), search, estimated(margin, seed))
     two = [task.stratum("test", baseline[task.name])]
     sign = 1.0 if constraint.is_floor else -1.0
-    gain = bootstrap_difference(one, two, lambda values: sign * values[0], seed)
+    gain = estimated(difference_of(one, two, lambda values: sign * values[0]), seed)
     test = Estimate(*(value + constraint.by for value in (gain.value, gain.low, gain.high)))
     return Check(str(constraint), search, test)
 

@@ -16,7 +16,6 @@ from mergesearch.search.problem.tasks import Scores
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.finalists import estimate, task_values
 from mergesearch.search.verdict.result import SIDES, CandidateRow
-from mergesearch.seeds import derive
 
 NAME = "ensemble"
 
@@ -29,7 +28,6 @@ def ensemble_row(
     ``seed`` is the run's. Needs memory for all members at once.
     """
     sides = {side: _scores(tasks, folder, engine, members, side) for side in SIDES}
-    seed = derive(seed, "bootstrap", NAME)
     return CandidateRow(
         name=f"ensemble of {len(members)} models",
         trial=-1,

@@ -10,7 +10,7 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores, Task
 from mergesearch.search.scoring.scorer import Scorer
-from mergesearch.search.statistics import Estimate, bootstrap
+from mergesearch.search.statistics import Estimate, estimated, value_of
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.pareto import front_of, is_pareto
@@ -117,17 +117,13 @@ class FinalScores:
 
 def search_estimate(tasks: TaskSet, store: RunStore, trial: FrozenTrial, seed: int) -> Estimate:
     """A completed trial's objective on the search items, with its interval; ``seed`` is the run's."""
-    return estimate(tasks, "search", store.scores_of(trial), interval_seed(seed))
-
-
-def interval_seed(seed: int) -> int:
-    """The seed of the intervals of all candidates; ``seed`` is the run's. Equal scores have equal intervals."""
-    return derive(seed, "bootstrap")
+    return estimate(tasks, "search", store.scores_of(trial), seed)
 
 
 def estimate(tasks: TaskSet, side: str, scores: Scores, seed: int) -> Estimate:
-    """The objective of one side's scores, with its interval."""
-    return bootstrap(tasks.strata(side, scores), tasks.objective(side).combine, seed)
+    """The objective of one side's scores, with its interval; equal scores have equal ones. ``seed`` is the run's."""
+    value = value_of(tasks.strata(side, scores), tasks.objective(side).combine)
+    return estimated(value, derive(seed, "sign flips"))
 
 
 def task_values(task: Task, sides: Sides) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The Pareto front in a verdict: its members, objective by objective, on the search items and on the test items."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,10 @@ import numpy as np
 from mergesearch.search.problem.objective import Objective
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores, Task
-from mergesearch.search.statistics import Array, Combine, Estimate, bootstrap, bootstrap_difference, holm, swap_p
+from mergesearch.search.statistics import Array, Combine, Contrast, Estimate, difference_of, estimated, value_of
 from mergesearch.search.study.pareto import best_of
 from mergesearch.search.study.trials import Direction
+from mergesearch.search.verdict.comparison import compared
 from mergesearch.search.verdict.constraint_checks import Check
 from mergesearch.seeds import derive
 
@@ -20,15 +21,14 @@ from mergesearch.seeds import derive
 class Standing:
     """One objective of a front's member, in its own units, on the items of each side that has any.
 
-    ``difference`` is from the best baseline on the same test items, ``p`` two-sided, ``p_holm`` corrected for all
-    members and objectives together (Holm 1979); None for the best baseline itself.
+    ``difference`` is from the best baseline on the same test items; its interval and the two-sided ``p`` hold for all
+    members and objectives together, see ``Outcome``. None for the best baseline itself.
     """
 
     search: Estimate | None = None
     test: Estimate | None = None
     difference: Estimate | None = None
     p: float | None = None
-    p_holm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,20 @@ def standings(
 ) -> dict[int, dict[str, Standing]]:
     """Each member's objectives, by trial. ``members`` has their scores on each side, ``rivals`` the best baseline's."""
     found = {trial: _values(tasks, sides, seed) for trial, sides in members.items()}
-    compared = [(trial, task) for trial in members if trial != rival for task in tasks.counted("test")]
-    tests = [_compared(seed, task, members[trial]["test"], rivals["test"]) for trial, task in compared]
-    corrected = holm([p for _, p in tests])
-    for (trial, task), (difference, p), p_holm in zip(compared, tests, corrected, strict=True):
-        before = found[trial][task.name]
-        found[trial][task.name] = Standing(before.search, before.test, difference, p, p_holm)
+    pairs = [(trial, task) for trial in members if trial != rival for task in tasks.counted("test")]
+    differences = [_difference(task, members[trial]["test"], rivals["test"]) for trial, task in pairs]
+    for (trial, task), outcome in zip(pairs, compared(differences, seed) if pairs else [], strict=True):
+        standing = found[trial][task.name]
+        found[trial][task.name] = replace(standing, difference=outcome.together, p=outcome.p_together)
     return found
 
 
-def _values(tasks: TaskSet, sides: Mapping[str, Scores], run_seed: int) -> dict[str, Standing]:
+def _values(tasks: TaskSet, sides: Mapping[str, Scores], seed: int) -> dict[str, Standing]:
     def value(task: Task, side: str) -> Estimate | None:
         if not task.items(side):
             return None
-        seed = derive(run_seed, "bootstrap", task.name)
-        return bootstrap(task.strata(side, sides[side][task.name]), _alone(task, side), seed)
+        found = value_of(task.strata(side, sides[side][task.name]), _alone(task, side))
+        return estimated(found, derive(seed, "sign flips"))
 
     counted = [task for task in tasks if task.weight]
     return {task.name: Standing(value(task, "search"), value(task, "test")) for task in counted}
@@ -109,11 +108,9 @@ def _alone(task: Task, side: str) -> Combine:
     return value
 
 
-def _compared(seed: int, task: Task, mine: Scores, other: Scores) -> tuple[Estimate, float]:
+def _difference(task: Task, mine: Scores, other: Scores) -> Contrast:
     one, two = (task.strata("test", scores[task.name]) for scores in (mine, other))
-    seeds = [derive(seed, what, task.name) for what in ("bootstrap", "sign flips")]
-    combine = _alone(task, "test")
-    return bootstrap_difference(one, two, combine, seeds[0]), swap_p(one, two, combine, seeds[1])
+    return difference_of(one, two, _alone(task, "test"))
 
 
 def on_test_front(tasks: TaskSet, found: Mapping[int, Mapping[str, Standing]]) -> dict[int, bool]:

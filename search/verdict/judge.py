@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from optuna.trial import FrozenTrial
 
@@ -11,17 +11,17 @@ from mergesearch.search.candidates.gradient.start import items_looked_at
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores
 from mergesearch.search.scoring.scorer import Scorer
-from mergesearch.search.statistics import Estimate, bootstrap_difference, holm, swap_p
+from mergesearch.search.statistics import Contrast
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.pareto import knee, points_of
 from mergesearch.search.study.run_store import RunStore
+from mergesearch.search.verdict.comparison import Claim, Comparison, Evidence, compared, contrasts, evidence
 from mergesearch.search.verdict.constraint_checks import Check, check
-from mergesearch.search.verdict.finalists import FinalScores, Sides, estimate, interval_seed, task_values
+from mergesearch.search.verdict.finalists import FinalScores, Sides, estimate, task_values
 from mergesearch.search.verdict.front import Front, FrontMember, on_test_front, standings
-from mergesearch.search.verdict.result import FRONT, LEVEL, CandidateRow, Comparison, ConstraintResult, Verdict
+from mergesearch.search.verdict.result import FRONT, CandidateRow, ConstraintResult, Verdict
 from mergesearch.search.verdict.scored_finalists import ScoredFinalists, scored_finalists
 from mergesearch.search.verdict.wording import headline
-from mergesearch.seeds import derive
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,20 @@ class Judged:
 
     sides: Sides
     checks: list[Check]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The winner among the baselines: the best of them on the test items, and what can be said against it.
+
+    ``search_claim`` is the same claim on the search items, on which the winner was selected.
+    """
+
+    rival: FrozenTrial
+    comparisons: list[Comparison]
+    claim: Claim = field(default_factory=Claim)
+    search_claim: Claim = field(default_factory=Claim)
+    evidence: list[Evidence] = field(default_factory=list)
 
 
 class Judge:
@@ -53,9 +67,8 @@ class Judge:
     def judge(self, earlier_looks: int) -> Verdict:
         """Scores winner, front, soups and baselines on the test items, and compares the winner with each baseline.
 
-        The best baseline is the best on the search items, so that the test items choose nothing. What cannot be scored
-        on the test items is left out, see ``scored_finalists``. ``earlier_looks`` is how often the test items were
-        looked at before.
+        What cannot be scored on the test items is left out, see ``scored_finalists``. ``earlier_looks`` is how often
+        the test items were looked at before.
         """
         found = scored_finalists(self._tasks, self._store, self._scores)
         return self._on(found.tasks)._judged(found, earlier_looks)
@@ -72,9 +85,9 @@ class Judge:
             trial.number: Judged(sides := found.sides[trial.number], self._checks(trial, sides["test"], bounds))
             for trial in [*found.baselines, *found.soups, *found.front, found.winner]
         }
-        verdict = self._verdict(found, judged, earlier_looks)
-        best = t.best(found.baselines).number
-        return replace(verdict, front=self._front(found.front, judged, best) if found.front else None)
+        standing = self._standing(found, {number: each.sides for number, each in judged.items()})
+        verdict = self._verdict(found, judged, standing, earlier_looks)
+        return replace(verdict, front=self._front(found.front, judged, standing.rival.number) if found.front else None)
 
     def _checks(self, trial: FrozenTrial, test: Scores, bounds: Mapping[str, Scores]) -> list[Check]:
         by_name = {task.name: task for task in self._tasks}
@@ -90,27 +103,50 @@ class Judge:
             for constraint in self._tasks.constraints
         ]
 
-    def _verdict(self, found: ScoredFinalists, judged: Mapping[int, Judged], earlier_looks: int) -> Verdict:
+    def _standing(self, found: ScoredFinalists, sides: Mapping[int, Sides]) -> "Standing":
+        """The winner among the baselines; a winner that is a baseline has no rival but itself, and nothing to claim."""
+        winner, others = found.winner, [trial for trial in found.baselines if trial.number != found.winner.number]
+
+        def differences(side: str) -> list[Contrast]:
+            other_scores = [sides[trial.number][side] for trial in others]
+            return contrasts(self._tasks, side, sides[winner.number][side], other_scores) if others else []
+
+        test = differences("test")
+        tests = compared(test, self._seed) if test else []
+        comparisons = [Comparison.of(t.label_of(trial), each) for trial, each in zip(others, tests, strict=True)]
+        if winner in found.baselines:
+            return Standing(winner, comparisons)
+        rivals = _rivals(others)
+        best = min(rivals, key=lambda n: (test[n].value, t.rank(others[n])))
+        search = differences("search")
+        return Standing(
+            others[best],
+            comparisons,
+            Claim.of([tests[n] for n in rivals]),
+            Claim.of(compared([search[n] for n in rivals], self._seed)),
+            evidence(self._tasks, test[best]),
+        )
+
+    def _verdict(
+        self, found: ScoredFinalists, judged: Mapping[int, Judged], standing: "Standing", earlier_looks: int
+    ) -> Verdict:
         winner, baselines, soups = found.winner, found.baselines, found.soups
-        tasks, best = self._tasks, t.best(baselines)
+        tasks, best, claim = self._tasks, standing.rival, standing.claim
         sides = {number: each.sides for number, each in judged.items()}
         constraints = ConstraintResult(judged[winner.number].checks, not t.violation(winner), not t.violation(best))
         rows = {trial.number: self._row(trial, sides[trial.number]) for trial in [*baselines, *soups, winner]}
-        comparisons = self._compare(sides[winner.number], baselines, sides)
-        against = comparisons[best.number]
-        is_proven = winner.number != best.number and against.difference.low > 0 and against.p < LEVEL
-        search_difference = self._difference("search", sides[winner.number], sides[best.number])
+        search_difference = standing.search_claim.difference
         items = sum(len(task.test) for task in tasks.counted("test"))
         spent = [t.items_of(trial) for trial in t.finished(self._store.study)]
         same_tasks = tasks.counted("search") == tasks.counted("test")
         return Verdict(
-            sentence=headline(rows[winner.number], rows[best.number], against, items, constraints),
-            beyond_chance=is_proven,
-            recommended=rows[winner.number if constraints.allow(is_proven) else best.number].name,
-            difference=against.difference,
-            p=against.p,
+            sentence=headline(rows[winner.number], rows[best.number], claim, items, constraints),
+            beyond_chance=claim.is_proven,
+            recommended=rows[winner.number if constraints.allow(claim.is_proven) else best.number].name,
+            difference=claim.difference,
+            p=claim.p,
             search_difference=search_difference,
-            optimism=search_difference.value - against.difference.value if same_tasks else None,
+            optimism=search_difference.value - claim.difference.value if same_tasks else None,
             test_items=items,
             trials=len(spent),
             stopped=len(t.stopped(self._store.study)),
@@ -120,42 +156,24 @@ class Judge:
             test_looks=earlier_looks + 1,
             winner=rows[winner.number],
             best_baseline=rows[best.number].name,
-            comparisons=[comparisons[trial.number] for trial in baselines],
+            comparisons=standing.comparisons,
             baselines=[rows[trial.number] for trial in baselines],
             metrics={task.name: task.evaluator.metric.name for task in tasks},
+            evidence=standing.evidence,
             soups=[rows[trial.number] for trial in soups],
             checks=constraints.checks,
             left_out=found.left_out,
         )
 
     def _row(self, trial: FrozenTrial, sides: Sides) -> CandidateRow:
-        seed = interval_seed(self._seed)
         return CandidateRow(
             name=t.label_of(trial),
             trial=trial.number,
             method=t.recipe_of(trial).merge_method,
-            search=estimate(self._tasks, "search", sides["search"], seed),
-            test=estimate(self._tasks, "test", sides["test"], seed),
+            search=estimate(self._tasks, "search", sides["search"], self._seed),
+            test=estimate(self._tasks, "test", sides["test"], self._seed),
             tasks={task.name: task_values(task, sides) for task in self._tasks},
         )
-
-    def _difference(self, side: str, one: Sides, two: Sides) -> Estimate:
-        pair = [self._tasks.strata(side, sides[side]) for sides in (one, two)]
-        seed = derive(self._seed, "bootstrap", "difference")
-        return bootstrap_difference(pair[0], pair[1], self._tasks.objective(side).combine, seed)
-
-    def _compare(
-        self, winner: Sides, baselines: Sequence[FrozenTrial], sides: Mapping[int, Sides]
-    ) -> dict[int, Comparison]:
-        """The winner against each baseline, by the baseline's trial."""
-        combine, seed = self._tasks.objective("test").combine, derive(self._seed, "sign flips")
-        strata = self._tasks.strata("test", winner["test"])
-        others = [sides[trial.number] for trial in baselines]
-        raw = [swap_p(strata, self._tasks.strata("test", other["test"]), combine, seed) for other in others]
-        return {
-            trial.number: Comparison(t.label_of(trial), self._difference("test", winner, other), p, corrected)
-            for trial, other, p, corrected in zip(baselines, others, raw, holm(raw), strict=True)
-        }
 
     def _front(self, front: list[FrozenTrial], judged: Mapping[int, Judged], best_baseline: int) -> Front:
         sides = {trial.number: judged[trial.number].sides for trial in front}
@@ -175,3 +193,9 @@ class Judge:
         ]
         directions = self._tasks.objective("search").directions | self._tasks.objective("test").directions
         return Front(members, None if index is None else front[index].number, directions)
+
+
+def _rivals(baselines: Sequence[FrozenTrial]) -> list[int]:
+    """Indices of the baselines that a winner has to beat: those that satisfy the constraints as well as any does."""
+    least = min(map(t.violation, baselines))
+    return [n for n, trial in enumerate(baselines) if t.violation(trial) == least]

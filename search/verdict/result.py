@@ -1,6 +1,7 @@
 """The facts of a verdict: whether the winner beats the best baseline on items that the search did not use."""
 
 from dataclasses import asdict, dataclass, field
+from math import isinf
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -9,15 +10,16 @@ from mergesearch.errors import DamagedFileError
 from mergesearch.evaluators import content_hash
 from mergesearch.search.statistics import Estimate
 from mergesearch.search.study.run_folder import RunFolder
+from mergesearch.search.verdict.comparison import Claim, Comparison, Evidence
 from mergesearch.search.verdict.constraint_checks import Check, broken
 from mergesearch.search.verdict.front import Front
 
 SIDES = ("search", "test")
-LEVEL = 0.05
 VERDICT = "verdict.json"
 REMEDY = "run the config again, which writes it anew from the scores"
 SUM = "sum"
 """The key of the file that holds a digest of all others. Verdicts of earlier versions have none."""
+ENDS = ("low", "high")
 FRONT = "front"
 """The folder of the front's recipes."""
 
@@ -35,24 +37,6 @@ class CandidateRow:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Winner − one baseline, in the objective on the same test items; ``p`` is two-sided.
-
-    ``p_holm`` is corrected for the number of baselines that the winner is compared with (Holm 1979).
-    """
-
-    baseline: str
-    difference: Estimate
-    p: float
-    p_holm: float
-
-    @property
-    def is_proven(self) -> bool:
-        """Whether the winner is better beyond chance, corrected for the number of comparisons."""
-        return self.difference.low > 0 and self.p_holm < LEVEL
-
-
-@dataclass(frozen=True)
 class LeftOut:
     """A candidate, or the test items of a task, that a verdict is held without, because scoring failed."""
 
@@ -62,7 +46,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ConstraintResult:
-    """The winner's constraint checks, and whether winner and best baseline satisfy all on the search items."""
+    """The winner's constraint checks, and whether the winner and any baseline satisfy all on the search items."""
 
     checks: list[Check]
     winner_keeps: bool = True
@@ -76,13 +60,15 @@ class ConstraintResult:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The winner compared with ``best_baseline``, the best baseline on the search items.
+    """The winner compared with all baselines, and with the best of them.
 
-    ``difference`` is winner − best baseline in the objective on the same test items; ``p`` is two-sided. This is one
-    test, chosen before the test items were scored, so it needs no correction. ``comparisons`` are with all baselines.
-    ``search_difference`` is the same difference on the search items, on which the winner was selected; ``optimism`` is
-    how much larger it is there (None where search and test have other tasks). ``recommended`` is
-    the winner if it is better beyond chance, and else the best baseline. ``test_looks`` counts how often this run
+    ``best_baseline`` is the best baseline on the test items, of those that satisfy the constraints on the search items
+    as well as any does; if the winner is a baseline itself, it is the winner. ``difference`` is winner − best baseline
+    in the objective on the same test items; ``p`` is two-sided. Both do not depend on which baseline is the best there,
+    see ``against_all``. ``comparisons`` are with each baseline; ``evidence`` is each task's part in the difference from
+    ``best_baseline``. ``search_difference`` is winner − best baseline on the search items, on which the winner was
+    selected; ``optimism`` is how much larger it is there (None where search and test have other tasks). ``recommended``
+    is the winner if it is better beyond chance, and else the best baseline. ``test_looks`` counts how often this run
     has scored the test items, this verdict included. ``items_spent`` is the number of scored search items, out of
     ``items_in_full`` if no candidate had been stopped; ``items_descended`` are those that gradients were taken on.
     ``ensemble`` is the average of the models' outputs, for reference. ``soups`` are those that the config asks for.
@@ -112,6 +98,7 @@ class Verdict:
     comparisons: list[Comparison]
     baselines: list[CandidateRow]
     metrics: dict[str, str]
+    evidence: list[Evidence] = field(default_factory=list)
     ensemble: CandidateRow | None = None
     soups: list[CandidateRow] = field(default_factory=list)
     ended: str = ""
@@ -122,7 +109,12 @@ class Verdict:
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self, dict_factory=_as_json)
+
+    @property
+    def claim(self) -> Claim:
+        """The difference and its p."""
+        return Claim(self.difference, self.p)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Verdict":
@@ -138,6 +130,11 @@ class Verdict:
     def rows(self) -> list[CandidateRow]:
         """The winner, the baselines and the soups."""
         return [self.winner, *self.baselines, *self.soups]
+
+
+def _as_json(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON has no infinities: an end of an interval that is infinite becomes null; see ``Estimate``."""
+    return {key: None if isinstance(value, float) and isinf(value) and key in ENDS else value for key, value in items}
 
 
 def write_verdict(folder: RunFolder, verdict: Verdict) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from mergesearch.search.verdict.comparison import Claim, deciding
 from mergesearch.search.verdict.constraint_checks import broken
 from mergesearch.search.verdict.formatting import interval
-from mergesearch.search.verdict.result import LEVEL, CandidateRow, Comparison, ConstraintResult, Verdict, shown_name
+from mergesearch.search.verdict.result import CandidateRow, ConstraintResult, Verdict, shown_name
 
 NO_CONSTRAINTS = ConstraintResult([])
 
@@ -12,7 +13,7 @@ NO_CONSTRAINTS = ConstraintResult([])
 def headline(
     winner: CandidateRow,
     rival: CandidateRow,
-    against: Comparison,
+    claim: Claim,
     items: int,
     limits: ConstraintResult = NO_CONSTRAINTS,
 ) -> str:
@@ -26,17 +27,16 @@ def headline(
         return f"{name}, the best candidate of the search, is not recommended: on the test items it breaks {missed}."
     if winner.trial == rival.trial:
         return f"Use {winner.name}: the search found nothing better."
-    return _compared_in_words(name, rival, against, items, limits.rival_keeps)
+    return _compared_in_words(name, rival, claim, items, limits.rival_keeps)
 
 
-def _compared_in_words(name: str, rival: CandidateRow, against: Comparison, items: int, rival_keeps: bool) -> str:
-    difference, p = against.difference, against.p
-    gain = f"{interval(difference, '+', 4)} on {items} test items, p = {p:.4f}"
+def _compared_in_words(name: str, rival: CandidateRow, claim: Claim, items: int, rival_keeps: bool) -> str:
+    gain = f"{interval(claim.difference, '+', 4)} on {items} test items, p = {claim.p:.4f}"
     if not rival_keeps:
         return f"{name} satisfies every constraint, which no baseline does; minus the nearest, {rival.name}: {gain}."
-    if difference.low > 0 and p < LEVEL:
-        return f"{name} beats the best baseline, {rival.name}, beyond chance: {gain}."
-    if difference.high < 0 and p < LEVEL:
+    if claim.is_proven:
+        return f"{name} beats every baseline beyond chance; minus the best of them, {rival.name}: {gain}."
+    if claim.is_refuted:
         return f"Use {rival.name}: the best candidate of the search, {name}, is worse beyond chance: {gain}."
     return f"Use {rival.name}: the best candidate of the search, {name}, is not proven better: {gain}."
 
@@ -63,13 +63,24 @@ def difference_in_words(verdict: Verdict) -> str:
     return f"winner − best baseline ({verdict.best_baseline}) {on}: {difference}, p = {verdict.p:.4f}"
 
 
-def unproven_in_words(verdict: Verdict) -> str:
-    """The baselines for which no gain of the winner is proven."""
-    shown = {row.name for row in shown_baselines(verdict)} - {verdict.best_baseline}
-    names = [one.baseline for one in verdict.comparisons if one.baseline in shown and not one.is_proven]
-    if not verdict.beyond_chance or not names:
+def comparisons_in_words(verdict: Verdict) -> str:
+    """The baselines that the winner is proven to be better than, where that is not so for all of them."""
+    names = [one.baseline for one in verdict.comparisons if one.is_proven]
+    if verdict.beyond_chance or not names:
         return ""
-    return f"With the correction for several comparisons, no gain is proven over {', '.join(names)}."
+    return f"{verdict.winner.name} is proven better than {', '.join(names)} (p of all comparisons together)."
+
+
+def evidence_in_words(verdict: Verdict) -> str:
+    """A warning where one task with few of the test items decides what can be proven."""
+    task = deciding(verdict.evidence)
+    if task is None:
+        return ""
+    return (
+        f"Warning: task {task.task} has {task.variance_share or 0:.0%} of the variance of the difference and "
+        f"{task.items} of the {verdict.test_items} test items, in {task.clusters} groups: more items of this task "
+        "would prove the most."
+    )
 
 
 def front_in_words(verdict: Verdict) -> str:
@@ -104,9 +115,16 @@ def looks_in_words(before: int) -> str:
 
 
 def shown_baselines(verdict: Verdict) -> Sequence[CandidateRow]:
-    """The rows of a table beside the winner: baselines and soups, each once, without the greedy soup's steps."""
-    baselines = [row for row in verdict.baselines if not row.name.startswith("soup of ")]
+    """The rows of a table beside the winner: baselines and soups, each once.
+
+    A step of the greedy soup is shown where it is the best baseline.
+    """
+    baselines = [row for row in verdict.baselines if row.name == verdict.best_baseline or not _is_step(row)]
     shown: dict[str, CandidateRow] = {}
     for row in [*baselines, *verdict.soups]:
         shown.setdefault(row.name, row)
     return [row for row in shown.values() if row.trial != verdict.winner.trial]
+
+
+def _is_step(row: CandidateRow) -> bool:
+    return row.name.startswith("soup of ")

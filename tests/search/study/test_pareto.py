@@ -17,9 +17,10 @@ from mergesearch.search.samplers import Branch, SamplerRequest, make_sampler
 from mergesearch.search.statistics import Estimate
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.pareto import best_of, front_of, knee
+from mergesearch.search.verdict.comparison import Claim
 from mergesearch.search.verdict.constraint_checks import Check
 from mergesearch.search.verdict.front import Front, FrontMember, Standing
-from mergesearch.search.verdict.result import Comparison, ConstraintResult
+from mergesearch.search.verdict.result import ConstraintResult
 from mergesearch.search.verdict.wording import headline
 
 from ...tolerances import close
@@ -153,7 +154,11 @@ KEPT, BROKEN = (Check("a at least 0.7", 0.01, Estimate(m, m - 0.1, m + 0.1)) for
 @pytest.mark.parametrize(
     ("limits", "begins", "allowed"),
     [
-        (ConstraintResult([KEPT]), "trial 9 (ties) beats the best baseline, base, beyond chance: ", True),
+        (
+            ConstraintResult([KEPT]),
+            "trial 9 (ties) beats every baseline beyond chance; minus the best of them, base: ",
+            True,
+        ),
         (
             ConstraintResult([KEPT, BROKEN]),
             "trial 9 (ties), the best candidate of the search, is not recommended: on the",
@@ -172,8 +177,8 @@ KEPT, BROKEN = (Check("a at least 0.7", 0.01, Estimate(m, m - 0.1, m + 0.1)) for
     ],
 )
 def test_headlines_and_recommendations_under_constraints(limits: ConstraintResult, begins: str, allowed: bool) -> None:
-    against = Comparison("base", Estimate(0.02, 0.01, 0.03), 0.001, 0.001)
-    assert headline(row("trial 9", 9), row("base", 0), against, 100, limits).startswith(begins)
+    claim = Claim(Estimate(0.02, 0.01, 0.03), 0.001)
+    assert headline(row("trial 9", 9), row("base", 0), claim, 100, limits).startswith(begins)
     assert limits.allow(beyond_chance=True) == allowed
     assert limits.allow(beyond_chance=False) == (allowed and not limits.rival_keeps)
 
@@ -206,7 +211,7 @@ def test_the_figure_shows_every_trial_and_the_table_every_member(objectives: int
                 constraints={"c": float(number == 19)},
             )
         )
-    standing = Standing(Estimate(0.5, 0.4, 0.6), Estimate(0.5, 0.4, 0.6), Estimate(0.1, 0.0, 0.2), 0.01, 0.04)
+    standing = Standing(Estimate(0.5, 0.4, 0.6), Estimate(0.5, 0.4, 0.6), Estimate(0.1, 0.0, 0.2), 0.04)
     members = [
         FrontMember(
             t.label_of(trial), trial.number, "ties", f"{trial.number}.yml", dict.fromkeys(names, standing), [], True

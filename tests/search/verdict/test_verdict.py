@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
+from mergesearch.search.candidates.baselines import Baselines, Endpoints
 from mergesearch.search.config import Config
 from mergesearch.search.evaluate import evaluate_model
-from mergesearch.search.statistics import Estimate, holm
-from mergesearch.search.verdict.result import Comparison, Verdict
+from mergesearch.search.statistics import Estimate
+from mergesearch.search.verdict.comparison import Claim, Evidence, deciding
+from mergesearch.search.verdict.result import Verdict
 from mergesearch.search.verdict.wording import difference_in_words, headline, looks_in_words, shown_baselines
 
 from ...tolerances import close
@@ -21,12 +23,6 @@ from ..helpers import Data, go, killed, row
 def looks(results: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads((results / "small" / "test_looks.json").read_text())
     return found
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == close([0.03, 0.06, 0.06, 0.02], 2)
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 @pytest.mark.parametrize(
@@ -132,15 +128,14 @@ def test_what_a_second_look_is_called() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "p", "begins"),
     [
-        (0.01, 0.03, 0.001, "trial 9 (ties) beats the best baseline, base, beyond chance"),
-        (0.01, 0.03, 0.06, "Use base: "),
+        (0.01, 0.03, 0.001, "trial 9 (ties) beats every baseline beyond chance; minus the best of them, base: +0.0200"),
         (-0.01, 0.03, 0.2, "Use base: the best candidate of the search, trial 9 (ties), is not proven better"),
         (-0.05, -0.01, 0.001, "Use base: the best candidate of the search, trial 9 (ties), is worse beyond chance"),
     ],
 )
 def test_the_headline(low: float, high: float, p: float, begins: str) -> None:
-    against = Comparison("base", Estimate((low + high) / 2, low, high), p, p)
-    assert headline(row("trial 9", 9), row("base", 0), against, 100).startswith(begins)
+    claim = Claim(Estimate((low + high) / 2, low, high), p)
+    assert headline(row("trial 9", 9), row("base", 0), claim, 100).startswith(begins)
 
 
 def test_the_simpler_recipe_is_recommended_unless_the_winner_is_better(config: Data, tmp_path: Path) -> None:
@@ -160,16 +155,32 @@ def test_the_simpler_recipe_is_recommended_unless_the_winner_is_better(config: D
     assert shown[-1] == "pruned soup"
 
 
-def test_optimism_is_what_the_gain_lost_on_the_test_items(config: Data, tmp_path: Path) -> None:
+def test_the_winner_is_compared_with_every_baseline(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the models and their soups as baselines, a sampled candidate wins."""
+    monkeypatch.setattr(Baselines, "_standard", Endpoints._standard)
     verdict = go(config, tmp_path)
-    rows = {row.name: row for row in [*verdict.baselines, verdict.winner]}
-    gains = [
-        getattr(verdict.winner, side).value - getattr(rows[verdict.best_baseline], side).value
-        for side in ("search", "test")
-    ]
+    assert verdict.winner.name not in [row.name for row in verdict.baselines]
+    best = [max(getattr(row, side).value for row in verdict.baselines) for side in ("search", "test")]
+    gains = [verdict.winner.search.value - best[0], verdict.winner.test.value - best[1]]
     size = abs(verdict.winner.search.value)
     assert verdict.search_difference.value == close(gains[0], 4, magnitude=size)
     assert verdict.optimism == close(gains[0] - gains[1], 8, magnitude=size)
-    (primary,) = (one for one in verdict.comparisons if one.baseline == verdict.best_baseline)
-    assert (primary.difference, primary.p) == (verdict.difference, verdict.p)
-    assert all(one.p_holm >= one.p for one in verdict.comparisons)
+    assert next(row for row in verdict.baselines if row.name == verdict.best_baseline).test.value == best[1]
+    assert [one.baseline for one in verdict.comparisons] == [row.name for row in verdict.baselines]
+    assert min(one.difference.value for one in verdict.comparisons) == verdict.difference.value
+    if verdict.difference.value > 0:
+        assert max(one.p for one in verdict.comparisons) == verdict.p
+    assert verdict.beyond_chance == (verdict.p < 0.05 and verdict.difference.low > 0)
+    (only,) = verdict.evidence
+    assert (only.items, only.variance_share) == (verdict.test_items, 1.0)
+
+
+def test_a_small_task_that_decides_is_named() -> None:
+    small, large = Evidence("files", 123, 25, 0.7), Evidence("python", 2000, 2000, 0.3)
+    assert deciding([large, small]) == small
+    assert deciding([replace(small, variance_share=0.4), replace(large, variance_share=0.6)]) is None
+    assert deciding([replace(small, variance_share=0.1), replace(large, variance_share=0.9)]) is None
+    assert deciding([replace(small, variance_share=None)]) is None
+    assert deciding([]) is None

@@ -19,7 +19,7 @@ from mergesearch.search.problem.tasks import Scores, Task
 from mergesearch.search.scoring.racing.plan import plan_race
 from mergesearch.search.scoring.racing.predict import GainPredictor
 from mergesearch.search.scoring.racing.race import STEP, Result, gradient, lines, run_race
-from mergesearch.search.statistics import bootstrap
+from mergesearch.search.statistics import estimated, value_of
 
 from ....tolerances import close
 
@@ -283,7 +283,7 @@ def test_a_normalised_group_counts_by_the_plain_mean_of_its_subtasks() -> None:
     found["plain"] = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
     assert tasks.combined("search", found) == close((0.5 + 0.5) / 2, 32)
     assert tasks.values("search", found)["g"] == close(9 / 17, 17), "the metric itself is what it was"
-    told = bootstrap(tasks.strata("search", found), tasks.objective("search").combine, 0)
+    told = estimated(value_of(tasks.strata("search", found), tasks.objective("search").combine), 0)
     assert told.value == close(0.5, 32)
     assert 0 < told.low < 0.5 < told.high < 1
     chosen = replace(group, chance=0.6)

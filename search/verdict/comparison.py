@@ -1,0 +1,112 @@
+"""The winner against each baseline and against the best of them, and what each task's test items have to say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isnan
+
+import numpy as np
+
+from mergesearch.search.problem.task_set import TaskSet
+from mergesearch.search.problem.tasks import Scores
+from mergesearch.search.statistics import LEVEL, Contrast, Estimate, Outcome, against_all, difference_of, sign_flip_test
+from mergesearch.seeds import derive
+
+NO_DIFFERENCE = Estimate(0.0, 0.0, 0.0)
+MOST = 0.5
+"""A task decides if its share of the variance is larger than this, and DISPROPORTION times its share of the items."""
+DISPROPORTION = 2.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Winner − one baseline, in the objective on the same test items, with its interval and two-sided ``p``.
+
+    ``together`` and ``p_together`` hold for all baselines together; see ``Outcome``.
+    """
+
+    baseline: str
+    difference: Estimate
+    p: float
+    together: Estimate
+    p_together: float
+
+    @classmethod
+    def of(cls, baseline: str, found: Outcome) -> "Comparison":
+        return cls(baseline, found.estimate, found.p, found.together, found.p_together)
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the winner is better than this baseline, among all that it is compared with."""
+        return self.difference.value > 0 and self.p_together < LEVEL
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Winner − the best of the baselines, with its interval and two-sided ``p``; see ``against_all``."""
+
+    difference: Estimate = NO_DIFFERENCE
+    p: float = 1.0
+
+    @classmethod
+    def of(cls, differences: Sequence[Outcome]) -> "Claim":
+        return cls(*against_all(differences))
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the winner is better than every baseline: p < 0.05, and so the interval is above 0."""
+        return self.difference.value > 0 and self.p < LEVEL
+
+    @property
+    def is_refuted(self) -> bool:
+        """Whether the winner is worse than the best baseline: p < 0.05, and so the interval is below 0."""
+        return self.difference.value < 0 and self.p < LEVEL
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One task's part in the difference between winner and best baseline.
+
+    ``clusters`` are groups of test items that count once. ``variance_share`` is the task's share of the variance of the
+    difference; None where nothing varies.
+    """
+
+    task: str
+    items: int
+    clusters: int
+    variance_share: float | None
+
+
+def contrasts(tasks: TaskSet, side: str, one: Scores, others: Sequence[Scores]) -> list[Contrast]:
+    """One candidate minus each of the others, in the objective of one side's scores."""
+    strata, combine = tasks.strata(side, one), tasks.objective(side).combine
+    return [difference_of(strata, tasks.strata(side, other), combine) for other in others]
+
+
+def compared(differences: Sequence[Contrast], seed: int) -> list[Outcome]:
+    """Tests the differences, each on its own and all together; ``seed`` is the run's."""
+    return sign_flip_test(differences, derive(seed, "sign flips"))
+
+
+def evidence(tasks: TaskSet, difference: Contrast) -> list[Evidence]:
+    """What the test items of each task say of a difference in the objective, as ``contrasts`` gives it."""
+    counted = tasks.counted("test")
+    ends = np.cumsum([share.rows for share in tasks.objective("test").shares])
+    shares = np.split(difference.variance_shares, ends[:-1])
+    names = [difference.clusters[last - len(part) : last] for part, last in zip(shares, ends, strict=True)]
+    return [
+        Evidence(task.name, len(task.test), len(np.unique(np.concatenate(clusters))), _known(float(part.sum())))
+        for task, clusters, part in zip(counted, names, shares, strict=True)
+    ]
+
+
+def _known(share: float) -> float | None:
+    return None if isnan(share) else share
+
+
+def deciding(found: Sequence[Evidence]) -> Evidence | None:
+    """The task that decides with few items: it has most of the variance, and much less of the items; or None."""
+    items = sum(each.items for each in found)
+    largest = max(found, key=lambda each: each.variance_share or 0.0, default=None)
+    if largest is None or (share := largest.variance_share or 0.0) <= MOST:
+        return None
+    return largest if share > DISPROPORTION * largest.items / items else None
