@@ -203,6 +203,14 @@ def test_order_does_not_matter(evaluator: Any, subject: LoadedModel) -> None:
     assert evaluator.graded_value(shuffled, again, 0.7) == close(value, 4 * len(items) + 8, magnitude=1.0)
 
 
+def test_not_a_number_names_the_item(evaluator: Any, subject: LoadedModel) -> None:
+    with torch.no_grad():
+        next(subject.model.parameters()).fill_(float("nan"))
+    place = f"item {evaluator.items[1].id.rpartition('/')[2]}:"
+    with pytest.raises(FloatingPointError, match=place):
+        evaluator.score_with_margins(subject, evaluator.items[1:2])
+
+
 def test_margins_can_be_graded_without_a_model(case: Case, evaluator: Any, subject: LoadedModel, folder: Path) -> None:
     _, margins = evaluator.score_with_margins(subject, evaluator.items)
     again = opened_case(case, folder)
