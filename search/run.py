@@ -20,6 +20,7 @@ from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.ensemble import ensemble_row
 from mergesearch.search.verdict.finalists import decision, finalists
 from mergesearch.search.verdict.judge import Judge
+from mergesearch.search.verdict.prospects import prospects
 from mergesearch.search.verdict.result import FRONT, CandidateRow, Verdict, read_verdict, write_verdict
 
 
@@ -92,6 +93,7 @@ class Conclusion:
         looks = folder.note_look({"trials": count, **decision(store, session.plan.problem.tasks)})
         warnings = session.plan.problem.warnings
         verdict = replace(self._judge(looks), ended=session.loop.ended or "", warnings=warnings)
+        verdict = replace(verdict, prospects=prospects(session.plan.problem.tasks, store))
         self._write_recipes(verdict)
         if config.evaluate.ensemble:
             self.watcher.stage("scoring the ensemble of the models")

@@ -3,6 +3,8 @@
 from dataclasses import asdict
 from functools import cached_property
 
+from optuna.trial import FrozenTrial
+
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine.engine import find_device
 from mergesearch.search.candidates.baselines import BaselineSource, constraint_baselines
@@ -29,6 +31,7 @@ from mergesearch.search.scoring.token_budget import RunBudget
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_store import RunStore
+from mergesearch.search.verdict.prospects import prospects
 
 
 class Session:
@@ -36,6 +39,7 @@ class Session:
 
     def __init__(self, plan: SearchPlan, store: RunStore, watcher: Watcher = QUIET) -> None:
         self.plan, self.store, self._watcher = plan, store, watcher
+        self._has_told_prospects = False
         problem, config = plan.problem, plan.problem.config
         self.constraint_baselines = constraint_baselines(config.evaluate.constraints, plan.baselines)
         engine = open_engine(problem, plan.takes_gradients)
@@ -60,8 +64,21 @@ class Session:
         with self.store.folder.locked():
             self._check_identity()
             repair_scores(self.store, self.plan.problem.tasks, self.scorer, self._watcher.stage)
-        self.loop.run(lambda trial: self._watcher.trial(view, trial))
+        self.loop.run(lambda trial: self._told(view, trial))
         self._watcher.stage(f"the search has ended: {self.loop.ended}")
+
+    def _told(self, view: RunView, trial: FrozenTrial) -> None:
+        """Tells of a finished trial and, once the baselines are scored, of what there is to win."""
+        self._watcher.trial(view, trial)
+        if not self._has_told_prospects and self._baselines.are_scored(self.store.study):
+            self._has_told_prospects = True
+            found = prospects(self.plan.problem.tasks, self.store)
+            for line in found.in_words if found else ():
+                self._watcher.stage(line)
+
+    @cached_property
+    def _baselines(self) -> BaselineSource:
+        return BaselineSource(self.plan.baselines)
 
     def prepare(self) -> None:
         """Checks what is known with the live model alone, before anything is scored, and tells the user about it."""
@@ -100,7 +117,7 @@ class Session:
     @cached_property
     def loop(self) -> Loop:
         """The loop over this run's candidate sources."""
-        problem, baselines = self.plan.problem, BaselineSource(self.plan.baselines)
+        problem, baselines = self.plan.problem, self._baselines
         sources, sampler = self._sources(baselines)
         stopping = None if problem.config.soup else problem.config.search
         asker = Asker(sources, sampler)

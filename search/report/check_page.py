@@ -1,6 +1,7 @@
 """The output of ``mergesearch check``: the space, which samplers fit it, and estimates of time and memory."""
 
 from collections.abc import Sequence
+from math import sqrt
 
 from rich.console import Console
 from rich.table import Table
@@ -8,10 +9,12 @@ from rich.table import Table
 from mergesearch.errors import listed
 from mergesearch.evaluators import has_targets
 from mergesearch.search.candidates.plan import SearchPlan
+from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.samplers import SAMPLERS, SamplerTraits
 from mergesearch.search.scoring.cost import Cost, memory_plan, spoken
 from mergesearch.search.space.dimension import Dimension
 from mergesearch.search.space.space import Space
+from mergesearch.search.verdict.prospects import EXPECTED_CHANGES, clusters_of, expected_detectable, is_accuracy
 
 CONDITIONAL = {
     "learns": "yes",
@@ -77,6 +80,29 @@ def _problems(can: SamplerTraits, space: Space) -> Sequence[str]:
 
 def _yes(can: bool) -> str:
     return "yes" if can else "no"
+
+
+def print_tasks(screen: Console, tasks: TaskSet) -> None:
+    """A table of the tasks with their items, and about what the test items can prove."""
+    heads = ("task", "metric", "weight", "search items", "test items", "test clusters", "standard error")
+    table = Table(*heads, title="tasks", title_justify="left")
+    for task in tasks:
+        error = f"{0.5 / sqrt(len(task.test)):.4f}" if task.test and is_accuracy(task) else ""
+        counts = (len(task.search), len(task.test), clusters_of(task.test))
+        table.add_row(task.name, task.evaluator.metric.name, f"{task.weight:g}", *map(str, counts), error)
+    screen.print(table)
+    if (least := expected_detectable(tasks)) is not None:
+        screen.print(
+            f"the test items can prove a gain of about {least:.4f} or more, if {EXPECTED_CHANGES:.0%} of the answers "
+            "differ; the run says what there is to win once the baselines are scored"
+        )
+
+
+def print_levels(screen: Console, plan: SearchPlan) -> None:
+    """Which levels are searched before the sampler."""
+    if plan.levels:
+        levels = ", ".join(f"{level.name} ({len(level.groups)})" for level in plan.levels)
+        screen.print(f"coarse to fine: {levels}, then the sampler")
 
 
 def print_start(screen: Console, plan: SearchPlan) -> None:

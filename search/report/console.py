@@ -14,7 +14,14 @@ from rich.text import Text
 
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import RunView, Watcher
-from mergesearch.search.report.check_page import print_cost, print_samplers, print_space, print_start
+from mergesearch.search.report.check_page import (
+    print_cost,
+    print_levels,
+    print_samplers,
+    print_space,
+    print_start,
+    print_tasks,
+)
 from mergesearch.search.samplers.schedule import plan as plan_samplers
 from mergesearch.search.scoring.cost import Cost
 from mergesearch.search.study import trials as t
@@ -197,11 +204,7 @@ def print_plan(screen: Console, plan: SearchPlan, cost: Cost) -> None:
         screen.print(f"soups: {kinds} of {models} models; about {soups.expected_trials} trials")
     if problem.config.soup is None:
         _print_search(screen, plan)
-    tasks = Table("task", "metric", "weight", "search items", "test items", title="tasks", title_justify="left")
-    for task in problem.tasks:
-        metric = task.evaluator.metric.name
-        tasks.add_row(task.name, metric, f"{task.weight:g}", str(len(task.search)), str(len(task.test)))
-    screen.print(tasks)
+    print_tasks(screen, problem.tasks)
     for constraint in problem.tasks.constraints:
         screen.print(f"constraint: {constraint}")
     print_cost(screen, plan, cost)
@@ -213,6 +216,7 @@ def _print_search(screen: Console, plan: SearchPlan) -> None:
     several, is_descending = problem.tasks.directions is not None, plan.start.gradient
     schedule = plan_samplers(problem.space, search, several=several, gradient=is_descending)
     screen.print(f"sampler: {schedule}; {search.trials} trials; seed {search.seed}")
+    print_levels(screen, plan)
     print_start(screen, plan)
     print_space(screen, problem.space)
     print_samplers(screen, problem.space)

@@ -67,6 +67,7 @@ def write_report(store: RunStore, verdict: Verdict) -> None:
         _table(rows, verdict),
         _html(_intervals(rows), "intervals", first=True),
         *_front(store, verdict),
+        *_prospects(verdict),
         "<h2>The search</h2>",
         _html(_history(store), "history"),
         *([_html(_items(store), "items")] if verdict.stopped else []),
@@ -97,6 +98,14 @@ def _front(store: RunStore, verdict: Verdict) -> list[str]:
         _html(_styled(figure, 520), "front"),
         front_table(verdict.front, verdict.winner.trial),
     ]
+
+
+def _prospects(verdict: Verdict) -> list[str]:
+    """What there was to win after the baselines, and what the test items can prove."""
+    if verdict.prospects is None:
+        return []
+    lines = "".join(f"<li>{as_html(line.strip(), SCREEN)}</li>" for line in verdict.prospects.in_words)
+    return [f"<h2>What there was to win after the baselines, on the search items</h2><ul>{lines}</ul>"]
 
 
 def _facts(verdict: Verdict) -> str:

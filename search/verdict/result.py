@@ -13,6 +13,7 @@ from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.comparison import Claim, Comparison, Evidence
 from mergesearch.search.verdict.constraint_checks import Check, broken
 from mergesearch.search.verdict.front import Front
+from mergesearch.search.verdict.prospects import Prospects
 
 SIDES = ("search", "test")
 VERDICT = "verdict.json"
@@ -72,8 +73,8 @@ class Verdict:
     has scored the test items, this verdict included. ``items_spent`` is the number of scored search items, out of
     ``items_in_full`` if no candidate had been stopped; ``items_descended`` are those that gradients were taken on.
     ``ensemble`` is the average of the models' outputs, for reference. ``soups`` are those that the config asks for.
-    ``ended`` says why the search ended. ``left_out`` is what could not be scored on the test items. ``warnings`` are
-    those about the checkpoints.
+    ``prospects`` is what there was to win after the baselines. ``ended`` says why the search ended. ``left_out`` is
+    what could not be scored on the test items. ``warnings`` are those about the checkpoints.
 
     With several objectives the winner has the best weighted sum, and ``front`` has all candidates that no other one
     dominates. ``checks`` are the winner's, one for each constraint; a winner that breaks a constraint on the test items
@@ -101,6 +102,7 @@ class Verdict:
     evidence: list[Evidence] = field(default_factory=list)
     ensemble: CandidateRow | None = None
     soups: list[CandidateRow] = field(default_factory=list)
+    prospects: Prospects | None = None
     ended: str = ""
     items_descended: int = 0
     checks: list[Check] = field(default_factory=list)

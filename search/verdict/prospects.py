@@ -1,0 +1,203 @@
+"""What there is to win, and what the test items can prove: known once the baselines are scored on the search items.
+
+The tasks' best single models show what one model could have of all tasks. The paired differences between the baselines
+show how exactly two models can be compared, and which task decides.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf, sqrt
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from mergesearch.evaluators import Item
+from mergesearch.search.problem.task_set import TaskSet
+from mergesearch.search.problem.tasks import Scores, Task
+from mergesearch.search.statistics import LEVEL, detectable_difference, difference_of
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_store import RunStore
+
+POWER = 0.8
+EXPECTED_CHANGES = 0.15
+"""The part of the answers that are right in one of two close merges alone; .1 to .2 were measured."""
+DECIDES = 0.5
+"""The share of the variance from which a task decides, where it is also half as much again as its weight."""
+
+
+@dataclass(frozen=True)
+class TaskProspect:
+    """One task: its value of the best baseline and of the model that is best on it, on the search items.
+
+    ``items`` and ``clusters`` are those of the test side; items with the same content are one cluster. ``weight`` and
+    ``variance`` are the task's shares of the objective and of the variance of differences in it.
+    """
+
+    task: str
+    value: float
+    expert: str
+    expert_value: float
+    items: int
+    clusters: int
+    weight: float
+    variance: float | None = None
+
+
+@dataclass(frozen=True)
+class Prospects:
+    """What there is to win over the best baseline, and what can be proven; in the objective.
+
+    ``ceiling`` is the objective of a model that is as good on every task as the best single model. ``detectable`` is
+    the smallest gain that the test items prove with a power of 80 %; None where search and test have other tasks.
+    """
+
+    baseline: str
+    score: float
+    ceiling: float
+    detectable: float | None = None
+    tasks: list[TaskProspect] = field(default_factory=list)
+
+    @property
+    def gap(self) -> float:
+        """How much better than the best baseline that model is."""
+        return self.ceiling - self.score
+
+    @property
+    def in_words(self) -> list[str]:
+        """The facts and the warnings, one line each."""
+        gap = f"{self.gap:.4f} more" if self.gap > 0 else "no more"
+        head = (
+            f"what there is to win: the best baseline, {self.baseline}, has {self.score:.4f}; a model as good on every "
+            f"task as the best single model would have {self.ceiling:.4f}, {gap}"
+        )
+        return [head, *map(_task_in_words, self.tasks), *self._proof_in_words, *self.warnings]
+
+    @property
+    def _proof_in_words(self) -> list[str]:
+        if self.detectable is None:
+            return []
+        return [
+            f"what the test items can prove: a gain of about {self.detectable:.4f} or more (power {POWER:.0%}, level "
+            f"{LEVEL:.0%}), judging by how the baselines differ"
+        ]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Where a small task decides, or where the gain cannot be proven."""
+        found = [
+            f"warning: task {each.task} decides: it has {each.variance:.0%} of the variance and {each.weight:.0%} of "
+            f"the weight, with {each.items} test items in {each.clusters} clusters; give it more items or less weight"
+            for each in self.tasks
+            if len(self.tasks) > 1 and each.variance and each.variance > max(DECIDES, 1.5 * each.weight)
+        ]
+        if self.gap <= 0:
+            found.append("warning: no single model is better on a task than the best baseline: there is little to win")
+        elif self.detectable is not None and self.gap < self.detectable:
+            found.append("warning: what there is to win is less than the test items can prove: add test items")
+        return found
+
+
+def prospects(tasks: TaskSet, store: RunStore) -> Prospects | None:
+    """The prospects after the baselines; None where none is scored, or there are several objectives."""
+    baselines = [each for each in t.of_kind(store.study, t.BASELINE) if each.state == TrialState.COMPLETE]
+    if not baselines or tasks.directions is not None:
+        return None
+    scores = {trial.number: store.scores_of(trial) for trial in baselines}
+    best = t.best(baselines)
+    singles = [trial for trial in baselines if len(t.recipe_of(trial).models) == 1] or baselines
+    experts = {task.name: _expert(task, singles) for task in tasks.counted("search")}
+    combine = tasks.objective("search").combine
+    rows = [task.values("search", scores[experts[task.name].number][task.name]) for task in tasks.counted("search")]
+    others = [scores[trial.number] for trial in baselines if trial is not best]
+    noise = _noise(tasks, scores[best.number], others)
+    return Prospects(
+        str(best.user_attrs[t.NAME]),
+        t.score_of(best),
+        float(combine(np.concatenate(rows))),
+        detectable_difference(sqrt(noise.total), noise.degrees, POWER) if noise else None,
+        [_prospect(task, tasks, best, experts[task.name], noise) for task in tasks.counted("search")],
+    )
+
+
+def expected_detectable(tasks: TaskSet) -> float | None:
+    """About the smallest gain that the test items prove, before anything is scored; None unless all are accuracies.
+
+    It supposes that two close merges differ in ``EXPECTED_CHANGES`` of the answers.
+    """
+    counted = tasks.counted("test")
+    if tasks.aggregate != "mean" or any(not is_accuracy(task) or task.normalize for task in counted):
+        return None
+    total = sum(task.weight for task in counted)
+    variance = sum((task.weight / total) ** 2 * EXPECTED_CHANGES / len(task.test) for task in counted)
+    return detectable_difference(sqrt(variance), inf, POWER)
+
+
+def is_accuracy(task: Task) -> bool:
+    """Whether the task's value is a part of its items that are right."""
+    return task.evaluator.metric.name.startswith(("acc", "exact_match"))
+
+
+def clusters_of(items: Sequence[Item]) -> int:
+    """The number of clusters: items with the same content are one."""
+    return len({item.fingerprint for item in items})
+
+
+def _task_in_words(each: TaskProspect) -> str:
+    variance = "" if each.variance is None else f", {each.variance:.0%} of the variance"
+    return (
+        f"  {each.task}: {each.value:.4f}, the best single model, {each.expert}, {each.expert_value:.4f}; "
+        f"{each.items} test items in {each.clusters} clusters, {each.weight:.0%} of the weight{variance}"
+    )
+
+
+def _expert(task: Task, singles: Sequence[FrozenTrial]) -> FrozenTrial:
+    sign = 1.0 if task.evaluator.metric.higher_is_better else -1.0
+    return max(singles, key=lambda trial: sign * trial.user_attrs[t.VALUES][task.name])
+
+
+def _prospect(
+    task: Task, tasks: TaskSet, best: FrozenTrial, expert: FrozenTrial, noise: "_Noise | None"
+) -> TaskProspect:
+    return TaskProspect(
+        task.name,
+        best.user_attrs[t.VALUES][task.name],
+        str(expert.user_attrs[t.NAME]),
+        expert.user_attrs[t.VALUES][task.name],
+        len(task.test),
+        clusters_of(task.test),
+        task.weight / sum(each.weight for each in tasks.counted("search")),
+        noise.variances[task.name] / noise.total if noise else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """The variance of a difference in the objective on the test items, by task, and its degrees of freedom."""
+
+    variances: dict[str, float]
+    degrees: float
+
+    @property
+    def total(self) -> float:
+        return sum(self.variances.values())
+
+
+def _noise(tasks: TaskSet, best: Scores, others: Sequence[Scores]) -> _Noise | None:
+    """That of the baseline in the middle, of all compared with the best; None where the sides have other tasks."""
+    counted = tasks.counted("search")
+    if [task.name for task in counted] != [task.name for task in tasks.counted("test")]:
+        return None
+    pairs = sorted((_pair_noise(tasks, counted, best, other) for other in others), key=lambda noise: noise.total)
+    differing = [noise for noise in pairs if noise.total > 0]
+    return differing[len(differing) // 2] if differing else None
+
+
+def _pair_noise(tasks: TaskSet, counted: Sequence[Task], one: Scores, two: Scores) -> _Noise:
+    strata = tasks.strata("search", one), tasks.strata("search", two)
+    found = difference_of(*strata, tasks.objective("search").combine)
+    rows = iter((np.nan_to_num(found.variance_shares) * found.standard_error**2).tolist())
+    variances = {}
+    for task in counted:
+        variance = sum(next(rows) for _ in range(task.share("search").rows))
+        variances[task.name] = variance * clusters_of(task.search) / clusters_of(task.test)
+    return _Noise(variances, found.degrees)
