@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mergesearch.evaluators.contract.graded import SMALLEST
 from mergesearch.evaluators.contract.loaded_model import LoadedModel, budget_of
+from mergesearch.evaluators.contract.token_budget import device_type
 from mergesearch.evaluators.inference.batch_plan import (
     Batch,
     BatchLimits,
@@ -23,6 +24,10 @@ from mergesearch.evaluators.inference.batch_plan import (
     work_saved,
 )
 from mergesearch.evaluators.inference.logits import Logits
+
+GRADIENT_SHARE = {"cpu": 0.5}
+"""Tokens of a batch with gradients, per token of a batch that is scored: the activations of all layers are kept."""
+GRADIENT_SHARE_ELSEWHERE = 0.25
 
 Reader = Callable[[Batch], tuple[Tensor, ...]]
 """What is read of each continuation token of a batch: columns, [tokens] each."""
@@ -76,6 +81,20 @@ class ContinuationScorer:
         """Tokens of all continuations of the query."""
         return sum(len(request.continuation) for request in self._queries[query])
 
+    def tokens_of(self, queries: Sequence[int]) -> int:
+        """About how many tokens the model gets for these queries. One that they all begin with may be shared."""
+        lengths = [self.query_length(query) for query in queries]
+        if self.packing_width is None:
+            return sum(lengths)
+        own = [self.continuation_length(query) for query in queries]
+        return max(lengths) + sum(own) - max(own)
+
+    @property
+    def gradient_tokens(self) -> int:
+        """The maximum tokens of a batch whose activations are kept for the backward pass."""
+        share = GRADIENT_SHARE.get(device_type(self._device), GRADIENT_SHARE_ELSEWHERE)
+        return max(int(share * self._budget.tokens), 1)
+
     def work_saved(self, width: int) -> float:
         """The fraction of the work for all queries that is saved when common prefixes are shared."""
         return work_saved(self._requests(range(len(self._queries))), self._max_length, width)
@@ -104,23 +123,20 @@ class ContinuationScorer:
         for query in queries:
             yield slice(start, start := start + len(self._queries[query]))
 
-    def logprobs(self, queries: Sequence[int], rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def logprobs(self, queries: Sequence[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Log-probabilities over the vocabulary, batch by batch, with a graph if gradients are on.
-
-        Sequences do not share prefixes, so that each has a graph of its own.
 
         Args:
             queries: Indices of the queries.
-            rows: Maximum rows of a batch.
 
         Yields:
             [tokens, vocabulary] log-probabilities, at least float32; [tokens] int64 ids of the continuation tokens;
             [tokens] int64 on the CPU, which of ``queries`` each token belongs to.
         """
         owners = torch.tensor([index for index, query in enumerate(queries) for _ in self._queries[query]])
-        limits = BatchLimits(self._max_length, rows, self._budget.tokens * rows // self._rows)
-        for batch in plan_batches(self._requests(queries), limits, self._device).batches:
-            logits = self.logits.at(batch.ids, batch.positions)
+        limits = BatchLimits(self._max_length, self._rows, self.gradient_tokens)
+        for batch in plan_batches(self._requests(queries), limits, self._device, self.packing_width).batches:
+            logits = self.logits.at(batch.ids, batch.positions, batch.attention)
             wide = logits if logits.dtype == torch.float64 else logits.float()
             logprobs = torch.log_softmax(wide, dim=-1)[batch.logit_index.to(wide.device)]
             yield logprobs, batch.token_ids.to(wide.device), owners[batch.request_index]

@@ -12,9 +12,6 @@ from torch import Tensor
 from mergesearch.evaluators.contract.differentiable import LossKind
 from mergesearch.evaluators.inference.logprobs import ContinuationScorer, token_margins
 
-ROWS_DIVISOR = 4
-"""Batches have so many times fewer rows than for scoring, because activations are kept for the backward pass."""
-
 Decides = Literal["choice", "label", "greedy"]
 """choice: the likeliest answer counts. label: so it does, and its probability is the grade. greedy: each token of an
 answer has to be the likeliest."""
@@ -55,11 +52,10 @@ class ItemTarget:
 class ContinuationTargets:
     """See ``Targets``: targets whose answers are continuations."""
 
-    def __init__(self, scorer: ContinuationScorer, targets: Sequence[ItemTarget], batch_size: int) -> None:
+    def __init__(self, scorer: ContinuationScorer, targets: Sequence[ItemTarget]) -> None:
         self._scorer = scorer
         self._targets = targets
         self._total_weight = sum(target.weight for target in targets)
-        self._rows = max(batch_size // ROWS_DIVISOR, 1)
 
     @property
     def has_gold(self) -> bool:
@@ -85,7 +81,7 @@ class ContinuationTargets:
         """One loss per batch: the loss is a sum over tokens, so the tokens of a text may be in different batches."""
         factors = torch.tensor([text.weight / text.size for text in texts], dtype=torch.float64) / self._total_weight
         queries = [text.answers[0] for text in texts]
-        for logprobs, ids, owners in self._scorer.logprobs(queries, self._rows):
+        for logprobs, ids, owners in self._scorer.logprobs(queries):
             losses = _entropies(logprobs) if kind == "entropy" else -_of_tokens(logprobs, ids)
             yield (factors[owners].to(losses) * losses).sum()
 
@@ -107,7 +103,7 @@ class ContinuationTargets:
         """For each query the log-probability, and the least margin of its tokens; infinite if not asked for."""
         parts = [
             (_of_tokens(logprobs, ids), token_margins(logprobs, ids) if is_greedy else logprobs[:, 0], owners)
-            for logprobs, ids, owners in self._scorer.logprobs(queries, self._rows)
+            for logprobs, ids, owners in self._scorer.logprobs(queries)
         ]
         tokens, margins, owners = (torch.cat(column) for column in zip(*parts, strict=True))
         owners = owners.to(tokens.device)
@@ -119,10 +115,13 @@ class ContinuationTargets:
     def _groups(self, targets: Sequence[ItemTarget]) -> Iterator[list[ItemTarget]]:
         """Groups of as many items as fit into a batch; one loss needs all answers to an item."""
         group: list[ItemTarget] = []
+        left = self._scorer.gradient_tokens
         for target in targets:
-            if group and sum(len(each.queries) for each in [*group, target]) > self._rows:
+            tokens = self._scorer.tokens_of(target.queries)
+            if group and tokens > left:
                 yield group
-                group = []
+                group, left = [], self._scorer.gradient_tokens
+            left -= tokens
             group.append(target)
         if group:
             yield group

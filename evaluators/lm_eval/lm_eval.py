@@ -195,7 +195,7 @@ class LmEval:
             for part in parts:
                 factor = self._aggregation.factor(part, parts) / (sum(part.weights) or 1.0)
                 targets += [self._target(runner, items[index], factor) for index in part.indices]
-        return ContinuationTargets(runner.scorer, targets, self._shared.batch_size)
+        return ContinuationTargets(runner.scorer, targets)
 
     def _target(self, runner: InstanceRunner, item: Item, factor: float) -> ItemTarget:
         subtask, number = self._document[item]

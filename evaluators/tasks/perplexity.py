@@ -137,7 +137,7 @@ class Perplexity(FunctionOfMeans):
             ItemTarget((number[item],), (0,), size=self._nats_per_unit * item.weight, weight=item.weight)
             for item in items
         ]
-        return ContinuationTargets(scorer, targets, self._batch_size)
+        return ContinuationTargets(scorer, targets)
 
     def _scorer(self, subject: LoadedModel) -> ContinuationScorer:
         """The texts, tokenized for this model. A text's query has its number."""

@@ -2,13 +2,14 @@
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from mergesearch.evaluators import Differentiable, Evaluator, LoadedModel, Shared, has_targets, open_evaluator
+from mergesearch.evaluators import Budget, Differentiable, Evaluator, LoadedModel, Shared, has_targets, open_evaluator
 from mergesearch.evaluators.lm_eval.lm_eval import LmEval
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.evaluators.tasks.perplexity import PerplexityOptions
@@ -145,13 +146,27 @@ def test_subtasks_cost_as_they_count_in_the_value(tmp_path: Path, subject: Loade
 
 
 def test_packed_questions_have_the_same_targets(tasks: Path, subject: LoadedModel) -> None:
-    losses = []
+    """And the same gradients, of every parameter."""
+    found = []
     for mode in ("exact", "packed"):
         options = LmEval.Options.model_validate({"task": "toy_mc", "metric": "acc"})
         evaluator: Any = open_evaluator("lm_eval", options, Shared(include_path=tasks, mode=mode))
         evaluator.prepare(subject)
-        losses.append(total(evaluator, subject))
-    assert losses[0] == losses[1]
+        assert (evaluator.runner_for(subject).scorer.packing_width is None) == (mode == "exact")
+        found.append((total(evaluator, subject), gradients(evaluator, subject)))
+    (exact, one), (packed, other) = found
+    operations = path_length(subject.model, 128)
+    assert packed == close(exact, operations)
+    for name, gradient in one.items():
+        assert_close(other[name], gradient, 2 * operations, dtype=torch.float32)  # that of the model's norms
+
+
+def gradients(evaluator: Any, subject: LoadedModel) -> dict[str, torch.Tensor]:
+    subject.model.requires_grad_(True)
+    subject.model.zero_grad()
+    for loss in evaluator.targets(subject, evaluator.items).losses("targets"):
+        loss.backward()
+    return {name: p.grad.clone() for name, p in subject.model.named_parameters() if p.grad is not None}
 
 
 def test_batches_do_not_matter(tasks: Path, subject: LoadedModel) -> None:
@@ -160,14 +175,17 @@ def test_batches_do_not_matter(tasks: Path, subject: LoadedModel) -> None:
 
 
 def test_gradients_are_those_of_the_whole(tasks: Path, subject: LoadedModel) -> None:
-    """Loss by loss, backward gives what it gives of their sum."""
-    evaluator = evaluator_of(tasks, "toy_mc")
+    """Loss by loss, backward gives what it gives of their sum, in batches of any size."""
+    whole, parts = evaluator_of(tasks, "toy_mc"), evaluator_of(tasks, "toy_mc")
     subject.model.requires_grad_(True)
     weight = subject.model.lm_head.weight
-    for loss in evaluator.targets(subject, evaluator.items).losses("targets"):
+    weight.grad = None
+    losses = list(parts.targets(replace(subject, budget=Budget(64)), whole.items).losses("targets"))
+    assert len(losses) > 3
+    for loss in losses:
         loss.backward()
     gradient, weight.grad = weight.grad.clone(), None
-    sum(evaluator_of(tasks, "toy_mc", batch_size=400).targets(subject, evaluator.items).losses("targets")).backward()
+    sum(whole.targets(subject, whole.items).losses("targets")).backward()
     assert_close(gradient, weight.grad, 2 * path_length(subject.model, 128))
 
 
