@@ -7,6 +7,9 @@ from typing import Any
 
 from mergesearch.errors import UserError, in_words
 
+UNLIKELY = 1e6
+"""In nats, how much less likely all choices are than the one that is tried."""
+
 
 class Answers:
     """The answers to one task's documents, for one metric."""
@@ -59,6 +62,34 @@ class Answers:
             gold = self.choices(doc)[gold]
         texts = [str(text) for text in (gold if isinstance(gold, list) else [gold])]
         return [text for text in texts if text.strip()]
+
+
+class AnswersByMetric(Answers):
+    """The correct choices of a task with code of its own: those that the metric counts as right."""
+
+    def __init__(self, task: Any, metric_name: str) -> None:
+        super().__init__(task, metric_name)
+        self._found: dict[int, tuple[int, ...] | None] = {}
+
+    def gold(self, doc: dict[str, Any]) -> tuple[int, ...]:
+        """See ``Answers.gold``. Empty if the metric does not decide for one of the choices."""
+        return self.known_gold(doc) or ()
+
+    def known_gold(self, doc: dict[str, Any]) -> tuple[int, ...] | None:
+        """The choices for which the metric is 1; None if it is not 0 or 1 for any of the others, or for a tie."""
+        if id(doc) not in self._found:
+            count = len(self.choices(doc))
+            results = [self._result(doc, [sure in (n, count) for n in range(count)]) for sure in range(count + 1)]
+            is_known = all(result in (0, 1) for result in results)
+            self._found[id(doc)] = tuple(n for n in range(count) if results[n] == 1) if is_known else None
+        return self._found[id(doc)]
+
+    def _result(self, doc: dict[str, Any], is_likely: Sequence[bool]) -> object:
+        try:
+            results = self._task.process_results(doc, [(-1.0 if each else -UNLIKELY, False) for each in is_likely])
+            return results.get(self._metric_name)
+        except Exception:  # a task's code may raise anything
+            return None
 
 
 def check_gold(task: Any, docs: Sequence[dict[str, Any]]) -> None:

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from lm_eval.api.metrics import mean
+from lm_eval.api.task import ConfigurableTask
 from torch import Tensor
 
 from mergesearch.evaluators.contract.confusion import label_margins, soft_predictions, soft_value
 from mergesearch.evaluators.contract.graded import decision_margin, soft_decisions
 from mergesearch.evaluators.inference.logprobs import Sureness
 from mergesearch.evaluators.inference.losses import Decides
-from mergesearch.evaluators.lm_eval.answers import Answers
+from mergesearch.evaluators.lm_eval.answers import Answers, AnswersByMetric
 
 
 class Decisions(ABC):
@@ -104,6 +105,10 @@ class Label(Decisions):
 
 
 CHOICES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
+OWN_CHOICES = ("acc", "acc_norm")
+"""The names under which tasks with code of their own tell whether the likeliest choice is correct."""
+TESTED_DOCUMENTS = 8
+"""So many documents of a task with code of its own, or that generates texts, are tried."""
 LABELS = {"f1": "f1", "mcc": "mcc"}
 """lm-eval's metrics of (gold, predicted), and their statistics; each with an aggregation of its own."""
 
@@ -113,8 +118,8 @@ def decisions_on_given(task: Any, metric_name: str, is_mean: bool, docs: Sequenc
 
     is_mean: Whether the metric's value is the mean of the documents' results.
     """
-    if callable(task.config.process_results):
-        return None
+    if callable(task.config.process_results) or type(task).process_results is not ConfigurableTask.process_results:
+        return _own_decisions(task, metric_name, docs) if is_mean else None
     answers = Answers(task, metric_name)
     if task.OUTPUT_TYPE == "loglikelihood":
         return GreedyText(answers) if metric_name == "acc" and is_mean else None
@@ -129,6 +134,14 @@ def decisions_on_given(task: Any, metric_name: str, is_mean: bool, docs: Sequenc
     return (
         Choice(answers) if metric_name in CHOICES else GreedyChoice(answers) if metric_name == "exact_match" else None
     )
+
+
+def _own_decisions(task: Any, metric_name: str, docs: Sequence[Any]) -> Decisions | None:
+    """Those of a task with code of its own, where its metric decides for a choice as lm-eval's of that name does."""
+    if task.OUTPUT_TYPE != "multiple_choice" or metric_name not in OWN_CHOICES:
+        return None
+    answers = AnswersByMetric(task, metric_name)
+    return Choice(answers) if all(answers.known_gold(doc) for doc in docs[:TESTED_DOCUMENTS]) else None
 
 
 def _aggregation(task: Any, metric_name: str) -> str:

@@ -19,15 +19,13 @@ from mergesearch.evaluators.inference.logprobs import Sureness
 from mergesearch.evaluators.inference.losses import ItemTarget
 from mergesearch.evaluators.lm_eval.answers import Answers, check_gold
 from mergesearch.evaluators.lm_eval.command_line import as_command_line
-from mergesearch.evaluators.lm_eval.decisions import Decisions, GreedyText, decisions_on_given
+from mergesearch.evaluators.lm_eval.decisions import TESTED_DOCUMENTS, Decisions, GreedyText, decisions_on_given
 from mergesearch.evaluators.lm_eval.examples import Examples, TestItems
 from mergesearch.evaluators.lm_eval.metrics import DocumentMetric, ScalarMetric, WeightedMetric, metric_of
 from mergesearch.evaluators.lm_eval.task_loading import TaskOverrides, build_instances, cache_rendering
 
 NOT_SETTINGS = ("metadata", "dataset_path", "dataset_name", "dataset_kwargs")
 """Keys of a task's configuration that say where it and its data are."""
-TESTED_DOCUMENTS = 8
-"""A task that generates text has margins if the metric counts the correct text of one of so many documents as right."""
 
 
 class Subtask:
@@ -236,9 +234,10 @@ class Subtask:
         sure: of its instances, or of its ``gold_texts``. row: its result, see ``row``.
         """
         assert self.decisions is not None
-        if not sure:
+        margins = self.decisions.margins(self.docs[number], sure) if sure else [math.inf]
+        if self.decisions.width == 1 and math.isinf(margins[0]):
             return [math.inf if row[0] >= 0.5 else -math.inf]
-        return self.decisions.margins(self.docs[number], sure)
+        return margins
 
     def gold_texts(self, number: int) -> list[str]:
         """The texts after a document's prompt that the metric counts as right, for a task that generates text.

@@ -11,7 +11,7 @@ from mergesearch.evaluators import LoadedModel, Shared
 from mergesearch.evaluators.lm_eval.lm_eval import LmEval, LmEvalOptions
 
 from ...tolerances import assert_close, path_length
-from ..lm_eval_tasks import GENERATE, write_task
+from ..lm_eval_tasks import GENERATE, MULTIPLE_CHOICE, write_task
 
 
 def opened(folder: Path, task: str, metric: str = "acc", **shared: Any) -> LmEval:
@@ -106,3 +106,36 @@ def failing_once(calls: list[int], at: Any, ids: torch.Tensor, *rest: Any) -> An
     if len(calls) == 1:
         raise torch.OutOfMemoryError
     return at(ids, *rest)
+
+
+OWN = """
+import numpy as np
+
+def judge(doc, results):
+    likely = [logprob for logprob, _ in results]
+    shares = np.exp(likely) / np.exp(likely).sum()
+    lengths = [len(choice) for choice in doc["choices"]]
+    right = lambda values: float(np.argmax(values) in doc["right"])
+    share = sum(shares[n] for n in doc["right"])
+    return {"acc": right(likely), "acc_norm": right(np.array(likely) / lengths), "share": share, "bias": 1.0}
+"""
+
+
+@pytest.mark.usefixtures("trusted")
+def test_code_of_a_task_is_asked_what_is_right(tmp_path: Path, wide: LoadedModel) -> None:
+    """The task's own target is another one, as in AGIEval."""
+    docs = [{"question": f"cat {n}", "choices": ["the sun", "hill", "a mat"], "gold": 0} for n in range(9)]
+    docs = [{**doc, "right": [n % 3, (n + n % 2) % 3]} for n, doc in enumerate(docs)]
+    (tmp_path / "own.py").write_text(OWN)
+    lines = "".join(
+        f"  - {{metric: {metric}, aggregation: mean, higher_is_better: true}}\n" for metric in ("share", "bias")
+    )
+    write_task(tmp_path, "judged", docs, MULTIPLE_CHOICE + lines + "process_results: !function own.judge\n")
+    for metric in ("acc", "acc_norm"):
+        evaluator = opened(tmp_path, "judged", metric)
+        assert evaluator.has_margins
+        scores, margins = evaluator.score_with_margins(wide, evaluator.items)
+        assert torch.equal((margins > 0).double(), scores)
+        assert 0 < scores.mean() < 1
+    assert not opened(tmp_path, "judged", "share").has_margins
+    assert not opened(tmp_path, "judged", "bias").has_margins
