@@ -2,7 +2,8 @@
 
 ``SAMPLERS`` lists them by the name in the config, and ``schedule`` decides which one asks for which trial.
 
-* Algorithms: ``cmaes``, ``grid``, ``qmc``, ``stack``, and Optuna's own in ``optuna_samplers``.
+* Algorithms: ``local`` with ``_gaussian_process`` and ``_observations``, ``cmaes``, ``grid``, ``qmc``, ``stack``, and
+  Optuna's own in ``optuna_samplers``.
 * ``branches``: what a sampler needs of a space; ``_unit_cube``: dimensions as coordinates from 0 to 1.
 * ``_replayable``: samplers whose points are a sequence; ``_reduced``: sampling in fewer dimensions; ``tied``: near a
   point, with one value for each group of dimensions.
@@ -24,7 +25,7 @@ from optuna.samplers import BaseSampler
 from mergesearch.errors import nearest
 from mergesearch.search.samplers import optuna_samplers
 from mergesearch.search.samplers._reduced import ReducedSampler
-from mergesearch.search.samplers._replayable import HasCentre, ReplayableSampler
+from mergesearch.search.samplers._replayable import HasCentre
 from mergesearch.search.samplers._study_views import StudyWithEstimates
 from mergesearch.search.samplers._unit_cube import from_unit, to_unit
 from mergesearch.search.samplers.branches import Branch, SearchSpace, branches_of
@@ -51,6 +52,7 @@ __all__ = [
     "grid_size",
     "is_sequence",
     "make_sampler",
+    "takes_whole_space",
     "to_unit",
 ]
 
@@ -65,8 +67,8 @@ class SamplerRequest:
         finished: the number of trials so far; another one for every trial.
         label: tells the sequences of one study apart.
         dimensions: the number of dimensions that the sampler is to see; None: all.
-        sigma: of ``cmaes`` and ``catcma``; see ``CmaEsSettings``.
-        population: of the same.
+        sigma: of ``cmaes``, ``catcma`` and ``local``; see ``CmaEsSettings`` and ``LocalSampler``.
+        population: of ``cmaes`` and ``catcma``.
         start: of the same.
         points: of ``grid``: the number of points of a range without steps.
     """
@@ -122,6 +124,12 @@ def _catcma(request: SamplerRequest) -> BaseSampler:
     return CmaEsSampler(request.branches, derive(request.seed, "catcma"), f"catcma{request.label}", settings)
 
 
+def _local(request: SamplerRequest) -> BaseSampler:
+    from mergesearch.search.samplers.local import LocalSampler
+
+    return LocalSampler(request.branches, derive(request.seed, "local", request.finished), request.sigma)
+
+
 def _qmc(request: SamplerRequest) -> BaseSampler:
     return QmcSampler(request.branches, derive(request.seed, "qmc"), f"qmc{request.label}")
 
@@ -134,6 +142,9 @@ SAMPLERS: dict[str, SamplerTraits] = {
     # make, choices, conditional, objectives, constraints, dimensions, summary
     "gp": SamplerTraits(
         _per_trial(optuna_samplers.gp), True, "stays", True, True, 30, "Gaussian process: a few smooth dimensions"
+    ),
+    "local": SamplerTraits(
+        _local, True, "stays", False, True, 200, "Gaussian process near the best: many dimensions, noisy scores"
     ),
     "cmaes": SamplerTraits(
         _cmaes, True, "stays", False, True, 1000, "CMA-ES from the best so far; diagonal where large"
@@ -179,12 +190,17 @@ def make_sampler(name: str, request: SamplerRequest) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         sampler = traits.make(request)
-    if isinstance(sampler, ReplayableSampler):
+    if takes_whole_space(name):
         return sampler
     dimensions = request.dimensions
     if dimensions is None and traits.conditional == "stays" and len(request.branches) > 1:
         dimensions = max(len(branch.free) for branch in request.branches)
     return InSpaceSampler(sampler) if dimensions is None else ReducedSampler(sampler, request.branches, dimensions)
+
+
+def takes_whole_space(name: str) -> bool:
+    """Whether a sampler cannot be shown fewer dimensions."""
+    return name == "local" or is_sequence(name)
 
 
 def is_sequence(name: str) -> bool:

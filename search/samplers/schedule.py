@@ -9,7 +9,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from pydantic import AfterValidator, Field, model_validator
 
-from mergesearch.errors import UserError, nearest
+from mergesearch.errors import UserError, listed, nearest
 from mergesearch.parsing import Strict
 from mergesearch.search.samplers import (
     METHOD,
@@ -21,6 +21,7 @@ from mergesearch.search.samplers import (
     grid_size,
     is_sequence,
     make_sampler,
+    takes_whole_space,
 )
 from mergesearch.search.study import trials as t
 
@@ -46,7 +47,7 @@ def _check_sampler(name: str) -> str:
 
 
 class Tuning(Strict):
-    """Settings: ``sigma`` (a fraction of each range) and ``population`` of cmaes and catcma, and grid's ``points``."""
+    """Settings: ``sigma`` (a fraction of each range), ``population`` of evolutions, and grid's ``points``."""
 
     sigma: float | None = Field(None, gt=0, le=1)
     population: int | None = Field(None, ge=4)
@@ -54,9 +55,9 @@ class Tuning(Strict):
 
     def check_owner(self, sampler: str) -> None:
         """Raises ValueError for a setting that this sampler does not have."""
-        for key, owners in (("sigma", EVOLUTIONS), ("population", EVOLUTIONS), ("points", ("grid",))):
+        for key, owners in (("sigma", (*EVOLUTIONS, "local")), ("population", EVOLUTIONS), ("points", ("grid",))):
             if getattr(self, key) is not None and sampler not in owners:
-                raise ValueError(f"{key}: is a setting of {' and '.join(owners)}, found with {sampler}")
+                raise ValueError(f"{key}: is a setting of {listed(owners)}, found with {sampler}")
 
 
 class Stage(Tuning):
@@ -75,8 +76,8 @@ class Stage(Tuning):
     def _check_settings(self) -> "Stage":
         if isinstance(self.dimensions, int) and self.dimensions < 1:
             raise ValueError(f"dimensions: found {self.dimensions}, expected a number from 1, or all")
-        if self.dimensions != "all" and is_sequence(self.sampler):
-            able = ", ".join(name for name in SAMPLERS if not is_sequence(name))
+        if self.dimensions != "all" and takes_whole_space(self.sampler):
+            able = ", ".join(name for name in SAMPLERS if not takes_whole_space(name))
             raise ValueError(
                 f"dimensions: found {self.dimensions} with {self.sampler}, expected all, or another sampler: {able}"
             )

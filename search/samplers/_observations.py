@@ -1,0 +1,123 @@
+"""What a model learns from: the scored points of a branch, with their values and the noise of these."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from mergesearch.search.samplers._unit_cube import from_unit, to_unit
+from mergesearch.search.samplers.branches import Branch, Point
+from mergesearch.search.statistics import Array
+from mergesearch.search.study import trials as t
+
+SIDE = 0.5**0.5
+"""The coordinate of the chosen value of a choice, so that points with different values are 1 apart."""
+NOISE = 0.25
+"""The variance of the noise of a fully scored point, over that of the values of the better half of the points: a first
+guess."""
+
+
+class Encoding:
+    """Points of some dimensions as rows of numbers: one column for a range, one for each value of a choice.
+
+    Attributes:
+        ranges: the columns of ranges.
+        choices: the columns of each choice.
+    """
+
+    def __init__(self, free: Mapping[str, BaseDistribution]) -> None:
+        self._free = free
+        columns, begin = {}, 0
+        for name, found in free.items():
+            width = len(found.choices) if isinstance(found, CategoricalDistribution) else 1
+            columns[name] = np.arange(begin, begin + width)
+            begin += width
+        self.width = begin
+        is_choice = {name: isinstance(found, CategoricalDistribution) for name, found in free.items()}
+        self._columns = columns
+        self.ranges = np.array([own[0] for name, own in columns.items() if not is_choice[name]], dtype=int)
+        self.choices = [own for name, own in columns.items() if is_choice[name]]
+
+    def encode(self, point: Mapping[str, object]) -> Array:
+        """[width] float64."""
+        row = np.zeros(self.width)
+        for name, found in self._free.items():
+            if isinstance(found, CategoricalDistribution):
+                row[self._columns[name][int(found.to_internal_repr(point[name]))]] = SIDE
+            else:
+                row[self._columns[name]] = to_unit(found, point[name])
+        return row
+
+    def decode(self, row: Array) -> Point:
+        """The point nearest to a row; a choice has the value of its largest column."""
+        return {name: self._value(found, row[self._columns[name]]) for name, found in self._free.items()}
+
+    @staticmethod
+    def _value(found: BaseDistribution, part: Array) -> object:
+        if isinstance(found, CategoricalDistribution):
+            return found.to_external_repr(int(part.argmax()))
+        return from_unit(found, float(part[0]))
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Scored points.
+
+    Attributes:
+        points: [n, width], as the encoding gives them.
+        values: [n], higher is better.
+        variances: [n]: those of the values' noise, up to a common factor.
+    """
+
+    points: Array
+    values: Array
+    variances: Array
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def some(self, most: int) -> "Observations":
+        """At most so many: the better ones and the latest ones, half of each."""
+        if len(self) <= most:
+            return self
+        best = np.argsort(-self.values, kind="stable")[: most // 2]
+        rest = np.setdiff1d(np.arange(len(self)), best)
+        kept = np.sort(np.concatenate([best, rest[-(most - len(best)) :]]))
+        return Observations(self.points[kept], self.values[kept], self.variances[kept])
+
+
+def observations(study: Study, branch: Branch, encoding: Encoding) -> Observations:
+    """Those of a branch, of the trials that the study shows: baselines that lie in the space are among them.
+
+    A trial that took another one's scores tells nothing new. One that violates constraints, or failed, counts at most
+    as much as the worst one that did neither.
+    """
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+    inside = [trial for trial in ended if branch.contains(trial) and not t.is_interrupted(trial)]
+    trials = [trial for trial in inside if t.SAME_AS not in trial.user_attrs]
+    points = np.array([encoding.encode(trial.params) for trial in trials]).reshape(len(trials), encoding.width)
+    values = _values(study, trials)
+    return Observations(points, values, _variances(trials, values))
+
+
+def _values(study: Study, trials: Sequence[FrozenTrial]) -> Array:
+    sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
+    scores = np.array([sign * trial.value if trial.value is not None else np.nan for trial in trials])
+    violations = np.array([t.violation(trial) for trial in trials])
+    good = (violations == 0) & ~np.isnan(scores)
+    if not good.any():
+        return -violations - np.isnan(scores)
+    worst = scores[good].min()
+    return np.where(good, scores, np.fmin(scores, worst))
+
+
+def _variances(trials: Sequence[FrozenTrial], values: Array) -> Array:
+    """In proportion to one over the items; see ``NOISE``."""
+    items = np.array([t.items_of(trial) for trial in trials], dtype=float)
+    most = items.max(initial=1.0)
+    better = np.sort(values)[len(values) // 2 :]
+    unit = NOISE * float(better.var() if len(better) > 1 else 0.0) or 1.0
+    return unit * most / np.where(items > 0, items, most)
