@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine.engine import find_device
 from mergesearch.search.candidates.baselines import BaselineSource, constraint_baselines
+from mergesearch.search.candidates.centre_source import CentreSource
 from mergesearch.search.candidates.coarse_to_fine import DEEPEST, CoarseToFine
 from mergesearch.search.candidates.coordinates import Coordinates
 from mergesearch.search.candidates.gradient.calibration_loss import CalibrationLoss
@@ -125,7 +126,7 @@ class Session:
         return Loop(problem.space, problem.tasks, self.store, self.scorer, asker, baselines, coordinates, stopping)
 
     def _sources(self, baselines: BaselineSource) -> tuple[list[Source], SamplerSource | None]:
-        """In the order of their turns: baselines, soups, usual settings, levels, gradient, sampler."""
+        """In the order of their turns: baselines, soups, usual settings, levels, gradient, centre, sampler."""
         problem, config = self.plan.problem, self.plan.problem.config
         sources: list[Source] = [baselines]
         if self.plan.soups and self._learner:
@@ -141,8 +142,9 @@ class Session:
         if self.gradient:
             sources.append(self.gradient)
         several, is_descending = is_pareto(self.store.study), self.gradient is not None
-        sampler = SamplerSource(Strategy(problem.space, config.search, several, gradient=is_descending))
-        return [*sources, sampler], sampler
+        strategy = Strategy(problem.space, config.search, several, gradient=is_descending)
+        sampler = SamplerSource(strategy)
+        return [*sources, CentreSource(strategy, config.search.trials), sampler], sampler
 
     @cached_property
     def _learner(self) -> SoupLearner | None:

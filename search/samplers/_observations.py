@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -41,7 +42,7 @@ class Encoding:
         self.ranges = np.array([own[0] for name, own in columns.items() if not is_choice[name]], dtype=int)
         self.choices = [own for name, own in columns.items() if is_choice[name]]
 
-    def encode(self, point: Mapping[str, object]) -> Array:
+    def encode(self, point: Mapping[str, Any]) -> Array:
         """[width] float64."""
         row = np.zeros(self.width)
         for name, found in self._free.items():
@@ -109,9 +110,9 @@ def _values(study: Study, trials: Sequence[FrozenTrial]) -> Array:
     violations = np.array([t.violation(trial) for trial in trials])
     good = (violations == 0) & ~np.isnan(scores)
     if not good.any():
-        return -violations - np.isnan(scores)
+        return np.asarray(-violations - np.isnan(scores))
     worst = scores[good].min()
-    return np.where(good, scores, np.fmin(scores, worst))
+    return np.asarray(np.where(good, scores, np.fmin(scores, worst)))
 
 
 def _variances(trials: Sequence[FrozenTrial], values: Array) -> Array:
@@ -120,4 +121,4 @@ def _variances(trials: Sequence[FrozenTrial], values: Array) -> Array:
     most = items.max(initial=1.0)
     better = np.sort(values)[len(values) // 2 :]
     unit = NOISE * float(better.var() if len(better) > 1 else 0.0) or 1.0
-    return unit * most / np.where(items > 0, items, most)
+    return np.asarray(unit * most / np.where(items > 0, items, most))

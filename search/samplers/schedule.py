@@ -15,6 +15,7 @@ from mergesearch.search.samplers import (
     METHOD,
     SAMPLERS,
     Branch,
+    HasCentre,
     SamplerRequest,
     SearchSpace,
     branches_of,
@@ -23,6 +24,7 @@ from mergesearch.search.samplers import (
     make_sampler,
     takes_whole_space,
 )
+from mergesearch.search.samplers.branches import Point
 from mergesearch.search.study import trials as t
 
 AUTO = "auto"
@@ -215,6 +217,11 @@ class Strategy:
         if is_sequence(name):
             self._sequences[number] = sampler
         return sampler
+
+    def centre(self, study: Study) -> Point | None:
+        """The centre of the next trial's sampler; None where it has none."""
+        sampler = self.sampler(study)
+        return sampler.centre(study) if isinstance(sampler, HasCentre) else None
 
     def is_exhausted(self, study: Study) -> bool:
         """Whether the last stage is a grid, and every point of it has been asked for."""
