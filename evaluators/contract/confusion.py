@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mergesearch.evaluators.contract.graded import SMALLEST
+from mergesearch.evaluators.contract.jackknife import pseudo_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,13 +62,43 @@ def soft_value(name: str, margins: Tensor, weights: Tensor, scale: float) -> flo
         weights: [items] float64.
         scale: Of the grades, see ``soft_predictions``.
     """
+    columns, absent = _soft_columns(margins, scale)
+    shares = (weights / weights.sum())[:, None, None]
+    return float(_soft_statistic(name, (shares * columns).sum(0), absent.prod(0)))
+
+
+def soft_contributions(name: str, margins: Tensor, weights: Tensor, scale: float) -> Tensor:
+    """[items] float64: what each item contributes to ``soft_value``, see ``pseudo_values``."""
+    value = soft_value(name, margins, weights, scale)
+    if len(margins) < 2:
+        return weights.new_full(weights.shape, value)
+    columns, absent = _soft_columns(margins, scale)
+    weighted, factors = weights[:, None, None] * columns, weights[:, None, None]
+    others = (weighted.sum(0) - weighted) / (weights.sum() - factors)
+    return pseudo_values(value, _soft_statistic(name, others, _products_of_others(absent)), weights)
+
+
+def _soft_columns(margins: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """([items, 3, labels] probabilities of correct, predicted, gold; [items, labels] that the label does not occur)."""
     predicted, gold = soft_predictions(margins, scale)
-    shares = (weights / weights.sum())[:, None]
-    means = [(shares * column).sum(0) for column in (predicted * gold, predicted, gold)]
+    columns = margins.new_empty(len(margins), 3, margins.shape[1])
+    columns[:, 0], columns[:, 1], columns[:, 2] = predicted * gold, predicted, gold
+    return columns, 1 - predicted.maximum(gold)
+
+
+def _soft_statistic(name: str, means: Tensor, absent: Tensor) -> Tensor:
+    """[...] from [..., 3, labels] and [..., labels], the probability that no item has or gets the label."""
+    correct, predicted, gold = means.unbind(-2)
     if name != "f1_macro":
-        return float(STATISTICS[name](*means))
-    occurs = 1 - (1 - predicted.maximum(gold)).prod(dim=0)
-    return float(_ratio((occurs * _f1(*means)).sum(), occurs.sum()))
+        return STATISTICS[name](correct, predicted, gold)
+    return _ratio(((1 - absent) * _f1(correct, predicted, gold)).sum(-1), (1 - absent).sum(-1))
+
+
+def _products_of_others(factors: Tensor) -> Tensor:
+    """[items, labels]: the product over all items but one."""
+    is_zero = factors == 0
+    logs = factors.masked_fill(is_zero, 1.0).log()
+    return (logs.sum(0) - logs).exp() * (is_zero.sum(0) - is_zero.long() == 0)
 
 
 # Statistics: fractions of items by label, [..., labels], to the value, [...]. correct: predicted and gold.

@@ -55,6 +55,13 @@ class Graded(Protocol):
         """The smooth counterpart of ``value``, which it becomes with the scale going to 0."""
         ...
 
+    def graded_contributions(self, items: Sequence[Item], margins: Tensor, scale: float) -> Tensor:
+        """[items] float64, whose mean, weighted by ``Item.weight``, is ``graded_value``. The grades where that is one.
+
+        See ``Evaluator.contributions``.
+        """
+        ...
+
 
 def is_graded(evaluator: Evaluator) -> TypeGuard[Graded]:
     """Whether the evaluator has margins. Needs no model."""
@@ -110,3 +117,7 @@ class GradedByMargin:
     def graded_value(self, items: Sequence[Item], margins: Tensor, scale: float) -> float:
         """See ``Graded.graded_value``: the weighted mean of the grades."""
         return aggregate(items, self.grades(items, margins, scale))
+
+    def graded_contributions(self, items: Sequence[Item], margins: Tensor, scale: float) -> Tensor:
+        """See ``Graded.graded_contributions``: the grades themselves."""
+        return self.grades(items, margins, scale)

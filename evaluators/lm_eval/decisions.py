@@ -11,12 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 from torch import Tensor
 
-from mergesearch.evaluators.contract.confusion import label_margins, soft_predictions, soft_value
+from mergesearch.evaluators.contract.confusion import label_margins, soft_contributions, soft_predictions, soft_value
 from mergesearch.evaluators.contract.graded import decision_margin, soft_decisions
 from mergesearch.evaluators.inference.logprobs import Sureness
 from mergesearch.evaluators.inference.losses import Decides
@@ -28,6 +27,7 @@ class Decisions(ABC):
 
     Attributes:
         width: How many numbers the margins of a document are.
+        answers: The correct answers.
         kind: What decides; ``greedy``: the margins are made of those of tokens.
     """
 
@@ -35,7 +35,7 @@ class Decisions(ABC):
     kind: Decides = "choice"
 
     def __init__(self, answers: Answers) -> None:
-        self._answers = answers
+        self.answers = answers
 
     @abstractmethod
     def margins(self, doc: dict[str, Any], sure: Sequence[Sureness]) -> list[float]:
@@ -49,14 +49,18 @@ class Decisions(ABC):
         """The smooth counterpart of the task's value."""
         return float(mean(self.grades(margins, scale).tolist()))
 
+    def contributions(self, margins: Tensor, scale: float) -> Tensor:
+        """[documents], whose mean is the value."""
+        return self.grades(margins, scale)
+
 
 class Choice(Decisions):
     """Which choice is likeliest, by the metric's own normalisation: the best correct one less the best other one."""
 
     def margins(self, doc: dict[str, Any], sure: Sequence[Sureness]) -> list[float]:
         """See ``Decisions.margins``."""
-        values, nats = self._answers.values(doc, [each.logprob for each in sure])
-        return [decision_margin(values, self._answers.gold(doc)) * nats]
+        values, nats = self.answers.values(doc, [each.logprob for each in sure])
+        return [decision_margin(values, self.answers.gold(doc)) * nats]
 
 
 class GreedyChoice(Decisions):
@@ -66,7 +70,7 @@ class GreedyChoice(Decisions):
 
     def margins(self, doc: dict[str, Any], sure: Sequence[Sureness]) -> list[float]:
         """See ``Decisions.margins``."""
-        return [max((sure[gold].margin for gold in self._answers.gold(doc)), default=-math.inf)]
+        return [max((sure[gold].margin for gold in self.answers.gold(doc)), default=-math.inf)]
 
 
 class GreedyText(Decisions):
@@ -90,8 +94,8 @@ class Label(Decisions):
 
     def margins(self, doc: dict[str, Any], sure: Sequence[Sureness]) -> list[float]:
         """See ``Decisions.margins``."""
-        values, _ = self._answers.values(doc, [each.logprob for each in sure])
-        margins = label_margins(values, self._answers.gold(doc)[0])
+        values, _ = self.answers.values(doc, [each.logprob for each in sure])
+        margins = label_margins(values, self.answers.gold(doc)[0])
         return margins + [math.inf] * (self.width - len(margins))
 
     def grades(self, margins: Tensor, scale: float) -> Tensor:
@@ -101,7 +105,11 @@ class Label(Decisions):
 
     def value(self, margins: Tensor, scale: float) -> float:
         """See ``Decisions.value``."""
-        return soft_value(self._statistic, margins, torch.ones(len(margins), dtype=torch.float64), scale)
+        return soft_value(self._statistic, margins, margins.new_ones(len(margins)), scale)
+
+    def contributions(self, margins: Tensor, scale: float) -> Tensor:
+        """See ``Decisions.contributions``."""
+        return soft_contributions(self._statistic, margins, margins.new_ones(len(margins)), scale)
 
 
 CHOICES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")

@@ -35,11 +35,6 @@ class SubtaskScores:
         """The subtask's value."""
         return self.subtask.document_metric.value(self.rows, self.weights)
 
-    def graded_value(self, scale: float) -> float:
-        """The subtask's graded value, where the rows are margins."""
-        assert self.subtask.decisions is not None
-        return self.subtask.decisions.value(self.rows, scale)
-
 
 class GroupAggregation:
     """How the values of subtasks become one.
@@ -64,7 +59,7 @@ class GroupAggregation:
 
     def graded_value(self, parts: Sequence[SubtaskScores], scale: float) -> float:
         """The same of the subtasks' graded values. Their rows are margins."""
-        return self._combined([part.graded_value(scale) for part in parts], parts)
+        return self._combined([part.subtask.decisions.value(part.rows, scale) for part in parts], parts)
 
     def _combined(self, values: Sequence[float], parts: Sequence[SubtaskScores]) -> float:
         if len(values) == 1:
@@ -73,10 +68,17 @@ class GroupAggregation:
 
     def contributions(self, parts: Sequence[SubtaskScores]) -> Tensor:
         """[items] float64. Those of a subtask are scaled so that their weighted mean over all items is its share."""
+        own = [part.subtask.document_metric.contributions(part.rows, part.weights) for part in parts]
+        return self._shared(own, parts)
+
+    def graded_contributions(self, parts: Sequence[SubtaskScores], scale: float) -> Tensor:
+        """The same to the graded value. The rows of the parts are margins."""
+        return self._shared([part.subtask.decisions.contributions(part.rows, scale) for part in parts], parts)
+
+    def _shared(self, contributions_by_part: Sequence[Tensor], parts: Sequence[SubtaskScores]) -> Tensor:
         contributions = torch.zeros(sum(len(part.indices) for part in parts), dtype=torch.float64)
         total = sum(sum(part.weights) for part in parts)
-        for part in parts:
-            own = part.subtask.document_metric.contributions(part.rows, part.weights)
+        for own, part in zip(contributions_by_part, parts, strict=True):
             contributions[part.indices] = own * (self.factor(part, parts) * total / sum(part.weights))
         return contributions
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from mergesearch.evaluators.inference.logprobs import Sureness
     from mergesearch.evaluators.inference.losses import ContinuationTargets, ItemTarget
-    from mergesearch.evaluators.lm_eval.decisions import Decisions
     from mergesearch.evaluators.lm_eval.gold_texts import GoldTexts
     from mergesearch.evaluators.lm_eval.groups import SubtaskScores
     from mergesearch.evaluators.lm_eval.instance_runner import InstanceRunner
@@ -108,14 +107,14 @@ class LmEval:
     @property
     def has_margins(self) -> bool:
         """See ``Graded.has_margins``: whether it is known how all subtasks decide."""
-        return all(subtask.decisions is not None for subtask in self.subtasks)
+        return all(subtask.has_margins for subtask in self.subtasks)
 
     def score_with_margins(self, subject: LoadedModel, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
         """See ``Graded.score_with_margins``. Of generated texts the correct ones are scored in addition."""
         from mergesearch.evaluators.lm_eval.command_line import as_command_line
 
         sure: dict[int, Sureness] = {}
-        token_margins = any(decisions_of(subtask).kind == "greedy" for subtask in self.subtasks)
+        token_margins = any(subtask.decisions.kind == "greedy" for subtask in self.subtasks)
         ordered = self._in_order(items)
         with as_command_line():
             rows = self._rows(
@@ -153,7 +152,7 @@ class LmEval:
 
     @property
     def _margin_width(self) -> int:
-        return max(decisions_of(subtask).width for subtask in self.subtasks)
+        return max(subtask.decisions.width for subtask in self.subtasks)
 
     def grades(self, items: Sequence[Item], margins: Tensor, scale: float) -> Tensor:
         """See ``Graded.grades``."""
@@ -161,16 +160,20 @@ class LmEval:
 
         grades = torch.zeros(len(items), dtype=torch.float64)
         for part in self._graded_parts(items, margins):
-            grades[part.indices] = decisions_of(part.subtask).grades(part.rows, scale)
+            grades[part.indices] = part.subtask.decisions.grades(part.rows, scale)
         return grades
 
     def graded_value(self, items: Sequence[Item], margins: Tensor, scale: float) -> float:
         """See ``Graded.graded_value``: the group's aggregation of the graded values of its subtasks."""
         return self._aggregation.graded_value(self._graded_parts(items, margins), scale)
 
+    def graded_contributions(self, items: Sequence[Item], margins: Tensor, scale: float) -> Tensor:
+        """See ``Graded.graded_contributions``."""
+        return self._aggregation.graded_contributions(self._graded_parts(items, margins), scale)
+
     def _graded_parts(self, items: Sequence[Item], margins: Tensor) -> list[SubtaskScores]:
         table = margins.reshape(len(items), self._margin_width)
-        return self._parts(items, table, lambda subtask: decisions_of(subtask).width)
+        return self._parts(items, table, lambda subtask: subtask.decisions.width)
 
     @property
     def has_contributions(self) -> bool:
@@ -266,12 +269,6 @@ class LmEval:
             SubtaskScores(subtask, own, table[own][:, : width(subtask)], [items[n].weight for n in own])
             for subtask, own in present
         ]
-
-
-def decisions_of(subtask: Subtask) -> Decisions:
-    """How the subtask decides, where that is known."""
-    assert subtask.decisions is not None
-    return subtask.decisions
 
 
 def _table(rows: Sequence[Sequence[float]], width: int) -> Tensor:

@@ -38,7 +38,6 @@ class Subtask:
         filter_name: Name of the filter of the model's answers.
         metric: The metric's name, with that of the filter if the task has several, and its direction.
         document_metric: Converts results of documents to numbers, and numbers to the value.
-        decisions: How the metric decides. None: it does not, or it is not known how.
     """
 
     def __init__(self, task: Any, metric: str, overrides: TaskOverrides) -> None:
@@ -62,7 +61,9 @@ class Subtask:
             self.metric_name, self.filter_name = self._chosen(metric, results)
             self.document_metric = self._document_metric(results)
             self._answers = Answers(task, self.metric_name)
-            self.decisions = self._decisions()
+            self._decisions = self._known_decisions()
+        if self._decisions is not None:
+            self._answers = self._decisions.answers
         higher = self._task.higher_is_better().get(self.metric_name)
         name = f"{self.metric_name},{self.filter_name}" if len(self._filters) > 1 else self.metric_name
         self.metric = Metric(name, True if higher is None else bool(higher))
@@ -149,7 +150,7 @@ class Subtask:
         if self._task.OUTPUT_TYPE != "multiple_choice":
             return ItemTarget(queries[:1], (0,), size=self._size(doc, tokens), weight=weight, decides="greedy")
         scales = self._answers.scales(doc)
-        decides = self.decisions.kind if self.decisions else "choice"
+        decides = self.decisions.kind if self.has_margins else "choice"
         # More instances than choices: the others are the choices without their question.
         others = queries[len(scales) :] if self.metric_name == "acc_mutual_info" else ()
         gold = self._answers.gold(doc)
@@ -216,7 +217,18 @@ class Subtask:
             raise UserError(self._unusable(results))
         return document_metric
 
-    def _decisions(self) -> Decisions | None:
+    @property
+    def has_margins(self) -> bool:
+        """Whether it is known how the metric decides."""
+        return self._decisions is not None
+
+    @property
+    def decisions(self) -> Decisions:
+        """How the metric decides, if ``has_margins``."""
+        assert self._decisions is not None
+        return self._decisions
+
+    def _known_decisions(self) -> Decisions | None:
         is_mean = isinstance(self.document_metric, ScalarMetric) and self.document_metric.is_mean
         if not self.generates:
             return decisions_on_given(self._task, self.metric_name, is_mean, self.docs)
@@ -233,7 +245,6 @@ class Subtask:
 
         sure: of its instances, or of its ``gold_texts``. row: its result, see ``row``.
         """
-        assert self.decisions is not None
         margins = self.decisions.margins(self.docs[number], sure) if sure else [math.inf]
         if self.decisions.width == 1 and math.isinf(margins[0]):
             return [math.inf if row[0] >= 0.5 else -math.inf]

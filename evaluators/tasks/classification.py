@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from mergesearch.errors import UserError, listed
-from mergesearch.evaluators.contract.confusion import STATISTICS, label_margins, soft_predictions, soft_value
+from mergesearch.evaluators.contract.confusion import (
+    STATISTICS,
+    label_margins,
+    soft_contributions,
+    soft_predictions,
+    soft_value,
+)
 from mergesearch.evaluators.contract.evaluator import Metric
 from mergesearch.evaluators.contract.graded import decision_margin, soft_decisions
 from mergesearch.evaluators.contract.item import Item, aggregate
@@ -154,6 +160,15 @@ class Classification(FunctionOfMeans):
             return aggregate(items, self.grades(items, margins, scale))
         weights = torch.tensor([item.weight for item in items], dtype=torch.float64)
         return soft_value(self.metric.name, margins, weights, scale)
+
+    def graded_contributions(self, items: Sequence[Item], margins: Tensor, scale: float) -> Tensor:
+        """See ``Graded.graded_contributions``."""
+        import torch
+
+        if self._is_accuracy:
+            return self.grades(items, margins, scale)
+        weights = torch.tensor([item.weight for item in items], dtype=torch.float64)
+        return soft_contributions(self.metric.name, margins, weights, scale)
 
     def _encoder(self, subject: LoadedModel) -> Encoder:
         """The texts, tokenized for this model."""
