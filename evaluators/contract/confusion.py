@@ -31,13 +31,15 @@ def label_margins(values: Sequence[float], gold: int) -> list[float]:
         Infinite ones can be appended, for labels that the item does not have.
     """
     margins: list[float] = []
+    seen: set[float] = set()
     for label, value in enumerate(values):
         margin = values[gold] - value
         if value == values[gold]:
             margin = math.nan if label == gold else SMALLEST * (label - gold)
-        while margin in margins and math.isfinite(margin):  # of equal ones the first is predicted
-            margin = math.nextafter(margin, math.inf)
+        while margin in seen and math.isfinite(margin):  # of equal ones the first is predicted
+            margin += 1e-15 * abs(margin)
         margins.append(margin)
+        seen.add(margin)
     return margins
 
 

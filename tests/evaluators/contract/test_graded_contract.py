@@ -42,6 +42,8 @@ class Case:
     metric: str
     decides: bool = True
     """Whether margins above 0 are exactly the right decisions: not where a text may be right in other words."""
+    jumps: bool = True
+    """Whether other weights change a score: not where all models prefer the shortest choice."""
 
     def __str__(self) -> str:
         return f"{self.evaluator}-{self.task}-{self.metric}"
@@ -50,12 +52,12 @@ class Case:
 CASES = [
     Case("lm_eval", "toy_mc", "acc"),
     Case("lm_eval", "toy_mc", "acc_norm"),
-    Case("lm_eval", "toy_scripts", "acc_bytes"),
+    Case("lm_eval", "toy_scripts", "acc_bytes", jumps=False),
     Case("lm_eval", "toy_wino", "acc"),
     Case("lm_eval", "toy_yes", "acc_mutual_info"),
     Case("lm_eval", "toy_yes", "f1"),
     Case("lm_eval", "toy_yes", "mcc"),
-    Case("lm_eval", "toy_twins", "acc"),
+    Case("lm_eval", "toy_twins", "acc", jumps=False),
     Case("lm_eval", "toy_golds", "acc"),
     Case("lm_eval", "toy_golds", "acc_norm"),
     Case("lm_eval", "toy_golds", "exact_match"),
@@ -278,6 +280,39 @@ def test_grades_change_smoothly_where_the_metric_jumps(
         wide, narrow = (grades(at + step) - start for step in (1e-2, 1e-4))
         assert narrow.abs().max() < 2e-2
         assert narrow.abs().max() <= 0.1 * wide.abs().max() + 1e-6
+
+
+def test_where_a_score_jumps_the_grade_does_not(
+    case: Case, evaluator: Any, subject: LoadedModel, weights: dict[str, Tensor], scored: tuple[Tensor, Tensor]
+) -> None:
+    if not case.jumps:
+        return
+    draw = torch.Generator().manual_seed(5)
+    moved = {name: value for name, value in weights.items() if value.is_floating_point()}
+    line = {name: torch.randn(value.shape, generator=draw).double() * 0.1 for name, value in moved.items()}
+
+    def move(at: float) -> None:
+        subject.model.load_state_dict({**weights, **{name: value + at * line[name] for name, value in moved.items()}})
+
+    for far in (1.0, 4.0, 16.0):
+        move(far)
+        after = evaluator.score(subject, evaluator.items)
+        differs = [not torch.equal(one, other) for one, other in zip(after, scored[0], strict=True)]
+        changed = [n for n, margin in enumerate(scored[1]) if differs[n] and not margin.isinf().any()]
+        if changed:
+            break
+    items, ends = [evaluator.items[changed[0]]], [0.0, far]
+    before = scored[0][changed[0]]
+    for _ in range(28):
+        middle = sum(ends) / 2
+        move(middle)
+        is_before = torch.equal(evaluator.score(subject, items)[0], before)
+        ends = [middle, ends[1]] if is_before else [ends[0], middle]
+    grades = []
+    for end in ends:
+        move(end)
+        grades.append(evaluator.grades(items, evaluator.score_with_margins(subject, items)[1], 1.0).item())
+    assert abs(grades[0] - grades[1]) < 1e-4
 
 
 def rows_of(evaluator: Any, subject: LoadedModel) -> Iterator[tuple[Any, dict[str, Any], list[tuple[Tensor, Tensor]]]]:

@@ -68,6 +68,11 @@ def test_of_equal_members_it_is_the_member(subject: LoadedModel, tasks: Path) ->
         expected = one.score(subject, one.items)
         scores = two.score(ensemble, two.items)
         assert_close(scores, expected, mean_operations(subject.model), dtype=torch.float32)
+        if one.has_margins:
+            (_, expected), (_, margins) = (
+                each.score_with_margins(model, each.items) for each, model in ((one, subject), (two, ensemble))
+            )
+            assert_close(margins, expected, mean_operations(subject.model), dtype=torch.float32)
 
 
 def test_perplexity_is_that_of_the_mixture(subject: LoadedModel, tmp_path: Path) -> None:
