@@ -122,3 +122,47 @@ def test_a_sampler_of_the_users_own_has_no_levels(leveled: Data, tmp_path: Path,
     leveled["search"] |= search | {"trials": 12}
     go(leveled, tmp_path)
     assert not {t.SWEEP, t.LEVEL} & set(map(t.kind_of, t.finished(study_of(tmp_path / "small"))))
+
+
+def sliced(models: Path) -> Data:
+    """A space with a weight for every model and layer, as slices."""
+    weight = {"weight": {"search": [0.0, 1.0]}}
+    slices = [
+        {
+            "sources": [
+                {"model": str(models / name), "layer_range": [layer, layer + 1], "parameters": weight}
+                for name in ("one", "two")
+            ]
+        }
+        for layer in range(2)
+    ]
+    return {"merge_method": "task_arithmetic", "base_model": str(models / "base"), "slices": slices}
+
+
+def with_weights(models: Path, method: object, weight: Data, **entry: object) -> Data:
+    entries = [{"model": str(models / name), "parameters": {"weight": weight}, **entry} for name in ("one", "two")]
+    return {"merge_method": method, "base_model": str(models / "base"), "models": entries}
+
+
+CURVE = {"search": [0.0, 1.5], "curve": 3}
+
+
+@pytest.mark.parametrize("kind", ["slices", "sum", "choices", "methods", "sparse"])
+def test_every_kind_of_space_is_searched_level_by_level(leveled: Data, models: Path, tmp_path: Path, kind: str) -> None:
+    recipe, levels = {
+        "slices": (sliced(models), {SINGLE, BY_MODEL}),
+        "sum": (with_weights(models, "linear", {"search": "auto", "sums_to": 1, "curve": 3}), {BY_MODEL}),
+        "choices": (with_weights(models, "linear", CURVE, include={"search": [True, False]}), {SINGLE, BY_MODEL}),
+        "methods": (with_weights(models, {"search": ["ties", "task_arithmetic"]}, CURVE), {SINGLE, BY_MODEL}),
+        "sparse": (
+            with_weights(models, "dare_ties", CURVE) | {"parameters": {"density": {"search": [0.2, 0.8]}}},
+            {SINGLE, BY_MODEL},
+        ),
+    }[kind]
+    leveled["recipe"] = recipe
+    leveled["search"]["trials"] = 26
+    go(leveled, tmp_path)
+    trials = t.finished(study_of(tmp_path / "small"))
+    assert not [trial.user_attrs[t.REASON] for trial in trials if t.REASON in trial.user_attrs]
+    found = {trial.user_attrs[t.NAME] for trial in trials if t.kind_of(trial) in (t.SWEEP, t.LEVEL)}
+    assert found == levels
