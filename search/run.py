@@ -17,10 +17,10 @@ from mergesearch.search.study import trials as t
 from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
-from mergesearch.search.verdict.ensemble import ensemble_row
+from mergesearch.search.verdict.ensemble import ensemble_row, search_value
 from mergesearch.search.verdict.finalists import decision, finalists
 from mergesearch.search.verdict.judge import Judge
-from mergesearch.search.verdict.prospects import prospects
+from mergesearch.search.verdict.prospects import Prospects, prospects
 from mergesearch.search.verdict.result import FRONT, CandidateRow, Verdict, read_verdict, write_verdict
 
 
@@ -93,7 +93,7 @@ class Conclusion:
         looks = folder.note_look({"trials": count, **decision(store, session.plan.problem.tasks)})
         warnings = session.plan.problem.warnings
         verdict = replace(self._judge(looks), ended=session.loop.ended or "", warnings=warnings)
-        verdict = replace(verdict, prospects=prospects(session.plan.problem.tasks, store))
+        verdict = replace(verdict, prospects=self._prospects())
         self._write_recipes(verdict)
         if config.evaluate.ensemble:
             self.watcher.stage("scoring the ensemble of the models")
@@ -136,6 +136,10 @@ class Conclusion:
             for member in verdict.front.members:
                 text = self._recipe(member.trial).to_yaml()
                 (folder / Path(member.recipe).name).write_text(text, encoding="utf-8")
+
+    def _prospects(self) -> Prospects | None:
+        tasks, store = self.session.plan.problem.tasks, self.session.store
+        return prospects(tasks, store, search_value(tasks, store.folder))
 
     def _ensemble(self) -> CandidateRow | None:
         """None, and a message, where it cannot be scored: it needs memory for all models at once."""

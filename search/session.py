@@ -5,7 +5,7 @@ from functools import cached_property
 
 from optuna.trial import FrozenTrial
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, in_words
 from mergesearch.merge_ops.engine.engine import find_device
 from mergesearch.search.candidates.baselines import BaselineSource, constraint_baselines
 from mergesearch.search.candidates.centre_source import CentreSource
@@ -30,8 +30,10 @@ from mergesearch.search.scoring.repair import repair_scores
 from mergesearch.search.scoring.scorer import Scorer
 from mergesearch.search.scoring.token_budget import RunBudget
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_store import RunStore
+from mergesearch.search.verdict.ensemble import ensemble_scores, search_value
 from mergesearch.search.verdict.prospects import prospects
 
 
@@ -73,9 +75,23 @@ class Session:
         self._watcher.trial(view, trial)
         if not self._has_told_prospects and self._baselines.are_scored(self.store.study):
             self._has_told_prospects = True
-            found = prospects(self.plan.problem.tasks, self.store)
+            tasks, folder = self.plan.problem.tasks, self.store.folder
+            self._score_ensemble()
+            found = prospects(tasks, self.store, search_value(tasks, folder))
             for line in found.in_words if found else ():
                 self._watcher.stage(line)
+
+    def _score_ensemble(self) -> None:
+        """Scores the average of the models' outputs on the search items, where the config asks for it."""
+        if not self.plan.problem.config.evaluate.ensemble:
+            return
+        tasks, folder, members = self.plan.problem.tasks, self.store.folder, self.plan.baselines.members
+        try:
+            ensemble_scores(tasks, folder, self.live.engine, members, "search")
+        except Exception as error:  # the search goes on without it
+            if stopped_by(error, folder.path):
+                raise
+            self._watcher.stage(f"the ensemble could not be scored: {in_words(error)}")
 
     @cached_property
     def _baselines(self) -> BaselineSource:

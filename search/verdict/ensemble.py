@@ -27,7 +27,7 @@ def ensemble_row(
 
     ``seed`` is the run's. Needs memory for all members at once.
     """
-    sides = {side: _scores(tasks, folder, engine, members, side) for side in SIDES}
+    sides = {side: ensemble_scores(tasks, folder, engine, members, side) for side in SIDES}
     return CandidateRow(
         name=f"ensemble of {len(members)} models",
         trial=-1,
@@ -38,13 +38,21 @@ def ensemble_row(
     )
 
 
-def _scores(tasks: TaskSet, folder: RunFolder, engine: Engine, members: Sequence[Recipe], side: str) -> Scores:
+def ensemble_scores(tasks: TaskSet, folder: RunFolder, engine: Engine, members: Sequence[Recipe], side: str) -> Scores:
+    """The ensemble's scores on one side, of the tasks that come from logits; read where the run has them already."""
     name = f"{NAME}-{side}"
     if not folder.has_scores(name):
         averaged = [task for task in tasks if task.is_averaged]
         scores = tasks.score(_ensemble(engine, members), side, averaged)
         folder.save_scores(name, scores, tasks.items(side))
     return folder.load_scores(name, tasks.items(side))
+
+
+def search_value(tasks: TaskSet, folder: RunFolder) -> float | None:
+    """The ensemble's objective on the search items; None where it is not scored, or not on all tasks."""
+    if not folder.has_scores(f"{NAME}-search") or not all(task.is_averaged for task in tasks.counted("search")):
+        return None
+    return tasks.combined("search", folder.load_scores(f"{NAME}-search", tasks.items("search")))
 
 
 def _ensemble(engine: Engine, members: Sequence[Recipe]) -> LoadedModel:

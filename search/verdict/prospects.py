@@ -49,6 +49,7 @@ class Prospects:
 
     ``ceiling`` is the objective of a model that is as good on every task as the best single model. ``detectable`` is
     the smallest gain that the test items prove with a power of 80 %; None where search and test have other tasks.
+    ``ensemble`` is the objective of the average of the models' outputs, where it is scored.
     """
 
     baseline: str
@@ -56,6 +57,7 @@ class Prospects:
     ceiling: float
     detectable: float | None = None
     tasks: list[TaskProspect] = field(default_factory=list)
+    ensemble: float | None = None
 
     @property
     def gap(self) -> float:
@@ -70,6 +72,8 @@ class Prospects:
             f"what there is to win: the best baseline, {self.baseline}, has {self.score:.4f}; a model as good on every "
             f"task as the best single model would have {self.ceiling:.4f}, {gap}"
         )
+        if self.ensemble is not None:
+            head += f"; the average of the models' outputs has {self.ensemble:.4f}"
         return [head, *map(_task_in_words, self.tasks), *self._proof_in_words, *self.warnings]
 
     @property
@@ -97,7 +101,7 @@ class Prospects:
         return found
 
 
-def prospects(tasks: TaskSet, store: RunStore) -> Prospects | None:
+def prospects(tasks: TaskSet, store: RunStore, ensemble: float | None) -> Prospects | None:
     """The prospects after the baselines; None where none is scored, or there are several objectives."""
     baselines = [each for each in t.of_kind(store.study, t.BASELINE) if each.state == TrialState.COMPLETE]
     if not baselines or tasks.directions is not None:
@@ -116,6 +120,7 @@ def prospects(tasks: TaskSet, store: RunStore) -> Prospects | None:
         float(combine(np.concatenate(rows))),
         detectable_difference(sqrt(noise.total), noise.degrees, POWER) if noise else None,
         [_prospect(task, tasks, best, experts[task.name], noise) for task in tasks.counted("search")],
+        ensemble,
     )
 
 

@@ -15,7 +15,7 @@ from ..helpers import Data, course, go, killed, study_of
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 EXPECTED = {
-    "demo": {SINGLE: 1, BY_MODEL: 2},
+    "demo": {SINGLE: 1, BY_MODEL: 4, BY_PART: 20},
     "depth_upscaling": {},
     "frankenmerge": {},
     "order": {SINGLE: 1},

@@ -40,6 +40,7 @@ def test_a_run_tells_it_once_and_keeps_it(config: Data, tmp_path: Path) -> None:
         {**entry, "task": "even", "files": [str(file) for file in files[::2]], "weight": 1.0},
         {**entry, "task": "odd", "files": [str(file) for file in files[1::2]], "weight": 3.0},
     ]
+    config["evaluate"]["ensemble"] = True
     config["search"]["trials"] = 12
     lines: list[str] = []
     verdict = run(open_plan(Config.model_validate(config), "config"), tmp_path, Watcher(stage=lines.append))
@@ -56,6 +57,8 @@ def test_a_run_tells_it_once_and_keeps_it(config: Data, tmp_path: Path) -> None:
     assert [each.expert_value for each in found.tasks] == lowest
     assert [each.weight for each in found.tasks] == [0.25, 0.75]
     assert sum(each.variance or 0 for each in found.tasks) == pytest.approx(1)
+    assert verdict.ensemble is not None
+    assert found.ensemble == pytest.approx(verdict.ensemble.search.value)
     assert found.detectable is not None
     assert found.detectable > 0
     assert "What there was to win" in (tmp_path / "small" / "report.html").read_text(encoding="utf-8")
