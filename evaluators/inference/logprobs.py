@@ -144,7 +144,8 @@ class ContinuationScorer:
     def try_budget(self) -> None:
         """Runs the largest batches if the budget was not tried before, to find out whether they fit into memory."""
         if not self._budget.tried:
-            self._run_within_budget(range(len(self._queries)), BatchPlan.largest)
+            read = partial(self._sure_logprobs, token_margins=True)
+            self._run_within_budget(range(len(self._queries)), BatchPlan.largest, read)
 
     def _run_within_budget(
         self,
@@ -186,12 +187,14 @@ class ContinuationScorer:
     def _sure_logprobs(self, batch: Batch, token_margins: bool) -> tuple[Tensor, ...]:
         """The same, and for each token its log-probability in float32 at least, and its margin there."""
         logits = self._logits_at(batch)
-        logprobs = torch.log_softmax(logits, dim=-1)
-        wide = logprobs if logits.dtype.itemsize >= 4 else torch.log_softmax(logits.float(), dim=-1)
+        wide = torch.log_softmax(logits, dim=-1)
+        plain = self._read(batch, wide)
+        if wide.dtype.itemsize < 4:
+            wide = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
         index, token_ids = batch.logit_index.to(wide.device), batch.token_ids.to(wide.device)
         tokens = wide[index, token_ids]
         margins = _margins(wide, index, token_ids) if token_margins else torch.full_like(tokens, torch.nan)
-        return (*self._read(batch, logprobs), tokens, margins)
+        return (*plain, tokens, margins)
 
     def _logits_at(self, batch: Batch) -> Tensor:
         return self.logits.at(batch.ids, batch.positions, batch.attention)
@@ -225,19 +228,22 @@ def token_margins(logprobs: Tensor, token_ids: Tensor) -> Tensor:
     A tie is decided for the first of the vocabulary, see ``SMALLEST``.
     """
     own = logprobs.gather(1, token_ids[:, None])[:, 0]
-    other, place = logprobs.scatter(1, token_ids[:, None], -torch.inf).max(dim=1)
-    tie = (place - token_ids).sign().double() * SMALLEST
-    return torch.where(own == other, tie, (own - other).double())
+    return _margin(own, token_ids, *logprobs.scatter(1, token_ids[:, None], -torch.inf).max(dim=1))
 
 
 def _margins(logprobs: Tensor, index: Tensor, token_ids: Tensor) -> Tensor:
     """The same for tokens that share rows: [tokens] from [rows, vocabulary] and each token's row.
 
-    Only the rows whose likeliest token is asked for are copied.
+    For want of memory for a copy, the largest number of each row is overwritten.
     """
+    own = logprobs[index, token_ids]
     best, place = logprobs.max(dim=1)
-    margins = (logprobs[index, token_ids] - best[index]).double()
+    second, other = logprobs.scatter_(1, place[:, None], -torch.inf).max(dim=1)
     is_best = place[index] == token_ids
-    margins[margins == 0] = -SMALLEST
-    margins[is_best] = token_margins(logprobs[index[is_best]], token_ids[is_best])
-    return margins
+    rival, rival_id = torch.where(is_best, second[index], best[index]), torch.where(is_best, other[index], place[index])
+    return _margin(own, token_ids, rival, rival_id)
+
+
+def _margin(own: Tensor, own_id: Tensor, other: Tensor, other_id: Tensor) -> Tensor:
+    tie = (other_id - own_id).sign().double() * SMALLEST
+    return torch.where(own == other, tie, (own - other).double())

@@ -77,3 +77,33 @@ def test_a_budget_is_tried_on_the_largest_batches(tried: bool, monkeypatch: pyte
     monkeypatch.setattr(Logits, "at", recorded)
     scorer.try_budget()
     assert set(calls) == (set() if tried else {(30, 1), (18, 7)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_margins_of_tokens_say_which_is_greedy_ties_included(dtype: torch.dtype) -> None:
+    model = random_model("Llama").to(dtype)
+    queries = [(Request((3, 7, 9), continuation),) for continuation in ((0,), (5,), (0, 0), (0, 4), (1,))]
+    scorer = ContinuationScorer(LoadedModel(model, None), queries, 32, 4)
+    answers, sure = scorer.score_with_sureness(range(5), token_margins=True)
+    assert answers == scorer.score(range(5))
+    assert all(abs(each.margin) > 1e-6 for each in sure)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()  # all tokens are equally likely, and the first of them is taken
+    answers, sure = scorer.score_with_sureness(range(5), token_margins=True)
+    assert [greedy for _, greedy in answers] == [True, False, True, False, False]
+    assert [each.margin > 0 for each in sure] == [True, False, True, False, False]
+    assert all(0 < abs(each.margin) < 1e-200 for each in sure)
+
+
+def test_the_largest_token_of_a_shared_row_is_compared_with_the_next() -> None:
+    """Several continuations of one context read the same row of logits."""
+    model = random_model("Llama").double()
+    queries = [(Request((3, 7, 9), (token,)),) for token in range(60)]
+    scorer = ContinuationScorer(LoadedModel(model, None), queries, 32, 8)
+    scorer.pack(int(model.config.hidden_size))
+    _, sure = scorer.score_with_sureness(range(60), token_margins=True)
+    with torch.no_grad():
+        row = model(torch.tensor([[3, 7, 9]])).logits[0, -1].log_softmax(-1).tolist()
+    margins = [row[token] - max(row[:token] + row[token + 1 :]) for token in range(60)]
+    assert [each.margin for each in sure] == close_logprobs(margins, model, 4)
+    assert [each.logprob for each in sure] == close_logprobs(row[:60], model, 4)
