@@ -14,7 +14,7 @@ from mergesearch.search.samplers import SAMPLERS, SamplerTraits
 from mergesearch.search.scoring.cost import Cost, memory_plan, spoken
 from mergesearch.search.space.dimension import Dimension
 from mergesearch.search.space.space import Space
-from mergesearch.search.verdict.prospects import EXPECTED_CHANGES, clusters_of, expected_detectable, is_accuracy
+from mergesearch.search.verdict.prospects import EXPECTED_CHANGES, clusters_of, expected_noise, is_accuracy
 
 CONDITIONAL = {
     "learns": "yes",
@@ -84,17 +84,18 @@ def _yes(can: bool) -> str:
 
 def print_tasks(screen: Console, tasks: TaskSet) -> None:
     """A table of the tasks with their items, and about what the test items can prove."""
-    heads = ("task", "metric", "weight", "search items", "test items", "test clusters", "standard error")
-    table = Table(*heads, title="tasks", title_justify="left")
+    heads = ("task", "metric", "weight", "search items", "test items", "test clusters", "standard error", "variance")
+    table, noise = Table(*heads, title="tasks", title_justify="left"), expected_noise(tasks)
     for task in tasks:
         error = f"{0.5 / sqrt(len(task.test)):.4f}" if task.test and is_accuracy(task) else ""
+        share = f"{noise.share(task.name):.0%}" if noise and task.name in noise.variances else ""
         counts = (len(task.search), len(task.test), clusters_of(task.test))
-        table.add_row(task.name, task.evaluator.metric.name, f"{task.weight:g}", *map(str, counts), error)
+        table.add_row(task.name, task.evaluator.metric.name, f"{task.weight:g}", *map(str, counts), error, share)
     screen.print(table)
-    if (least := expected_detectable(tasks)) is not None:
+    if noise is not None:
         screen.print(
-            f"the test items can prove a gain of about {least:.4f} or more, if {EXPECTED_CHANGES:.0%} of the answers "
-            "differ; the run says what there is to win once the baselines are scored"
+            f"the test items can prove a gain of about {noise.detectable:.4f} or more, if {EXPECTED_CHANGES:.0%} of "
+            "the answers differ; the run says what there is to win once the baselines are scored"
         )
 
 

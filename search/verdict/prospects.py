@@ -118,23 +118,23 @@ def prospects(tasks: TaskSet, store: RunStore, ensemble: float | None) -> Prospe
         str(best.user_attrs[t.NAME]),
         t.score_of(best),
         float(combine(np.concatenate(rows))),
-        detectable_difference(sqrt(noise.total), noise.degrees, POWER) if noise else None,
+        noise.detectable if noise else None,
         [_prospect(task, tasks, best, experts[task.name], noise) for task in tasks.counted("search")],
         ensemble,
     )
 
 
-def expected_detectable(tasks: TaskSet) -> float | None:
-    """About the smallest gain that the test items prove, before anything is scored; None unless all are accuracies.
+def expected_noise(tasks: TaskSet) -> "Noise | None":
+    """What can be said of the noise before anything is scored; None unless the objective is a mean of accuracies.
 
-    It supposes that two close merges differ in ``EXPECTED_CHANGES`` of the answers.
+    It supposes that two close merges differ in ``EXPECTED_CHANGES`` of the answers, one by one.
     """
     counted = tasks.counted("test")
     if tasks.aggregate != "mean" or any(not is_accuracy(task) or task.normalize for task in counted):
         return None
     total = sum(task.weight for task in counted)
-    variance = sum((task.weight / total) ** 2 * EXPECTED_CHANGES / len(task.test) for task in counted)
-    return detectable_difference(sqrt(variance), inf, POWER)
+    parts = {task.name: (task.weight / total) ** 2 * EXPECTED_CHANGES / len(task.test) for task in counted}
+    return Noise(parts, inf)
 
 
 def is_accuracy(task: Task) -> bool:
@@ -161,7 +161,7 @@ def _expert(task: Task, singles: Sequence[FrozenTrial]) -> FrozenTrial:
 
 
 def _prospect(
-    task: Task, tasks: TaskSet, best: FrozenTrial, expert: FrozenTrial, noise: "_Noise | None"
+    task: Task, tasks: TaskSet, best: FrozenTrial, expert: FrozenTrial, noise: "Noise | None"
 ) -> TaskProspect:
     return TaskProspect(
         task.name,
@@ -171,12 +171,12 @@ def _prospect(
         len(task.test),
         clusters_of(task.test),
         task.weight / sum(each.weight for each in tasks.counted("search")),
-        noise.variances[task.name] / noise.total if noise else None,
+        noise.share(task.name) if noise else None,
     )
 
 
 @dataclass(frozen=True)
-class _Noise:
+class Noise:
     """The variance of a difference in the objective on the test items, by task, and its degrees of freedom."""
 
     variances: dict[str, float]
@@ -186,8 +186,17 @@ class _Noise:
     def total(self) -> float:
         return sum(self.variances.values())
 
+    @property
+    def detectable(self) -> float:
+        """The smallest gain that is proven with the power."""
+        return detectable_difference(sqrt(self.total), self.degrees, POWER)
 
-def _noise(tasks: TaskSet, best: Scores, others: Sequence[Scores]) -> _Noise | None:
+    def share(self, task: str) -> float:
+        """The task's share of the variance."""
+        return self.variances[task] / self.total
+
+
+def _noise(tasks: TaskSet, best: Scores, others: Sequence[Scores]) -> Noise | None:
     """That of the baseline in the middle, of all compared with the best; None where the sides have other tasks."""
     counted = tasks.counted("search")
     if [task.name for task in counted] != [task.name for task in tasks.counted("test")]:
@@ -197,7 +206,7 @@ def _noise(tasks: TaskSet, best: Scores, others: Sequence[Scores]) -> _Noise | N
     return differing[len(differing) // 2] if differing else None
 
 
-def _pair_noise(tasks: TaskSet, counted: Sequence[Task], one: Scores, two: Scores) -> _Noise:
+def _pair_noise(tasks: TaskSet, counted: Sequence[Task], one: Scores, two: Scores) -> Noise:
     strata = tasks.strata("search", one), tasks.strata("search", two)
     found = difference_of(*strata, tasks.objective("search").combine)
     rows = iter((np.nan_to_num(found.variance_shares) * found.standard_error**2).tolist())
@@ -205,4 +214,4 @@ def _pair_noise(tasks: TaskSet, counted: Sequence[Task], one: Scores, two: Score
     for task in counted:
         variance = sum(next(rows) for _ in range(task.share("search").rows))
         variances[task.name] = variance * clusters_of(task.search) / clusters_of(task.test)
-    return _Noise(variances, found.degrees)
+    return Noise(variances, found.degrees)

@@ -1,6 +1,7 @@
 """What there is to win after the baselines, and what the test items can prove."""
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from mergesearch.search.config import Config
 from mergesearch.search.optimize.callbacks import Watcher
 from mergesearch.search.run import run
 from mergesearch.search.study import trials as t
-from mergesearch.search.verdict.prospects import Prospects, TaskProspect
+from mergesearch.search.verdict.prospects import Noise, Prospects, TaskProspect
 
 from ..helpers import Data, study_of
 
@@ -62,3 +63,10 @@ def test_a_run_tells_it_once_and_keeps_it(config: Data, tmp_path: Path) -> None:
     assert found.detectable is not None
     assert found.detectable > 0
     assert "What there was to win" in (tmp_path / "small" / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_can_be_said_before_a_run() -> None:
+    """A quarter of the weight on 100 items, the rest on 900: 0.25²/100 against 0.75²/900 is 1 to 1."""
+    noise = Noise({"arc": 0.25**2 * 0.15 / 100, "copa": 0.75**2 * 0.15 / 900}, inf)
+    assert noise.share("arc") == pytest.approx(0.5)
+    assert noise.detectable == pytest.approx(2.8016 * (0.15 * 0.00125) ** 0.5, rel=1e-4)
