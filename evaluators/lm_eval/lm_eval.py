@@ -129,17 +129,16 @@ class LmEval:
     def _margins(
         self, items: Sequence[Item], rows: Mapping[Item, list[float]], sure: Mapping[int, Sureness]
     ) -> dict[Item, list[float]]:
-        generated = [self._document[item] for item in items if self._document[item][0].generates]
-        texts = (
-            self._gold_texts().sureness([(subtask.name, number) for subtask, number in generated]) if generated else {}
-        )
-        margins = {}
-        for item in items:
-            subtask, number = self._document[item]
+        """For each item its margins, of the same width. sure: of the instances that were scored."""
+        documents = {item: self._document[item] for item in items}
+        generated = [(subtask.name, number) for subtask, number in documents.values() if subtask.generates]
+        texts = self._gold_texts().sureness(generated) if generated else {}
+        margins, width = {}, self._margin_width
+        for item, (subtask, number) in documents.items():
             key = subtask.name, number
             known = texts[key] if key in texts else [sure[id(each)] for each in self._instances(item)]
             own = subtask.margins(number, known, rows[item])
-            margins[item] = own + [math.inf] * (self._margin_width - len(own))
+            margins[item] = own + [math.inf] * (width - len(own))
         return margins
 
     def _gold_texts(self) -> GoldTexts:
