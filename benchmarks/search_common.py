@@ -83,7 +83,12 @@ class InMemoryRunFolder(RunFolder):
         """See ``RunFolder.load_scores``; the items are those that were scored."""
         return self._scores[name]
 
-    def load_scores_and_margins(self, name: str, items: Mapping[str, Sequence[Item]]) -> tuple[Scores, Margins]:  # noqa: ARG002
+    def load_scores_and_margins(
+        self,
+        name: str,
+        items: Mapping[str, Sequence[Item]],  # noqa: ARG002
+        partial: bool = False,  # noqa: ARG002
+    ) -> tuple[Scores, Margins]:
         """See ``RunFolder.load_scores_and_margins``; the items are those that were scored."""
         return self._scores[name], self._margins[name]
 

@@ -27,6 +27,7 @@ ROOMS = {
         {"optimize"},
         {"candidates"},
         {"scoring"},
+        {"signal"},
         {"problem"},
         {"config"},
         {"samplers"},

@@ -90,15 +90,15 @@ class Task:
 
     def strata(self, side: str, scores: Tensor) -> list[Stratum]:
         """One side's scores as comparisons of the objective take them: by part."""
-        return [self._stratum(items, scores[places]) for items, places in self._parts(side)]
+        return [self._stratum(items, scores[places]) for items, places in self.parts(side)]
 
     def values(self, side: str, scores: Tensor) -> list[float]:
         """What the objective takes of one side's scores: the metric over each part."""
-        return [self.evaluator.value(items, scores[places]) for items, places in self._parts(side)]
+        return [self.evaluator.value(items, scores[places]) for items, places in self.parts(side)]
 
     def share(self, side: str) -> Share:
         """The task's share of that side's objective. Raises UserError where its chance level is needed and unknown."""
-        chances = [self._chance(items) for items, _ in self._parts(side)] if self.normalize else ()
+        chances = [self._chance(items) for items, _ in self.parts(side)] if self.normalize else ()
         return Share(self.name, self.weight, self.evaluator.metric, chances)
 
     def prepare(self, model: LoadedModel) -> list[str]:
@@ -122,7 +122,7 @@ class Task:
         contributions = self.evaluator.contributions(items, scores).tolist()
         return Stratum.of([item.fingerprint for item in items], [item.weight for item in items], contributions)
 
-    def _parts(self, side: str) -> list[tuple[Sequence[Item], list[int]]]:
+    def parts(self, side: str) -> list[tuple[Sequence[Item], list[int]]]:
         """One side's items with their places; of a group that is normalised, each subtask's by themselves."""
         items = self.items(side)
         names = dict.fromkeys(item.subtask for item in items) if self.normalize else {}

@@ -217,10 +217,10 @@ class RunFolder:
         return load_scores(self.scores_file(name), items)[0]
 
     def load_scores_and_margins(
-        self, name: str, items: Mapping[str, Sequence[Item]]
+        self, name: str, items: Mapping[str, Sequence[Item]], partial: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The scores and the margins that ``save_scores`` wrote under the name; see ``scores.load_scores``."""
-        return load_scores(self.scores_file(name), items)
+        return load_scores(self.scores_file(name), items, partial)
 
     def has_scores(self, name: str) -> bool:
         """Whether there are scores under the name."""

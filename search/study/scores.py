@@ -7,6 +7,7 @@ parts; ``score`` or ``margin`` is null where a task has fewer of them.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -61,13 +62,13 @@ def save_scores(
 
 
 def load_scores(
-    file: Path, items: Mapping[str, Sequence[Item]] | None = None
+    file: Path, items: Mapping[str, Sequence[Item]] | None = None, partial: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The scores and the margins that ``save_scores`` wrote, float64; tasks without any are left out.
 
     They are in the order of each task's ``items``, to which they belong by id; None gives them in the saved order.
-    Raises DamagedFileError where the file is missing, is not what was written, or lacks an item, and UserError where it
-    has scores of other items.
+    ``partial``: items without scores have NaN. Raises DamagedFileError where the file is missing, is not what was
+    written, or lacks an item, unless ``partial``, and UserError where it has scores of other items.
     """
     columns = _read(file)
     scores, margins = _Numbers(), _Numbers()
@@ -76,7 +77,7 @@ def load_scores(
         margins.add(task, item, part, margin)
     ids = {task: list(found) for task, found in scores.by_item.items()} if items is None else _ids(items)
     for task, found in scores.by_item.items():
-        _check_ids(file, task, found, ids.get(task, []))
+        _check_ids(file, task, found, ids.get(task, []), partial)
     return scores.tensors(ids), margins.tensors(ids)
 
 
@@ -95,17 +96,20 @@ class _Numbers:
     def tensors(self, ids: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
         """Each task's numbers in the order of its items."""
         return {
-            task: _tensor([found[item] for item in ids[task]], self._last_parts[task])
+            task: _tensor([found.get(item, self._unknown(task)) for item in ids[task]], self._last_parts[task])
             for task, found in self.by_item.items()
         }
+
+    def _unknown(self, task: str) -> list[float]:
+        return [nan] * (1 + (self._last_parts[task] or 0))
 
 
 def _ids(items: Mapping[str, Sequence[Item]]) -> dict[str, list[str]]:
     return {task: [item.id for item in of_task] for task, of_task in items.items()}
 
 
-def _check_ids(file: Path, task: str, found: Mapping[str, object], expected: Sequence[str]) -> None:
-    missing = sorted(set(expected) - set(found))
+def _check_ids(file: Path, task: str, found: Mapping[str, object], expected: Sequence[str], partial: bool) -> None:
+    missing = [] if partial else sorted(set(expected) - set(found))
     others = sorted(set(found) - set(expected))
     if others:
         raise UserError(
