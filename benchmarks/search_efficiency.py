@@ -20,8 +20,6 @@ from machine import FOLDER, write_result
 from search_common import BUDGET, OUR_TRIALS, quartiles
 from search_live import ARMS, EVOLVE, SPACES, LiveSpace, run_arm
 
-from mergesearch.search.report.check_page import STEP_COST
-
 NAME = "search_efficiency"
 OURS = "ours"
 TARGETS = (100, 200)
@@ -102,8 +100,8 @@ def as_markdown(results: Sequence[SpaceResult]) -> str:
         "third of the files are search items, the others test items. A seed is that of the split and of the search.",
         f"All arms have the same space. The searches of other projects may spend {BUDGET} full evaluations, ours",
         f"{OUR_TRIALS} trials, with default settings. A full evaluation is a number of scored items: all search items",
-        "once. Baselines and the candidates of a gradient start are counted. An item counts",
-        f"{STEP_COST} times in a step of the gradient start (forward and backward take 2.6 times as long as scoring).",
+        "once. Baselines and the candidates of a gradient start are counted, and its steps as the items that are",
+        "scored in the time that they take.",
         "",
         "The targets are the median gains (bits per byte below the uniform soup, on the test items) of mergekit-evolve",
         f"after {TARGETS[0]} full evaluations, its default, and after {TARGETS[1]}. A search has reached a target when",

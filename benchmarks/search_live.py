@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import optuna
 import search_rivals as rivals
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from search_common import BUDGET, OUR_TRIALS, Array, InMemoryRunFolder, SearchEndedError, bounds_of, ranges_of
 
@@ -25,11 +26,10 @@ from mergesearch.files import write_text
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.baselines import UNIFORM
-from mergesearch.search.candidates.gradient.start import items_looked_at
+from mergesearch.search.candidates.gradient.start import items_worth
 from mergesearch.search.candidates.plan import SearchPlan, open_plan
 from mergesearch.search.config import Config
 from mergesearch.search.problem.tasks import Scores
-from mergesearch.search.report.check_page import STEP_COST
 from mergesearch.search.scoring.live_model import open_engine
 from mergesearch.search.session import Session
 from mergesearch.search.study import trials as t
@@ -194,20 +194,20 @@ def rival_arm(rival: rivals.Rival) -> Arm:
 
 
 class MeteredRunFolder(InMemoryRunFolder):
-    """A run folder that charges the items of a gradient start; each counts STEP_COST times, for forward and backward.
+    """A run folder that charges the time of a gradient start, as the items that are scored in that time.
 
-    ``spend`` gets the number of items.
+    ``spend`` gets the number of items; ``study`` is the run's.
     """
 
-    def __init__(self, spend: Callable[[float], None]) -> None:
+    def __init__(self, spend: Callable[[float], None], study: Study) -> None:
         super().__init__()
-        self._spend = spend
+        self._spend, self._study = spend, study
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """See ``RunFolder.write_json``."""
-        before = items_looked_at(self)
+        before = items_worth(self._study, self)
         super().write_json(name, content)
-        self._spend(STEP_COST * (items_looked_at(self) - before))
+        self._spend(items_worth(self._study, self) - before)
 
 
 def our_arm(**settings: Any) -> Arm:
@@ -219,7 +219,8 @@ def our_arm(**settings: Any) -> Arm:
             score = trial.value if trial.state == TrialState.COMPLETE and trial.value is not None else -np.inf
             trajectory.add(score, lambda: live.gain(seed, t.recipe_of(trial)))
 
-        store = RunStore(MeteredRunFolder(trajectory.spend), optuna.create_study(direction="maximize"))
+        study = optuna.create_study(direction="maximize")
+        store = RunStore(MeteredRunFolder(trajectory.spend, study), study)
         session = Session(live.new_plan(seed, **settings), store)
         session.prepare()
         session.loop.run(on_trial)

@@ -13,6 +13,7 @@ from mergesearch.search.candidates.coarse_to_fine import DEEPEST, CoarseToFine
 from mergesearch.search.candidates.coordinates import Coordinates
 from mergesearch.search.candidates.gradient.calibration_loss import CalibrationLoss
 from mergesearch.search.candidates.gradient.start import GradientSource
+from mergesearch.search.candidates.gradient.validation import Validation
 from mergesearch.search.candidates.learned_soup import SoupLearner
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.candidates.sampler_source import SamplerSource
@@ -175,8 +176,12 @@ class Session:
         problem, search = self.plan.problem, self.plan.problem.config.search
         try:
             settings = search.gradient
-            loss = CalibrationLoss(problem.tasks, self.live.loaded, settings.items, settings.loss, search.seed)
-            return GradientSource(problem.space, settings, loss, self.live, self.store.folder, self._watcher.stage)
+            validation = Validation(problem.tasks, self.store.folder, search.seed)
+            model, items = self.live.loaded, validation.followed
+            loss = CalibrationLoss(problem.tasks, model, settings.items, settings.loss, search.seed, items)
+            return GradientSource(
+                problem.space, settings, loss, validation, self.live, self.store.folder, t.rank, self._watcher.stage
+            )
         except UserError as error:
             if search.start == "gradient":
                 raise

@@ -49,16 +49,17 @@ class Gradient(Strict):
     """The gradient start: up to ``steps`` steps of Adam, each on the share ``items`` of the search items.
 
     ``points`` is the number of legs. The end of each leg becomes a trial; the next leg follows where the trial is
-    better than the leg's beginning. ``learning_rate`` is the first step of the first leg, as a share of each range;
-    every leg halves it. ``loss`` is that of the items' ``targets`` (the default where they have any) or the ``entropy``
-    of the predictions.
+    better than the leg's beginning on a quarter of the items, which no leg follows. ``learning_rate`` is the first step
+    of the first leg, as a share of each range; every leg halves it. ``loss`` is one less the ``graded`` scores (the
+    default of tasks with margins), that of the items' ``targets`` (of others that have any), or the ``entropy`` of the
+    predictions.
     """
 
-    steps: int = Field(32, ge=1)
-    items: float = Field(0.0625, gt=0, le=1)
+    steps: int = Field(64, ge=1)
+    items: float = Field(0.03125, gt=0, le=1)
     learning_rate: float = Field(0.1, gt=0, le=1)
     points: int = Field(4, ge=1)
-    loss: Literal["targets", "entropy"] | None = None
+    loss: Literal["graded", "targets", "entropy"] | None = None
 
     @model_validator(mode="after")
     def _points_are_steps(self) -> "Gradient":

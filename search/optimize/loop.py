@@ -17,6 +17,7 @@ from mergesearch.errors import UserError, in_words
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.baselines import BaselineSource
 from mergesearch.search.candidates.coordinates import Coordinates
+from mergesearch.search.candidates.gradient.start import seconds_descended
 from mergesearch.search.candidates.source import Candidate
 from mergesearch.search.config.search import Search
 from mergesearch.search.optimize.ask import Asker
@@ -95,7 +96,8 @@ class Loop:
         exhausted = self._asker.exhausted(study)
         if exhausted or self._stopping is None:
             return exhausted
-        return why_ended(study, self._stopping, self._baselines.are_scored(study))
+        beside = seconds_descended(self._store.folder)
+        return why_ended(study, self._stopping, self._baselines.are_scored(study), beside)
 
     def run_trial(self) -> int | None:
         """One trial from ask to tell; returns its number, or None where everything left waits for other workers."""

@@ -126,8 +126,8 @@ def _facts(verdict: Verdict) -> str:
 
 
 def _descended(verdict: Verdict) -> str:
-    count = verdict.items_descended
-    return f"; gradients were taken on {count:,} more" if count else ""
+    count, worth = verdict.items_descended, verdict.items_worth
+    return f"; gradients were taken on {count:,} more, which took as long as scoring {worth:,}" if count else ""
 
 
 def _comparisons(verdict: Verdict) -> str:

@@ -29,16 +29,19 @@ class StoppingRules(Protocol):
     def target(self) -> float | None: ...
 
 
-def why_ended(study: Study, rules: StoppingRules, has_baselines: bool) -> str | None:
+def why_ended(study: Study, rules: StoppingRules, has_baselines: bool, seconds_beside: float = 0.0) -> str | None:
     """The reason, for the user, why no further trial begins; None while the search goes on.
 
-    ``has_baselines`` says whether all baselines are scored: patience and target do not end a search before. Raises
-    UserError for patience or target where the study has several objectives.
+    ``seconds_beside`` is what a descent took beside the trials. ``has_baselines`` says whether all baselines are
+    scored: patience and target do not end a search before. Raises UserError for patience or target
+    where the study has several objectives.
     """
     if len(t.begun(study)) >= rules.trials:
         return f"all {rules.trials} trials are done"
-    if rules.timeout is not None and t.finished(study) and (spent := seconds_spent(study)) >= rules.timeout:
-        return f"the timeout is reached: the trials took {spent:.0f} s of {rules.timeout:.0f} s"
+    if rules.timeout is not None and t.finished(study):
+        spent = seconds_spent(study) + seconds_beside
+        if spent >= rules.timeout:
+            return f"the timeout is reached: the trials took {spent:.0f} s of {rules.timeout:.0f} s"
     return _why_satisfied(study, rules) if has_baselines else None
 
 

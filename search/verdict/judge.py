@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from optuna.trial import FrozenTrial
 
 from mergesearch.merge_ops.recipe.recipe import Recipe
-from mergesearch.search.candidates.gradient.start import items_looked_at
+from mergesearch.search.candidates.gradient.start import items_looked_at, items_worth
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores
 from mergesearch.search.scoring.scorer import Scorer
@@ -153,6 +153,7 @@ class Judge:
             items_spent=sum(spent),
             items_in_full=sum(map(bool, spent)) * tasks.search_items,
             items_descended=items_looked_at(self._store.folder),
+            items_worth=items_worth(self._store.study, self._store.folder),
             test_looks=earlier_looks + 1,
             winner=rows[winner.number],
             best_baseline=rows[best.number].name,

@@ -5,96 +5,66 @@ tensor (``Engine.coefficient_gradients``). The chain rule carries it to the dime
 filters, layers or ranges alike; the Jacobian of the coefficients is taken by differences (see ``chart``). A few steps
 of Adam, each on a batch of the search items, find good values in hundreds of dimensions.
 
-The descent goes in legs. Each begins at the best point scored so far, with steps half as long as those of the leg
-before, and ends in a point that becomes a trial, raced like any other. Where that trial is no better than the leg's
-beginning, no further leg follows.
+The descent goes in legs. Each begins at the best point scored so far, with steps half as long and grades narrower than
+those of the leg before, and ends in a point that becomes a trial, raced like any other. It is judged on search items
+that no leg follows: where it gains no more than chance there, no further leg begins (see ``validation``).
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from math import inf
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 
-import numpy as np
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.errors import in_words, listed
-from mergesearch.merge_ops.engine.engine import Engine
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.say import Say, silent
-from mergesearch.search.candidates.baselines import UNIFORM
 from mergesearch.search.candidates.gradient.calibration_loss import CalibrationLoss
 from mergesearch.search.candidates.gradient.chart import Chart
+from mergesearch.search.candidates.gradient.descent import descend
 from mergesearch.search.candidates.gradient.feasibility import no_method
+from mergesearch.search.candidates.gradient.validation import Validation
 from mergesearch.search.candidates.source import Candidate, Done, Wait
-from mergesearch.search.candidates.usual_settings import usual_settings
 from mergesearch.search.config.search import Gradient
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.samplers import METHOD
 from mergesearch.search.scoring.live_model import LiveModel
 from mergesearch.search.space.space import Space
-from mergesearch.search.statistics import Array
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 
 FILE = "gradient.json"
 REMEDY = "bring it back from a copy; without one, delete it, and the descent begins anew from the trials so far"
-BETAS, EPSILON = (0.5, 0.999), 1e-8
-"""Adam's (arXiv:1412.6980), with a short memory of the gradient: a leg has few steps."""
-SHARING = ("linear", "task_arithmetic")
-"""Methods for which weights that sum to one give the uniform soup."""
+BANDWIDTH, NARROWER = 0.35, 0.7
+"""Of the grades in the first leg, and the factor from leg to leg: the optimum of wide grades is not that of the metric.
+"""
 
 
 @dataclass(frozen=True)
 class Descent:
     """The state of a run's descent, as its folder records it.
 
-    ``losses`` has the loss before each step, ``items`` the number of items that gradients were taken on, ``points`` the
-    end of each leg by name. ``exact``: the gradient is exact; else it is that of a linear surrogate. ``began``: the
-    score of the point that the last leg began at. ``reason``: why the descent failed.
+    ``losses`` has the loss before each step, ``items`` the number of items that gradients were taken on, ``seconds``
+    what the steps took, ``points`` the end of each leg by name. ``exact``: the gradient is exact; else it is that of a
+    linear surrogate. ``began``: the number of the trial that the last leg began at. ``reason``: why the descent failed.
     """
 
     method: str
     exact: bool
-    loss: str
-    losses: list[float]
-    items: int
-    points: dict[str, dict[str, Scalar]]
-    began: float = -inf
+    loss: dict[str, str]
+    losses: list[float] = field(default_factory=list)
+    items: int = 0
+    seconds: float = 0.0
+    points: dict[str, dict[str, Scalar]] = field(default_factory=dict)
+    began: int | None = None
     reason: str | None = None
-
-
-def descend(
-    chart: Chart, engine: Engine, backward: Callable[[int], float], steps: range, rate: float
-) -> tuple[Array, list[float]]:
-    """One leg: Adam within the unit cube, with a step size that falls linearly from ``rate`` to zero.
-
-    ``backward`` computes the loss of one step and its gradients. Returns the coordinates at the end and the loss before
-    each step. The falling step size averages out the noise of small batches. Raises FloatingPointError where a
-    derivative is not a number.
-    """
-    units, losses = chart.origin, []
-    first, second = np.zeros_like(units), np.zeros_like(units)
-    for count, step in enumerate(steps, 1):
-        loss, by_tensor = engine.coefficient_gradients(chart.recipe(units), partial(backward, step))
-        slopes = np.array([slope for row in by_tensor.values() for slope in row])
-        gradient = chart.jacobian(units).T @ slopes
-        if not np.isfinite(gradient).all():
-            raise FloatingPointError(f"step {step} of the gradient start: the derivatives are not numbers")
-        first = BETAS[0] * first + (1 - BETAS[0]) * gradient
-        second = BETAS[1] * second + (1 - BETAS[1]) * gradient**2
-        mean, variance = first / (1 - BETAS[0] ** count), second / (1 - BETAS[1] ** count)
-        remaining = 1 - (count - 1) / len(steps)
-        units = np.clip(units - rate * remaining * mean / (np.sqrt(variance) + EPSILON), 0, 1)
-        losses.append(loss)
-    return units, losses
 
 
 class GradientSource:
     """The ends of a descent's legs as candidates, along the methods that gradients can follow.
 
-    ``loss`` is what the descent minimises. Raises UserError where gradients can follow no method of the space.
+    ``loss`` is what the descent minimises. Legs are judged by ``validation`` and begin at the best trial by ``rank``.
+    Raises UserError where gradients can follow no method of the space.
     """
 
     may_overtake = False
@@ -104,12 +74,14 @@ class GradientSource:
         space: Space,
         settings: Gradient,
         loss: CalibrationLoss,
+        validation: Validation,
         live: LiveModel,
         folder: RunFolder,
+        rank: Callable[[FrozenTrial], tuple[float, float, int]],
         say: Say = silent,
     ) -> None:
-        self._space, self._settings, self._loss = space, settings, loss
-        self._live, self._folder, self._say = live, folder, say
+        self._space, self._settings, self._loss, self._validation = space, settings, loss, validation
+        self._live, self._folder, self._rank, self._say = live, folder, rank, say
         recipes = {method.name: space.fill(method, space.start(method, {})) for method in space.methods}
         able = [method for method in space.methods if live.engine.coefficients(recipes[method.name]) is not None]
         if not able:
@@ -132,49 +104,52 @@ class GradientSource:
         A leg that fails ends the descent. Its reason is told to the user and recorded.
         """
         recorded = read_descent(self._folder)
-        descent = recorded or Descent("", self.exact, self._loss.kind, [], 0, {})
+        descent = recorded or Descent("", self.exact, dict(self._loss.kinds))
         if recorded is None or self._is_due(descent, study):
             descent = self._next_leg(descent, study)
             self._folder.write_json(FILE, asdict(descent))
         return descent.points
 
     def _is_due(self, descent: Descent, study: Study) -> bool:
-        """Whether there are legs left and the last one improved; a stopped trial counts by its estimate."""
-        if descent.reason or len(descent.points) == self._settings.points:
+        """Whether there are legs left and the last one paid."""
+        number = len(descent.points)
+        if descent.reason or number == self._settings.points:
             return False
-        ends = [trial for trial in _scored(study) if t.kind_of(trial) == t.GRADIENT]
-        last = [trial for trial in ends if trial.user_attrs[t.NAME] == [*descent.points][-1]]
-        return any(t.score_of(trial) > descent.began for trial in last)
+        ends = [trial for trial in t.of_kind(study, t.GRADIENT) if trial.user_attrs[t.NAME] == [*descent.points][-1]]
+        beginning = None if descent.began is None else study.get_trials(deepcopy=False)[descent.began]
+        return any(self._validation.pays(end, beginning, bandwidth_of(number - 1)) for end in ends if _has_values(end))
 
     def _next_leg(self, descent: Descent, study: Study) -> Descent:
         number = len(descent.points)
         begin, end = (round(legs * self._settings.steps / self._settings.points) for legs in (number, number + 1))
         self._say(f"gradient start: steps {begin + 1} to {end} of the descent")
         try:
-            return self._descend(descent, study, range(begin, end), self._settings.learning_rate / 2**number)
+            return self._descend(descent, study, range(begin, end), number)
         except Exception as error:  # the search goes on from what was scored
             reason = in_words(error)
             self._say(f"the gradient start failed, and the search goes on without it: {reason}")
             return replace(descent, reason=reason)
 
-    def _descend(self, descent: Descent, study: Study, steps: range, rate: float) -> Descent:
-        began, method, point = self._beginning(study)
-        chart = Chart(self._space, self._live.engine, method, point)
-        units, losses = descend(chart, self._live.engine, self._loss.backward, steps, rate)
+    def _descend(self, descent: Descent, study: Study, steps: range, number: int) -> Descent:
+        beginning, method, point = self._beginning(study)
+        chart, engine = Chart(self._space, self._live.engine, method, point), self._live.engine
+        engine.build(chart.recipe(chart.origin))
+        self._loss.measure_scales(bandwidth_of(number), steps.start)
+        leg = descend(chart, engine, self._loss.backward, steps, self._settings.learning_rate / 2**number)
         return replace(
             descent,
             method=method.name,
-            losses=descent.losses + losses,
+            losses=descent.losses + leg.losses,
             items=descent.items + sum(map(self._loss.count, steps)),
-            points={**descent.points, f"step {steps.stop}": chart.point(units)},
-            began=began,
+            seconds=descent.seconds + leg.seconds,
+            points={**descent.points, f"step {steps.stop}": chart.point(leg.units)},
+            began=beginning,
         )
 
     def described(self, tasks: TaskSet) -> str:
         """What the descent follows and what it does not see, for the user."""
-        followed = [task.name for task in self._loss.tasks]
-        others = [task.name for task in tasks.counted("search") if task.name not in followed]
-        notes = [f"gradient start: follows the loss ({self._loss.kind}) of {listed(followed)}"]
+        others = [task.name for task in tasks.counted("search") if task.name not in self._loss.kinds]
+        notes = [f"gradient start: follows {self._loss.described}"]
         if not self.exact:
             names = listed(method.name for method in self.methods)
             notes.append(f"it ignores that {names} trims, drops or elects elements")
@@ -182,30 +157,25 @@ class GradientSource:
             notes.append(f"it does not see {listed(others)}, which has no such loss")
         return "; ".join(notes)
 
-    def _beginning(self, study: Study) -> tuple[float, Method, Mapping[str, Scalar]]:
-        """Where the next leg begins: the best scored point of a method that gradients can follow, and its score."""
-        scored = [*self._points_of_trials(study), *self._points_of_uniform_soup(study)]
-        middle = self._space.start(self.methods[0], {})
-        return max(scored, key=lambda entry: entry[0], default=(-inf, self.methods[0], middle))
+    def _beginning(self, study: Study) -> tuple[int | None, Method, Mapping[str, Scalar]]:
+        """Where the next leg begins: the best point of a method that gradients can follow, and the number of its trial.
 
-    def _points_of_trials(self, study: Study) -> Iterator[tuple[float, Method, Mapping[str, Scalar]]]:
-        for trial in _scored(study):
-            for method in self.methods:
-                point = trial.params
-                is_of_method = point.get(METHOD, method.name) == method.name
-                if is_of_method and self._space.start(method, {}).keys() <= point.keys():
-                    yield t.score_of(trial), method, point
-
-    def _points_of_uniform_soup(self, study: Study) -> Iterator[tuple[float, Method, Mapping[str, Scalar]]]:
-        """The point nearest to the uniform soup, of the methods whose weights are shares of a sum.
-
-        With many models the usual settings are far too large, and the soup is the better beginning.
+        The middle of the space, which has none, where no such point was scored in full.
         """
-        usual = usual_settings(len(self._space.models))["linear"]
-        for trial in t.completed(study):
+        for trial in sorted(t.completed(study), key=self._rank):
             for method in self.methods:
-                if trial.user_attrs.get(t.NAME) == UNIFORM and method.name in SHARING:
-                    yield t.score_of(trial), method, self._space.start(method, usual)
+                is_of_method = trial.params.get(METHOD, method.name) == method.name
+                if is_of_method and self._space.start(method, {}).keys() <= trial.params.keys():
+                    return trial.number, method, trial.params
+        return None, self.methods[0], self._space.start(self.methods[0], {})
+
+
+def bandwidth_of(leg: int) -> float:
+    return BANDWIDTH * NARROWER**leg
+
+
+def _has_values(trial: FrozenTrial) -> bool:
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def items_looked_at(folder: RunFolder) -> int:
@@ -214,10 +184,22 @@ def items_looked_at(folder: RunFolder) -> int:
     return descent.items if descent else 0
 
 
+def seconds_descended(folder: RunFolder) -> float:
+    """How many seconds the steps of a run's descent took."""
+    descent = read_descent(folder)
+    return descent.seconds if descent else 0.0
+
+
+def items_worth(study: Study, folder: RunFolder) -> int:
+    """The cost of a run's descent: how many items are scored in the time that it took, by the run's own measure.
+
+    0 where no item was scored.
+    """
+    scored = [trial for trial in t.finished(study) if t.items_of(trial) and t.SECONDS in trial.user_attrs]
+    seconds = sum(trial.user_attrs[t.SECONDS]["score"] for trial in scored)
+    return round(seconds_descended(folder) * sum(map(t.items_of, scored)) / seconds) if seconds else 0
+
+
 def read_descent(folder: RunFolder) -> Descent | None:
     """The descent that a run's folder records. Raises DamagedFileError where its file is damaged."""
     return folder.read_json(FILE, Descent, REMEDY)
-
-
-def _scored(study: Study) -> list[FrozenTrial]:
-    return [*t.completed(study), *t.stopped(study)]
