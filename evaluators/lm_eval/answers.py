@@ -7,6 +7,8 @@ from typing import Any
 
 from mergesearch.errors import UserError, in_words
 
+MOST_TEXTS = 4
+"""So many correct texts of a document are scored. Some tasks have dozens, mostly spellings of the first ones."""
 UNLIKELY = 1e6
 """In nats, how much less likely all choices are than the one that is tried."""
 
@@ -56,12 +58,12 @@ class Answers:
         return [1.0] * len(choices)
 
     def texts(self, doc: dict[str, Any]) -> list[str]:
-        """The correct texts that a model may generate. Each is given with and without what separates it."""
+        """The first correct texts that a model may generate, distinct ones, without what separates them."""
         gold = self._task.doc_to_target(doc)
         if self._task.config.doc_to_choice is not None:
             gold = self.choices(doc)[gold]
-        texts = [str(text) for text in (gold if isinstance(gold, list) else [gold])]
-        return [text for text in texts if text.strip()]
+        texts = dict.fromkeys(str(text) for text in (gold if isinstance(gold, list) else [gold]))
+        return [text for text in texts if text.strip()][:MOST_TEXTS]
 
 
 class AnswersByMetric(Answers):

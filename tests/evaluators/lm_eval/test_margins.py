@@ -11,7 +11,7 @@ from mergesearch.evaluators import LoadedModel, Shared
 from mergesearch.evaluators.lm_eval.lm_eval import LmEval, LmEvalOptions
 
 from ...tolerances import assert_close, path_length
-from ..lm_eval_tasks import GENERATE, MULTIPLE_CHOICE, write_task
+from ..lm_eval_tasks import GENERATE, LISTS, MULTIPLE_CHOICE, write_task
 
 
 def opened(folder: Path, task: str, metric: str = "acc", **shared: Any) -> LmEval:
@@ -56,6 +56,16 @@ def test_an_answer_that_the_metric_never_counts_is_graded_by_its_score(tmp_path:
     assert margins.isfinite().tolist() == [False, True, False]
     assert margins[0] == (math.inf if scores[0] else -math.inf)
     assert evaluator.grades(evaluator.items, margins, 1.0)[0] == scores[0]
+
+
+def test_of_many_correct_answers_the_first_are_scored(tmp_path: Path, wide: LoadedModel) -> None:
+    names = ["sun", "sun", "moon", "cat", "dog", "hill", "mat"]
+    write_task(tmp_path, "many", [{"question": "cat", "answers": names}, {"question": "dog", "answers": ["a"]}], LISTS)
+    evaluator = opened(tmp_path, "many", "exact_match")
+    assert evaluator.subtasks[0].gold_texts(0) == ["sun", "moon", "cat", "dog"]
+    _, margins = evaluator.score_with_margins(wide, evaluator.items)
+    expected = max(least_margin(wide, "Q: cat A:", text) for text in names[:5])
+    assert_close(margins[:1], torch.tensor([expected], dtype=torch.float64), path_length(wide.model, 128), 200.0)
 
 
 def test_texts_of_which_no_answer_counts_have_no_margins(tmp_path: Path) -> None:
