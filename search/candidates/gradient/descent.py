@@ -1,8 +1,6 @@
 """A descent in the coordinates of a chart: Adam, within the ranges of the space."""
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,22 +13,16 @@ BETAS, EPSILON = (0.5, 0.999), 1e-8
 """Adam's (arXiv:1412.6980), with a short memory of the gradient: a leg has few steps."""
 
 
-@dataclass(frozen=True)
-class Leg:
-    """Some steps of a descent: the coordinates at the end, the loss before each step, and the seconds they took."""
-
-    units: Array
-    losses: list[float]
-    seconds: float
-
-
-def descend(chart: Chart, engine: Engine, backward: Callable[[int], float], steps: range, rate: float) -> Leg:
+def descend(
+    chart: Chart, engine: Engine, backward: Callable[[int], float], steps: range, rate: float
+) -> tuple[Array, list[float]]:
     """One leg: Adam within the unit cube, with a step size that falls linearly from ``rate`` to zero.
 
-    ``backward`` computes the loss of one step and its gradients. The falling step size averages out the noise of small
-    batches. Raises FloatingPointError where a derivative is not a number.
+    ``backward`` computes the loss of one step and its gradients. Returns the coordinates at the end and the loss before
+    each step. The falling step size averages out the noise of small batches. Raises FloatingPointError where a
+    derivative is not a number.
     """
-    begun, units, losses = time.perf_counter(), chart.origin, []
+    units, losses = chart.origin, []
     first, second = np.zeros_like(units), np.zeros_like(units)
     for count, step in enumerate(steps, 1):
         loss, by_tensor = engine.coefficient_gradients(chart.recipe(units), partial(backward, step))
@@ -44,4 +36,4 @@ def descend(chart: Chart, engine: Engine, backward: Callable[[int], float], step
         remaining = 1 - (count - 1) / len(steps)
         units = np.clip(units - rate * remaining * mean / (np.sqrt(variance) + EPSILON), 0, 1)
         losses.append(loss)
-    return Leg(units, losses, time.perf_counter() - begun)
+    return units, losses

@@ -10,6 +10,7 @@ those of the leg before, and ends in a point that becomes a trial, raced like an
 that no leg follows: where it gains no more than chance there, no further leg begins (see ``validation``).
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
@@ -45,7 +46,7 @@ class Descent:
     """The state of a run's descent, as its folder records it.
 
     ``losses`` has the loss before each step, ``items`` the number of items that gradients were taken on, ``seconds``
-    what the steps took, ``points`` the end of each leg by name. ``exact``: the gradient is exact; else it is that of a
+    what the legs took, ``points`` the end of each leg by name. ``exact``: the gradient is exact; else it is that of a
     linear surrogate. ``began``: the number of the trial that the last leg began at. ``reason``: why the descent failed.
     """
 
@@ -131,18 +132,19 @@ class GradientSource:
             return replace(descent, reason=reason)
 
     def _descend(self, descent: Descent, study: Study, steps: range, number: int) -> Descent:
+        begun = time.perf_counter()
         beginning, method, point = self._beginning(study)
         chart, engine = Chart(self._space, self._live.engine, method, point), self._live.engine
         engine.build(chart.recipe(chart.origin))
         self._loss.measure_scales(bandwidth_of(number), steps.start)
-        leg = descend(chart, engine, self._loss.backward, steps, self._settings.learning_rate / 2**number)
+        units, losses = descend(chart, engine, self._loss.backward, steps, self._settings.learning_rate / 2**number)
         return replace(
             descent,
             method=method.name,
-            losses=descent.losses + leg.losses,
+            losses=descent.losses + losses,
             items=descent.items + sum(map(self._loss.count, steps)),
-            seconds=descent.seconds + leg.seconds,
-            points={**descent.points, f"step {steps.stop}": chart.point(leg.units)},
+            seconds=descent.seconds + time.perf_counter() - begun,
+            points={**descent.points, f"step {steps.stop}": chart.point(units)},
             began=beginning,
         )
 
@@ -185,7 +187,7 @@ def items_looked_at(folder: RunFolder) -> int:
 
 
 def seconds_descended(folder: RunFolder) -> float:
-    """How many seconds the steps of a run's descent took."""
+    """How many seconds the legs of a run's descent took."""
     descent = read_descent(folder)
     return descent.seconds if descent else 0.0
 

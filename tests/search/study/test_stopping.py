@@ -59,6 +59,8 @@ def test_spans_that_overlap_count_once_and_pauses_do_not() -> None:
     assert seconds_spent(study) == 15
     assert why_ended(study, Search(timeout=15), False) == "the timeout is reached: the trials took 15 s of 15 s"
     assert why_ended(study, Search(timeout=15.5), True) is None
+    ended = why_ended(study, Search(timeout=15.5), True, seconds_beside=1)
+    assert ended == "the timeout is reached: the trials took 16 s of 16 s"
 
 
 def test_patience_counts_the_trials_since_the_best_beside_the_baselines() -> None:
