@@ -5,15 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.search.candidates.baselines import Baselines, Endpoints
 from mergesearch.search.config import Config
 from mergesearch.search.evaluate import evaluate_model
-from mergesearch.search.statistics import Estimate
+from mergesearch.search.statistics import Array, Contrast, Estimate, Stratum, difference_of, sign_flip_test
 from mergesearch.search.verdict.comparison import Claim, Evidence, deciding
-from mergesearch.search.verdict.result import Verdict
+from mergesearch.search.verdict.result import ConstraintResult, Verdict
 from mergesearch.search.verdict.wording import difference_in_words, headline, looks_in_words, shown_baselines
 
 from ...tolerances import close
@@ -136,6 +137,29 @@ def test_what_a_second_look_is_called() -> None:
 def test_the_headline(low: float, high: float, p: float, begins: str) -> None:
     claim = Claim(Estimate((low + high) / 2, low, high), p)
     assert headline(row("trial 9", 9), row("base", 0), claim, 100).startswith(begins)
+
+
+def test_sentence_interval_and_p_never_contradict_each_other() -> None:
+    rng = np.random.default_rng(0)
+    begins = {True: "trial 9 (ties) beats every baseline beyond chance", False: "Use base: the best candidate of the"}
+    found = []
+    for seed in range(60):
+        gains = rng.normal(rng.choice([-0.8, 0.0, 0.8]), 1.0, (3, 20))
+        claim = Claim.of(sign_flip_test([_gain_of(row) for row in gains], seed))
+        sentence = headline(row("trial 9", 9), row("base", 0), claim, 20)
+        assert sentence.startswith(begins[claim.is_proven])
+        assert ("beyond chance" in sentence) == (claim.p < 0.05) == (claim.is_proven or claim.is_refuted)
+        assert claim.is_proven == (claim.difference.low > 0)
+        assert claim.is_refuted == (claim.difference.high < 0)
+        assert ConstraintResult([]).allow(claim.is_proven) == claim.is_proven
+        found.append((claim.is_proven, claim.is_refuted))
+    assert len(set(found)) == 3, "all three cases"
+
+
+def _gain_of(gains: Array) -> Contrast:
+    names = [f"{n:02d}" for n in range(len(gains))]
+    one, two = (Stratum.of(names, [1.0] * len(names), values.tolist()) for values in (gains, 0 * gains))
+    return difference_of([one], [two], lambda values: values[0])
 
 
 def test_the_simpler_recipe_is_recommended_unless_the_winner_is_better(config: Data, tmp_path: Path) -> None:
