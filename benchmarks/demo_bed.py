@@ -21,7 +21,7 @@ from mergesearch.search.candidates.plan import SearchPlan, open_plan
 from mergesearch.search.config import Config
 from mergesearch.search.problem.tasks import Task
 from mergesearch.search.scoring.live_model import open_engine
-from mergesearch.search.statistics import Estimate, bootstrap_difference
+from mergesearch.search.statistics import Contrast, difference_of
 from mergesearch.seeds import derive
 
 BANDWIDTH = 0.35
@@ -39,9 +39,9 @@ Weight = Any
 
 def with_split(config: Config, seed: int) -> Config:
     """The config with another seed of the split and of the search."""
-    data = config.model_dump(mode="json", exclude_defaults=True)
-    data["evaluate"]["split"]["seed"] = data.setdefault("search", {})["seed"] = seed
-    return Config.model_validate(data)
+    assert config.evaluate.split is not None
+    evaluate = config.evaluate.model_copy(update={"split": config.evaluate.split.model_copy(update={"seed": seed})})
+    return config.model_copy(update={"evaluate": evaluate, "search": config.search.model_copy(update={"seed": seed})})
 
 
 def levels(config: Config) -> dict[str, Sequence[Weight]]:
@@ -57,10 +57,10 @@ def levels(config: Config) -> dict[str, Sequence[Weight]]:
 
 def with_weights(config: Config, weights: Sequence[Weight]) -> Config:
     """The config with other weights of its models."""
-    data = config.model_dump(mode="json", exclude_defaults=True)
-    for model, weight in zip(data["recipe"]["models"], weights, strict=True):
+    recipe = deepcopy(config.recipe)
+    for model, weight in zip(recipe["models"], weights, strict=True):
         model["parameters"] = {"weight": deepcopy(weight)}
-    return Config.model_validate(data)
+    return config.model_copy(update={"recipe": recipe})
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ class Bed:
         """The accuracy of each task."""
         return self.tasks.values(side, found.rows[side])
 
-    def difference(self, one: Found, two: Found) -> Estimate:
-        """One merge less another on the test items, with an interval over files."""
+    def difference(self, one: Found, two: Found) -> Contrast:
+        """One merge less another on the test items, with the standard error over files."""
         strata = [self.tasks.strata("test", found.rows["test"]) for found in (one, two)]
-        return bootstrap_difference(strata[0], strata[1], self.tasks.objective("test").combine, 0)
+        return difference_of(strata[0], strata[1], self.tasks.objective("test").combine)
 
     def baselines(self) -> list[Found]:
         """The baselines that every run scores."""
@@ -198,11 +198,6 @@ def _by_file(items: Sequence[Item]) -> list[list[Item]]:
     for item in items:
         files.setdefault(item.fingerprint, []).append(item)
     return list(files.values())
-
-
-def standard_error(estimate: Estimate) -> float:
-    """Of a 95 % interval."""
-    return (estimate.high - estimate.low) / 2 / 1.96
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 import torch
-from demo_bed import Bed, Found, Oracle, levels, rounded, standard_error, with_split
+from demo_bed import Bed, Found, Oracle, levels, rounded, with_split
 from machine import FOLDER, write_result
 
 from mergesearch.search.config import Config
@@ -38,7 +38,7 @@ def row(bed: Bed, found: Found, rival: Found | None = None) -> dict[str, Any]:
         difference = bed.difference(found, rival)
         result["rival"] = rival.name
         result["gain"] = round(difference.value, 4)
-        result["standard error"] = round(standard_error(difference), 4)
+        result["standard error"] = round(difference.standard_error, 4)
     return result
 
 

@@ -73,7 +73,7 @@ def run_seed(config: Config, seed: int, steps: int) -> dict[str, Any]:
         "full evaluations": round(result["items"] / bed.tasks.search_items, 2),
         "winner by task": rounded(bed.by_task(winner, "test")),
         "oracle": round(bed.value(oracle, "test"), 4),
-        "less oracle": [behind.value, behind.low, behind.high],
+        "less oracle": [round(behind.value, 4), round(behind.standard_error, 4)],
         "search items": bed.tasks.search_items,
         "test items": sum(len(items) for items in bed.tasks.items("test").values()),
     }

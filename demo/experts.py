@@ -94,9 +94,9 @@ def train(setup: TrainingSetup, progress: Progress) -> None:
     words, size = Tokenizer.from_str(setup.tokenizer), setup.size
     model = AutoModelForCausalLM.from_pretrained(setup.base) if setup.base else training.new_model(words, size)
     data = training.batches([torch.from_numpy(row) for row in setup.rows], setup.steps, size, setup.name)
-    rate = size.expert_rate if setup.base else size.base_rate
+    rate, outer = (size.expert_rate, size.expert_outer) if setup.base else (size.base_rate, size.base_outer)
     with _one_thread():
-        training.train(model, data, setup.steps, rate, lambda done: progress(setup.name, done, setup.steps))
+        training.train(model, data, setup.steps, rate, outer, lambda done: progress(setup.name, done, setup.steps))
     with atomic_path(setup.target) as folder:
         model.save_pretrained(folder)
         tokenizer.for_transformers(words).save_pretrained(folder)

@@ -24,11 +24,14 @@ class Size:
     expert_steps: int = 600
     base_rate: float = 0.03
     expert_rate: float = 0.008
+    base_outer: float = 0.2
+    """The learning rate of the embeddings and the output layer, relative to that of the layers."""
+    expert_outer: float = 0.2
     characters: int = 2_500_000
     """Training text of each language."""
     held_out_files: int = 240
     held_out_characters: int = 1_200_000
-    items: int = 4000
+    items: int = 5000
     """Items of each language."""
     texts: int = 12
     """Pieces of held-out text of each language, for bits per byte."""

@@ -52,9 +52,11 @@ def batches(rows: Sequence[Tensor], steps: int, size: Size, stage: str) -> Itera
         yield torch.cat([_windows(row, share, size.context, generator) for row in rows])
 
 
-def train(model: Any, data: Iterable[Tensor], steps: int, rate: float, on_step: Callable[[int], None]) -> None:
-    """Trains ``model`` in place. ``on_step`` gets the number of steps done, after each."""
-    optimizer = Optimizer(model, rate, steps)
+def train(  # noqa: PLR0913, PLR0917 - what training needs
+    model: Any, data: Iterable[Tensor], steps: int, rate: float, outer: float, on_step: Callable[[int], None]
+) -> None:
+    """Trains ``model`` in place; see ``Optimizer``. ``on_step`` gets the number of steps done, after each."""
+    optimizer = Optimizer(model, rate, steps, outer)
     model.train()
     for done, batch in enumerate(data, start=1):
         model(input_ids=batch, labels=batch).loss.backward()
