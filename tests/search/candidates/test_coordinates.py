@@ -136,3 +136,15 @@ def test_a_killed_baseline_is_offered_again_as_itself(
     assert course(tmp_path / "killed" / "small") == course(tmp_path / "whole" / "small")
     waiting = study_of(tmp_path / "killed" / "small").get_trials(states=(TrialState.WAITING,))
     assert not waiting
+
+
+def test_cmaes_begins_at_the_best_of_them(config: Data, models: Path, tmp_path: Path) -> None:
+    config["recipe"] = recipe(models, "task_arithmetic", {"search": [0.0, 1.5]})
+    config["search"] = {"trials": 16, "seed": 0, "start": "none", "sampler": "cmaes", "sigma": 0.02}
+    go(config, tmp_path)
+    trials = t.finished(study_of(tmp_path / "small"))
+    sampled = [trial for trial in trials if t.kind_of(trial) == t.SAMPLED]
+    before = [trial for trial in trials[: sampled[0].number] if trial.params]
+    best = t.best(before)
+    assert sampled[0].user_attrs[t.SLOT]["begun"] == best.number
+    assert all(abs(trial.params[name] - best.params[name]) < 0.15 for trial in sampled for name in best.params)
