@@ -52,6 +52,7 @@ from mergesearch.search.samplers.schedule import Strategy
 from mergesearch.search.scoring.live_model import LiveModel
 from mergesearch.search.scoring.scorer import Scorer
 from mergesearch.search.scoring.token_budget import RunBudget
+from mergesearch.search.signal.signal import Signal
 from mergesearch.search.space.space import Space
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
@@ -249,7 +250,7 @@ def new_loop(replayed: ReplayedSpace, config: Config) -> Loop:
     store = RunStore(InMemoryRunFolder(), optuna.create_study(direction="maximize"))
     budget = RunBudget(store.folder, config.evaluate, "cpu", lambda _: None)
     live = LiveModel(cast(Any, ReplayedEngine(replayed.landscape)), config.evaluate, budget.budget)
-    scorer = Scorer(tasks, live, budget, store, search.racing, search.seed, {})
+    scorer = Scorer(tasks, live, budget, store, search.racing, search.seed, {}, Signal(tasks, store, search.signal))
     baselines = BaselineSource(replayed.baselines)
     usual_settings = UsualSettings(space, search.trials, len(replayed.baselines))
     sampler = SamplerSource(Strategy(space, search, several=False, gradient=False))

@@ -30,6 +30,7 @@ from mergesearch.search.scoring.live_model import LiveModel, open_engine
 from mergesearch.search.scoring.repair import repair_scores
 from mergesearch.search.scoring.scorer import Scorer
 from mergesearch.search.scoring.token_budget import RunBudget
+from mergesearch.search.signal.signal import Signal
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.pareto import is_pareto
@@ -44,11 +45,13 @@ class Session:
     def __init__(self, plan: SearchPlan, store: RunStore, watcher: Watcher = QUIET) -> None:
         self.plan, self.store, self._watcher = plan, store, watcher
         self._has_told_prospects = False
+        self._signal_told: list[str] = []
         problem, config = plan.problem, plan.problem.config
         self.constraint_baselines = constraint_baselines(config.evaluate.constraints, plan.baselines)
         engine = open_engine(problem, plan.takes_gradients)
         self.budget = RunBudget(store.folder, config.evaluate, find_device(config.device), watcher.stage)
         self.live = LiveModel(engine, config.evaluate, self.budget.budget, store.folder.path)
+        self.signal = Signal(problem.tasks, store, config.search.signal)
         self.scorer = Scorer(
             problem.tasks,
             self.live,
@@ -57,6 +60,7 @@ class Session:
             config.search.racing,
             config.search.seed,
             self.constraint_baselines,
+            self.signal,
             config.search.trial_timeout,
         )
 
@@ -72,8 +76,10 @@ class Session:
         self._watcher.stage(f"the search has ended: {self.loop.ended}")
 
     def _told(self, view: RunView, trial: FrozenTrial) -> None:
-        """Tells of a finished trial and, once the baselines are scored, of what there is to win."""
+        """Tells of a finished trial and, once the baselines are scored, of the signal and of what there is to win."""
         self._watcher.trial(view, trial)
+        if self._baselines.are_scored(self.store.study):
+            self._tell_signal()
         if not self._has_told_prospects and self._baselines.are_scored(self.store.study):
             self._has_told_prospects = True
             tasks, folder = self.plan.problem.tasks, self.store.folder
@@ -94,9 +100,18 @@ class Session:
                 raise
             self._watcher.stage(f"the ensemble could not be scored: {in_words(error)}")
 
+    def _tell_signal(self) -> None:
+        """Tells how each task is read, and records it, where it has changed."""
+        lines = [f"signal of {line}" for line in self.signal.described]
+        if lines != self._signal_told:
+            self._signal_told = lines
+            self.store.study.set_user_attr(t.SIGNAL, lines)
+            for line in lines:
+                self._watcher.stage(line)
+
     @cached_property
     def _baselines(self) -> BaselineSource:
-        return BaselineSource(self.plan.baselines)
+        return BaselineSource(self.plan.baselines, self.signal.told)
 
     def prepare(self) -> None:
         """Checks what is known with the live model alone, before anything is scored, and tells the user about it."""
@@ -138,7 +153,7 @@ class Session:
         problem, baselines = self.plan.problem, self._baselines
         sources, sampler = self._sources(baselines)
         stopping = None if problem.config.soup else problem.config.search
-        asker = Asker(sources, sampler)
+        asker = Asker(sources, sampler, self.signal.told)
         coordinates = Coordinates(problem.space, self.live.engine, self.scorer.phenotype)
         return Loop(problem.space, problem.tasks, self.store, self.scorer, asker, baselines, coordinates, stopping)
 
@@ -148,20 +163,20 @@ class Session:
         sources: list[Source] = [baselines]
         if self.plan.soups and self._learner:
             seed, learn = config.search.seed, self._learner.learn
-            sources.append(SoupSource(self.plan.soups, baselines, problem.tasks, self.store, seed, learn))
+            sources.append(SoupSource(self.plan.soups, baselines, problem.tasks, self.store, self.signal, seed, learn))
         if config.soup:
             return sources, None
         reserved = None if self.plan.soups else len(self.plan.baselines)
         sources.append(UsualSettings(problem.space, config.search.trials, reserved))
         if self.plan.levels:
             left, deepest = config.search.trials - len(self.plan.baselines), DEEPEST if self.gradient else None
-            sources.append(CoarseToFine(problem.space, left, config.search.seed, deepest))
+            sources.append(CoarseToFine(problem.space, left, config.search.seed, deepest, self.signal.told))
         if self.gradient:
             sources.append(self.gradient)
         several, is_descending = is_pareto(self.store.study), self.gradient is not None
         strategy = Strategy(problem.space, config.search, several, gradient=is_descending)
         sampler = SamplerSource(strategy)
-        return [*sources, CentreSource(strategy, config.search.trials), sampler], sampler
+        return [*sources, CentreSource(strategy, config.search.trials, self.signal.told), sampler], sampler
 
     @cached_property
     def _learner(self) -> SoupLearner | None:

@@ -133,18 +133,19 @@ class Baselines(Endpoints):
 
 
 class BaselineSource:
-    """The baselines as candidates."""
+    """The baselines as candidates. Soups are made by the objective as it is ``told``."""
 
     may_overtake = False
 
-    def __init__(self, baselines: Endpoints) -> None:
+    def __init__(self, baselines: Endpoints, told: t.Told = t.as_it_is) -> None:
         self._baselines = baselines
+        self._told = told
         self._are_scored = False
 
     def next(self, study: Study) -> Candidate | Wait | Done:
         """See ``Source.next``."""
         in_work = t.names_in_work(study)
-        baseline = self._baselines.following(_scores(study), in_work)
+        baseline = self._baselines.following(self._values(study), in_work)
         if baseline is not None:
             return Candidate(t.BASELINE, baseline.name, recipe=lambda: baseline.recipe)
         return Wait() if in_work else Done("every baseline is scored")
@@ -154,11 +155,10 @@ class BaselineSource:
         self._are_scored = self._are_scored or isinstance(self.next(study), Done)
         return self._are_scored
 
-
-def _scores(study: Study) -> dict[str, float]:
-    """The objective of the baselines that are scored, by name."""
-    trials = t.of_kind(study, t.BASELINE)
-    return {str(trial.user_attrs[t.NAME]): t.score_of(trial) for trial in trials}
+    def _values(self, study: Study) -> dict[str, float]:
+        """The objective of the baselines that are scored, by name."""
+        trials = t.of_kind(study, t.BASELINE)
+        return {str(trial.user_attrs[t.NAME]): t.score_of(self._told(trial)) for trial in trials}
 
 
 def constraint_baselines(constraints: Sequence[Constraint], baselines: Endpoints) -> dict[str, Recipe]:

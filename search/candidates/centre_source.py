@@ -8,6 +8,7 @@ from optuna.study import Study
 
 from mergesearch.search.candidates.source import Candidate, Done, Wait
 from mergesearch.search.samplers import StudyWithEstimates
+from mergesearch.search.samplers.branches import Point
 from mergesearch.search.samplers.schedule import Strategy
 from mergesearch.search.study import trials as t
 
@@ -16,17 +17,23 @@ EVERY = 20
 
 
 class CentreSource:
-    """Centres of the strategy's sampler, of a run of so many ``trials``; none where the sampler has none."""
+    """Centres of the strategy's sampler, of a run of so many ``trials``; none where the sampler has none.
+
+    The sampler sees the trials as they are ``told``.
+    """
 
     may_overtake = False
 
-    def __init__(self, strategy: Strategy, trials: int) -> None:
-        self._strategy, self._trials = strategy, trials
+    def __init__(self, strategy: Strategy, trials: int, told: t.Told | None = None) -> None:
+        self._strategy, self._trials, self._told = strategy, trials, told
 
     def next(self, study: Study) -> Candidate | Wait | Done:
         """See ``Source.next``."""
-        centre = self._strategy.centre(StudyWithEstimates(study)) if self._is_due(study) else None
+        centre = self._centre(study) if self._is_due(study) else None
         return Done("no centre is due") if centre is None else Candidate(t.CENTRE, point=centre)
+
+    def _centre(self, study: Study) -> Point | None:
+        return self._strategy.centre(StudyWithEstimates(study, self._told))
 
     def _is_due(self, study: Study) -> bool:
         """Whether the sampler has had its turn since the last centre, or this is the last trial."""

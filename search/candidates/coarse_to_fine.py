@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from mergesearch.merge_ops.methods import Method, Scalar, find_method
 from mergesearch.search.candidates.source import Candidate, Done, Wait
 from mergesearch.search.candidates.sweep import next_point
-from mergesearch.search.samplers import METHOD, from_unit, to_unit
+from mergesearch.search.samplers import METHOD, StudyWithEstimates, from_unit, to_unit
 from mergesearch.search.samplers.branches import Point
 from mergesearch.search.samplers.tied import TiedBox, is_tied
 from mergesearch.search.space.levels import NAMES, SINGLE, Level, levels_of
@@ -44,13 +44,15 @@ class CoarseToFine:
     """The levels of the space as candidates.
 
     ``trials`` is how many the run has beside the baselines; ``seed`` is the run's. ``deepest`` is how many levels are
-    searched; None: all.
+    searched; None: all. Trials are compared as they are ``told``.
     """
 
     may_overtake = False
 
-    def __init__(self, space: Space, trials: int, seed: int, deepest: int | None = None) -> None:
-        self._space, self._trials, self._seed, self._deepest = space, trials, seed, deepest
+    def __init__(
+        self, space: Space, trials: int, seed: int, deepest: int | None = None, told: t.Told = t.as_it_is
+    ) -> None:
+        self._space, self._trials, self._seed, self._deepest, self._told = space, trials, seed, deepest, told
         self._distributions = {each.name: each.distribution for each in space.dimensions}
 
     def next(self, study: Study) -> Candidate | Wait | Done:
@@ -67,7 +69,7 @@ class CoarseToFine:
     def _method(self, study: Study) -> Method:
         """The method of the levels that have begun, else that of the best point so far."""
         own = [trial for trial in t.begun(study) if t.kind_of(trial) in KINDS]
-        points = own[:1] or sorted((trial for trial in t.completed(study) if trial.params), key=t.rank)
+        points = own[:1] or sorted((trial for trial in t.completed(study) if trial.params), key=self._rank)
         names = [str(trial.params[METHOD]) for trial in points if METHOD in trial.params]
         return find_method(names[0]) if names else self._space.methods[0]
 
@@ -86,7 +88,7 @@ class CoarseToFine:
             return Candidate(t.SWEEP, level.name, point=line.point(unit))
         if any(not trial.state.is_finished() for trial in own):
             return Wait()
-        best = min(line.trials, key=t.rank, default=None)
+        best = min(line.trials, key=self._rank, default=None)
         if best is None or t.kind_of(best) in t.NAMED:
             return Done("the best single weight is a baseline")
         return Candidate(t.BASELINE, BEST_SINGLE, point=best.params)
@@ -98,7 +100,10 @@ class CoarseToFine:
         (names,) = level.groups
         box = TiedBox(start, level.groups, self._distributions, 1.0)
         trials = [trial for trial in t.begun(study) if box.contains(trial.params)]
-        return _Line(start, names, self._distributions[names[0]], trials)
+        return _Line(start, names, self._distributions[names[0]], [self._told(trial) for trial in trials])
+
+    def _rank(self, trial: FrozenTrial) -> tuple[float, float, int]:
+        return t.rank(self._told(trial))
 
     def _search(self, study: Study, method: Method, level: Level) -> Candidate | Done:
         """The next point near the best one that the level has."""
@@ -111,12 +116,16 @@ class CoarseToFine:
             return Done("the level brings nothing better")
         box = TiedBox(best.params, level.groups, self._distributions, WIDTH)
         seed = derive(self._seed, "level", level.name, len(own))
-        return Candidate(t.LEVEL, level.name, point=box.ask(study, len(own) >= min(dimensions, RANDOM), seed))
+        return Candidate(
+            t.LEVEL,
+            level.name,
+            point=box.ask(StudyWithEstimates(study, self._told), len(own) >= min(dimensions, RANDOM), seed),
+        )
 
     def _tied(self, study: Study, method: Method, level: Level) -> list[FrozenTrial]:
         """The completed trials of the method that are points of the level, the best first."""
         of_method = [trial for trial in t.completed(study) if trial.params.get(METHOD, method.name) == method.name]
-        return sorted((trial for trial in of_method if is_tied(trial.params, level.groups)), key=t.rank)
+        return sorted((trial for trial in of_method if is_tied(trial.params, level.groups)), key=self._rank)
 
     def _later(self, study: Study, level: Level) -> bool:
         """Whether a level after this one has begun: a level that has ended stays so, if the run gets more trials."""

@@ -7,7 +7,6 @@ from math import inf
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from torch import Tensor
 
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.baselines import BaselineSource
@@ -15,6 +14,7 @@ from mergesearch.search.candidates.soups import Members, Steps, follow, greedy, 
 from mergesearch.search.candidates.source import Candidate, Done, Wait
 from mergesearch.search.config.soup import Learning, SoupKind
 from mergesearch.search.problem.task_set import TaskSet
+from mergesearch.search.signal.signal import Signal
 from mergesearch.search.space.paths import model_labels
 from mergesearch.search.statistics import Estimate, difference_of, estimated
 from mergesearch.search.study import trials as t
@@ -76,12 +76,13 @@ class SoupSource:
         baselines: BaselineSource,
         tasks: TaskSet,
         store: RunStore,
+        signal: Signal,
         seed: int,
         learn: Callable[[bool], Recipe],
     ) -> None:
         self._plan = plan
         self._baselines = baselines
-        self._scores = SoupScores(plan, tasks, store, seed)
+        self._scores = SoupScores(plan, tasks, store, signal, seed)
         self._learn = learn
 
     def next(self, study: Study) -> Candidate | Wait | Done:
@@ -108,13 +109,17 @@ class SoupSource:
 class SoupScores:
     """What the finished trials say of soups."""
 
-    def __init__(self, plan: SoupPlan, tasks: TaskSet, store: RunStore, seed: int) -> None:
-        self._plan, self._tasks, self._store, self._seed = plan, tasks, store, seed
+    def __init__(self, plan: SoupPlan, tasks: TaskSet, store: RunStore, signal: Signal, seed: int) -> None:
+        self._plan, self._tasks, self._store, self._signal, self._seed = plan, tasks, store, signal, seed
         self._trials: dict[str, FrozenTrial] = {}
         self._gains: dict[tuple[Members, Members], Estimate] = {}
+        self._readings = signal.readings
 
     def read(self) -> "SoupScores":
-        """Reads the trials anew. Intervals are kept: what they are computed from never changes."""
+        """Reads the trials anew. Intervals are kept until the signal is read otherwise."""
+        if self._signal.readings is not self._readings:
+            self._readings = self._signal.readings
+            self._gains.clear()
         finished = t.finished(self._store.study)
         self._trials = {
             str(trial.user_attrs.get(t.NAME)): trial for trial in finished if t.kind_of(trial) in (t.BASELINE, t.STEP)
@@ -132,7 +137,7 @@ class SoupScores:
     def score(self, soup: Members) -> float:
         """The objective on the search items; minus infinity where the soup could not be scored in full."""
         trial = self._trial(soup)
-        return t.score_of(trial) if trial and trial.state == TrialState.COMPLETE else -inf
+        return self._signal.value_of(trial) if trial and trial.state == TrialState.COMPLETE else -inf
 
     def gain(self, new: Members, old: Members) -> Estimate:
         """new − old in the objective on the same search items, with a 95 % interval."""
@@ -144,14 +149,14 @@ class SoupScores:
         return self._gains[new, old]
 
     def _paired(self, new: Members, old: Members) -> Estimate:
-        one, two = (self._tasks.strata("search", self._scores_of(soup)) for soup in (new, old))
+        one, two = (self._signal.strata_of(self._trial_of(soup)) for soup in (new, old))
         seed = derive(self._seed, "soup", self._plan.name_of(new), self._plan.name_of(old))
         return estimated(difference_of(one, two, self._tasks.objective("search").combine), seed)
 
-    def _scores_of(self, soup: Members) -> Mapping[str, Tensor]:
+    def _trial_of(self, soup: Members) -> FrozenTrial:
         trial = self._trial(soup)
         assert trial is not None
-        return self._store.scores_of(trial)
+        return trial
 
     def _trial(self, soup: Members) -> FrozenTrial | None:
         return self._trials.get(self._plan.name_of(soup))

@@ -15,12 +15,19 @@ from mergesearch.search.study import trials as t
 class Asker:
     """Begins the trials of a study. ``sources`` are in the order in which they have their turn.
 
-    ``sampler`` chooses the values of points; None where no source asks for any.
+    ``sampler`` chooses the values of points; None where no source asks for any. ``told`` gives a trial as samplers see
+    it; see ``Signal.told``.
     """
 
-    def __init__(self, sources: Sequence[Source], sampler: SamplerSource | None) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        sampler: SamplerSource | None,
+        told: t.Told | None = None,
+    ) -> None:
         self._sources = sources
         self._sampler = sampler
+        self._told = told
 
     def exhausted(self, study: Study) -> str | None:
         """Why the last source has nothing more to offer; None while it has."""
@@ -61,4 +68,4 @@ class Asker:
     def _ask_sampler(self, study: Study) -> Trial:
         assert self._sampler is not None
         study.sampler = self._sampler.sampler(study)
-        return StudyWithEstimates(study).ask()
+        return StudyWithEstimates(study, self._told).ask()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergesearch.errors import Problems, UserError, located
+from mergesearch.errors import Problems, UserError, listed, located
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, common_dtype
@@ -120,9 +120,20 @@ def open_problem(config: Config, where: str) -> Problem:
         texts, graded = calibration_texts(config.recipe), config.search.signal != "metric"
         tasks = problems.attempt(lambda: open_tasks(config.evaluate, texts, graded))
         problems.check()
-    assert opened is not None
-    assert tasks is not None
+        assert opened is not None
+        assert tasks is not None
+        if config.search.signal == "graded":
+            _check_graded(tasks)
     return opened.problem(config, tasks)
+
+
+def _check_graded(tasks: TaskSet) -> None:
+    counted = tasks.counted("search")
+    if not any(task.graded for task in counted):
+        raise UserError(
+            f"search.signal: found graded, but {listed(repr(task.name) for task in counted)} has no margins, which "
+            "grades are made from; set auto or metric"
+        )
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,19 @@ def print_tasks(screen: Console, tasks: TaskSet) -> None:
         )
 
 
+def print_signal(screen: Console, plan: SearchPlan) -> None:
+    """What the search is told of candidates."""
+    setting, tasks = plan.problem.config.search.signal, plan.problem.tasks.counted("search")
+    graded = [task.name for task in tasks if task.graded]
+    if not graded:
+        why = "the config says so" if setting == "metric" else "no task has margins"
+        screen.print(f"signal: the metric itself, because {why}")
+        return
+    others = [task.name for task in tasks if not task.graded]
+    rest = f"; the metric itself of {listed(others)}, which has no margins" if others else ""
+    screen.print(f"signal: grades of how sure the decisions of {listed(graded)} are ({setting}){rest}")
+
+
 def print_levels(screen: Console, plan: SearchPlan) -> None:
     """Which levels are searched before the sampler."""
     if plan.levels:

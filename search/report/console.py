@@ -18,6 +18,7 @@ from mergesearch.search.report.check_page import (
     print_cost,
     print_levels,
     print_samplers,
+    print_signal,
     print_space,
     print_start,
     print_tasks,
@@ -205,6 +206,7 @@ def print_plan(screen: Console, plan: SearchPlan, cost: Cost) -> None:
     if problem.config.soup is None:
         _print_search(screen, plan)
     print_tasks(screen, problem.tasks)
+    print_signal(screen, plan)
     for constraint in problem.tasks.constraints:
         screen.print(f"constraint: {constraint}")
     print_cost(screen, plan, cost)

@@ -70,6 +70,7 @@ def write_report(store: RunStore, verdict: Verdict) -> None:
         *_prospects(verdict),
         "<h2>The search</h2>",
         _html(_history(store), "history"),
+        *(f"<p class=note>{as_html(line, SCREEN)}</p>" for line in store.study.user_attrs.get(t.SIGNAL, ())),
         *([_html(_items(store), "items")] if verdict.stopped else []),
         "<h2>The winner against each baseline, on the test items</h2>",
         _comparisons(verdict),

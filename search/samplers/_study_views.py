@@ -37,14 +37,21 @@ class StudyWithEstimates(_StudyView):
 
     Without it Optuna's Gaussian process, CMA-ES and NSGA-II, which read complete trials only, would ask again for what
     was just stopped, and TPE would rank stopped trials below all others. The study itself keeps the two apart.
+
+    ``told`` gives a trial as samplers see it, which may have another value, and its standard error; see
+    ``Signal.told``.
     """
+
+    def __init__(self, study: Study, told: t.Told | None = None) -> None:
+        super().__init__(study)
+        self.told = told or _with_estimate
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         if states is not None and TrialState.COMPLETE not in states and TrialState.PRUNED not in states:
             return self._viewed._get_trials(deepcopy, states, use_cache)
-        trials = map(_with_estimate, self._viewed._get_trials(deepcopy, None, use_cache))
+        trials = map(self.told, self._viewed._get_trials(deepcopy, None, use_cache))
         return [trial for trial in trials if states is None or trial.state in states]
 
 
@@ -54,6 +61,15 @@ def _with_estimate(trial: FrozenTrial) -> FrozenTrial:
     complete = copy.copy(trial)
     complete.state = TrialState.COMPLETE
     return complete
+
+
+def as_told(study: Study, trial: FrozenTrial) -> FrozenTrial:
+    """A trial of the study behind a view, as the view shows it."""
+    while isinstance(study, _StudyView):
+        if isinstance(study, StudyWithEstimates):
+            return study.told(trial)
+        study = study._viewed
+    return trial
 
 
 class StudyInSpace(_StudyView):

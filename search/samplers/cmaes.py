@@ -3,6 +3,9 @@
 Each candidate has a position (restart, generation, index) that is written on its trial, and the optimizer's state is
 replayed from the trials that have ended: nothing is pickled. A candidate is drawn with a seed of its own from the state
 at the start of its generation, so that it can be drawn again from the generations before it.
+
+What a generation was told is written on the trials of the next one. A replay tells the same again, though the values of
+the trials may be read otherwise by then: their candidates would not be drawn again from other ranks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +20,7 @@ from optuna.trial import FrozenTrial
 
 from mergesearch.search.samplers._cmaes_backend import EvolutionStart, evolve, usual_population
 from mergesearch.search.samplers._replayable import ReplayableSampler, first_free
-from mergesearch.search.samplers._study_views import best_first, enqueued_point
+from mergesearch.search.samplers._study_views import as_told, best_first, enqueued_point
 from mergesearch.search.samplers._unit_cube import from_unit, to_unit
 from mergesearch.search.samplers.branches import Branch, Point, branch_of
 from mergesearch.search.study import trials as t
@@ -30,6 +33,10 @@ RESULTS = (t.SAMPLED, t.GRADIENT, t.CENTRE)
 SPREAD = 3.0
 """The largest factor by which the first sigma of a dimension may differ from the mean."""
 NO_ORIGIN = -1
+AFTER = "after"
+"""Where a candidate's slot has the ranks of the generation before its own."""
+Ranks = Sequence[tuple[int, float]]
+"""The candidates of a generation and their costs, the best first."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,9 @@ class CmaEsSampler(ReplayableSampler):
 
     def point(self, study: Study, trial: FrozenTrial) -> Point:
         replay, trials = self._current(study), self.trials_by_position(study)
-        restart, generation = replay.advance(trials, study.direction)
+        restart, generation = replay.advance(trials, study)
         index = first_free(trials, restart, generation)
-        self.claim(study, trial, restart, generation, index, begun=replay.origin)
+        self.claim(study, trial, restart, generation, index, begun=replay.origin, **{AFTER: replay.told})
         return replay.branch.complete(replay.candidate(index))
 
     def centre(self, study: Study) -> Point | None:
@@ -81,7 +88,7 @@ class CmaEsSampler(ReplayableSampler):
         if not self.trials_by_position(study):
             return None
         replay = self._current(study)
-        replay.advance(self.trials_by_position(study), study.direction)
+        replay.advance(self.trials_by_position(study), study)
         return replay.centre()
 
     def _current(self, study: Study) -> "_Replay":
@@ -135,7 +142,10 @@ def _gradient_scales(branch: Branch, trials: Sequence[FrozenTrial]) -> dict[str,
 
 
 class _Replay:
-    """The evolution of a study up to its last complete generation. ``origin``: the number of the trial at its start."""
+    """The evolution of a study up to its last complete generation.
+
+    ``origin`` is the number of the trial at its start; ``told``, the ranks and costs that its last generation was told.
+    """
 
     def __init__(self, origin: int, branch: Branch, start: EvolutionStart, seed: int, mixed: bool) -> None:
         self.origin = origin
@@ -143,6 +153,7 @@ class _Replay:
         self._start = start
         self._seed = seed
         self._mixed = mixed
+        self.told: Ranks = []
         self._restart, self._generation = 0, 0
         self._evolution = evolve(branch.free, start, mixed)
 
@@ -154,12 +165,17 @@ class _Replay:
         """The values of the free dimensions of a candidate of the current generation."""
         return self._evolution.candidate(self._seed_of(index))
 
-    def advance(self, trials: Mapping[Position, FrozenTrial], direction: StudyDirection) -> tuple[int, int]:
+    def advance(self, trials: Mapping[Position, FrozenTrial], study: Study) -> tuple[int, int]:
         """Tells every generation that is complete. Returns the current restart and generation."""
-        sign = -1.0 if direction == StudyDirection.MAXIMIZE else 1.0
         while len(ended := list(self._ended(trials))) >= self._start.population:
-            self._tell(ended[: self._start.population], sign)
+            self._tell(self._told_before(trials) or _ranks(ended[: self._start.population], study))
         return self._restart, self._generation
+
+    def _told_before(self, trials: Mapping[Position, FrozenTrial]) -> Ranks | None:
+        """What the current generation was told, as the next one says."""
+        following = (self._restart, self._generation + 1), (self._restart + 1, 0)
+        next_ones = (trial for at, trial in trials.items() if at[:2] in following)
+        return next((trial.user_attrs[t.SLOT][AFTER] for trial in next_ones), None)
 
     def _ended(self, trials: Mapping[Position, FrozenTrial]) -> Iterator[tuple[int, FrozenTrial]]:
         """The candidates of the current generation that have ended, with their index, the first to end first."""
@@ -167,12 +183,9 @@ class _Replay:
         ended = [(index, trial) for index, trial in current.items() if trial.state.is_finished()]
         yield from sorted(ended, key=lambda entry: (entry[1].datetime_complete, entry[0]))
 
-    def _tell(self, ended: Sequence[tuple[int, FrozenTrial]], sign: float) -> None:
-        scored = [(t.violation(each), sign * each.value, index) for index, each in ended if each.value is not None]
-        failed = sorted(index for index, trial in ended if trial.value is None)
-        ranked = [*sorted(scored), *((inf, inf, index) for index in failed)]
-        costs = _rising([cost for _, cost, _ in ranked])
-        self._evolution.tell([self._seed_of(index) for *_, index in ranked], costs)
+    def _tell(self, ranks: Ranks) -> None:
+        self._evolution.tell([self._seed_of(int(index)) for index, _ in ranks], [cost for _, cost in ranks])
+        self.told = ranks
         self._generation += 1
         if self._evolution.is_over():
             self._restart_elsewhere()
@@ -188,6 +201,16 @@ class _Replay:
 
     def _seed_of(self, index: int) -> int:
         return derive(self._seed, "candidate", self._restart, self._generation, index)
+
+
+def _ranks(ended: Sequence[tuple[int, FrozenTrial]], study: Study) -> Ranks:
+    sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+    told = [(index, as_told(study, trial)) for index, trial in ended]
+    scored = [(t.violation(each), sign * each.value, index) for index, each in told if each.value is not None]
+    failed = sorted(index for index, trial in told if trial.value is None)
+    ranked = [*sorted(scored), *((inf, inf, index) for index in failed)]
+    costs = _rising([cost for _, cost, _ in ranked])
+    return [(index, cost) for (*_, index), cost in zip(ranked, costs, strict=True)]
 
 
 def _rising(costs: Sequence[float]) -> list[float]:

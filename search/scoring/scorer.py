@@ -22,6 +22,7 @@ from mergesearch.search.scoring.racing.plan import RacePlan, plan_race
 from mergesearch.search.scoring.racing.race import Result, run_race, whole_result
 from mergesearch.search.scoring.time_limit import limited
 from mergesearch.search.scoring.token_budget import RunBudget
+from mergesearch.search.signal.signal import Signal
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.attempts import Attempts
 from mergesearch.search.study.pareto import is_pareto
@@ -48,7 +49,8 @@ class Scorer:
     """Builds candidates into the live model and scores them.
 
     A candidate that is identical to a scored one takes over its scores. Once the baselines are scored, the others are
-    raced against the incumbent. ``constraint_baselines`` are the recipes of the baselines that constraints name.
+    raced against the incumbent, the best one by the ``signal``. ``constraint_baselines`` are the recipes of the
+    baselines that constraints name.
     ``trial_timeout`` is the time limit in seconds of building one candidate and scoring it on the search items. It is
     longer where there are more items, as there may be in the verdict.
     """
@@ -62,6 +64,7 @@ class Scorer:
         racing: Racing | Literal[False],
         seed: int,
         constraint_baselines: Mapping[str, Recipe],
+        signal: Signal,
         trial_timeout: float | None = None,
     ) -> None:
         self._tasks = tasks
@@ -71,6 +74,7 @@ class Scorer:
         self._racing = racing
         self._seed = seed
         self._constraint_baselines = constraint_baselines
+        self._signal = signal
         self._trial_timeout = trial_timeout
         folder = store.folder
         self._attempts = Attempts(folder.path / "attempts", folder.workers, folder.worker)
@@ -170,9 +174,9 @@ class Scorer:
         if is_pareto(study):
             return None
         if before == inf:
-            best = t.incumbent(study)
+            best = self._signal.best(t.contenders(study)) if self._signal.is_graded else t.incumbent(study)
         else:
-            best = min((trial for trial in t.contenders(study) if trial.number < before), key=t.rank, default=None)
+            best = self._signal.best([trial for trial in t.contenders(study) if trial.number < before])
         return None if best is None or t.violation(best) else best
 
     def _score_constraint_baseline(self, name: str, recipe: Recipe) -> Result:

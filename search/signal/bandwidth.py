@@ -51,7 +51,7 @@ def choose_bandwidth(bandwidths: Sequence[float], grades: Array, metric: Array, 
     gains = np.stack([whole, *parts]) - np.stack([whole, *parts])[:, [usual]]
     errors = np.sqrt((len(parts) - 1) * gains[1:].var(0))
     margins = gains[0] - EVIDENCE * errors
-    best = int(np.argmax(np.where(np.arange(len(bandwidths)) == usual, 0.0, margins)))
+    best = int(np.argmax(margins)) if margins.max() > 0 else usual
     seen = f"{candidates} candidates"
     if best == usual:
         return Choice(USUAL, f"the usual one: no other foretells the metric better beyond chance ({seen})")

@@ -1,22 +1,21 @@
 """Reading scores and margins: what each item adds to the objective, graded and in the units of the metric."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mergesearch.evaluators import Item
-from mergesearch.evaluators.contract.graded import Graded, spread
-from mergesearch.search.problem.task_set import TaskSet
+from mergesearch.evaluators.contract.graded import spread
 from mergesearch.search.problem.tasks import Margins, Scores, Task
+from mergesearch.search.signal.parts import Part, Parts
 from mergesearch.search.statistics import Array, Contrast, Stratum, difference_of
 
 Line = tuple[float, float]
 """(slope, constant): from a graded value to the metric."""
 IDENTITY: Line = 1.0, 0.0
+Bools = NDArray[np.bool_]
 Contributions = dict[str, Array]
 """Each task's [items]: what each item adds to the task's value, or to that of its part; NaN where it was not scored."""
 
@@ -38,75 +37,61 @@ class Reading:
 
 @dataclass(frozen=True)
 class Readings:
-    """How a run's candidates are read, each task by itself."""
+    """How a run's candidates are read, each task by itself; the metric where nothing is said of a task."""
 
-    tasks: TaskSet
+    parts: Parts
     by_task: Mapping[str, Reading] = field(default_factory=dict)
 
     def contributions(self, side: str, scores: Scores, margins: Margins) -> Contributions:
         """What each item of the counted tasks adds to a value. Items whose scores are NaN were not scored."""
         return {
             task.name: self.of_task(task, side, scores[task.name], margins.get(task.name))
-            for task in self.tasks.counted(side)
+            for task in self.parts.tasks.counted(side)
         }
 
     def of_task(self, task: Task, side: str, scores: Tensor, margins: Tensor | None) -> Array:
         """What each item of the task adds, its margins given where it has any."""
-        reading = self.by_task.get(task.name)
+        read, scored = self._grader(task, margins), seen(scores)
         found = np.full(len(scores), np.nan)
-        for number, (items, places) in enumerate(seen_parts(task, side, scores)):
-            if reading is None or not reading.bandwidth or margins is None or task.graded is None:
-                found[places] = task.evaluator.contributions(items, scores[places]).numpy()
-            else:
-                scale = reading.bandwidth * spread(margins[seen(scores)])
-                slope, constant = reading.lines[number] if reading.lines else IDENTITY
-                found[places] = constant + slope * graded(task.graded, items, margins[places], scale)
+        for number, whole in enumerate(self.parts.of(task, side)):
+            part = whole.among(scored)
+            if read and part.items:
+                found[part.places] = read(number, part, scored)
+            elif part.items:
+                found[part.places] = task.evaluator.contributions(part.items, scores[part.places]).numpy()
         return found
+
+    def _grader(self, task: Task, margins: Tensor | None) -> Callable[[int, Part, Bools], Array] | None:
+        """What grades one part of the task by its number, given which items were scored; None for the metric."""
+        reading, evaluator = self.by_task.get(task.name), task.graded
+        if reading is None or not reading.bandwidth or margins is None or evaluator is None:
+            return None
+
+        def read(number: int, part: Part, scored: Bools) -> Array:
+            slope, constant = reading.lines[number] if reading.lines else IDENTITY
+            scale = reading.bandwidth * spread(margins[scored])
+            grades = evaluator.graded_contributions(part.items, margins[part.places], scale)
+            return constant + slope * grades.numpy().astype(np.float64)
+
+        return read
 
     def strata(self, side: str, contributions: Contributions) -> list[Stratum]:
         """Complete contributions in the form in which the objective is compared."""
-        return [
-            Stratum.of(
-                [item.fingerprint for item in items],
-                [item.weight for item in items],
-                contributions[task.name][places].tolist(),
-            )
-            for task in self.tasks.counted(side)
-            for items, places in task.parts(side)
-        ]
+        return [part.stratum(contributions[task.name]) for task, part in self._all(side)]
 
     def rows(self, side: str, contributions: Contributions) -> Array:
         """[rows]: the values that the objective takes, from complete contributions."""
-        return np.array(
-            [
-                np.average(contributions[task.name][places], weights=[item.weight for item in items])
-                for task in self.tasks.counted(side)
-                for items, places in task.parts(side)
-            ]
-        )
+        return np.array([part.mean(contributions[task.name]) for task, part in self._all(side)])
+
+    def _all(self, side: str) -> Iterator[tuple[Task, Part]]:
+        for task in self.parts.tasks.counted(side):
+            for part in self.parts.of(task, side):
+                yield task, part
 
 
-def seen(scores: Tensor) -> Tensor:
+def seen(scores: Tensor) -> Bools:
     """[items]: whether the item was scored."""
-    return ~scores.reshape(len(scores), -1).isnan().any(1) if len(scores) else torch.zeros(0, dtype=torch.bool)
-
-
-def seen_parts(task: Task, side: str, scores: Tensor) -> list[tuple[Sequence[Item], NDArray[np.int64]]]:
-    """The task's parts with the items that were scored, and their places among all items."""
-    scored, found = seen(scores).numpy(), list[tuple[Sequence[Item], NDArray[np.int64]]]()
-    for items, places in task.parts(side):
-        chosen = [n for n, place in enumerate(places) if scored[place]]
-        found.append(([items[n] for n in chosen], np.array(places, dtype=np.int64)[chosen]))
-    return found
-
-
-def graded(evaluator: Graded, items: Sequence[Item], margins: Tensor, scale: float) -> Array:
-    """[items]: grades, shifted such that their weighted mean is the graded value, which may be no mean (F1)."""
-    if not items:
-        return np.zeros(0)
-    grades = evaluator.grades(items, margins, scale).numpy().astype(np.float64)
-    mean = np.average(grades, weights=[item.weight for item in items])
-    return np.asarray(grades + (evaluator.graded_value(items, margins, scale) - mean))
+    return np.asarray(~np.isnan(scores.numpy().reshape(len(scores), -1)).any(1))
 
 
 def graded_difference(
@@ -114,4 +99,4 @@ def graded_difference(
 ) -> Contrast:
     """one − two between two candidates' graded objectives on the same items, in units of the metric."""
     first, second = (readings.strata(side, readings.contributions(side, *each)) for each in (one, two))
-    return difference_of(first, second, readings.tasks.objective(side).combine)
+    return difference_of(first, second, readings.parts.tasks.objective(side).combine)

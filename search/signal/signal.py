@@ -14,9 +14,11 @@ from typing import Literal
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from mergesearch.evaluators.contract.graded import spread
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Margins, Scores, Task
 from mergesearch.search.signal.bandwidth import BANDWIDTHS, FEWEST_CANDIDATES, USUAL, Choice, choose_bandwidth
+from mergesearch.search.signal.parts import Parts
 from mergesearch.search.signal.reading import IDENTITY, Contributions, Line, Reading, Readings, seen
 from mergesearch.search.signal.unseen import filled
 from mergesearch.search.statistics import Array, Stratum, difference_of
@@ -66,7 +68,9 @@ class Signal:
         """Whether any value differs from the metric."""
         self._objective = tasks.objective("search")
         self._marks: dict[int, tuple[Scores, Margins]] = {}
-        self._epoch = _Epoch((), Readings(tasks), [])
+        self._parts = Parts(tasks)
+        self._metric = Readings(self._parts)
+        self._epoch = _Epoch((), self._metric, [])
         self._contributions: dict[int, Contributions] = {}
         self._values: dict[int, list[float]] = {}
         self._errors: dict[int, float] = {}
@@ -120,9 +124,9 @@ class Signal:
         """The trial's graded scores on the search items, as comparisons take them."""
         return self._current().readings.strata("search", self._contributions_of(trial.number))
 
-    def rank(self, trial: FrozenTrial) -> tuple[float, float, int]:
-        """``trials.rank`` by ``value_of``."""
-        return t.violation(trial), -self.value_of(trial), trial.number
+    def best(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        """The first of the trials by ``trials.rank``, as they are told; None where there is none."""
+        return min(trials, key=lambda trial: t.rank(self.told(trial)), default=None)
 
     def told(self, trial: FrozenTrial) -> FrozenTrial:
         """The trial as samplers see it: complete, if it has values, and with these values.
@@ -145,16 +149,13 @@ class Signal:
             told.user_attrs = {**trial.user_attrs, **several, t.ERROR: self.error_of(trial)}
         return told
 
-    def value_when_told(self, number: int) -> float | None:
-        """The objective of a trial whose scores were just saved; None where it is the metric, or none were saved."""
-        return self._values_of(number)[-1] if self.is_graded and self._has_scores(number) else None
-
     def _is_read(self, trial: FrozenTrial) -> bool:
         """Whether the trial has a value that is read from its scores."""
         is_scored = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
         return self.is_graded and is_scored and self._has_scores(trial.number)
 
     def _has_scores(self, number: int) -> bool:
+        """False for a candidate that took over the estimate of an identical one."""
         return number in self._marks or self._store.folder.has_scores(t.scores_name(number))
 
     def _marks_of(self, number: int) -> tuple[Scores, Margins]:
@@ -182,7 +183,7 @@ class Signal:
         """The readings of the moment."""
         numbers = self._chosen_on()
         if numbers != self._epoch.numbers:
-            readings = Readings(self._tasks, {task.name: self._read(task, numbers) for task in self._counted})
+            readings = Readings(self._parts, {task.name: self._read(task, numbers) for task in self._counted})
             candidates = [readings.contributions("search", *self._marks_of(number)) for number in numbers]
             self._epoch = _Epoch(numbers, readings, candidates)
             for cache in (self._contributions, self._values, self._errors, self._shown):
@@ -205,41 +206,34 @@ class Signal:
         choice = self._choice(task, numbers)
         if not choice.bandwidth:
             return Reading(0.0, choice.reason)
-        scale = Readings(self._tasks, {task.name: Reading(choice.bandwidth, choice.reason)})
-        graded = [_part_values(scale, task, self._marks_of(number)) for number in numbers]
-        metric = [_part_values(Readings(self._tasks), task, self._marks_of(number)) for number in numbers]
-        parts = zip(np.transpose(graded), np.transpose(metric), strict=True)
-        return Reading(choice.bandwidth, choice.reason, [_line(*part) for part in parts])
+        scale = Readings(self._parts, {task.name: Reading(choice.bandwidth, choice.reason)})
+        graded, metric = (self._part_values(readings, task, numbers) for readings in (scale, self._metric))
+        return Reading(choice.bandwidth, choice.reason, [_line(*part) for part in zip(graded, metric, strict=True)])
+
+    def _part_values(self, readings: Readings, task: Task, numbers: Sequence[int]) -> Array:
+        """[parts, candidates]: the value of each part."""
+        contributions = [self._task_contributions(readings, task, number) for number in numbers]
+        return np.array([[part.mean(each) for each in contributions] for part in self._parts.of(task, "search")])
+
+    def _task_contributions(self, readings: Readings, task: Task, number: int) -> Array:
+        scores, margins = self._marks_of(number)
+        return readings.of_task(task, "search", scores[task.name], margins.get(task.name))
 
     def _choice(self, task: Task, numbers: Sequence[int]) -> Choice:
         bandwidths = [each for each in BANDWIDTHS if each or self._setting == "auto"]
         if len(numbers) < FEWEST_CANDIDATES:
             return Choice(USUAL, f"the usual one, until {FEWEST_CANDIDATES} candidates are scored in full")
-        by_bandwidth = []
-        for bandwidth in (0.0, *bandwidths):
-            readings = Readings(self._tasks, {task.name: Reading(bandwidth, "")})
-            strata = [_task_stratum(readings, task, self._marks_of(number)) for number in numbers]
-            by_bandwidth.append(np.stack([stratum.sums for stratum in strata]))
-        return choose_bandwidth(bandwidths, np.stack(by_bandwidth[1:]), by_bandwidth[0], strata[0].sizes)
+        whole = self._parts.whole(task)
+        metric = [whole.sums(self._task_contributions(self._metric, task, number)) for number in numbers]
+        grades = [[whole.sums(self._grades(task, number, each)) for number in numbers] for each in bandwidths]
+        return choose_bandwidth(bandwidths, np.array(grades), np.array(metric), whole.sizes)
 
-
-def _task_contributions(readings: Readings, task: Task, marks: tuple[Scores, Margins]) -> Array:
-    scores, margins = marks
-    return readings.of_task(task, "search", scores[task.name], margins.get(task.name))
-
-
-def _task_stratum(readings: Readings, task: Task, marks: tuple[Scores, Margins]) -> Stratum:
-    """The whole task's contributions by cluster."""
-    items, contributions = task.search, _task_contributions(readings, task, marks)
-    return Stratum.of([item.fingerprint for item in items], [item.weight for item in items], contributions.tolist())
-
-
-def _part_values(readings: Readings, task: Task, marks: tuple[Scores, Margins]) -> list[float]:
-    contributions = _task_contributions(readings, task, marks)
-    return [
-        float(np.average(contributions[places], weights=[item.weight for item in items]))
-        for items, places in task.parts("search")
-    ]
+    def _grades(self, task: Task, number: int, bandwidth: float) -> Array:
+        """[items]: what they contribute to the graded value, or with bandwidth 0 to the metric."""
+        margins = self._marks_of(number)[1][task.name]
+        if not bandwidth or task.graded is None:
+            return self._task_contributions(self._metric, task, number)
+        return task.graded.graded_contributions(task.search, margins, bandwidth * spread(margins)).numpy()
 
 
 def _line(graded: Array, metric: Array) -> Line:
@@ -247,10 +241,10 @@ def _line(graded: Array, metric: Array) -> Line:
 
     Its slope is 1 where candidates are few, or do not tell of one above 0.
     """
-    spread = graded - graded.mean()
+    deviations = graded - graded.mean()
     slope = 0.0
-    if len(graded) >= FEWEST_CANDIDATES and spread.any():
-        slope = float(spread @ metric / (spread @ spread))
+    if len(graded) >= FEWEST_CANDIDATES and deviations.any():
+        slope = float(deviations @ metric / (deviations @ deviations))
     slope = slope if slope > 0 else IDENTITY[0]
     return slope, float(metric.mean() - slope * graded.mean())
 

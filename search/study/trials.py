@@ -2,7 +2,7 @@
 
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import inf
 from typing import Any, Literal
@@ -18,6 +18,9 @@ Direction = Literal["maximize", "minimize"]
 
 CONFIG = "config"
 """The study's user attribute with the resolved config, which the run's folder has as a file."""
+
+SIGNAL = "signal"
+"""The study's user attribute with how each task is read, in words; see ``Signal``."""
 
 # Names of a trial's user attributes.
 KIND = "kind"
@@ -46,8 +49,6 @@ SLOT = "slot"
 """The position in the sampler's sequence from which the point came."""
 LEASE = "lease"
 """Which worker scores the trial, and until when the others leave the trial to it."""
-GRADED = "graded"
-"""The graded objective of the trial when it ended; see ``Signal``."""
 ERROR = "standard_error"
 """On the copies of trials that samplers see: the standard error of the value; see ``Signal.told``."""
 SCORE = "score"
@@ -207,6 +208,15 @@ def score_of(trial: FrozenTrial) -> float:
     if SCORE in trial.user_attrs:
         return float(trial.user_attrs[SCORE])
     return trial.value if trial.value is not None else -inf
+
+
+Told = Callable[[FrozenTrial], FrozenTrial]
+"""A trial as the search sees it, which may have another value than the metric; see ``Signal.told``."""
+
+
+def as_it_is(trial: FrozenTrial) -> FrozenTrial:
+    """The ``Told`` of a search that is told the metric."""
+    return trial
 
 
 def violation(trial: FrozenTrial) -> float:

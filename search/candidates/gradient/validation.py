@@ -11,6 +11,7 @@ from torch import Tensor
 from mergesearch.evaluators import Item
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Margins, Scores, Task
+from mergesearch.search.signal.parts import Parts
 from mergesearch.search.signal.reading import Reading, Readings, graded_difference, seen
 from mergesearch.search.statistics import Contrast
 from mergesearch.search.study import trials as t
@@ -62,13 +63,12 @@ class Validation:
             return None  # a copy of one that was stopped
         marks = [self._marks(trial) for trial in (one, two)]
         places = {
-            name: judged & seen(marks[0][0][name]).numpy() & seen(marks[1][0][name]).numpy()
-            for name, judged in self._judged.items()
+            name: judged & seen(marks[0][0][name]) & seen(marks[1][0][name]) for name, judged in self._judged.items()
         }
         if not all(chosen.any() for chosen in places.values()):
             return None
         tasks = self._of(places)
-        readings = Readings(tasks, {task.name: Reading(bandwidth, "of a descent") for task in tasks})
+        readings = Readings(Parts(tasks), {task.name: Reading(bandwidth, "of a descent") for task in tasks})
         first, second = ((_at(places, scores), _at(places, margins)) for scores, margins in marks)
         return graded_difference(readings, "search", first, second)
 

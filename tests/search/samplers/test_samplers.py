@@ -1,5 +1,6 @@
 """The contract suite of the samplers: every name in the table, on spaces of ranges, steps, choices and conditions."""
 
+import copy
 import random
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from mergesearch.search.samplers import (
     Branch,
     HasCentre,
     SamplerRequest,
+    StudyWithEstimates,
     branches_of,
     from_unit,
     grid_size,
@@ -341,6 +343,32 @@ def test_cmaes_asks_a_generation_by_several_workers() -> None:
     together.go(3)
     places = [tuple(trial.user_attrs[t.SLOT]["place"]) for trial in together.own]
     assert len(set(places)) == len(places)
+
+
+class Reread(Run):
+    """Trials whose values the search reads otherwise from the twentieth on."""
+
+    def begin(self) -> tuple[Trial, Values]:
+        self.study.sampler = self._kept or self._made()
+        trial = StudyWithEstimates(self.study, self._told).ask()
+        return trial, self.shape.ask(trial)
+
+    def _told(self, trial: FrozenTrial) -> FrozenTrial:
+        if trial.value is None or len(self.study.trials) < 20:
+            return trial
+        told = copy.copy(trial)
+        told.value = -trial.value
+        return told
+
+
+@pytest.mark.parametrize("name", ["cmaes", "catcma"])
+def test_what_a_generation_was_told_is_not_told_otherwise(name: str) -> None:
+    """Its trials may be read otherwise by then: then what was drawn from it would not be drawn again."""
+    kept, anew = (Reread(name, SHAPES["ranges"], kept=keep) for keep in (True, False))
+    points = kept.go(40)
+    assert points == anew.go(40)
+    assert points[:18] == Run(name, SHAPES["ranges"]).go(40)[:18]
+    assert points != Run(name, SHAPES["ranges"]).go(40)
 
 
 def test_cmaes_is_the_packages() -> None:

@@ -27,7 +27,7 @@ from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.result import Verdict
 
 from ...tolerances import close
-from ..helpers import rescored, save_fine_tunes
+from ..helpers import course, killed, rescored, save_fine_tunes, study_of
 
 Data = dict[str, Any]
 WORDS = ["good", "fine", "great", "bad", "poor", "awful", "film", "book", "the", "a"]
@@ -133,6 +133,48 @@ def test_scores_of_several_numbers_are_kept(classification: Data, tmp_path: Path
     values = t.finished(folder.open_study(None))[0].user_attrs[t.VALUES]
     plan = open_plan(Config.model_validate(classification), "config")
     assert plan.problem.tasks.values("search", scores) == values
+
+
+@pytest.mark.parametrize("sampler", ["cmaes", "tpe"])
+def test_a_graded_run_goes_on_where_it_was_killed(
+    classification: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    classification["search"] |= {"trials": 26, "sampler": sampler}
+    notes: list[str] = []
+    go(classification, tmp_path / "whole", notes)
+    for call in (13, 8):
+        killed(monkeypatch, "tell", call, classification, tmp_path / "torn")
+    go(classification, tmp_path / "torn")
+    assert course(tmp_path / "torn" / "small") == course(tmp_path / "whole" / "small")
+    told = [study_of(tmp_path / name / "small").user_attrs[t.SIGNAL] for name in ("whole", "torn")]
+    assert told[0] == told[1]
+    assert told[0][0].startswith("signal of reviews:accuracy: grades of bandwidth ")
+    assert set(told[0]) <= set(notes)
+    assert told[0][0] in (tmp_path / "torn" / "small" / "report.html").read_text()
+
+
+def test_a_run_that_is_told_the_metric_keeps_no_margins(classification: Data, tmp_path: Path) -> None:
+    classification["search"]["signal"] = "metric"
+    go(classification, tmp_path / "metric")
+    classification["search"]["signal"] = "graded"
+    go(classification, tmp_path / "graded")
+    items = open_plan(Config.model_validate(classification), "config").problem.tasks.items("search")
+    folders = [RunFolder(tmp_path / name / "small") for name in ("metric", "graded")]
+    (scores, none), (same, margins) = (each.load_scores_and_margins(t.scores_name(0), items) for each in folders)
+    assert not none
+    assert {name: values.tolist() for name, values in scores.items()} == {k: v.tolist() for k, v in same.items()}
+    assert {name: tuple(values.shape) for name, values in margins.items()} == {
+        "reviews:accuracy": (20,),
+        "reviews:f1": (20, 2),
+        "reviews:mcc": (20, 2),
+    }
+    assert t.SIGNAL not in study_of(tmp_path / "metric" / "small").user_attrs
+
+
+def test_grades_need_a_task_that_has_margins(config: Data) -> None:
+    config["search"]["signal"] = "graded"
+    with pytest.raises(UserError, match=r"search\.signal: found graded, but 'text' has no margins"):
+        open_plan(Config.model_validate(config), "config")
 
 
 def test_an_ensemble_of_one_fine_tune_is_with_the_base(config: Data, tmp_path: Path) -> None:
