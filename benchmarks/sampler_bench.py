@@ -12,6 +12,7 @@ has a centre chooses it; the others choose the point with the best score. Writes
 and sampler_bench.md.
 """
 
+import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -185,6 +186,31 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def saved() -> dict[str, Any]:
+    """The rooms and results of earlier calls."""
+    path = FOLDER / "sampler_bench.json"
+    return json.loads(path.read_text()) if path.exists() else {"headroom": {}, "arms": []}
+
+
+def save(room: Mapping[str, float], results: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the results, with those of earlier calls that were not measured again."""
+    before, measured = saved(), {_place(each) for each in results}
+    arms = sorted([each for each in before["arms"] if _place(each) not in measured] + [*results], key=_place)
+    rooms = before["headroom"] | dict(room)
+    write_result("sampler_bench", {"headroom": rooms, "looks": LOOKS, "arms": arms})
+    gains = ", ".join(f"{100 * gain:.1f} in {count}" for count, gain in sorted(rooms.items(), key=lambda e: int(e[0])))
+    head = (
+        "# Samplers on simulated merges\n\n`python benchmarks/sampler_bench.py`; the true gain over the best single "
+        "weight, in points of accuracy, of the point that the sampler would choose after so many evaluations: mean ± "
+        f"standard error over the seeds. An oracle gains, by dimensions: {gains}.\n\n"
+    )
+    write_text(FOLDER / "sampler_bench.md", head + table(arms) + "\n")
+
+
+def _place(result: Mapping[str, Any]) -> tuple[int, str, int]:
+    return result["dimensions"], result["score"], [*ARMS].index(result["arm"])
+
+
 @click.command(help=__doc__)
 @click.option("--seeds", default=12)
 @click.option("--arms", multiple=True, default=[*ARMS], type=click.Choice([*ARMS]))
@@ -196,20 +222,13 @@ def main(seeds: int, arms: Sequence[str], dimensions: Sequence[int], scores: Seq
     warnings.simplefilter("ignore")
     results, room = [], {}
     for count in dimensions:
-        room[count] = headroom(count // EXPERTS, seeds)
+        room[str(count)] = headroom(count // EXPERTS, seeds)
         for score in scores:
             for arm in (arm for arm in arms if count <= SLOW.get(arm, (0, 0, count))[2]):
                 results.append(measure(arm, count // EXPERTS, seeds, score == "graded"))
                 print(table(results[-1:]).splitlines()[-1], flush=True)
-    if write:
-        write_result("sampler_bench", {"headroom": room, "looks": LOOKS, "arms": results})
-        rooms = ", ".join(f"{100 * gain:+.1f} in {count} dimensions" for count, gain in room.items())
-        head = (
-            "# Samplers on simulated merges\n\n`python benchmarks/sampler_bench.py`; the true gain over the best "
-            "single weight, in points of accuracy, of the point that the sampler would choose after so many "
-            f"evaluations: mean ± standard error over the seeds. An oracle gains {rooms}.\n\n"
-        )
-        write_text(FOLDER / "sampler_bench.md", head + table(results) + "\n")
+                if write:
+                    save(room, results)
 
 
 if __name__ == "__main__":

@@ -32,14 +32,12 @@ AUTO = "auto"
 EVOLUTIONS = ("cmaes", "catcma")
 """The samplers that have a population."""
 GP_DIMENSIONS = SAMPLERS["gp"].dimensions
-GP_TRIALS = 250
-"""Beyond this many trials a Gaussian process takes long to ask and finds little more."""
+LOCAL_TRIALS = 500
+"""Beyond this many trials, those of a Gaussian process are followed by an evolution, which needs less time to ask."""
 GP_TRIALS_OF_SEVERAL = 120
-"""The same with several objectives, where it takes longer still."""
+"""Beyond this many trials with several objectives, their Gaussian processes take long to ask."""
 GENETIC_TRIALS = 1000
 """Beyond this many trials a genetic algorithm has enough generations for a front."""
-REDUCED_STAGES = ((6, 5, 40), (20, 3, 80))
-"""Stages before the full space, as (dimensions, divisor, most): trials / divisor of the trials, at most ``most``."""
 
 
 def _check_sampler(name: str) -> str:
@@ -154,15 +152,9 @@ def _plan_for_one(branches: Sequence[Branch], settings: SearchSettings, gradient
     cmaes = Stage(sampler="cmaes", sigma=settings.sigma, population=settings.population)
     if dimensions > GP_DIMENSIONS and gradient:
         return Schedule((cmaes,), f"{why}, from where the gradient leads")
-    if dimensions > GP_DIMENSIONS:
-        reduced = (
-            Stage(sampler="gp", trials=min(max(trials // divisor, 1), most), dimensions=few)
-            for few, divisor, most in REDUCED_STAGES
-        )
-        return Schedule((*reduced, cmaes), why)
-    if trials <= GP_TRIALS:
-        return Schedule((Stage(sampler="gp"),), why)
-    return Schedule((Stage(sampler="gp", trials=GP_TRIALS // 2), cmaes), why)
+    if trials <= LOCAL_TRIALS:
+        return Schedule((Stage(sampler="local", sigma=settings.sigma),), why)
+    return Schedule((Stage(sampler="local", sigma=settings.sigma, trials=LOCAL_TRIALS // 2), cmaes), why)
 
 
 def _plan_for_several(branches: Sequence[Branch], trials: int) -> Schedule:

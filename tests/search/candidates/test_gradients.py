@@ -246,7 +246,7 @@ def test_legs_follow_while_they_pay_on_items_that_they_do_not_follow(guided: Dat
         assert gain is not None
         assert (gain.value > 0) == (place != places[-1]) or len(places) == 3
     begun = [t.BASELINE] * 9 + [t.START] * 2 + [t.GRADIENT] * len(places)
-    assert [row[0] for row in rows] == begun + [t.SAMPLED] * (17 - len(begun))
+    assert [row[0] for row in rows] == begun + [t.SAMPLED] * (16 - len(begun)) + [t.CENTRE]
 
 
 def test_a_descent_that_pays_to_the_end_has_so_many_legs(
@@ -371,7 +371,7 @@ def test_a_descent_that_fails_is_said_and_the_search_goes_on(
     run(open_plan(Config.model_validate(guided), "config"), tmp_path, Watcher(stage=said.append))
     assert "the gradient start failed, and the search goes on without it: OutOfMemoryError: no memory" in said
     assert json.loads((tmp_path / "small" / FILE).read_text())["reason"] == "OutOfMemoryError: no memory"
-    assert [row[0] for row in course(tmp_path)][-2:] == [t.SAMPLED] * 2
+    assert [row[0] for row in course(tmp_path)][-2:] == [t.SAMPLED, t.CENTRE]
 
 
 def test_no_method_that_weighs(config: Data) -> None:
@@ -513,4 +513,4 @@ def test_auto_goes_without_what_only_the_whole_model_shows_to_be_missing(
     said: list[str] = []
     run(open_plan(Config.model_validate(automatic), "config"), tmp_path, Watcher(stage=said.append))
     assert any(line.startswith("no gradient start: ") for line in said)
-    assert [row[0] for row in course(tmp_path)][9:] == [t.START, t.SAMPLED, t.SAMPLED]
+    assert [row[0] for row in course(tmp_path)][9:] == [t.START, t.SAMPLED, t.CENTRE]

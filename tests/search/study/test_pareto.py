@@ -130,7 +130,7 @@ def test_what_keeps_the_constraints_is_better_and_else_what_misses_by_least() ->
     assert t.best(trials[:2]).value == 8.0
 
 
-@pytest.mark.parametrize("name", ["cmaes", "gp", "tpe", "stack"])
+@pytest.mark.parametrize("name", ["cmaes", "catcma", "local", "gp", "tpe", "stack"])
 def test_samplers_follow_constraints(name: str) -> None:
     """More of x is better, up to where the constraint is broken: the later trials keep it, near the limit."""
     study = optuna.create_study(direction="maximize")
