@@ -23,12 +23,15 @@ from mergesearch.search.samplers import (
     is_sequence,
     make_sampler,
     takes_whole_space,
+    to_unit,
 )
-from mergesearch.search.samplers.branches import Point
+from mergesearch.search.samplers.branches import Point, all_dimensions
 from mergesearch.search.study import trials as t
 
 AUTO = "auto"
 """The sampler's name in the config that stands for a schedule which suits the space and the budget."""
+NEAR = 0.01
+"""Points that are no further apart in any dimension, as a fraction of its range, are as good as the same."""
 EVOLUTIONS = ("cmaes", "catcma")
 """The samplers that have a population."""
 GP_DIMENSIONS = SAMPLERS["gp"].dimensions
@@ -211,9 +214,17 @@ class Strategy:
         return sampler
 
     def centre(self, study: Study) -> Point | None:
-        """The centre of the next trial's sampler; None where it has none."""
+        """The centre of the next trial's sampler; None where it has none, or a point near it was scored in full."""
         sampler = self.sampler(study)
-        return sampler.centre(study) if isinstance(sampler, HasCentre) else None
+        centre = sampler.centre(study) if isinstance(sampler, HasCentre) else None
+        is_known = centre is not None and any(self._is_near(centre, trial.params) for trial in t.completed(study))
+        return None if is_known else centre
+
+    def _is_near(self, one: Point, two: Point) -> bool:
+        found = all_dimensions(self._branches)
+        return one.keys() <= two.keys() and all(
+            abs(to_unit(found[name], value) - to_unit(found[name], two[name])) <= NEAR for name, value in one.items()
+        )
 
     def is_exhausted(self, study: Study) -> bool:
         """Whether the last stage is a grid, and every point of it has been asked for."""

@@ -1,5 +1,6 @@
 """The centre of the sampler's distribution as a candidate: when it is due, and that a run scores it."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,18 @@ def centres(sampler: str, trials: int) -> list[int]:
     for number in range(trials):
         offer = source.next(study)
         kind = offer.kind if isinstance(offer, Candidate) else t.SAMPLED
-        params = {f"x{index}": (number * 7 + index) % 10 / 10 for index in range(3)}
-        _add(study, kind, dict(offer.point) if isinstance(offer, Candidate) and offer.point else params)
+        _add(study, kind, dict(offer.point) if isinstance(offer, Candidate) and offer.point else _spread(number))
     return [trial.number for trial in study.trials if t.kind_of(trial) == t.CENTRE]
+
+
+def _spread(number: int) -> dict[str, float]:
+    return {f"x{index}": random.Random(3 * number + index).uniform(0, 1.5) for index in range(3)}
 
 
 def _add(study: Study, kind: str, params: dict[str, Any]) -> None:
     distributions = dict.fromkeys(params, FloatDistribution(0, 1.5))
-    value = -sum((value - 0.6) ** 2 for value in params.values())
+    noise = random.Random(len(study.trials)).gauss(0, 0.3)
+    value = noise - sum((value - 0.6) ** 2 for value in params.values())
     study.add_trial(
         optuna.trial.create_trial(params=params, distributions=distributions, value=value, user_attrs={t.KIND: kind})
     )
@@ -43,6 +48,18 @@ def _add(study: Study, kind: str, params: dict[str, Any]) -> None:
 
 def test_a_centre_is_scored_from_time_to_time_and_at_the_end() -> None:
     assert centres("local", 50) == [EVERY, 2 * EVERY + 1, 49]
+
+
+def test_a_centre_near_a_scored_point_is_not_scored_again() -> None:
+    strategy = Strategy(Shape(ranges(3)), Search(sampler="local", trials=50))  # type: ignore[arg-type]
+    study, source = optuna.create_study(direction="maximize"), CentreSource(strategy, 50)
+    for number in range(EVERY):
+        _add(study, t.SAMPLED, _spread(number))
+    offer = source.next(study)
+    assert isinstance(offer, Candidate)
+    assert offer.point
+    _add(study, t.START, {name: float(value) + 0.001 for name, value in offer.point.items()})
+    assert isinstance(source.next(study), Done)
 
 
 def test_a_sampler_without_a_centre_has_none() -> None:

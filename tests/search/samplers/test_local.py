@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 from scipy.optimize import check_grad
 
-from mergesearch.search.samplers import Branch, SamplerRequest, make_sampler
+from mergesearch.search.samplers import Branch, HasCentre, SamplerRequest, make_sampler
 from mergesearch.search.samplers._gaussian_process import GaussianProcess
 from mergesearch.search.samplers._observations import Encoding, observations
 from mergesearch.search.statistics import Array
@@ -118,3 +119,21 @@ def test_points_are_near_the_best_one_from_the_first_on() -> None:
         point = study.ask(RANGES).params
         assert abs(point["x"] / 2 - 0.5) < 0.05
         assert abs(point["y"] - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_the_centre_climbs_whether_the_scores_have_noise_or_not(noise: float) -> None:
+    """From a distance of 0.2 in each of twelve dimensions, whose square is 0.48."""
+    ranges = {f"x{number}": FloatDistribution(0, 1) for number in range(12)}
+    study, rng = optuna.create_study(direction="maximize"), np.random.default_rng(0)
+    for number in range(81):
+        sampler = make_sampler("local", SamplerRequest([Branch(ranges, {}, {})], 0, number))
+        if number == 0:
+            study.enqueue_trial(dict.fromkeys(ranges, 0.4))
+        study.sampler = sampler
+        trial = study.ask(ranges)
+        study.tell(trial, -sum((x - 0.6) ** 2 for x in trial.params.values()) + noise * rng.standard_normal())
+    assert isinstance(sampler, HasCentre)
+    centre = sampler.centre(study)
+    assert centre is not None
+    assert sum((x - 0.6) ** 2 for x in centre.values()) < (0.02 if noise == 0 else 0.12)
