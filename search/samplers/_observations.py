@@ -18,7 +18,7 @@ SIDE = 0.5**0.5
 """The coordinate of the chosen value of a choice, so that points with different values are 1 apart."""
 NOISE = 0.25
 """The variance of the noise of a fully scored point, over that of the values of the better half of the points: a first
-guess."""
+guess, where no trial tells its standard error."""
 
 
 class Encoding:
@@ -116,9 +116,15 @@ def _values(study: Study, trials: Sequence[FrozenTrial]) -> Array:
 
 
 def _variances(trials: Sequence[FrozenTrial], values: Array) -> Array:
-    """In proportion to one over the items; see ``NOISE``."""
+    """The squared standard errors. Of trials that do not tell any, in proportion to one over the items."""
+    errors = np.array([trial.user_attrs.get(t.ERROR, 0.0) for trial in trials], dtype=float)
+    told = np.isfinite(errors) & (errors > 0)
+    guess = float(np.median(errors[told])) ** 2 if told.any() else _guess(values)
     items = np.array([t.items_of(trial) for trial in trials], dtype=float)
     most = items.max(initial=1.0)
+    return np.asarray(np.where(told, errors**2, guess * most / np.where(items > 0, items, most)))
+
+
+def _guess(values: Array) -> float:
     better = np.sort(values)[len(values) // 2 :]
-    unit = NOISE * float(better.var() if len(better) > 1 else 0.0) or 1.0
-    return np.asarray(unit * most / np.where(items > 0, items, most))
+    return NOISE * float(better.var() if len(better) > 1 else 0.0) or 1.0

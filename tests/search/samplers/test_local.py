@@ -101,6 +101,15 @@ def test_what_is_learned_from() -> None:
     assert (known.variances / known.variances[0]).round(9).tolist() == [1, 4, 1, 1]
 
 
+def test_standard_errors_are_used_where_trials_tell_them() -> None:
+    study = study_of(
+        *({"value": 0.5, "user_attrs": {t.ERROR: error, t.ITEMS: 100}} for error in (0.01, 0.02, 0.03)),
+        {"value": 0.5, "user_attrs": {t.ITEMS: 25}},
+    )
+    variances = observations(study, BRANCH, Encoding(RANGES)).variances
+    assert (1e4 * variances).round(9).tolist() == [1, 4, 9, 16]
+
+
 def test_the_better_half_and_the_latest_are_kept() -> None:
     study = study_of(*({"value": float(number % 7), "user_attrs": {t.ITEMS: 9}} for number in range(40)))
     known = observations(study, BRANCH, Encoding(RANGES))
