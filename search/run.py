@@ -87,10 +87,10 @@ class Conclusion:
         earlier = self._earlier()
         if earlier is not None and earlier.trials == count and self._is_written(earlier):
             return earlier
-        winner, _ = finalists(store)
+        winner, _ = finalists(store, session.signal)
         write_text(folder.path / "best.yml", t.recipe_of(winner).to_yaml())
         self.watcher.stage("verdict: scoring the winner and the baselines on the test items")
-        looks = folder.note_look({"trials": count, **decision(store, session.plan.problem.tasks)})
+        looks = folder.note_look({"trials": count, **decision(store, session.plan.problem.tasks, session.signal)})
         warnings = session.plan.problem.warnings
         verdict = replace(self._judge(looks), ended=session.loop.ended or "", warnings=warnings)
         verdict = replace(verdict, prospects=self._prospects())
@@ -125,7 +125,9 @@ class Conclusion:
     def _judge(self, earlier_looks: int) -> Verdict:
         session = self.session
         tasks, seed = session.plan.problem.tasks, session.plan.problem.config.search.seed
-        return Judge(tasks, session.store, session.scorer, session.constraint_baselines, seed).judge(earlier_looks)
+        return Judge(tasks, session.store, session.scorer, session.signal, session.constraint_baselines, seed).judge(
+            earlier_looks
+        )
 
     def _write_front(self, verdict: Verdict) -> None:
         """A recipe for each candidate of the front, in place of those of an earlier one."""

@@ -10,6 +10,7 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores, Task
 from mergesearch.search.scoring.scorer import Scorer
+from mergesearch.search.signal.signal import Signal
 from mergesearch.search.statistics import Estimate, estimated, value_of
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.failures import stopped_by
@@ -24,8 +25,11 @@ Failures = dict[str, str]
 """The tasks that a candidate could not be scored on, with the reasons."""
 
 
-def finalists(store: RunStore, without: Collection[int] = ()) -> tuple[FrozenTrial, list[FrozenTrial]]:
+def finalists(store: RunStore, signal: Signal, without: Collection[int] = ()) -> tuple[FrozenTrial, list[FrozenTrial]]:
     """The winner on the search items, and the baselines; a soup that was a step to another is neither.
+
+    The winner is the best by the signal, which tells more of a candidate than its scores: the one with the highest
+    score is mostly the luckiest. With several objectives it is one of the front, which is that of the scores.
 
     ``without``: trials that are neither, because they could not be scored on the test items. Raises UserError where no
     baseline could be scored.
@@ -34,7 +38,8 @@ def finalists(store: RunStore, without: Collection[int] = ()) -> tuple[FrozenTri
     baselines = [trial for trial in trials if t.kind_of(trial) == t.BASELINE]
     if not baselines:
         raise UserError("no baseline could be scored, so there is nothing to compare the winner with")
-    return t.best(trials), baselines
+    winner = None if is_pareto(store.study) else signal.best(trials)
+    return winner or t.best(trials), baselines
 
 
 def soup_trials(store: RunStore) -> list[FrozenTrial]:
@@ -47,9 +52,9 @@ def front_trials(store: RunStore) -> list[FrozenTrial]:
     return front_of(store.study) if is_pareto(store.study) else []
 
 
-def decision(store: RunStore, tasks: TaskSet) -> dict[str, object]:
+def decision(store: RunStore, tasks: TaskSet, signal: Signal) -> dict[str, object]:
     """What a verdict decides on: the winner and the other finalists, by what they compute, and the test items."""
-    winner, baselines = finalists(store)
+    winner, baselines = finalists(store, signal)
     trials = (*baselines, *soup_trials(store), *front_trials(store), winner)
     return {
         "winner": winner.user_attrs[t.PHENOTYPE],

@@ -11,6 +11,7 @@ from mergesearch.search.candidates.gradient.start import items_looked_at, items_
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores
 from mergesearch.search.scoring.scorer import Scorer
+from mergesearch.search.signal.signal import Signal
 from mergesearch.search.statistics import Contrast
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.pareto import knee, points_of
@@ -52,15 +53,16 @@ class Judge:
     ``seed`` is the run's.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what a verdict depends on
         self,
         tasks: TaskSet,
         store: RunStore,
         scorer: Scorer,
+        signal: Signal,
         constraint_baselines: Mapping[str, Recipe],
         seed: int,
     ) -> None:
-        self._tasks, self._store, self._seed = tasks, store, seed
+        self._tasks, self._store, self._signal, self._seed = tasks, store, signal, seed
         self._constraint_baselines = constraint_baselines
         self._scores = FinalScores(tasks, store, scorer)
 
@@ -70,7 +72,7 @@ class Judge:
         What cannot be scored on the test items is left out, see ``scored_finalists``. ``earlier_looks`` is how often
         the test items were looked at before.
         """
-        found = scored_finalists(self._tasks, self._store, self._scores)
+        found = scored_finalists(self._tasks, self._store, self._signal, self._scores)
         return self._on(found.tasks)._judged(found, earlier_looks)
 
     def _on(self, tasks: TaskSet) -> "Judge":

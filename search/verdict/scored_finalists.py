@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial
 from mergesearch.errors import UserError
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Task
+from mergesearch.search.signal.signal import Signal
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.finalists import Failures, FinalScores, Sides, finalists, front_trials, soup_trials
@@ -33,7 +34,7 @@ class ScoredFinalists:
     left_out: list[LeftOut]
 
 
-def scored_finalists(tasks: TaskSet, store: RunStore, scores: FinalScores) -> ScoredFinalists:
+def scored_finalists(tasks: TaskSet, store: RunStore, signal: Signal, scores: FinalScores) -> ScoredFinalists:
     """Scores the finalists on every item.
 
     A task that most finalists cannot be scored on is left out, and so is a candidate that cannot be scored on one of
@@ -44,7 +45,7 @@ def scored_finalists(tasks: TaskSet, store: RunStore, scores: FinalScores) -> Sc
     failures: dict[int, dict[str, str]] = {}
     while True:
         excluded = {number for number, failed in failures.items() if failed.keys() - _lost_tasks(failures)}
-        winner, baselines, soups, front = _chosen(store, excluded, failures)
+        winner, baselines, soups, front = _chosen(store, signal, excluded, failures)
         new = {each.number: each for each in (*baselines, *soups, *front, winner) if each.number not in failures}
         if not new:
             break
@@ -62,11 +63,11 @@ def _lost_tasks(failures: FailuresByTrial) -> set[str]:
 
 
 def _chosen(
-    store: RunStore, excluded: set[int], failures: FailuresByTrial
+    store: RunStore, signal: Signal, excluded: set[int], failures: FailuresByTrial
 ) -> tuple[FrozenTrial, list[FrozenTrial], list[FrozenTrial], list[FrozenTrial]]:
     """The winner, the baselines, the soups and the front, without the excluded trials."""
     try:
-        winner, baselines = finalists(store, excluded)
+        winner, baselines = finalists(store, signal, excluded)
     except UserError as error:
         reason = next((reason for number in excluded for reason in failures[number].values()), "")
         raise UserError(f"{error}{f'; the first failure on the test items: {reason}' if reason else ''}") from None

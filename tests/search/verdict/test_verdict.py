@@ -12,13 +12,15 @@ from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.search.candidates.baselines import Baselines, Endpoints
 from mergesearch.search.config import Config
 from mergesearch.search.evaluate import evaluate_model
+from mergesearch.search.signal.signal import Signal
 from mergesearch.search.statistics import Array, Contrast, Estimate, Stratum, difference_of, sign_flip_test
+from mergesearch.search.study import trials as t
 from mergesearch.search.verdict.comparison import Claim, Evidence, deciding
 from mergesearch.search.verdict.result import ConstraintResult, Verdict
 from mergesearch.search.verdict.wording import difference_in_words, headline, looks_in_words, shown_baselines
 
 from ...tolerances import close
-from ..helpers import Data, go, killed, row
+from ..helpers import Data, go, killed, row, study_of
 
 
 def looks(results: Path) -> list[dict[str, Any]]:
@@ -199,6 +201,18 @@ def test_the_winner_is_compared_with_every_baseline(
     assert verdict.beyond_chance == (verdict.p < 0.05 and verdict.difference.low > 0)
     (only,) = verdict.evidence
     assert (only.items, only.variance_share) == (verdict.test_items, 1.0)
+
+
+def test_the_winner_is_the_best_by_the_signal(config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one with the highest score, and the sealed items are scored for that one alone."""
+    config["search"]["trials"] = 10
+    monkeypatch.setattr(Signal, "best", lambda _, trials: sorted(trials, key=t.rank)[2])
+    verdict = go(config, tmp_path)
+    folder = tmp_path / "small"
+    ranked = sorted(t.contenders(study_of(folder)), key=t.rank)
+    assert verdict.winner.trial == ranked[2].number
+    assert (folder / "best.yml").read_text() == t.recipe_of(ranked[2]).to_yaml()
+    assert (looks(tmp_path)[0])["winner"] == ranked[2].user_attrs[t.PHENOTYPE]
 
 
 def test_a_small_task_that_decides_is_named() -> None:
