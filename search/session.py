@@ -191,11 +191,11 @@ class Session:
         problem, search = self.plan.problem, self.plan.problem.config.search
         try:
             settings = search.gradient
-            validation = Validation(problem.tasks, self.store.folder, search.seed)
+            validation, say = Validation(problem.tasks, self.store.folder, search.seed), self._watcher.stage
             model, items = self.live.loaded, validation.followed
             loss = CalibrationLoss(problem.tasks, model, settings.items, settings.loss, search.seed, items)
             return GradientSource(
-                problem.space, settings, loss, validation, self.live, self.store.folder, t.rank, self._watcher.stage
+                problem.space, settings, loss, validation, self.live, self.store.folder, self.signal.best, say
             )
         except UserError as error:
             if search.start == "gradient":

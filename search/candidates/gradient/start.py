@@ -11,7 +11,7 @@ that no leg follows: where it gains no more than chance there, no further leg be
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from optuna.study import Study
@@ -36,7 +36,7 @@ from mergesearch.search.study.run_folder import RunFolder
 
 FILE = "gradient.json"
 REMEDY = "bring it back from a copy; without one, delete it, and the descent begins anew from the trials so far"
-BANDWIDTH, NARROWER = 0.35, 0.7
+BANDWIDTH, NARROWER = 0.25, 0.7
 """Of the grades in the first leg, and the factor from leg to leg: the optimum of wide grades is not that of the metric.
 """
 
@@ -64,7 +64,7 @@ class Descent:
 class GradientSource:
     """The ends of a descent's legs as candidates, along the methods that gradients can follow.
 
-    ``loss`` is what the descent minimises. Legs are judged by ``validation`` and begin at the best trial by ``rank``.
+    ``loss`` is what the descent minimises. Legs are judged by ``validation`` and begin at the ``best`` of the trials.
     Raises UserError where gradients can follow no method of the space.
     """
 
@@ -78,11 +78,11 @@ class GradientSource:
         validation: Validation,
         live: LiveModel,
         folder: RunFolder,
-        rank: Callable[[FrozenTrial], tuple[float, float, int]],
+        best: Callable[[Sequence[FrozenTrial]], FrozenTrial | None],
         say: Say = silent,
     ) -> None:
         self._space, self._settings, self._loss, self._validation = space, settings, loss, validation
-        self._live, self._folder, self._rank, self._say = live, folder, rank, say
+        self._live, self._folder, self._best, self._say = live, folder, best, say
         recipes = {method.name: space.fill(method, space.start(method, {})) for method in space.methods}
         able = [method for method in space.methods if live.engine.coefficients(recipes[method.name]) is not None]
         if not able:
@@ -164,12 +164,16 @@ class GradientSource:
 
         The middle of the space, which has none, where no such point was scored in full.
         """
-        for trial in sorted(t.completed(study), key=self._rank):
-            for method in self.methods:
-                is_of_method = trial.params.get(METHOD, method.name) == method.name
-                if is_of_method and self._space.start(method, {}).keys() <= trial.params.keys():
-                    return trial.number, method, trial.params
-        return None, self.methods[0], self._space.start(self.methods[0], {})
+        best = self._best([trial for trial in t.completed(study) if self._method_of(trial)])
+        method = self._method_of(best) if best else None
+        if best is None or method is None:
+            return None, self.methods[0], self._space.start(self.methods[0], {})
+        return best.number, method, best.params
+
+    def _method_of(self, trial: FrozenTrial) -> Method | None:
+        """The method of the trial's point, if gradients can follow it; None for a recipe that is no point."""
+        of_trial = [each for each in self.methods if trial.params.get(METHOD, each.name) == each.name]
+        return next((each for each in of_trial if self._space.start(each, {}).keys() <= trial.params.keys()), None)
 
 
 def bandwidth_of(leg: int) -> float:
