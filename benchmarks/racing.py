@@ -3,25 +3,25 @@
     python benchmarks/racing.py [--orders N] [--pairs N] [--record results/runs/NAME]
 
 Replays searches whose per-item scores are all recorded or simulated, so that every decision can be compared with the
-true scores. The recorded search is the demo's; ``--record`` records it from a run with ``search: {racing: false}``.
-All stopping rules see the same candidates and stop after the same blocks. Writes results/benchmarks/racing.json and
-racing.md.
+true values of the metric. The recorded search is the demo's; ``--record`` records it from a run with
+``search: {racing: false}``. All stopping rules see the same candidates and stop after the same blocks. Writes
+results/benchmarks/racing.json and racing.md.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import click
 import numpy as np
 import optuna
 import torch
 from machine import FOLDER, write_result
-from racing_data import Array, Case, ScoreModel, record, recorded, recorded_margins, simulated
+from racing_data import Array, Case, all_cases, record
 from rich.console import Console
 from rich.markdown import Markdown
 from scipy import stats
@@ -29,85 +29,89 @@ from torch import Tensor
 
 from mergesearch.evaluators import Item, Metric
 from mergesearch.evaluators.contract.evaluator import MeanOfItems
+from mergesearch.evaluators.contract.graded import GradedByMargin
 from mergesearch.search.config.search import Racing
 from mergesearch.search.problem.task_set import TaskSet
-from mergesearch.search.problem.tasks import Scores, Task
-from mergesearch.search.scoring.racing.betting_test import Draws
-from mergesearch.search.scoring.racing.plan import RacePlan, plan_race
+from mergesearch.search.problem.tasks import Margins, Scores, Task
+from mergesearch.search.scoring.racing.plan import MOST_REFERENCES, RacePlan, plan_race
 from mergesearch.search.scoring.racing.race import run_race
 
 ERROR = 0.05
-Stop = Callable[[int, int], int]
-"""(candidate, incumbent) -> the number of items scored before the candidate is stopped; all items if it is not."""
+TOGETHER = 10
+"""So many races of pairs have their references in common."""
+OTHERS = 16
+"""Every other time, so many candidates are references beside the baselines."""
+Stop = Callable[[int, int, tuple[int, ...]], int]
+"""(candidate, incumbent, references) -> the number of items scored before the candidate is stopped; all if it is not.
+
+References are candidates that were scored in full, the incumbent among them."""
 StoppingRule = Callable[[Case, int], Stop]
 """(case, seed of the item order) -> the rule's decisions."""
 
 
-class RecordedScores(MeanOfItems):
+class RecordedScores(GradedByMargin, MeanOfItems):
     """The evaluator of a replayed task; its scores are looked up by ``ReplayedRaces``."""
 
     metric = Metric("score")
+    has_margins: ClassVar[bool] = True
+
+    def score_with_margins(self, *_: object) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
 
 
 class ReplayedRaces:
-    """Races between the candidates of a case, in one order of the items.
+    """Races between the candidates of a case, in one random order of the items. ``graded``: with margins, if any."""
 
-    ``uniform`` draws every item at the same rate, in place of the race plan's rates.
-    """
-
-    def __init__(self, case: Case, seed: int, uniform: bool = False) -> None:
-        self._case = case
+    def __init__(self, case: Case, seed: int, graded: bool = True) -> None:
+        self._case, self._seed = case, seed
+        self._graded = graded and case.margins is not None
         self._tasks = TaskSet([self._task(number) for number in np.unique(case.tasks)])
-        baselines = [self._scores(number) for number in range(case.baselines)]
-        plan = plan_race(self._tasks, baselines, Racing(error=ERROR), seed)
-        self._plan = _with_uniform_draws(plan, seed) if uniform else plan
 
     def _task(self, number: int) -> Task:
-        items = [Item(str(n), str(number), str(n)) for n in np.flatnonzero(self._case.tasks == number)]
-        return Task(str(number), cast(Any, RecordedScores()), 1.0, items, [])
+        weights = np.ones(len(self._case.tasks)) if self._case.weights is None else self._case.weights
+        places = np.flatnonzero(self._case.tasks == number)
+        items = [Item(str(n), str(number), str(n), weight=float(weights[n])) for n in places]
+        return Task(str(number), cast(Any, RecordedScores()), 1.0, items, [], keeps_margins=self._graded)
 
     @cache  # noqa: B019
-    def _scores(self, candidate: int) -> Scores:
-        return {task.name: self._item_scores(candidate, task.search) for task in self._tasks}
+    def _marks(self, candidate: int) -> tuple[Scores, Margins]:
+        marks = {task.name: self._item_marks(candidate, task.search) for task in self._tasks}
+        margins = {name: margins for name, (_, margins) in marks.items() if margins is not None}
+        return {name: scores for name, (scores, _) in marks.items()}, margins
 
-    def _item_scores(self, candidate: int, items: Sequence[Item]) -> Tensor:
-        scores = self._case.scores[candidate]
-        return torch.tensor([scores[int(item.id)] for item in items])
+    def _item_marks(self, candidate: int, items: Sequence[Item]) -> tuple[Tensor, Tensor | None]:
+        numbers = [int(item.id) for item in items]
+        scores = torch.tensor(self._case.scores[candidate][numbers])
+        if not self._graded or self._case.margins is None:
+            return scores, None
+        return scores, torch.tensor(self._case.margins[candidate][numbers])
 
-    def stop(self, candidate: int, incumbent: int) -> int:
+    @cache  # noqa: B019
+    def plan(self, references: tuple[int, ...]) -> RacePlan:
+        """The plan that the run would have."""
+        return plan_race(self._tasks, [self._marks(number) for number in references], Racing(error=ERROR), self._seed)
+
+    def stop(self, candidate: int, incumbent: int, references: tuple[int, ...]) -> int:
         """See ``Stop``."""
-        result = run_race(
-            self._tasks,
-            self._plan,
-            self._scores(incumbent),
-            lambda _, items: (self._item_scores(candidate, items), None),
-        )
+        plan, (scores, _) = self.plan(references), self._marks(incumbent)
+        result = run_race(self._tasks, plan, scores, lambda _, items: self._item_marks(candidate, items))
         return result.count if result.stopped else len(self._case.tasks)
 
-    @property
-    def blocks(self) -> list[int]:
-        """After how many items a candidate may be stopped."""
-        return list(self._plan.blocks)
 
-    @property
-    def order(self) -> Array:
-        """[items]: the items in the order in which they are drawn."""
-        numbers = np.array([int(item.id) for raced in self._plan.raced_tasks for item in raced.task.search])
-        return numbers[self._plan.draws.order]
-
-
-def _with_uniform_draws(plan: RacePlan, seed: int) -> RacePlan:
-    return replace(plan, draws=Draws.of(np.ones(len(plan.draws.order)), seed))
-
-
-def betting(case: Case, seed: int) -> Stop:
+def ours(case: Case, seed: int) -> Stop:
     """The search's own rule."""
     return ReplayedRaces(case, seed).stop
 
 
-def betting_uniform(case: Case, seed: int) -> Stop:
-    """The search's own rule, with every item drawn at the same rate."""
-    return ReplayedRaces(case, seed, uniform=True).stop
+def ours_without_grades(case: Case, seed: int) -> Stop:
+    """The search's own rule, told the scores alone."""
+    return ReplayedRaces(case, seed, graded=False).stop
+
+
+def _blocks_and_order(case: Case, seed: int) -> tuple[list[int], Array]:
+    """Blocks as in a run's races, and one random order of the items."""
+    blocks = ReplayedRaces(case, seed).plan(tuple(range(case.baselines))).blocks
+    return list(blocks), np.random.default_rng(seed).permutation(len(case.tasks))
 
 
 def _stop_by_p_value(
@@ -117,11 +121,10 @@ def _stop_by_p_value(
 
     ``p_value`` is one-sided and takes the [seen] differences of candidate and incumbent.
     """
-    races = ReplayedRaces(case, seed, uniform=True)
-    blocks, order = races.blocks, races.order
+    blocks, order = _blocks_and_order(case, seed)
     threshold = level(blocks)
 
-    def stop(candidate: int, incumbent: int) -> int:
+    def stop(candidate: int, incumbent: int, _: tuple[int, ...]) -> int:
         gains = (case.scores[candidate] - case.scores[incumbent])[order]
         return next((seen for seen in blocks if p_value(gains[:seen]) < threshold), len(order))
 
@@ -161,13 +164,12 @@ def _pocock_level(blocks: list[int]) -> float:
 
 def optuna_wilcoxon(case: Case, seed: int) -> Stop:
     """Optuna's WilcoxonPruner with its default threshold, called after every block."""
-    races = ReplayedRaces(case, seed, uniform=True)
-    blocks, order = races.blocks, races.order
+    blocks, order = _blocks_and_order(case, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.1)
 
-    def stop(candidate: int, incumbent: int) -> int:
+    def stop(candidate: int, incumbent: int, _: tuple[int, ...]) -> int:
         best, current = (dict(enumerate(case.scores[number][order].tolist())) for number in (incumbent, candidate))
         study = SimpleNamespace(
             best_trial=SimpleNamespace(intermediate_values=best), direction=optuna.study.StudyDirection.MAXIMIZE
@@ -182,8 +184,8 @@ def optuna_wilcoxon(case: Case, seed: int) -> Stop:
 
 
 RULES: dict[str, StoppingRule] = {
-    "betting test, informative items first (ours)": betting,
-    "betting test, items at equal rates": betting_uniform,
+    "ours": ours,
+    "ours, without grades": ours_without_grades,
     "group-sequential (Pocock), McNemar or Wilcoxon": pocock,
     "uncorrected p < 0.05 after every block": uncorrected,
     "Optuna's WilcoxonPruner": optuna_wilcoxon,
@@ -221,13 +223,15 @@ def replay_search(case: Case, stop: Stop) -> tuple[list[float], list[bool], floa
     objectives, total = case.objectives, len(case.tasks)
     best = int(np.argmax(objectives[: case.baselines]))
     shares, dropped = [], []
+    references = tuple(range(case.baselines))
     for candidate in range(case.baselines, len(objectives)):
-        count = stop(candidate, best)
+        count = stop(candidate, best, references)
         shares.append(count / total)
         if objectives[candidate] < objectives[best] - 1e-12:
             dropped.append(count < total)
-        if count == total and objectives[candidate] > objectives[best]:
-            best = candidate
+        if count == total:
+            references = (*references, candidate)[:MOST_REFERENCES]
+            best = candidate if objectives[candidate] > objectives[best] else best
     return shares, dropped, float(objectives.max() - objectives[best])
 
 
@@ -239,6 +243,14 @@ def better_pairs(case: Case, count: int, seed: int) -> list[tuple[int, int]]:
     nearest = np.argsort(gaps[better, worse], kind="stable")[: max(count, len(better) // 4)]
     chosen = np.random.default_rng(seed).choice(nearest, count)
     return [(int(better[n]), int(worse[n])) for n in chosen]
+
+
+def some_references(case: Case, left_out: Sequence[int], seed: int) -> tuple[int, ...]:
+    """The baselines, and every other time some of the candidates, without those that are raced."""
+    others = np.setdiff1d(np.arange(case.baselines, len(case.scores)), left_out)
+    count = OTHERS * (seed // TOGETHER % 2)
+    chosen = np.random.default_rng(seed).choice(others, min(count, len(others)), replace=False)
+    return tuple(np.setdiff1d([*range(case.baselines), *chosen], left_out).tolist())
 
 
 def measure(case: Case, rule: StoppingRule, orders: int, pairs: int) -> Outcome:
@@ -253,10 +265,19 @@ def measure(case: Case, rule: StoppingRule, orders: int, pairs: int) -> Outcome:
         shares += shares_of_order
         dropped += dropped_of_order
         regrets.append(regret)
-        for better, worse in better_pairs(case, pairs // orders, seed):
-            races += 1
-            wrong += stop(better, worse) < len(case.tasks)
+        drawn = better_pairs(case, pairs // orders, seed)
+        for begin in range(0, len(drawn), TOGETHER):
+            together = drawn[begin : begin + TOGETHER]
+            references = some_references(case, [better for better, _ in together], seed + begin)
+            races += len(together)
+            wrong += sum(stop(*pair, references) < len(case.tasks) for pair in together)
     return Outcome(float(np.mean(shares)), float(np.mean(dropped)), float(np.mean(regrets)), wrong, races)
+
+
+def _measured(case: Case, orders: int, pairs: int) -> dict[str, Outcome]:
+    """Of every rule; grades are those of cases that have margins."""
+    rules = {name: rule for name, rule in RULES.items() if rule is not ours_without_grades or case.margins is not None}
+    return {name: measure(case, rule, orders, pairs) for name, rule in rules.items()}
 
 
 def as_markdown(results: dict[str, dict[str, Outcome]]) -> str:
@@ -293,19 +314,20 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 @click.command()
 @click.option("--orders", default=4, show_default=True, help="How many orders of the items.")
 @click.option("--pairs", default=400, show_default=True, help="How many races of a better candidate against a worse.")
+@click.option("--only", default="", help="Only cases with this in their name; writes nothing.")
 @click.option("--record", "folder", type=click.Path(path_type=Path), help="Record the scores of this run first.")
-def main(orders: int, pairs: int, folder: Path | None) -> None:
+def main(orders: int, pairs: int, only: str, folder: Path | None) -> None:
     """Replays every case with every stopping rule."""
     if folder:
         record(folder)
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    cases = [recorded(), simulated(640, 0), simulated(2000, 1), recorded_margins(), simulated(640, 2, "margins")]
-    hard: list[ScoreModel] = ["heavy-tailed margins", "skewed margins", "unpredictable margins"]
-    cases += [simulated(640, 3 + seed, model) for seed, model in enumerate(hard)]
-    results = {case.name: {name: measure(case, rule, orders, pairs) for name, rule in RULES.items()} for case in cases}
+    cases = [case for case in all_cases() if only in case.name]
+    results = {case.name: _measured(case, orders, pairs) for case in cases}
     text = as_markdown(results)
     Console().print(Markdown(text))
+    if only:
+        return
     (FOLDER / "racing.md").write_text(text)
     by_case = {
         case: {rule: as_json(outcome) for rule, outcome in outcomes.items()} for case, outcomes in results.items()

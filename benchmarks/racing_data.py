@@ -1,6 +1,6 @@
 """Per-item scores for the racing benchmark: recorded from the demo's search, and simulated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,15 @@ from mergesearch.search.study.run_folder import RunFolder
 Array = NDArray[np.float64]
 RECORDING = FOLDER / "racing_demo.npz"
 """[trials, items] scores and [items] task numbers of a demo search in which every candidate was scored in full."""
-ScoreModel = Literal["right or wrong", "margins", "heavy-tailed margins", "skewed margins", "unpredictable margins"]
+ScoreModel = Literal[
+    "right or wrong",
+    "ties",
+    "margins",
+    "heavy-tailed margins",
+    "skewed margins",
+    "unpredictable margins",
+    "clustered margins",
+]
 """How the scores of a simulated case are distributed; see ``simulated``."""
 
 
@@ -23,19 +31,23 @@ class Case:
     """The per-item scores of one search.
 
     scores: [candidates, items], in the order in which the search scored the candidates; the first ``baselines`` are
-    scored before racing begins. tasks: [items], the task number of each item; all tasks have equal weight.
+    scored before racing begins. tasks: [items], the task number of each item; all tasks have equal weight. margins:
+    [candidates, items], where scores are right (1) or wrong (0). weights: [items], of the items within their task.
     """
 
     name: str
     scores: Array
     tasks: NDArray[np.int64]
     baselines: int
+    margins: Array | None = None
+    weights: Array | None = None
 
     @property
     def shares(self) -> Array:
         """[items]: the weight of each item's score in the objective."""
-        counts = np.bincount(self.tasks)
-        return 1 / counts[self.tasks] / len(counts)
+        weights = np.ones(len(self.tasks)) if self.weights is None else self.weights
+        totals = np.bincount(self.tasks, weights)
+        return weights / totals[self.tasks] / len(totals)
 
     @property
     def objectives(self) -> Array:
@@ -60,6 +72,11 @@ def recorded() -> Case:
     return Case("demo, recorded", data["scores"].astype(float), data["tasks"], int(data["baselines"]))
 
 
+def decisions(case: Case) -> Case:
+    """Of a case of margins: what is right, with the margins behind it."""
+    return replace(case, scores=(case.scores > 0).astype(float), margins=case.scores)
+
+
 def recorded_margins(candidates: int = 100) -> Case:
     """The margins that search_landscape.py recorded: of the baselines, and of ``candidates`` random merges.
 
@@ -76,6 +93,24 @@ def recorded_margins(candidates: int = 100) -> Case:
     return Case("demo, recorded margins", scores, np.repeat(np.arange(len(sizes)), sizes[:, 0]), baselines)
 
 
+def all_cases() -> list[Case]:
+    """Decisions with margins first, then other scores."""
+    merges = recorded_margins()
+    noises: list[ScoreModel] = [
+        "margins",
+        "heavy-tailed margins",
+        "skewed margins",
+        "unpredictable margins",
+        "clustered margins",
+    ]
+    margins = [simulated(640, 2 + number, model) for number, model in enumerate(noises)]
+    graded = [replace(case, name=f"{case.name}, graded") for case in map(decisions, [merges, *margins])]
+    weights = np.random.default_rng(0).choice([1.0, 4.0], 640, p=[0.8, 0.2])
+    uneven = replace(graded[1], name="simulated, 640 items, unequal weights, graded", weights=weights)
+    plain = [simulated(640, 0), simulated(2000, 1), simulated(640, 0, "ties")]
+    return [*graded, uneven, recorded(), *plain, merges, *margins]
+
+
 def simulated(
     items: int, seed: int, model: ScoreModel = "right or wrong", candidates: int = 80, baselines: int = 9
 ) -> Case:
@@ -85,7 +120,9 @@ def simulated(
     scores fall. A margin is the sum of an item's ease, the skills that it requires, and noise of the candidate. An
     answer is right where its margin is positive. The noise is small and normal, except: *heavy-tailed* noise has
     Student's t distribution with 2 degrees of freedom (infinite variance); *skewed* noise is log-normal (most items
-    lose a little, few gain a lot); *unpredictable* margins have normal noise as large as the effect of the skills.
+    lose a little, few gain a lot); *unpredictable* margins have normal noise as large as the effect of the skills;
+    *clustered* margins have a noise that eight items in a row share. *Ties* are right or wrong, and candidates after
+    the baselines are the best baseline with as many items lost as won, up to one, whatever the others answered.
     """
     rng = np.random.default_rng(seed)
     ease, required = rng.normal(1.2, 1.3, items), rng.normal(0, 0.6, (items, 4))
@@ -93,8 +130,22 @@ def simulated(
     skills[baselines:] *= np.linspace(1, 0.35, candidates - baselines)[:, None]
     level = -0.12 * (skills**2).sum(1)
     margins = ease + level[:, None] + skills @ required.T + _noise(model, rng, (candidates, items))
-    scores = (margins > 0).astype(float) if model == "right or wrong" else margins
+    scores = (margins > 0).astype(float) if model in {"right or wrong", "ties"} else margins
+    if model == "ties":
+        scores[baselines:] = _ties(rng, scores[:baselines], candidates - baselines)
     return Case(f"simulated, {items:,} items, {model}", scores, np.arange(items) % 2, baselines)
+
+
+def _ties(rng: np.random.Generator, baselines: Array, count: int) -> Array:
+    """Copies of the best baseline, each with some answers turned: as many won as lost, or one more or less."""
+    best = baselines[np.argmax(baselines.mean(1))]
+    right, wrong = np.flatnonzero(best == 1), np.flatnonzero(best == 0)
+    copies = np.tile(best, (count, 1))
+    for copy in copies:
+        won = int(rng.integers(2, 1 + len(wrong) // 2))
+        copy[rng.permutation(wrong)[:won]] = 1.0
+        copy[rng.permutation(right)[: won + rng.integers(-1, 2)]] = 0.0
+    return copies
 
 
 def _noise(model: ScoreModel, rng: np.random.Generator, shape: tuple[int, int]) -> Array:
@@ -102,4 +153,6 @@ def _noise(model: ScoreModel, rng: np.random.Generator, shape: tuple[int, int]) 
         return 0.15 * rng.standard_t(2, shape)
     if model == "skewed margins":
         return 0.075 * (rng.lognormal(0, 1.5, shape) - np.exp(1.5**2 / 2))
+    if model == "clustered margins":
+        return 0.4 * np.repeat(rng.normal(size=(shape[0], -(-shape[1] // 8))), 8, axis=1)[:, : shape[1]]
     return (0.6 if model == "unpredictable margins" else 0.15) * rng.normal(size=shape)

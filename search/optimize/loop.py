@@ -189,5 +189,6 @@ class Loop:
         """With an estimate of its score, never above the incumbent, than which it was found to be worse."""
         best = t.score_of(incumbent)
         trial.set_user_attr(t.AGAINST, incumbent.number)
+        trial.set_user_attr(t.STANDARD_ERROR, result.error)
         trial.report(best if result.estimate is None else min(result.estimate, best), result.count)
         self._store.study.tell(trial, state=TrialState.PRUNED)

@@ -16,9 +16,9 @@ from mergesearch.foreign import other_code
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.config.search import Racing
 from mergesearch.search.problem.task_set import TaskSet
-from mergesearch.search.problem.tasks import Scores, Task
+from mergesearch.search.problem.tasks import Margins, Scores, Task
 from mergesearch.search.scoring.live_model import LiveModel
-from mergesearch.search.scoring.racing.plan import RacePlan, plan_race
+from mergesearch.search.scoring.racing.plan import MOST_REFERENCES, RacePlan, plan_race
 from mergesearch.search.scoring.racing.race import Result, run_race, whole_result
 from mergesearch.search.scoring.time_limit import limited
 from mergesearch.search.scoring.token_budget import RunBudget
@@ -79,6 +79,8 @@ class Scorer:
         folder = store.folder
         self._attempts = Attempts(folder.path / "attempts", folder.workers, folder.worker)
         self._constraint_results: dict[str, Result] = {}
+        self._references: list[int] = []
+        self._marks: dict[int, tuple[Scores, Margins]] = {}
         self.race_plan: RacePlan | None = None
         """How candidates are raced; None before the baselines are scored, and where racing is off."""
 
@@ -107,7 +109,7 @@ class Scorer:
             return earlier
         incumbent = None if t.kind_of(trial) in t.NAMED else self._incumbent(before=trial.number)
         if incumbent:
-            self.plan_race()
+            self.plan_race(before=trial.number)
         with self._attempt(self.phenotype(recipe), self._tasks.search_items):
             self._build(recipe)
             if incumbent and self.race_plan:
@@ -141,15 +143,21 @@ class Scorer:
         alone = "-alone" if engine.is_standalone(recipe) else ""
         return engine.phenotype(recipe, self._live.contents) + alone
 
-    def plan_race(self) -> None:
-        """Plans how candidates are raced, once, from the scores of the baselines."""
+    def plan_race(self, before: float = inf) -> None:
+        """Plans how candidates are raced, from those that were scored in full so far, or ``before`` a trial."""
         study = self._store.study
-        if self.race_plan or not self._racing or is_pareto(study):
+        if not self._racing or is_pareto(study):
             return
-        baselines = [trial for trial in t.of_kind(study, t.BASELINE) if trial.state == TrialState.COMPLETE]
-        if baselines:
-            scores = [self._store.scores_of(trial) for trial in baselines]
-            self.race_plan = plan_race(self._tasks, scores, self._racing, self._seed)
+        trials = [trial for trial in t.completed(study) if trial.number < before]
+        trials.sort(key=lambda trial: (t.kind_of(trial) != t.BASELINE, t.rank(trial)))
+        references = sorted(trial.number for trial in trials[:MOST_REFERENCES])
+        if references != self._references:
+            self._marks = {number: self._marks.get(number) or self._load_marks(number) for number in references}
+            self.race_plan = plan_race(self._tasks, [*self._marks.values()], self._racing, self._seed)
+            self._references = references
+
+    def _load_marks(self, number: int) -> tuple[Scores, Margins]:
+        return self._store.folder.load_scores_and_margins(t.scores_name(number), self._tasks.items("search"))
 
     def score_constraint_baselines(self) -> None:
         """Scores the baselines that constraints name, with which every trial is compared. Raises UserError."""
@@ -207,7 +215,8 @@ class Scorer:
             if trial.state == TrialState.COMPLETE and folder.has_scores(name):
                 return self._load(name)
             if trial.state == TrialState.PRUNED and not in_full:
-                return Result({}, {}, trial.user_attrs[t.VALUES], stopped=True, estimate=trial.value)
+                error = trial.user_attrs[t.STANDARD_ERROR]
+                return Result({}, {}, trial.user_attrs[t.VALUES], stopped=True, estimate=trial.value, error=error)
         reference = t.reference_name(phenotype)
         return self._load(reference) if folder.has_scores(reference) else None
 

@@ -40,8 +40,7 @@ from mergesearch.evaluators import Item, split_items
 from mergesearch.merge_ops.kernels import native_backend as native
 from mergesearch.merge_ops.kernels.masks import fingerprint
 from mergesearch.search.samplers import SamplerRequest, branches_of, make_sampler
-from mergesearch.search.scoring.racing.betting_test import Draws
-from mergesearch.search.scoring.racing.plan import spread
+from mergesearch.search.scoring.racing.draws import Draws
 from mergesearch.search.space.space import Space
 from mergesearch.seeds import derive
 
@@ -94,12 +93,9 @@ def splits() -> Data:
 
 
 def race() -> Data:
-    """The order in which candidates are scored, from what seven baselines got right of sixty items."""
-    right = np.array([[float((item * 7 + row * item + row) % 5 < 3) for item in range(60)] for row in range(7)])
-    return {
-        name: Draws.of(spread(right, higher), derive(seed, "race")).order.tolist()
-        for name, higher, seed in (("accuracy", True, 0), ("error", False, 3))
-    }
+    """The order in which candidates are scored, from the rates of sixty items."""
+    rates = 1.0 + np.arange(60) % 7
+    return {str(seed): Draws.of(rates, derive(seed, "race")).order.tolist() for seed in (0, 3)}
 
 
 # Spaces and samplers

@@ -1,1 +1,1 @@
-"""Racing: a candidate that is behind the incumbent beyond doubt stops early, at a promised error."""
+"""Racing: a candidate that is almost certainly behind the incumbent stops early, at a promised error."""

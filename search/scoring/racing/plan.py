@@ -1,18 +1,21 @@
-"""The race plan of a run: which tasks are raced, the order of their items, and the blocks."""
+"""How candidates are raced: the tasks that are raced, the order of their items, the blocks, and the references."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
+from scipy import stats
 from torch import Tensor
 
+from mergesearch.evaluators import Item
+from mergesearch.evaluators.contract.graded import spread
 from mergesearch.search.config.search import Racing
 from mergesearch.search.problem.task_set import TaskSet
-from mergesearch.search.problem.tasks import Scores, Task
-from mergesearch.search.scoring.racing.betting_test import Draws, Ints, estimate
-from mergesearch.search.scoring.racing.predict import GainPredictor, Prediction
+from mergesearch.search.problem.tasks import Margins, Scores, Task
+from mergesearch.search.scoring.racing.draws import Draws, Ints
+from mergesearch.search.scoring.racing.foresight import Foresight
+from mergesearch.search.signal.reading import graded
 from mergesearch.search.statistics import Array
 from mergesearch.seeds import derive
 
@@ -20,138 +23,105 @@ FEWEST = 64
 """The fewest items for which racing pays."""
 FEWEST_OF_A_TASK = 16
 """A task with fewer items is scored in full in the first block."""
-FIRST_PREDICTION = 8
-"""The number of draws after which gains are first predicted from a candidate's own scores."""
+FEWEST_REFERENCES = 3
+"""The fewest different candidates that tell something of another one."""
+MOST_REFERENCES = 32
+"""The most candidates from which others are foretold."""
 MOST_FLOORS = 6
 """The most tasks with a floor at chance that are raced: each doubles the linear bounds that must all be rejected."""
-UNBOUNDED = 1e6
-"""The ceiling of unbounded scores before the first prediction, in the baselines' range; so high that no bet is made."""
+BANDWIDTH = 0.2
+"""Of the grades; see results/benchmarks/racing.md."""
+EVENNESS = 0.25
+"""An item's rate is its noise plus this part of the task's mean noise: what nobody foresees must be drawn, too."""
 GROWTH = 0.15
 """The size of a block as a fraction of the items scored before it. Small blocks cost nothing but smaller batches."""
+LAST = 0.5
+"""The fraction of the items after which a candidate is scored in full: there is little to save, and references help."""
+LOOKS = 4
+"""All looks at a candidate err as often as so many independent ones would at most."""
 
 
 @dataclass(frozen=True)
 class RacedTask:
-    """A task whose items are raced, with the baselines' scores.
-
-    begin: the index of its first item among the items of all raced tasks; baselines: [baselines, items], contributions;
-    weights: [items].
-    """
+    """A task whose items are raced. begin: the number of its first item among the items of all raced tasks."""
 
     task: Task
     begin: int
-    baselines: Array
-    weights: Array
-
-    @cached_property
-    def bounds(self) -> tuple[float, float] | None:
-        """The bounds of its scores; None where they are unbounded."""
-        return unit(self.baselines)
 
     @property
     def span(self) -> slice:
-        """The indices of its items among the items of all raced tasks."""
-        return slice(self.begin, self.begin + len(self.weights))
-
-    @property
-    def shares(self) -> Array:
-        """[items]: the weight of each item's score in the task's value; the sum is 1."""
-        return np.asarray(self.weights / self.weights.sum())
-
-    @cached_property
-    def predictor(self) -> GainPredictor:
-        return GainPredictor(self.baselines)
-
-    def predict(self, incumbent: Array, seen: Ints, scores: Array) -> Prediction:
-        """Predicts candidate − incumbent for each item, from the ``scores`` of the ``seen`` items."""
-        if self.bounds:
-            return Prediction(0 * incumbent, incumbent - self.bounds[0], self.bounds[1] - incumbent)
-        if not len(seen):
-            unknown = np.full(len(incumbent), UNBOUNDED * breadth(self.baselines))
-            return Prediction(0 * incumbent, unknown, unknown)
-        return self.predictor.predict(incumbent, seen, scores - incumbent[seen])
-
-    def value(self, inclusion: Array, incumbent: Array, seen: Ints, scores: Array) -> float:
-        """An estimate of the task's value from the ``seen`` items and their inclusion probabilities."""
-        expected = self.predictor.predict(incumbent, seen, scores - incumbent[seen]).expected
-        value = estimate(seen, inclusion, scores, incumbent + expected, self.weights)
-        return float(np.clip(value, *self.bounds)) if self.bounds else value
+        """The numbers of its items among the items of all raced tasks."""
+        return slice(self.begin, self.begin + len(self.task.search))
 
 
 @dataclass(frozen=True)
 class RacePlan:
-    """What all races of a run have in common: the raced tasks, those scored in full, the item order and the blocks.
+    """What the races of a run have in common, until another candidate is scored in full.
 
-    blocks: the numbers of draws after which a candidate is tested, without the last; error: the probability of dropping
-    a better candidate.
+    raced_tasks, in_full: the tasks that are raced, and those that are scored in full; foresight: None where no task is
+    raced; blocks: the numbers of draws after which a candidate is judged; error: the promised one.
     """
 
     raced_tasks: Sequence[RacedTask]
     in_full: Sequence[Task]
+    foresight: Foresight | None
     draws: Draws
     blocks: Sequence[int]
     error: float
 
+    @property
+    def items_of_blocks(self) -> list[Ints]:
+        """The items of each block."""
+        return [self.draws.order[begin:end] for begin, end in zip([0, *self.blocks], self.blocks, strict=False)]
+
     @cached_property
-    def prediction_draws(self) -> list[int]:
-        """The draws at which the gains of the remaining items are predicted anew."""
-        uses_predictions = any(raced_task.bounds is None for raced_task in self.raced_tasks)
-        return [0, *(_blocks(len(self.draws.order), FIRST_PREDICTION) if uses_predictions else [])]
+    def threshold(self) -> float:
+        """By how many foretold standard deviations a candidate must be behind to be stopped.
+
+        The deviations are known from the references alone, so it is a quantile of Student's t distribution.
+        """
+        if self.foresight is None:
+            return np.inf
+        freedom = len(self.foresight.grades) - 1
+        return float(stats.t.isf(self.error / LOOKS, freedom)) * self.foresight.scale(self.items_of_blocks)
 
     @property
     def described(self) -> str:
         """One line for the user."""
         if not self.raced_tasks:
             return (
-                "racing: off, every candidate is scored in full: too few items, or no task is a mean over its items, "
-                "or scores of subtasks are normalised one by one"
+                "racing: off, every candidate is scored in full: too few items or scored candidates, or scores of "
+                "subtasks are normalised one by one"
             )
         full = f"; in full: {', '.join(task.name for task in self.in_full)}" if self.in_full else ""
         return f"racing: up to {len(self.blocks) + 1} blocks over {len(self.draws.order)} items{full}"
 
 
-def plan_race(tasks: TaskSet, baselines: Sequence[Scores], racing: Racing, seed: int) -> RacePlan:
-    """Plans the race from the scores of the baselines, which decide the items that are drawn early.
+def plan_race(tasks: TaskSet, references: Sequence[tuple[Scores, Margins]], racing: Racing, seed: int) -> RacePlan:
+    """Plans races from candidates that were scored in full. Items of which they tell less are drawn earlier.
 
     Tasks that only constraints use are not raced: they are scored in full.
     """
-    searched, counted = tasks.searched, tasks.counted("search")
-    distinct = {task.name: _distinct(task, baselines) for task in counted}
-    raced = _few_floors([task for task in counted if _can_be_raced(task, distinct[task.name], baselines[0])])
-    if sum(len(task.search) for task in raced) < FEWEST:
-        return RacePlan([], searched, Draws.of(np.zeros(0), 0), [], racing.error)
-    begins = np.cumsum([0, *(len(task.search) for task in raced)]).tolist()
-    raced_tasks = [_raced_task(task, begin, distinct[task.name]) for task, begin in zip(raced, begins, strict=False)]
-    draws = Draws.of(np.concatenate([_rates(raced_task) for raced_task in raced_tasks]), derive(seed, "race"))
-    in_full = [task for task in searched if task not in raced]
-    return RacePlan(raced_tasks, in_full, draws, _blocks(begins[-1], racing.first_block), racing.error)
+    raced = _few_floors([task for task in tasks.counted("search") if _can_be_raced(task)])
+    raced_tasks = list(_with_begins(raced))
+    foresight = _foresight(raced_tasks, references) if raced else None
+    if foresight is None or foresight.grades.shape[1] < FEWEST or len(foresight.grades) < FEWEST_REFERENCES:
+        return RacePlan([], tasks.searched, None, Draws(np.zeros(0)), [], racing.error)
+    draws = Draws.of(_rates(raced, foresight), derive(seed, "race"))
+    in_full = [task for task in tasks.searched if task not in raced]
+    return RacePlan(raced_tasks, in_full, foresight, draws, _blocks(len(draws.order), racing.first_block), racing.error)
 
 
-def _distinct(task: Task, baselines: Sequence[Scores]) -> Array:
-    """[baselines, items]: the distinct rows of the baselines' contributions to a task."""
-    return np.unique([contributions(task, scores[task.name]) for scores in baselines], axis=0)
+def _with_begins(tasks: Sequence[Task]) -> Iterator[RacedTask]:
+    begin = 0
+    for task in tasks:
+        yield RacedTask(task, begin)
+        begin += len(task.search)
 
 
-def contributions(task: Task, scores: Tensor) -> Array:
-    """[items]: what each search item contributes to the task's value."""
-    return np.asarray(task.contributions("search", scores).numpy(), dtype=np.float64)
-
-
-def _can_be_raced(task: Task, baselines: Array, scores: Scores) -> bool:
-    """Whether the task has enough items, is a mean over them, and has scores whose range is known or visible."""
-    bounded = unit(baselines) is not None or np.ptp(baselines, axis=0).max() > 0
-    return len(task.search) >= FEWEST_OF_A_TASK and bounded and _is_mean(task, scores)
-
-
-def _is_mean(task: Task, scores: Scores) -> bool:
-    """Whether an item's contribution is independent of which others are scored; tested on half of the items.
-
-    A group whose subtasks are normalised one by one has several values, and is not a mean.
-    """
-    half = len(task.search) // 2
-    ours = task.evaluator.contributions(task.search[:half], scores[task.name][:half])
-    alike = torch.allclose(ours, task.contributions("search", scores[task.name])[:half], rtol=1e-9, atol=1e-12)
-    return alike and task.share("search").rows == 1
+def _can_be_raced(task: Task) -> bool:
+    """Whether it has enough items and one value. A group whose subtasks are normalised one by one has several."""
+    return len(task.search) >= FEWEST_OF_A_TASK and task.share("search").rows == 1
 
 
 def _few_floors(tasks: Sequence[Task]) -> list[Task]:
@@ -160,49 +130,58 @@ def _few_floors(tasks: Sequence[Task]) -> list[Task]:
     return [task for task in tasks if task not in floored[MOST_FLOORS:]]
 
 
-def unit(scores: Array) -> tuple[float, float] | None:
-    """(0, 1) where all scores lie between and some reach an end, as accuracies do; None for others (bits per byte)."""
-    low, high = scores.min(), scores.max()
-    return (0.0, 1.0) if low >= 0 and high <= 1 and (low == 0 or high == 1) else None
+def _foresight(raced_tasks: Sequence[RacedTask], references: Sequence[tuple[Scores, Margins]]) -> Foresight:
+    """From those of the references that differ."""
+    tasks = [raced_task.task for raced_task in raced_tasks]
+    grades = np.stack([_joined(tasks, *reference) for reference in references])
+    metric = np.stack([_joined(tasks, scores, {}) for scores, _ in references])
+    distinct = np.sort(np.unique(grades, axis=0, return_index=True)[1])
+    numbers = np.repeat(np.arange(len(tasks)), [len(task.search) for task in tasks])
+    shares = np.zeros((len(tasks), len(numbers)))
+    for number, raced_task in enumerate(raced_tasks):
+        shares[number, raced_task.span] = _shares(raced_task.task)
+    return Foresight(grades[distinct], metric[distinct], numbers, shares)
 
 
-def _raced_task(task: Task, begin: int, baselines: Array) -> RacedTask:
-    return RacedTask(task, begin, baselines, np.array([item.weight for item in task.search]))
-
-
-def _rates(raced_task: RacedTask) -> Array:
-    """[items]: the sampling rates, scaled by the task's weight in the objective."""
-    share = raced_task.task.share("search")
-    slope = share.weight / (1 - share.chances[0]) if share.chances else share.weight
-    higher = raced_task.task.evaluator.metric.higher_is_better
-    return (
-        slope
-        * raced_task.shares
-        * (spread(raced_task.baselines, higher) if raced_task.bounds else raced_task.predictor.noise)
+def _joined(tasks: Sequence[Task], scores: Scores, margins: Margins) -> Array:
+    """[items]: what the items of all tasks contribute to the values of their tasks."""
+    return np.concatenate(
+        [contributions(task, task.search, scores[task.name], margins.get(task.name)) for task in tasks]
     )
 
 
-def breadth(baselines: Array) -> float:
-    """The mean over items of the baselines' range."""
-    return float(np.ptp(baselines, axis=0).mean())
+def contributions(task: Task, items: Sequence[Item], scores: Tensor, margins: Tensor | None) -> Array:
+    """[items]: what each item contributes to the metric; with margins, to its graded counterpart."""
+    if margins is None or task.graded is None:
+        found = task.evaluator.contributions(items, scores)
+        return np.asarray(found.numpy(), dtype=np.float64)
+    return graded(task.graded, items, margins, BANDWIDTH * spread(margins))
 
 
-def spread(baselines: Array, higher_is_better: bool) -> Array:
-    """[items], positive: the sampling rate of each item, from the baselines' scores between 0 and 1.
+def _shares(task: Task) -> Array:
+    """[items]: the weight of each item in the task's value; the sum is 1."""
+    weights = np.array([item.weight for item in task.search], dtype=np.float64)
+    return np.asarray(weights / weights.sum())
 
-    For an estimate, the standard deviation over candidates is the optimal rate (Neyman 1934); for the test, ceilings
-    should be proportional to the rates. The rate is √(p (1 − p)) · (1 − p), with p the baselines' mean, shrunk to the
-    task's by one pseudo-baseline: an item that all baselines answer correctly leaves no room for a gain.
-    """
-    p = (baselines.sum(0) + np.clip(baselines.mean(), 0.02, 0.98)) / (len(baselines) + 1)
-    return np.asarray(np.sqrt(p * (1 - p)) * (1 - p if higher_is_better else p))
+
+def _rates(tasks: Sequence[Task], foresight: Foresight) -> Array:
+    """[items]: the rates of draws: the noise in units of the objective, made more even."""
+    slopes = np.array([_slope(task) for task in tasks])[foresight.tasks]
+    sizes = np.bincount(foresight.tasks)
+    mean = (np.bincount(foresight.tasks, foresight.noise) / sizes)[foresight.tasks]
+    return np.asarray(slopes * foresight.shares.sum(0) * (foresight.noise + EVENNESS * mean))
+
+
+def _slope(task: Task) -> float:
+    share = task.share("search")
+    return share.weight / (1 - share.chances[0]) if share.chances else share.weight
 
 
 def _blocks(items: int, first: int) -> list[int]:
-    """The numbers of draws after which a candidate is tested, beginning with ``first``."""
+    """The numbers of draws after which a candidate is judged, beginning with ``first``."""
     ends: list[int] = []
     count = float(first)
-    while (end := round(count)) < items:
+    while (end := round(count)) <= LAST * items:
         ends += [end] if not ends or end > ends[-1] else []
         count *= 1 + GROWTH
     return ends

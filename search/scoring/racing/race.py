@@ -1,22 +1,19 @@
 """Racing: candidates are scored block by block, and a candidate that is worse than the incumbent stops early.
-from mergesearch.search.statistics import Array
 
-The incumbent is the best candidate that was scored in full. After the baselines are scored, the items of all tasks are
-put into one random order for the rest of the run; items on which the baselines differ tend to come early (see
-``betting_test``). A candidate that is better than the incumbent on the search items is dropped with probability at most
-``error``, over the random order and all blocks together. This holds for each candidate alone, if it was chosen
-independently of the order. For unbounded scores it also needs that no remaining item has a residual larger than
-``SLACK`` times the largest residual so far (see ``predict``); a candidate that violates this is scored in full.
+The incumbent is the best candidate that was scored in full. Items are drawn in one random order. After each block, the
+candidate's value by the metric on all search items is foretold (see ``foresight``). A candidate is stopped where it is
+behind the incumbent by more than a multiple of the standard deviation. The multiple is such that a candidate that is
+better than the incumbent on the search items is stopped with a probability of about ``error`` at most, over all looks
+together. This is no theorem: it holds for candidates that are foretold as well as those that were scored in full.
 
 An objective that is not a weighted sum is replaced by its tangent at the incumbent. A concave objective (minimum,
-geometric mean) lies below its tangent, so the tangent of a better candidate is above zero and the bound holds. A value
-with a floor at chance is the maximum of two linear functions; a candidate is stopped where both reject it.
+geometric mean) lies below its tangent, so the tangent of a better candidate is above zero. A value with a floor at
+chance is the maximum of two linear functions; a candidate is stopped where both reject it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from math import log
 
 import numpy as np
 import torch
@@ -26,12 +23,14 @@ from mergesearch.evaluators import Item
 from mergesearch.search.problem.objective import Share
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Margins, Scores, Task
-from mergesearch.search.scoring.racing.betting_test import BettingTest, ExpectedGains, Ints
+from mergesearch.search.scoring.racing.draws import Ints
+from mergesearch.search.scoring.racing.foresight import Candidate, Foretold
 from mergesearch.search.scoring.racing.plan import RacedTask, RacePlan, contributions
-from mergesearch.search.scoring.racing.predict import Prediction
 from mergesearch.search.statistics import Array
 
 STEP = 1e-6
+EPSILON = 1e-12
+"""By so much at least a candidate must be behind."""
 
 Score = Callable[[Task, Sequence[Item]], tuple[Tensor, Tensor | None]]
 """Scores some items of a task: see ``Task.score_with_margins``."""
@@ -42,7 +41,7 @@ class Result:
     """A candidate's result: per-item scores of each task, the items, the tasks' values, and margins of graded tasks.
 
     A stopped candidate has the scores of some items only. Its values are estimates, and so is its objective,
-    ``estimate``.
+    ``estimate``, whose standard error is ``error``.
     """
 
     scores: Scores
@@ -51,6 +50,7 @@ class Result:
     stopped: bool = False
     estimate: float | None = None
     margins: Margins = field(default_factory=dict)
+    error: float | None = None
 
     @property
     def count(self) -> int:
@@ -68,16 +68,13 @@ def run_race(tasks: TaskSet, plan: RacePlan, incumbent: Scores, score: Score, ma
     """Scores a candidate block by block, until it is stopped, where it may be, or scored in full."""
     race = _Race(tasks, plan, incumbent)
     race.score_in_full(score)
-    begin = 0
-    for end in plan.blocks:
-        race.score_draws(score, begin, end)
-        if may_stop:
-            race.predict_gains(begin, end)
-            if race.is_lost(end):
-                return race.result(end)
-        begin = end
-    race.score_draws(score, begin, len(plan.draws.order))
-    return race.result(None)
+    for block in plan.items_of_blocks:
+        race.score_block(score, block)
+        foretold = race.foretold() if may_stop else None
+        if foretold and race.is_lost(foretold):
+            return race.stopped(foretold)
+    race.score_block(score, plan.draws.order[sum(map(len, plan.items_of_blocks)) :])
+    return race.whole()
 
 
 class _Race:
@@ -85,135 +82,120 @@ class _Race:
         self._tasks = tasks
         self._plan = plan
         self._objective = tasks.objective("search")
-        self._incumbent = {task.name: contributions(task, incumbent[task.name]) for task in tasks.searched}
-        self._seen: dict[str, dict[int, Tensor]] = {task.name: {} for task in tasks.searched}
+        self._incumbent = incumbent
+        self._scores: dict[str, dict[int, Tensor]] = {task.name: {} for task in tasks.searched}
         self._margins: dict[str, dict[int, Tensor]] = {}
-        self._predictions: list[tuple[int, Prediction]] = []
-        counted = tasks.counted("search")
-        rows = {task.name: task.values("search", incumbent[task.name]) for task in counted}
-        self._each = self._objective.each(_flat(rows))
+        self._rows = {task.name: task.values("search", incumbent[task.name]) for task in tasks.counted("search")}
+        self._each = self._objective.each(_flat(self._rows))
         slopes = gradient(self._objective.aggregated, self._each)
-        self._slopes = dict(zip(rows, slopes.tolist(), strict=True))
+        self._slopes = dict(zip(self._rows, slopes.tolist(), strict=True))
         shares = {share.task: share for share in self._objective.shares}
-        self._lines = [
-            lines(shares[raced_task.task.name], rows[raced_task.task.name][0], self._slopes[raced_task.task.name])
-            for raced_task in plan.raced_tasks
-        ]
+        self._raced = [raced_task.task.name for raced_task in plan.raced_tasks]
+        self._lines = [lines(shares[name], self._rows[name][0], self._slopes[name]) for name in self._raced]
 
     def score_in_full(self, score: Score) -> None:
         """Scores the tasks that are not raced."""
         for task in self._plan.in_full:
             self._score(score, task, range(len(task.search)))
 
-    def score_draws(self, score: Score, begin: int, end: int) -> None:
+    def score_block(self, score: Score, block: Ints) -> None:
+        """Scores the raced tasks' items among those of a block, in the order of the split."""
         for raced_task in self._plan.raced_tasks:
-            numbers = self._numbers(raced_task, begin, end).tolist()
-            if numbers:
-                self._score(score, raced_task.task, numbers)
-
-    def _numbers(self, raced_task: RacedTask, begin: int, end: int) -> Ints:
-        """The task's items among these draws, ascending."""
-        drawn = np.sort(self._plan.draws.order[begin:end])
-        return np.asarray(drawn[(drawn >= raced_task.span.start) & (drawn < raced_task.span.stop)] - raced_task.begin)
+            numbers = np.sort(block[(block >= raced_task.span.start) & (block < raced_task.span.stop)])
+            if len(numbers):
+                self._score(score, raced_task.task, (numbers - raced_task.begin).tolist())
 
     def _score(self, score: Score, task: Task, numbers: Sequence[int]) -> None:
         scores, margins = score(task, [task.search[number] for number in numbers])
-        self._seen[task.name].update(zip(numbers, scores, strict=True))
+        self._scores[task.name].update(zip(numbers, scores, strict=True))
         if margins is not None:
             self._margins.setdefault(task.name, {}).update(zip(numbers, margins, strict=True))
 
-    def predict_gains(self, begin: int, end: int) -> None:
-        """Predicts gains anew at the planned draws in this block, each time from the draws before."""
-        for start in self._plan.prediction_draws:
-            if begin <= start < end:
-                self._predictions.append((start, self._predicted(start)))
+    def foretold(self) -> Foretold:
+        """The values of the raced tasks, from the items seen so far."""
+        assert self._plan.foresight is not None
+        candidate = Candidate(*(np.zeros(len(self._plan.draws.order)) for _ in range(2)))
+        seen = [self._read(raced_task, candidate) for raced_task in self._plan.raced_tasks]
+        return next(self._plan.foresight.foretell(candidate, [np.concatenate(seen)]))
 
-    def _predicted(self, start: int) -> Prediction:
-        raced_tasks = self._plan.raced_tasks
-        values = [
-            raced_task.predict(self._incumbent[raced_task.task.name], *self._drawn(raced_task, start))
-            for raced_task in raced_tasks
-        ]
-        return Prediction.joined(values, [raced_task.shares for raced_task in raced_tasks])
+    def _read(self, raced_task: RacedTask, candidate: Candidate) -> Ints:
+        """Notes what the task's seen items contribute, and returns their numbers.
 
-    def is_lost(self, count: int) -> bool:
-        """Whether the evidence against the candidate reaches 1 / error for every linear bound of its value."""
-        gains = np.concatenate([self._gains(raced_task, count) for raced_task in self._plan.raced_tasks])
+        Where the value is no mean over items, contributions depend on the items that were not seen as well: these count
+        with the incumbent's scores.
+        """
+        task, name = raced_task.task, raced_task.task.name
+        seen = np.array(sorted(self._scores[name]), dtype=np.int64)
+        numbers = seen + raced_task.begin
+        if len(seen):
+            scores, margins = _in_order(self._scores[name]), self._margins.get(name)
+            mixed = self._incumbent[name].clone()
+            mixed[seen] = scores
+            candidate.metric[numbers] = contributions(task, task.search, mixed, None)[seen]
+            candidate.grades[numbers] = candidate.metric[numbers]
+            if margins:
+                items = [task.search[number] for number in seen.tolist()]
+                candidate.grades[numbers] = contributions(task, items, scores, _in_order(margins))
+        return np.asarray(numbers)
+
+    def is_lost(self, foretold: Foretold) -> bool:
+        """Whether the candidate is behind beyond doubt by every linear bound of its objective."""
         fixed = self._fixed_difference()
-        return all(self._is_lost(count, gains, fixed, chosen) for chosen in product(*self._lines))
+        return all(self._is_behind(foretold, fixed, chosen) for chosen in product(*self._lines))
 
-    def _is_lost(self, count: int, gains: Array, fixed: float, chosen: Sequence[tuple[float, float]]) -> bool:
+    def _is_behind(self, foretold: Foretold, fixed: float, chosen: Sequence[tuple[float, float]]) -> bool:
         """chosen: for each raced task, slope and constant of one linear bound."""
-        order = self._plan.draws.order
-        sizes = [len(raced_task.weights) for raced_task in self._plan.raced_tasks]
-        slopes = np.repeat([slope for slope, _ in chosen], sizes)[order]
-        stages = [ExpectedGains(begin, *predict.ordered(order, slopes)) for begin, predict in self._predictions]
-        beyond = fixed + sum(constant for _, constant in chosen)
-        betting_test = BettingTest(self._plan.draws, slopes[:count] * gains[order[:count]], stages, beyond)
-        return not betting_test.broken and betting_test.log_evidence >= -log(self._plan.error)
-
-    def _gains(self, raced_task: RacedTask, count: int) -> Array:
-        """[items]: what each seen item adds to the difference of the task's value; 0 for the others."""
-        values = np.zeros(len(raced_task.weights))
-        seen, scores = self._drawn(raced_task, count)
-        values[seen] = raced_task.shares[seen] * (scores - self._incumbent[raced_task.task.name][seen])
-        return values
+        slopes, constants = np.array(chosen).T
+        gains = foretold.values - [self._rows[name][0] for name in self._raced]
+        deviation = float(np.sqrt(slopes @ foretold.covariance @ slopes))
+        return bool(fixed + (constants + slopes * gains).sum() + self._plan.threshold * deviation < -EPSILON)
 
     def _fixed_difference(self) -> float:
         """The part of the difference that comes from the tasks scored in full."""
-        in_full = {task.name for task in self._plan.in_full}
-        rows = {share.task: [0.0] * share.rows for share in self._objective.shares}
-        rows |= {name: values for name, values in self._in_full_values().items() if name in rows}
-        gains = dict(zip(rows, self._objective.each(_flat(rows)) - self._each, strict=True))
+        in_full = self._in_full_values()
+        gains = dict(zip(self._rows, self._objective.each(_flat(self._rows | in_full)) - self._each, strict=True))
         return float(sum(self._slopes[name] * gain for name, gain in gains.items() if name in in_full))
 
     def _in_full_values(self) -> dict[str, list[float]]:
-        return {task.name: task.values("search", self._scores(task.name)) for task in self._plan.in_full}
+        """Of the tasks that count in the objective and are scored in full."""
+        tasks = [task for task in self._plan.in_full if task.name in self._rows]
+        return {task.name: task.values("search", _in_order(self._scores[task.name])) for task in tasks}
 
-    def _drawn(self, raced_task: RacedTask, count: int) -> tuple[Ints, Array]:
-        """The task's item numbers among the first ``count`` draws, ascending, and their contributions."""
-        numbers = self._numbers(raced_task, 0, count)
-        if not len(numbers):
-            return numbers, np.zeros(0)
-        items = [raced_task.task.search[number] for number in numbers]
-        scores = torch.stack([self._seen[raced_task.task.name][number] for number in numbers.tolist()])
-        contributed = raced_task.task.evaluator.contributions(items, scores)
-        return numbers, np.asarray(contributed.numpy(), dtype=np.float64)
+    def whole(self) -> Result:
+        """The result of a candidate that was scored on all items."""
+        return whole_result(self._tasks, *self._seen())
 
-    def _scores(self, name: str) -> Tensor:
-        """The task's scores so far, in the order of the split."""
-        return _in_order(self._seen[name])
-
-    def result(self, stopped_at: int | None) -> Result:
-        tasks = {task.name: task for task in self._tasks.searched if self._seen[task.name]}
-        items = {name: [tasks[name].search[number] for number in sorted(self._seen[name])] for name in tasks}
-        scores = {name: self._scores(name) for name in tasks}
-        margins = {name: _in_order(seen) for name, seen in self._margins.items()}
-        if stopped_at is None:
-            return whole_result(self._tasks, scores, margins)
+    def stopped(self, foretold: Foretold) -> Result:
+        """The result of a candidate that is stopped."""
+        scores, margins = self._seen()
+        searched = {task.name: task for task in self._tasks.searched}
+        items = {name: [searched[name].search[number] for number in sorted(self._scores[name])] for name in scores}
+        raced = dict(zip(self._raced, foretold.values.tolist(), strict=True))
         in_full = {task.name: task.value("search", scores[task.name]) for task in self._plan.in_full}
-        raced = self._estimates(stopped_at)
-        values = {task.name: {**in_full, **raced}[task.name] for task in self._tasks.searched}
-        rows = {name: [value] for name, value in raced.items()} | self._in_full_values()
-        counted = {share.task: rows[share.task] for share in self._objective.shares}
-        return Result(scores, items, values, True, float(self._objective.combine(_flat(counted))), margins)
+        values = {name: (in_full | raced)[name] for name in searched}
+        rows = self._rows | self._in_full_values() | {name: [value] for name, value in raced.items()}
+        slopes = gradient(self._objective.combine, _flat(rows))[[_row_of(rows, name) for name in self._raced]]
+        error = float(np.sqrt(slopes @ foretold.covariance @ slopes))
+        estimate = float(self._objective.combine(_flat(rows)))
+        return Result(scores, items, values, True, estimate, margins, error)
 
-    def _estimates(self, count: int) -> dict[str, float]:
-        """Estimates of the raced tasks' values."""
-        values, inclusion = {}, self._plan.draws.inclusion(count)
-        for raced_task in self._plan.raced_tasks:
-            seen, scores = self._drawn(raced_task, count)
-            chances, name = inclusion[raced_task.span][seen], raced_task.task.name
-            values[name] = raced_task.value(chances, self._incumbent[name], seen, scores)
-        return values
+    def _seen(self) -> tuple[Scores, Margins]:
+        """Scores and margins so far, in the order of the split."""
+        scores = {name: _in_order(seen) for name, seen in self._scores.items() if seen}
+        return scores, {name: _in_order(seen) for name, seen in self._margins.items()}
 
 
 def _in_order(by_number: Mapping[int, Tensor]) -> Tensor:
     return torch.stack([by_number[number] for number in sorted(by_number)])
 
 
-def _flat(rows: dict[str, list[float]]) -> Array:
+def _flat(rows: Mapping[str, Sequence[float]]) -> Array:
     return np.array([value for values in rows.values() for value in values])
+
+
+def _row_of(rows: Mapping[str, Sequence[float]], name: str) -> int:
+    """The place of a task's first value."""
+    return sum(len(rows[other]) for other in list(rows)[: list(rows).index(name)])
 
 
 def lines(share: Share, value: float, slope: float) -> list[tuple[float, float]]:
@@ -231,7 +213,7 @@ def lines(share: Share, value: float, slope: float) -> list[tuple[float, float]]
 
 
 def gradient(aggregated: Callable[[Array], Array], each: Array) -> Array:
-    """[tasks]: the derivative of the objective by each task's value, by central differences."""
+    """[values]: the derivative of the objective by each value, by central differences."""
     steps = STEP * np.eye(len(each))
     centre = np.asarray(each)[:, None]
     return np.asarray((aggregated(centre + steps) - aggregated(centre - steps)) / (2 * STEP))

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from mergesearch.evaluators import Item, Metric
 from mergesearch.evaluators.contract.evaluator import MeanOfItems
+from mergesearch.evaluators.contract.jackknife import FunctionOfMeans
 from mergesearch.search.config.search import Racing
 from mergesearch.search.problem.objective import Objective, Share
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores, Task
-from mergesearch.search.scoring.racing.plan import plan_race
-from mergesearch.search.scoring.racing.predict import GainPredictor
+from mergesearch.search.scoring.racing.plan import RacePlan, plan_race
 from mergesearch.search.scoring.racing.race import STEP, Result, gradient, lines, run_race
 from mergesearch.search.statistics import estimated, value_of
 
@@ -33,9 +33,13 @@ class Recorded(MeanOfItems):
         self.metric = Metric("acc", higher_is_better)
 
 
-class Largest(Recorded):
-    def contributions(self, items: Sequence[Item], scores: Tensor) -> Tensor:
-        return scores * len(items) / 10
+class Squared(FunctionOfMeans):
+    """The square of the mean score: no mean over items."""
+
+    metric = Metric("squared")
+
+    def statistic(self, means: Tensor) -> Tensor:
+        return means[..., 0] ** 2
 
 
 def task_set(*tasks: Task) -> TaskSet:
@@ -69,8 +73,12 @@ class Asked:
         return self.scores[task.name][[int(item.id) for item in items]], None
 
 
+def planned(tasks: TaskSet, references: Sequence[Scores], seed: int = 0) -> RacePlan:
+    return plan_race(tasks, [(scores, {}) for scores in references], RACING, seed)
+
+
 def race(tasks: TaskSet, candidate: Scores, incumbent: Scores, baselines: Sequence[Scores], seed: int = 0) -> Result:
-    return run_race(tasks, plan_race(tasks, baselines, RACING, seed), incumbent, Asked(candidate))
+    return run_race(tasks, planned(tasks, baselines, seed), incumbent, Asked(candidate))
 
 
 @pytest.fixture
@@ -83,7 +91,7 @@ def two() -> tuple[TaskSet, list[Scores]]:
 def test_blocks_hold_every_task_and_grow(two: tuple[TaskSet, list[Scores]]) -> None:
     tasks, baselines = two
     asked = Asked({name: torch.maximum(baselines[0][name], baselines[1][name]) for name in baselines[0]})
-    result = run_race(tasks, plan_race(tasks, baselines, RACING, 0), baselines[0], asked)
+    result = run_race(tasks, planned(tasks, baselines, 0), baselines[0], asked)
     first, counts = asked.blocks[:2], Counter[str]()
     for name, count in asked.blocks:
         counts[name] += count
@@ -130,22 +138,32 @@ def test_candidates_that_are_better_are_kept(two: tuple[TaskSet, list[Scores]]) 
     assert dropped <= 12, "binomial(100, 0.05) is above 12 once in 700 times"
 
 
-def test_small_tasks_and_values_that_are_no_means_are_scored_in_full_first() -> None:
-    tasks = task_set(task("a", 200), task("few", 5), task("largest", 100, Largest()))
+def test_small_tasks_are_scored_in_full_first() -> None:
+    tasks = task_set(task("a", 200), task("few", 5))
     rng = np.random.default_rng(0)
     baselines = [made(rng, tasks, 0.5) for _ in range(3)]
     asked = Asked(baselines[0])
-    plan = plan_race(tasks, baselines, RACING, 0)
+    plan = planned(tasks, baselines)
     run_race(tasks, plan, baselines[1], asked)
-    assert asked.blocks[:2] == [("few", 5), ("largest", 100)]
-    assert {name for name, _ in asked.blocks[2:]} == {"a"}
-    assert plan.described.endswith("over 200 items; in full: few, largest")
+    assert asked.blocks[0] == ("few", 5)
+    assert {name for name, _ in asked.blocks[1:]} == {"a"}
+    assert plan.described.endswith("over 200 items; in full: few")
+
+
+def test_a_value_that_is_no_mean_is_raced() -> None:
+    tasks = task_set(task("a", 300, Squared()))
+    baselines = [made(np.random.default_rng(seed), tasks, 0.6) for seed in range(6)]
+    worse = {"a": baselines[0]["a"] * torch.tensor(np.random.default_rng(1).random(300) < 0.7)}
+    results = [race(tasks, worse, baselines[0], baselines, seed) for seed in range(20)]
+    assert all(result.stopped for result in results)
+    truth = float(worse["a"].mean()) ** 2
+    assert np.mean([result.values["a"] for result in results]) == pytest.approx(truth, abs=0.08)
 
 
 def test_too_few_items_are_not_raced() -> None:
     tasks = task_set(task("a", 40))
     baselines = [made(np.random.default_rng(0), tasks, 0.5)]
-    plan = plan_race(tasks, baselines, RACING, 0)
+    plan = planned(tasks, baselines, 0)
     assert "racing: off" in plan.described
     asked = Asked(baselines[0])
     assert not run_race(tasks, plan, baselines[0], asked).stopped
@@ -193,19 +211,6 @@ def test_margins_are_raced_on_what_the_baselines_do_not_foretell() -> None:
     spent = [race(tasks, one, best, baselines).count / 300 for one in worse]
     assert len(worse) > 20
     assert np.mean(spent) < 0.25
-
-
-def test_forecasts_are_of_what_is_not_seen_and_their_reach_holds() -> None:
-    rng = np.random.default_rng(1)
-    rows = [scores["a"].numpy() for scores in mixtures(rng, 8, 0.1)]
-    predictor, incumbent, candidate = GainPredictor(np.stack(rows[:6])), rows[6], rows[7]
-    seen = rng.permutation(300)[:60]
-    found = predictor.predict(incumbent, seen, (candidate - incumbent)[seen])
-    rest = np.setdiff1d(np.arange(300), seen)
-    surprise = (candidate - incumbent - found.expected)[rest]
-    assert np.std(surprise) < 0.15 < 0.2 * np.std((candidate - incumbent)[rest])
-    assert (np.abs(surprise) < found.up[rest]).all()
-    assert 0.1 < np.median(predictor.noise) < 0.3, "a baseline's own, and what the others' own adds to it"
 
 
 def choices(*right: tuple[int, int]) -> Scores:
@@ -258,7 +263,7 @@ def test_subtasks_that_are_normalised_one_by_one_are_scored_in_full() -> None:
     tasks = task_set(group, other)
     asked = Asked(choices((20, 100), (20, 100)))
     incumbent = choices((80, 100), (80, 100))
-    plan = plan_race(tasks, [incumbent, asked.scores], RACING, 0)
+    plan = planned(tasks, [incumbent, choices((50, 100), (50, 100)), asked.scores])
     result = run_race(tasks, plan, incumbent, asked)
     assert asked.blocks[0] == ("a", 100)
     assert plan.in_full == [group]
@@ -311,6 +316,6 @@ def test_gradient_of_a_weighted_mean_and_of_a_minimum() -> None:
 
 def test_same_seed_same_order_and_another_seed_another(two: tuple[TaskSet, list[Scores]]) -> None:
     tasks, baselines = two
-    orders = [plan_race(tasks, baselines, RACING, seed).draws.order for seed in (0, 0, 1)]
+    orders = [planned(tasks, baselines, seed).draws.order for seed in (0, 0, 1)]
     assert np.array_equal(orders[0], orders[1])
     assert not np.array_equal(orders[0], orders[2])
