@@ -15,7 +15,6 @@ from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Margins, Scores, Task
 from mergesearch.search.scoring.racing.draws import Draws, Ints
 from mergesearch.search.scoring.racing.foresight import Foresight
-from mergesearch.search.signal.reading import graded
 from mergesearch.search.statistics import Array
 from mergesearch.seeds import derive
 
@@ -154,8 +153,9 @@ def contributions(task: Task, items: Sequence[Item], scores: Tensor, margins: Te
     """[items]: what each item contributes to the metric; with margins, to its graded counterpart."""
     if margins is None or task.graded is None:
         found = task.evaluator.contributions(items, scores)
-        return np.asarray(found.numpy(), dtype=np.float64)
-    return graded(task.graded, items, margins, BANDWIDTH * spread(margins))
+    else:
+        found = task.graded.graded_contributions(items, margins, BANDWIDTH * spread(margins))
+    return np.asarray(found.numpy(), dtype=np.float64)
 
 
 def _shares(task: Task) -> Array:
