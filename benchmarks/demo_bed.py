@@ -30,7 +30,7 @@ RATE, MEMORY = 0.1, (0.8, 0.99)
 """Of the oracle's Adam (arXiv:1412.6980): the first step, as a share of each range, and the decays of its averages."""
 BATCH = 1_000
 """Items of one step of the oracle."""
-WEIGHTS = tuple(round(0.05 * step, 2) for step in range(1, 21))
+WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 """The single weights for all models that are tried."""
 
 Weight = Any
@@ -129,6 +129,7 @@ class Oracle:
         self._bed = bed
         self._space = open_plan(with_weights(bed.config, weights), "benchmarks").problem.space
         self.dimensions = len(self._space.dimensions)
+        self._scales: dict[str, float] = {}
         self._files = {task.name: _by_file(task.search) for task in bed.tasks}
 
     def descend(self, weight: float, steps: int, every: int, seed: int = 0) -> list[Found]:
@@ -140,6 +141,9 @@ class Oracle:
         path: list[Found] = []
         for step in range(1, steps + 1):
             recipe = chart.recipe(units)
+            if step % every == 1 or every == 1:
+                self._bed.engine.build(recipe)
+                self._scales = {task.name: BANDWIDTH * self._spread(task) for task in self._bed.tasks}
             _, slopes = self._bed.engine.coefficient_gradients(recipe, lambda: self._backward(derive(seed, step)))  # noqa: B023
             gradient = chart.jacobian(units).T @ np.hstack([*slopes.values()])
             first = MEMORY[0] * first + (1 - MEMORY[0]) * gradient
@@ -168,9 +172,8 @@ class Oracle:
         for task in self._bed.tasks:
             assert is_graded(task.evaluator)
             items = self._batch(task, seed)
-            scale = BANDWIDTH * self._spread(task)
             targets: Any = task.evaluator.targets(self._bed.live, items)  # type: ignore[attr-defined]
-            for loss in targets.losses("graded", scale):
+            for loss in targets.losses("graded", self._scales[task.name]):
                 (loss / len(self._bed.tasks.all)).backward()
                 total += loss.item()
         return total

@@ -4,7 +4,7 @@
 
 The oracle descends on the graded accuracy of half of the search items' files, by the gradients of the merge's
 coefficients, and stops where the other half is best (see demo_bed.py): one weight for all models, one for each, and one
-for each model, layer and part. The single weight is also tried at steps of 0.05. All accuracies are those of the test
+for each model, layer and part. The single weight is also tried at ten values. All accuracies are those of the test
 items. Writes results/benchmarks/demo_headroom.json and demo_headroom.md.
 """
 
@@ -79,10 +79,10 @@ def as_markdown(result: Mapping[str, Any], notes: str) -> str:
     lines = [
         "# What there is to win on the demo",
         "",
-        f"Accuracies on the test items ({sizes}); the search items are as many. A full evaluation of all of them takes",
-        f"{result['seconds of a full evaluation']} s on one core. The gains are those over the best baseline,",
-        f"{result['best baseline on the test items']}, picked on the test items. A search can prove about two standard",
-        "errors.",
+        f"Accuracies on the test items: {sizes}. Scoring one merge on all items takes",
+        f"{result['seconds of a full evaluation']} s on one core. The gains are those over the best baseline, "
+        f"{result['best baseline on the test items']}, picked on",
+        "the test items. A search can prove about two standard errors.",
         "",
         f"| merge | dimensions | mean | gain | standard error | {' | '.join(tasks)} |",
         "|---" * (5 + len(tasks)) + "|",
