@@ -35,6 +35,7 @@ from mergesearch.search.verdict.wording import (
     difference_in_words,
     evidence_in_words,
     front_in_words,
+    graded_in_words,
     left_out_in_words,
     limits_in_words,
     looks_in_words,
@@ -167,6 +168,7 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
         limits_in_words,
         comparisons_in_words,
         evidence_in_words,
+        graded_in_words,
         optimism_in_words,
     )
     for note in (words(verdict) for words in notes):

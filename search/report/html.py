@@ -17,6 +17,7 @@ from mergesearch.search.verdict.wording import (
     comparisons_in_words,
     evidence_in_words,
     front_in_words,
+    graded_in_words,
     left_out_in_words,
     limits_in_words,
     looks_in_words,
@@ -117,6 +118,7 @@ def _facts(verdict: Verdict) -> str:
         limits_in_words(verdict),
         comparisons_in_words(verdict),
         evidence_in_words(verdict),
+        graded_in_words(verdict),
         optimism_in_words(verdict),
         f"{verdict.trials} trials, {verdict.stopped} of them stopped early; {verdict.items_spent:,} items scored, "
         f"{share:.0%} of the items that all trials in full would take{_descended(verdict)}.",

@@ -116,11 +116,11 @@ class Scorer:
                 return self._race(self.race_plan, incumbent, may_stop=False)
             return self._score_in_full()
 
-    def score_side(self, recipe: Recipe, side: str, tasks: Sequence[Task]) -> Scores:
-        """Scores a candidate on all items that these tasks have on one side."""
+    def score_side(self, recipe: Recipe, side: str, tasks: Sequence[Task]) -> tuple[Scores, Margins]:
+        """Scores a candidate on all items that these tasks have on one side; with the margins of graded tasks."""
         with self._attempt(self.phenotype(recipe), sum(len(task.items(side)) for task in tasks)):
             self._build(recipe)
-            return self._tasks.score(self._live.loaded, side, tasks)
+            return self._tasks.score_with_margins(self._live.loaded, side, tasks)
 
     @contextmanager
     def _attempt(self, phenotype: str, items: int) -> Iterator[None]:

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial
 from mergesearch.errors import UserError, in_words
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.problem.task_set import TaskSet
-from mergesearch.search.problem.tasks import Scores, Task
+from mergesearch.search.problem.tasks import Margins, Scores, Task
 from mergesearch.search.scoring.scorer import Scorer
 from mergesearch.search.signal.signal import Signal
 from mergesearch.search.statistics import Estimate, estimated, value_of
@@ -87,6 +87,12 @@ class FinalScores:
             return self._by_phenotype[phenotype][0]["test"]
         return self._saved(f"test-{phenotype}", "test", self._tasks.all, recipe)[0]
 
+    def test_marks(self, trial: FrozenTrial) -> tuple[Scores, Margins] | None:
+        """The saved test scores and margins of a trial that ``sides`` was called for; None where one has failed."""
+        name = f"test-{trial.user_attrs[t.PHENOTYPE]}"
+        folder = self._store.folder
+        return folder.load_scores_and_margins(name, self._tasks.items("test")) if folder.has_scores(name) else None
+
     def _both(self, trial: FrozenTrial) -> tuple[Sides, Failures]:
         """Search scores as they were recorded, and those of tasks that the search did not look at."""
         recipe, name = t.recipe_of(trial), trial.user_attrs[t.PHENOTYPE]
@@ -100,24 +106,28 @@ class FinalScores:
         folder = self._store.folder
         if folder.has_scores(name):
             return folder.load_scores(name, self._tasks.items(side)), {}
-        scores, failures = self._scored(side, tasks, recipe)
+        scores, margins, failures = self._scored(side, tasks, recipe)
         if failures:
             return scores, failures
-        folder.save_scores(name, scores, self._tasks.items(side))
+        folder.save_scores(name, scores, self._tasks.items(side), margins)
         return folder.load_scores(name, self._tasks.items(side)), {}
 
-    def _scored(self, side: str, tasks: Sequence[Task], recipe: Recipe) -> tuple[Scores, Failures]:
-        """The scores of the tasks; where one of them fails, each is scored by itself. Raises what concerns the run."""
+    def _scored(self, side: str, tasks: Sequence[Task], recipe: Recipe) -> tuple[Scores, Margins, Failures]:
+        """The scores and margins of the tasks; where one of them fails, each is scored by itself.
+
+        Raises what concerns the run.
+        """
         try:
-            return self._scorer.score_side(recipe, side, tasks), {}
+            return (*self._scorer.score_side(recipe, side, tasks), {})
         except Exception as error:
             if stopped_by(error, self._store.folder.path):
                 raise
             if len(tasks) == 1:
-                return {}, {tasks[0].name: in_words(error)}
+                return {}, {}, {tasks[0].name: in_words(error)}
         parts = [self._scored(side, [task], recipe) for task in tasks if task.items(side)]
-        scores = {name: values for part, _ in parts for name, values in part.items()}
-        return scores, {name: why for _, failed in parts for name, why in failed.items()}
+        scores = {name: values for part, *_ in parts for name, values in part.items()}
+        margins = {name: values for _, part, _ in parts for name, values in part.items()}
+        return scores, margins, {name: why for *_, failed in parts for name, why in failed.items()}
 
 
 def search_estimate(tasks: TaskSet, store: RunStore, trial: FrozenTrial, seed: int) -> Estimate:

@@ -11,6 +11,7 @@ from mergesearch.search.candidates.gradient.start import items_looked_at, items_
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores
 from mergesearch.search.scoring.scorer import Scorer
+from mergesearch.search.signal.reading import graded_difference
 from mergesearch.search.signal.signal import Signal
 from mergesearch.search.statistics import Contrast
 from mergesearch.search.study import trials as t
@@ -37,13 +38,15 @@ class Judged:
 class Standing:
     """The winner among the baselines: the best of them on the test items, and what can be said against it.
 
-    ``search_claim`` is the same claim on the search items, on which the winner was selected.
+    ``search_claim`` is the same claim on the search items, on which the winner was selected; ``graded`` is that of the
+    graded objective.
     """
 
     rival: FrozenTrial
     comparisons: list[Comparison]
     claim: Claim = field(default_factory=Claim)
     search_claim: Claim = field(default_factory=Claim)
+    graded: Claim | None = None
     evidence: list[Evidence] = field(default_factory=list)
 
 
@@ -126,8 +129,21 @@ class Judge:
             comparisons,
             Claim.of([tests[n] for n in rivals]),
             Claim.of(compared([search[n] for n in rivals], self._seed)),
+            None if found.left_out else self._graded(winner, [others[n] for n in rivals]),
             evidence(self._tasks, test[best]),
         )
+
+    def _graded(self, winner: FrozenTrial, rivals: Sequence[FrozenTrial]) -> Claim | None:
+        """The claim in the graded objective; None where no task of the verdict is graded, or one in several parts."""
+        counted, readings = self._tasks.counted("test"), self._signal.readings
+        is_read = any((reading := readings.by_task.get(task.name)) and reading.bandwidth for task in counted)
+        if not is_read or any(len(task.parts("test")) > 1 for task in counted):
+            return None
+        mine, *theirs = (self._scores.test_marks(trial) for trial in (winner, *rivals))
+        if mine is None:
+            return None
+        differences = [graded_difference(readings, "test", mine, other) for other in theirs if other is not None]
+        return Claim.of(compared(differences, self._seed)) if len(differences) == len(rivals) else None
 
     def _verdict(
         self, found: ScoredFinalists, judged: Mapping[int, Judged], standing: "Standing", earlier_looks: int
@@ -163,6 +179,7 @@ class Judge:
             baselines=[rows[trial.number] for trial in baselines],
             metrics={task.name: task.evaluator.metric.name for task in tasks},
             evidence=standing.evidence,
+            graded=standing.graded,
             soups=[rows[trial.number] for trial in soups],
             checks=constraints.checks,
             left_out=found.left_out,

@@ -67,7 +67,8 @@ class Verdict:
     as well as any does; if the winner is a baseline itself, it is the winner. ``difference`` is winner − best baseline
     in the objective on the same test items; ``p`` is two-sided. Both do not depend on which baseline is the best there,
     see ``against_all``. ``comparisons`` are with each baseline; ``evidence`` is each task's part in the difference from
-    ``best_baseline``. ``search_difference`` is winner − best baseline on the search items, on which the winner was
+    ``best_baseline``. ``graded`` is the difference in the graded objective that the search is told, for reference; None
+    where it is the metric. ``search_difference`` is winner − best baseline on the search items, on which the winner was
     selected; ``optimism`` is how much larger it is there (None where search and test have other tasks). ``recommended``
     is the winner if it is better beyond chance, and else the best baseline. ``test_looks`` counts how often this run
     has scored the test items, this verdict included. ``items_spent`` is the number of scored search items, out of
@@ -101,6 +102,7 @@ class Verdict:
     baselines: list[CandidateRow]
     metrics: dict[str, str]
     evidence: list[Evidence] = field(default_factory=list)
+    graded: Claim | None = None
     ensemble: CandidateRow | None = None
     soups: list[CandidateRow] = field(default_factory=list)
     prospects: Prospects | None = None

@@ -71,6 +71,14 @@ def comparisons_in_words(verdict: Verdict) -> str:
     return f"{verdict.winner.name} is proven better than {', '.join(names)} (p of all comparisons together)."
 
 
+def graded_in_words(verdict: Verdict) -> str:
+    """The same comparison in the graded objective, which the search is told."""
+    if verdict.graded is None:
+        return ""
+    gain = f"{interval(verdict.graded.difference, '+', 4)}, p = {verdict.graded.p:.4f}"
+    return f"In the graded objective, on the same test items: {gain}. The verdict does not depend on it."
+
+
 def evidence_in_words(verdict: Verdict) -> str:
     """A warning where one task with few of the test items decides what can be proven."""
     task = deciding(verdict.evidence)

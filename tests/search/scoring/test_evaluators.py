@@ -25,6 +25,7 @@ from mergesearch.search.run import run
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.result import Verdict
+from mergesearch.search.verdict.wording import graded_in_words
 
 from ...tolerances import close
 from ..helpers import course, killed, rescored, save_fine_tunes, study_of
@@ -113,6 +114,9 @@ def test_classifiers_are_searched_judged_and_written(classification: Data, tmp_p
         said = [LABELS[int(model(**one).logits.argmax())] for one in encoded]
     right = sum(one == row["label"] for one, row in zip(said, rows, strict=True)) / len(rows)
     assert verdict.winner.tasks["reviews:accuracy"]["all"] == close(right, 40)
+    is_sampled = verdict.winner.trial not in [row.trial for row in verdict.baselines]
+    assert (verdict.graded is not None) == is_sampled
+    assert bool(graded_in_words(verdict)) == is_sampled
     assert verdict.ensemble is not None
     assert verdict.ensemble.name == "ensemble of 2 models"
     assert 0 <= verdict.ensemble.tasks["reviews:accuracy"]["test"] <= 1
