@@ -85,10 +85,12 @@ class CmaEsSampler(ReplayableSampler):
 
     def centre(self, study: Study) -> Point | None:
         """The mean of the evolution's distribution; None until a first generation was told."""
-        if not self.trials_by_position(study):
+        trials = self.trials_by_position(study)
+        if not trials:
             return None
-        replay = self._current(study)
-        replay.advance(self.trials_by_position(study), study)
+        # A replay of its own: the sampler's goes on with the values of the moment at which it asks.
+        replay = self._start_replay(study, self._origin(study))
+        replay.advance(trials, study)
         return replay.centre()
 
     def _current(self, study: Study) -> "_Replay":
