@@ -3,11 +3,13 @@
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from click.testing import CliRunner
@@ -22,7 +24,7 @@ from mergesearch.parsing import dump_yaml
 from mergesearch.search.candidates.gradient.calibration_loss import CalibrationLoss
 from mergesearch.search.candidates.gradient.chart import Chart
 from mergesearch.search.candidates.gradient.feasibility import StartChoice
-from mergesearch.search.candidates.gradient.start import FILE, bandwidth_of
+from mergesearch.search.candidates.gradient.start import FILE, Descent, bandwidth_of, items_worth
 from mergesearch.search.candidates.gradient.validation import Validation
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.cli import main
@@ -348,12 +350,24 @@ def test_killed_and_resumed(
     assert course(tmp_path / "torn") == course(tmp_path / "whole")
 
 
+def test_the_cost_is_what_is_scored_in_the_time_of_the_legs(tmp_path: Path) -> None:
+    folder, study = RunFolder(tmp_path), optuna.create_study()
+    folder.write_json(FILE, asdict(Descent("linear", True, {}, items=10, seconds=3.0)))
+    assert items_worth(study, folder) == 0
+    for items, seconds in ((100, 1.5), (50, 0.5), (0, 0.0)):
+        attributes = {t.ITEMS: items, t.SECONDS: {"build": 9.0, "score": seconds}}
+        study.add_trial(create_trial(value=1.0, user_attrs=attributes))
+    assert items_worth(study, folder) == 225
+    assert items_worth(study, RunFolder(tmp_path / "none")) == 0
+
+
 def test_methods_that_trim_are_followed_by_their_surrogate(guided: Data, tmp_path: Path) -> None:
     guided["recipe"]["merge_method"] = "ties"
     guided["search"]["trials"] = 13
     verdict = go(guided, tmp_path)
     kept = json.loads((tmp_path / "small" / FILE).read_text())
     assert verdict.items_descended == kept["items"] > 0
+    assert verdict.items_worth > 0
     assert f"gradients were taken on {kept['items']} more" in (tmp_path / "small" / "report.html").read_text()
     assert not kept["exact"]
     densities = {point["one.density"] for point in kept["points"].values()}
