@@ -2,8 +2,7 @@
 
 The kernel is Matérn 5/2. All coordinates share one length scale. Its prior is log-normal and grows with the root of
 the number of dimensions (Hvarfner et al., arXiv:2402.02746, equation 5): without it, everything looks independent of
-everything else in many dimensions. Length scales of each dimension's own cannot be learned from so few noisy points,
-see ``benchmarks/sampler_bench.py``.
+everything else in many dimensions. A length scale for each dimension would follow the noise of so few points.
 
 The noise of the points is known up to a factor. Scores of merges share their items, so that their differences have less
 noise than their standard errors say. The factor, the length scale and the scale of the values maximize the posterior of

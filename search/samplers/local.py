@@ -3,8 +3,7 @@
 The centre is the point with the highest lower bound: the posterior mean less a few posterior deviations. The bound
 falls away from the scored points, so it keeps the centre in a region that they vouch for, like a trust region (Eriksson
 et al., arXiv:1910.01739) whose size follows from the posterior. Points are asked for around the centre, with a fixed
-standard deviation in every dimension. In many dimensions and noise, such points tell more than those with the highest
-expected improvement or with the highest sampled value, see ``benchmarks/sampler_bench.py``.
+standard deviation in every dimension. ``benchmarks/sampler_bench.py`` compares it with other samplers.
 
 The model is made anew for every trial, from all points that were scored so far, whoever asked for them.
 """
