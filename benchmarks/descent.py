@@ -82,7 +82,8 @@ class Bench:
         """The objective on the test items."""
         space, tasks = self.problem.space, self.problem.tasks
         recipe = space.fill(space.methods[0], point)
-        return tasks.combined("test", self.session.scorer.score_side(recipe, "test", tasks.counted("test")))
+        scores, _ = self.session.scorer.score_side(recipe, "test", tasks.counted("test"))
+        return tasks.combined("test", scores)
 
 
 def descend(bench: Bench, weight: float, seed: int) -> Iterator[Row]:

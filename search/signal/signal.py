@@ -26,6 +26,8 @@ from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
 
 Setting = Literal["auto", "graded", "metric"]
+MOST_COMPARED = 256
+"""On how many candidates, the latest, a bandwidth is chosen at most."""
 MOST_PREDICTORS = 32
 """From how many candidates the unseen items of another one are predicted at most."""
 
@@ -223,7 +225,7 @@ class Signal:
         bandwidths = [each for each in BANDWIDTHS if each or self._setting == "auto"]
         if len(numbers) < FEWEST_CANDIDATES:
             return Choice(USUAL, f"the usual one, until {FEWEST_CANDIDATES} candidates are scored in full")
-        whole = self._parts.whole(task)
+        numbers, whole = numbers[-MOST_COMPARED:], self._parts.whole(task)
         metric = [whole.sums(self._task_contributions(self._metric, task, number)) for number in numbers]
         grades = [[whole.sums(self._grades(task, number, each)) for number in numbers] for each in bandwidths]
         return choose_bandwidth(bandwidths, np.array(grades), np.array(metric), whole.sizes)
