@@ -30,6 +30,8 @@ RATE, MEMORY = 0.1, (0.8, 0.99)
 """Of the oracle's Adam (arXiv:1412.6980): the first step, as a share of each range, and the decays of its averages."""
 BATCH = 1_000
 """Items of one step of the oracle."""
+RUN = 10
+"""Neighbouring items that are taken together."""
 WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 """The single weights for all models that are tried."""
 
@@ -184,12 +186,13 @@ class Oracle:
         return spread(task.evaluator.score_with_margins(self._bed.live, items)[1])  # type: ignore[attr-defined]
 
     def _batch(self, task: Task, seed: int) -> list[Item]:
-        """Whole files in random order, for their items share their contexts."""
-        files, items = self._halves(task)[0], list[Item]()
-        for number in np.random.default_rng(derive(seed, task.name)).permutation(len(files)):
-            if len(items) < BATCH / len(self._bed.tasks.all):
-                items += files[number]
-        return items
+        """Runs of neighbouring items, of many files: neighbours share their context."""
+        ids = {item.id for file in self._halves(task)[0] for item in file}
+        items = [item for item in task.search if item.id in ids]
+        runs = [items[start : start + RUN] for start in range(0, len(items), RUN)]
+        count = round(BATCH / len(self._bed.tasks.all) / RUN)
+        chosen = np.random.default_rng(derive(seed, task.name)).permutation(len(runs))[:count]
+        return [item for number in chosen for item in runs[number]]
 
     def _halves(self, task: Task) -> tuple[list[list[Item]], list[list[Item]]]:
         files = self._files[task.name]

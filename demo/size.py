@@ -21,12 +21,12 @@ class Size:
     """Tokens of a training sequence, and the maximum of an item."""
     batch: int = 32
     base_steps: int = 150
-    expert_steps: int = 600
+    expert_steps: int = 400
     base_rate: float = 0.03
-    expert_rate: float = 0.008
+    expert_rate: float = 0.005
     base_outer: float = 0.2
     """The learning rate of the embeddings and the output layer, relative to that of the layers."""
-    expert_outer: float = 0.2
+    expert_outer: float = 0.6
     characters: int = 2_500_000
     """Training text of each language."""
     held_out_files: int = 240
