@@ -455,6 +455,7 @@ def test_check_says_what_would_be_followed(guided: Data, tmp_path: Path) -> None
     shown = CliRunner().invoke(main, ["check", str(file)])
     assert shown.exit_code == 0, shown.output
     assert "gradient start: up to 6 steps down the gradient of text" in shown.output
+    assert "signal: the metric itself, because no task has margins" in shown.output
 
 
 @pytest.fixture
