@@ -193,14 +193,17 @@ def page(rows: Sequence[dict[str, Any]], verdicts: int) -> str:
     planted = [row for row in rows if not row["is_null"]]
     most = max(row["claimed"] for row in nulls)
     ratio = float(np.mean([row["claimed"] / row["oracle"] for row in planted]))
+    fewest, largest = (extreme(row["flips"] for row in rows) for extreme in (min, max))
+    flips = f"The test had {fewest:,} to {largest:,} flips; a run has {sign_flips.FLIPS:,}."
     return f"""# Calibration of the verdict
 
 `python benchmarks/verdict_calibration.py`: {verdicts:,} simulated verdicts in each row. A winner and three baselines
-have 0/1 scores of items in clusters of four (equal), or of 1 to 40 (unequal). Tasks: two of the same weight (equal), or
-three with 50, 30 and 20 % of the clusters and weights 0.2, 0.3 and 0.5 (unequal).
+have 0/1 scores of items in clusters of four (equal), or of log-normal sizes around four, with a standard deviation of 1
+(unequal). Tasks: two of the same weight (equal), or three with 50, 30 and 20 % of the clusters and weights 0.2, 0.3 and
+0.5 (unequal). {flips}
 
-* claimed: the verdict says that the winner beats every baseline. Where it does not, that is false at most
-  {most:.1%} of the time (promised: 5 %).
+* claimed: the verdict says that the winner beats every baseline. Without a gain, it does so in at most {most:.1%} of
+  the verdicts (promised: 5 %).
 * said to be worse: the verdict says that the winner is worse than the best baseline.
 * best possible: a z-test against every baseline with the true standard deviations. With a planted gain, the verdict
   finds {ratio:.0%} of what it finds.
