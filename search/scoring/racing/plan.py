@@ -79,11 +79,12 @@ class RacePlan:
     def threshold(self) -> float:
         """By how many foretold standard deviations a candidate must be behind to be stopped.
 
-        The deviations are known from the references alone, so it is a quantile of Student's t distribution.
+        The deviations are known from the references alone, so it is a quantile of Student's t distribution. References
+        are merges of each other, so they count half: with all of them, races of near candidates erred too often.
         """
         if self.foresight is None:
             return np.inf
-        freedom = len(self.foresight.grades) - 1
+        freedom = (len(self.foresight.grades) - 1) / 2
         blocks = self.items_of_blocks
         some = [np.concatenate(blocks[begin : begin + THINNED]) for begin in range(0, len(blocks), THINNED)]
         return float(stats.t.isf(self.error / LOOKS, freedom)) * self.foresight.scale(some)

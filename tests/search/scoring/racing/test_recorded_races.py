@@ -24,6 +24,6 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
 def test_recorded_merges_are_raced_on_few_items_by_their_grades(modules: tuple[Any, Any]) -> None:
     benchmark, data = modules
     found = benchmark.measure(data.decisions(data.recorded_margins()), benchmark.ours, orders=2, pairs=200)
-    assert found.items < 0.15
+    assert found.items < 0.2
     assert found.wrong / found.pairs <= benchmark.ERROR
     assert found.regret == 0.0
