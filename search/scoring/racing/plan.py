@@ -84,7 +84,7 @@ class RacePlan:
         """
         if self.foresight is None:
             return np.inf
-        freedom = (len(self.foresight.grades) - 1) / 2
+        freedom = max(FEWEST_REFERENCES - 1, (len(self.foresight.grades) - 1) / 2)
         blocks = self.items_of_blocks
         some = [np.concatenate(blocks[begin : begin + THINNED]) for begin in range(0, len(blocks), THINNED)]
         return float(stats.t.isf(self.error / LOOKS, freedom)) * self.foresight.scale(some)
