@@ -13,6 +13,9 @@ DEFAULT_TOKENS = {"cpu": 2_048}
 DEFAULT_TOKENS_ELSEWHERE = 16_384
 CACHE_FACTOR = {"cpu": 8}
 """Tokens in the key-value cache during generation, per token of the budget; 1 for other devices."""
+GRADIENT_SHARE = {"cpu": 0.5}
+"""Tokens of a batch with gradients, per token of a batch that is scored: the activations of all layers are kept."""
+GRADIENT_SHARE_ELSEWHERE = 0.25
 
 
 class Budget:
@@ -79,6 +82,12 @@ def default_tokens(device: Any) -> int:
 def cache_tokens(budget: Budget, device: Any) -> int:
     """The maximum number of tokens in the key-value cache during generation."""
     return budget.tokens * CACHE_FACTOR.get(device_type(device), 1)
+
+
+def gradient_tokens(budget: Budget, device: Any) -> int:
+    """The maximum number of tokens of a batch whose activations are kept for the backward pass."""
+    share = GRADIENT_SHARE.get(device_type(device), GRADIENT_SHARE_ELSEWHERE)
+    return max(int(share * budget.tokens), 1)
 
 
 def device_type(device: Any) -> str:

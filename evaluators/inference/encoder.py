@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from mergesearch.errors import UserError, listed
-from mergesearch.evaluators.contract.loaded_model import LoadedModel, tokenizer_of
+from mergesearch.evaluators.contract.loaded_model import LoadedModel, budget_of, tokenizer_of
 from mergesearch.evaluators.contract.options import Shared
+from mergesearch.evaluators.contract.token_budget import gradient_tokens
 from mergesearch.text import quoted
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer", "mpnet")
@@ -72,8 +73,27 @@ class Encoder:
                 results.update(zip(batch, read(inputs).cpu().double(), strict=True))
         return results
 
+    def run_with_graph(
+        self, numbers: Sequence[int], read: Callable[[dict[str, Tensor]], Tensor]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Runs the texts batch by batch, with a graph if gradients are on. Arguments as for ``run``.
+
+        Yields:
+            Indices of the batch's texts in ``numbers``; [texts, ...] what ``read`` gives of them.
+        """
+        tokens = gradient_tokens(budget_of(self.subject), self.subject.model.device)
+        lengths = [self._length(n) for n in numbers]
+        places = sorted(range(len(numbers)), key=lambda place: -lengths[place])
+        while places:
+            rows = max(min(tokens // lengths[places[0]], self._batch_size), 1)
+            batch, places = places[:rows], places[rows:]
+            yield batch, read(self._inputs([numbers[place] for place in batch]))
+
+    def _length(self, number: int) -> int:
+        return len(self._encodings[number]["input_ids"])
+
     def _make_batches(self, numbers: tuple[int, ...]) -> list[tuple[tuple[int, ...], dict[str, Tensor]]]:
-        ordered = sorted(numbers, key=lambda n: (-len(self._encodings[n]["input_ids"]), n))
+        ordered = sorted(numbers, key=lambda n: (-self._length(n), n))
         batches = (ordered[a : a + self._batch_size] for a in range(0, len(ordered), self._batch_size))
         return [(tuple(batch), self._inputs(batch)) for batch in batches]
 

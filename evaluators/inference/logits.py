@@ -16,6 +16,11 @@ from mergesearch.evaluators.inference.prefix_tree import TreeAttention
 COMPILE_BACKEND: Any = "inductor"
 
 
+def widened(logits: Tensor) -> Tensor:
+    """The logits in float32 at least, as losses with gradients are computed."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 class Logits:
     """Computes logits with a causal language model of transformers, whose weights may change between calls.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mergesearch.evaluators.contract.graded import SMALLEST
 from mergesearch.evaluators.contract.loaded_model import LoadedModel, budget_of
-from mergesearch.evaluators.contract.token_budget import device_type
+from mergesearch.evaluators.contract.token_budget import gradient_tokens
 from mergesearch.evaluators.inference.batch_plan import (
     Batch,
     BatchLimits,
@@ -23,11 +23,7 @@ from mergesearch.evaluators.inference.batch_plan import (
     plan_batches,
     work_saved,
 )
-from mergesearch.evaluators.inference.logits import Logits
-
-GRADIENT_SHARE = {"cpu": 0.5}
-"""Tokens of a batch with gradients, per token of a batch that is scored: the activations of all layers are kept."""
-GRADIENT_SHARE_ELSEWHERE = 0.25
+from mergesearch.evaluators.inference.logits import Logits, widened
 
 Reader = Callable[[Batch], tuple[Tensor, ...]]
 """What is read of each continuation token of a batch: columns, [tokens] each."""
@@ -91,9 +87,8 @@ class ContinuationScorer:
 
     @property
     def gradient_tokens(self) -> int:
-        """The maximum tokens of a batch whose activations are kept for the backward pass."""
-        share = GRADIENT_SHARE.get(device_type(self._device), GRADIENT_SHARE_ELSEWHERE)
-        return max(int(share * self._budget.tokens), 1)
+        """See ``token_budget.gradient_tokens``."""
+        return gradient_tokens(self._budget, self._device)
 
     def work_saved(self, width: int) -> float:
         """The fraction of the work for all queries that is saved when common prefixes are shared."""
@@ -137,9 +132,8 @@ class ContinuationScorer:
         limits = BatchLimits(self._max_length, self._rows, self.gradient_tokens)
         for batch in plan_batches(self._requests(queries), limits, self._device, self.packing_width).batches:
             logits = self.logits.at(batch.ids, batch.positions, batch.attention)
-            wide = logits if logits.dtype == torch.float64 else logits.float()
-            logprobs = torch.log_softmax(wide, dim=-1)[batch.logit_index.to(wide.device)]
-            yield logprobs, batch.token_ids.to(wide.device), owners[batch.request_index]
+            logprobs = torch.log_softmax(widened(logits), dim=-1)[batch.logit_index.to(logits.device)]
+            yield logprobs, batch.token_ids.to(logits.device), owners[batch.request_index]
 
     def try_budget(self) -> None:
         """Runs the largest batches if the budget was not tried before, to find out whether they fit into memory."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mergesearch.evaluators.contract.differentiable import LossKind
+from mergesearch.evaluators.inference.encoder import Encoder
+from mergesearch.evaluators.inference.logits import widened
 from mergesearch.evaluators.inference.logprobs import ContinuationScorer, token_margins
 
 Decides = Literal["choice", "label", "greedy"]
@@ -88,7 +90,8 @@ class ContinuationTargets:
     def _choice_losses(self, targets: Sequence[ItemTarget], kind: LossKind) -> Tensor:
         sums, _ = self._of_queries([query for target in targets for query in target.answers], is_greedy=False)
         by_target = torch.split(sums, [len(target.answers) for target in targets])
-        losses = [t.weight * _choice_loss(t, answers, kind) for t, answers in zip(targets, by_target, strict=True)]
+        pairs = zip(targets, by_target, strict=True)
+        losses = [t.weight * choice_loss(_scaled(answers, t), t.gold, kind) for t, answers in pairs]
         return torch.stack(losses).sum() / self._total_weight
 
     def _graded_losses(self, targets: Sequence[ItemTarget], scale: float) -> Tensor:
@@ -127,6 +130,43 @@ class ContinuationTargets:
             yield group
 
 
+@dataclass(frozen=True)
+class LabelTarget:
+    """The correct label of one text.
+
+    Attributes:
+        text: The text's number in the encoder.
+        gold: Numbers of the labels that are correct: several where the metric does not tell them apart.
+        weight: The item's weight in the mean.
+    """
+
+    text: int
+    gold: tuple[int, ...]
+    weight: float = 1.0
+
+
+class LabelTargets:
+    """See ``Targets``: targets that are labels, by a model with a classification head."""
+
+    def __init__(self, encoder: Encoder, targets: Sequence[LabelTarget], decides: Decides) -> None:
+        self._encoder, self._targets, self._decides = encoder, targets, decides
+        self._total_weight = sum(target.weight for target in targets)
+
+    @property
+    def has_gold(self) -> bool:
+        """See ``Targets.has_gold``."""
+        return bool(self._targets)
+
+    def losses(self, kind: LossKind, scale: float = 1.0) -> Iterator[Tensor]:
+        """See ``Targets.losses``, and ``choice_loss``, whose answers are the labels. One loss per batch."""
+        model: Any = self._encoder.subject.model
+        texts = [target.text for target in self._targets]
+        for places, logits in self._encoder.run_with_graph(texts, lambda inputs: model(**inputs).logits):
+            rows = zip((self._targets[place] for place in places), widened(logits), strict=True)
+            losses = [t.weight * choice_loss(row, t.gold, kind, self._decides, scale) for t, row in rows]
+            yield torch.stack(losses).sum() / self._total_weight
+
+
 def _of_tokens(logprobs: Tensor, ids: Tensor) -> Tensor:
     """[tokens] from [tokens, vocabulary]: each token's own log-probability."""
     return logprobs.gather(1, ids[:, None])[:, 0]
@@ -136,10 +176,31 @@ def _entropies(logprobs: Tensor) -> Tensor:
     return -(logprobs.exp() * logprobs).sum(-1)
 
 
-def _choice_loss(target: ItemTarget, answers: Tensor, kind: LossKind) -> Tensor:
-    """answers: [answers], the log-probability of each."""
-    logprobs = torch.log_softmax(_scaled(answers, target), dim=0)
-    return _entropies(logprobs) if kind == "entropy" else -torch.logsumexp(logprobs[list(target.gold)], dim=0)
+def choice_loss(
+    values: Tensor, gold: Sequence[int], kind: LossKind, decides: Decides = "choice", scale: float = 1.0
+) -> Tensor:
+    """The loss of one item with several answers; 0 as a graded loss where all of them are correct.
+
+    Args:
+        values: [answers], logits.
+        gold: Indices of the correct answers.
+        kind: Of the loss.
+        decides: ``choice`` or ``label``, for the graded loss.
+        scale: Of the grades.
+    """
+    if kind == "graded":
+        return _graded_choice_loss(values, list(gold), decides, scale)
+    logprobs = torch.log_softmax(values, dim=0)
+    return _entropies(logprobs) if kind == "entropy" else -torch.logsumexp(logprobs[list(gold)], dim=0)
+
+
+def _graded_choice_loss(values: Tensor, gold: list[int], decides: Decides, scale: float) -> Tensor:
+    others = [n for n in range(len(values)) if n not in gold]
+    if not others:
+        return 0 * values.sum()
+    if decides == "label":
+        return 1 - (values / scale).softmax(0)[gold].sum()
+    return (-(values[gold].amax() - values[others].amax()) / scale).sigmoid()
 
 
 def _graded_loss(target: ItemTarget, logprobs: Tensor, least: Tensor, scale: float) -> Tensor:
@@ -149,13 +210,7 @@ def _graded_loss(target: ItemTarget, logprobs: Tensor, least: Tensor, scale: flo
         return (-least[gold].amax() / scale).sigmoid()
     count = len(target.answers)
     answers = logprobs[:count] - logprobs[count:] if target.unconditional else logprobs
-    values = _scaled(answers, target)
-    others = [n for n in range(count) if n not in gold]
-    if not others:
-        return 0 * values.sum()
-    if target.decides == "label":
-        return 1 - (values / scale).softmax(0)[gold].sum()
-    return (-(values[gold].amax() - values[others].amax()) / scale).sigmoid()
+    return choice_loss(_scaled(answers, target), gold, "graded", target.decides, scale)
 
 
 def _scaled(answers: Tensor, target: ItemTarget) -> Tensor:

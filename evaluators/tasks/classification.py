@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mergesearch.evaluators.inference.encoder import Encoder
+    from mergesearch.evaluators.inference.losses import LabelTargets
 
 Label = str | int
 """A label's name, or its number."""
@@ -56,6 +57,7 @@ class Classification(FunctionOfMeans):
     Options: ClassVar[type[EvaluatorOptions]] = ClassificationOptions
     averages: ClassVar[bool] = True
     has_margins: ClassVar[bool] = True
+    has_targets: ClassVar[bool] = True
 
     def __init__(self, options: ClassificationOptions, shared: Shared) -> None:
         if options.positive is not None and options.metric != "f1":
@@ -113,12 +115,12 @@ class Classification(FunctionOfMeans):
 
     def _margins(self, logits: Sequence[float], gold: int) -> list[float]:
         """Of one item. Differences of logits are those of log-probabilities."""
-        if self._is_accuracy:
-            return [decision_margin(logits, {gold})]
-        if self.metric.name != "f1":
+        if self.metric.name not in {"accuracy", "f1"}:
             return label_margins(logits, gold)
-        positive = decision_margin(logits, {self._positive})
-        return [positive, math.nan] if gold == self._positive else [math.nan, -positive]
+        margin = decision_margin(logits, self._correct(gold))
+        if self._is_accuracy:
+            return [margin]
+        return [margin, math.nan] if gold == self._positive else [math.nan, margin]
 
     def _logits(self, subject: LoadedModel, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
         """([items, labels] float64, [items] int64 gold labels)."""
@@ -169,6 +171,25 @@ class Classification(FunctionOfMeans):
             return self.grades(items, margins, scale)
         weights = torch.tensor([item.weight for item in items], dtype=torch.float64)
         return soft_contributions(self.metric.name, margins, weights, scale)
+
+    def targets(self, subject: LoadedModel, items: Sequence[Item]) -> LabelTargets:
+        """See ``Differentiable.targets``.
+
+        The graded loss is one less the mean grade, for F1 and MCC too: a mean over items is the same whatever the
+        batches, and F1 of a few items is not that of all.
+        """
+        from mergesearch.evaluators.inference.losses import LabelTarget, LabelTargets
+
+        encoder = self._encoder(subject)
+        numbers = [(self._number[item], item.weight) for item in items]
+        targets = [LabelTarget(number, self._correct(self._gold_class[number]), weight) for number, weight in numbers]
+        return LabelTargets(encoder, targets, "choice" if self.metric.name in {"accuracy", "f1"} else "label")
+
+    def _correct(self, gold: int) -> tuple[int, ...]:
+        """The labels that count as correct: for f1 of one label all others are alike."""
+        if self.metric.name != "f1" or gold == self._positive:
+            return (gold,)
+        return tuple(label for label in range(self._labels) if label != self._positive)
 
     def _encoder(self, subject: LoadedModel) -> Encoder:
         """The texts, tokenized for this model."""

@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,19 @@ def saver(model: Any) -> Any:
         save_file({"first": next(model.parameters()).detach().clone()}, folder / "model.safetensors")
 
     return save
+
+
+def widen_norms(model: Any) -> None:
+    """In float64 as all else: transformers' own round to float32, which differences of losses would show."""
+    import torch
+
+    def norm(module: Any, x: Any) -> Any:
+        wide = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + module.variance_epsilon)
+        return module.weight * wide
+
+    for module in model.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.forward = partial(norm, module)
 
 
 def generated_texts(folder: Path, prompts: list[str], tokens: int = 1) -> list[str]:

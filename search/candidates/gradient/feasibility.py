@@ -71,8 +71,8 @@ def check_gradient(config: Config, evaluators: Mapping[str, Evaluator], starts: 
     _check_unquantized(config, "search.start: found gradient, which needs")
     if not any(map(has_targets, evaluators.values())):
         raise UserError(
-            f"search.start: found gradient, but no task has a loss to take it of: {listed(evaluators)}; texts, and "
-            "tasks of lm-eval that score given answers, have"
+            f"search.start: found gradient, but no task has a loss to take it of: {listed(evaluators)}; texts, "
+            "classification, and tasks of lm-eval that score given answers have one"
         )
     if not all(assembly.recipe.keeps_shapes for assembly in starts.values()):
         raise UserError("search.start: found gradient, which cannot follow slices; leave it out")

@@ -4,7 +4,6 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from mergesearch.search.scoring.live_model import open_engine
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 
+from ...evaluators.helpers import widen_norms
 from ...evaluators.lm_eval_tasks import MULTIPLE_CHOICE, choice_docs, write_task
 from ...tolerances import close, path_length
 from ..helpers import Data, go, killed, session_of
@@ -83,18 +83,6 @@ def wide_problem(config: Data, wide_models: Path, form: str, **search: Any) -> P
         recipe["base_model"] = str(wide_models / "base")
     data = config | {"recipe": recipe, "search": {"start": "gradient", **search}}
     return open_problem(Config.model_validate(data), "config")
-
-
-def widen_norms(model: Any) -> None:
-    """In float64 as all else: transformers' own round to float32, which differences of losses would show."""
-
-    def norm(module: Any, x: torch.Tensor) -> torch.Tensor:
-        wide: torch.Tensor = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + module.variance_epsilon)
-        return module.weight * wide
-
-    for module in model.modules():
-        if hasattr(module, "variance_epsilon"):
-            module.forward = partial(norm, module)
 
 
 def parts_of(problem: Problem) -> tuple[Engine, Chart, CalibrationLoss]:
