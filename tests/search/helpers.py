@@ -96,9 +96,14 @@ def kill() -> NoReturn:
     raise Killed
 
 
-def killed(monkeypatch: pytest.MonkeyPatch, place: str, call: int, data: Data, results: Path) -> None:
-    """Begins the run, or goes on with it, until it is killed at that call of that place."""
-    owner = OWNERS[place]
+def killed(  # noqa: PLR0917 - what runs, and where it ends
+    monkeypatch: pytest.MonkeyPatch, place: str, call: int, data: Data, results: Path, owner: Any = None
+) -> None:
+    """Begins the run, or goes on with it, until it is killed at that call of that place.
+
+    owner: Has the method ``place``, where that is another than in ``OWNERS``.
+    """
+    owner = owner or OWNERS[place]
     with monkeypatch.context() as patch:
         patch.setattr(owner, place, at_call(call, kill, getattr(owner, place)))
         with pytest.raises(Killed):

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from optuna.trial import TrialState
 
 from mergesearch.errors import UserError
+from mergesearch.evaluators.tasks.classification import Classification
 from mergesearch.merge_ops.engine.engine import merge
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import dump_yaml
@@ -155,6 +156,24 @@ def test_a_graded_run_goes_on_where_it_was_killed(
     assert told[0][0].startswith("signal of reviews:accuracy: grades of bandwidth ")
     assert set(told[0]) <= set(notes)
     assert told[0][0] in (tmp_path / "torn" / "small" / "report.html").read_text()
+
+
+def test_a_descent_on_classifiers_goes_on_where_it_was_killed(
+    classification: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for entry in classification["recipe"]["models"]:
+        entry["parameters"]["weight"]["curve"] = 3
+    classification["search"] |= {"trials": 17, "levels": "none", "gradient": {"steps": 4, "items": 0.5, "points": 1}}
+    notes: list[str] = []
+    go(classification, tmp_path / "whole", notes)
+    names = ", ".join(f"reviews:{metric}" for metric in ("accuracy", "f1", "mcc"))
+    assert f"gradient start: follows the loss (graded) of {names}" in notes
+    assert not [note for note in notes if "failed" in note]
+    killed(monkeypatch, "targets", 8, classification, tmp_path / "torn", Classification)
+    go(classification, tmp_path / "torn")
+    found = course(tmp_path / "torn" / "small")
+    assert found == course(tmp_path / "whole" / "small")
+    assert [kind for kind, *_ in found].count(t.GRADIENT) == 1
 
 
 def test_a_run_that_is_told_the_metric_keeps_no_margins(classification: Data, tmp_path: Path) -> None:
