@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from machine import FOLDER, write_result
+from recorded_margins import RECORDING
 from scipy.special import expit
 from scipy.stats import rankdata
 from search_common import Array
-from search_landscape import RECORDING
 
 from mergesearch.search.signal.bandwidth import BANDWIDTHS, USUAL, choose_bandwidth, foretold
 

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from machine import FOLDER
 from numpy.typing import NDArray
+from recorded_margins import RECORDING as RECORDED_MARGINS
 
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
@@ -78,12 +79,12 @@ def decisions(case: Case) -> Case:
 
 
 def recorded_margins(candidates: int = 100) -> Case:
-    """The margins that search_landscape.py recorded: of the baselines, and of ``candidates`` random merges.
+    """The margins of recorded_margins.py: of the baselines, and of ``candidates`` random merges.
 
     A margin is the log-probability of the right choice minus that of the best other one. No search chose the merges:
     most are clearly worse than the best baseline.
     """
-    data = np.load(FOLDER / "search_efficiency_demo.npz")
+    data = np.load(RECORDED_MARGINS)
     names, sizes = data["names"].tolist(), data["sizes"]
     baselines = 1 + names.index("greedy soup")
     rows = baselines + np.random.default_rng(0).choice(len(names) - baselines, candidates, replace=False)

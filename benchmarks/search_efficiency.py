@@ -111,9 +111,8 @@ def as_markdown(results: Sequence[SpaceResult]) -> str:
         *(line for result in results for line in _table(result)),
         "",
         "Seven of our full evaluations are the baselines that every run scores first; a merge of that gain costs two",
-        "to five more. Merges of this kind leave much room for a gradient start, since the loss is the score. For",
-        "searches on accuracies, with few dimensions and without gradients, see",
-        "[replayed scores](search_efficiency_replayed.md).",
+        "to five more. Merges of this kind leave much room for a gradient start, since the loss is the score.",
+        "Searches on accuracies, with few dimensions and without gradients, are another matter.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,7 @@
 """Which of many scored candidates to take: the luckiest one is not the best.
 
 ``python benchmarks/winner_choice.py [--splits 200]`` writes results/benchmarks/winner_choice.{json,md}. It takes the
-recorded margins of 243 merges on 1,280 items (see ``search_landscape.py``), draws 60 of the best 120, chooses one by
+recorded margins of 243 merges on 1,280 items (see ``recorded_margins.py``), draws 60 of the best 120, chooses one by
 its scores on some items, and looks at its accuracy on 640 others.
 """
 
@@ -11,12 +11,12 @@ from typing import Any
 import click
 import numpy as np
 from machine import FOLDER, write_result
+from recorded_margins import RECORDING
 
 from mergesearch.search.signal.bandwidth import USUAL
 from mergesearch.search.statistics import Array
 
 NAME = "winner_choice"
-RECORDING = FOLDER / "search_efficiency_demo.npz"
 BEST, CANDIDATES, OTHERS, FINALISTS = 120, 60, 640, 5
 ITEMS = (100, 200, 640)
 LENGTHS, SIZES = (0.5, 1.0, 2.0, 4.0), (3e-4, 1e-3, 3e-3, 1e-2, 2e-2)
