@@ -174,7 +174,7 @@ class Session:
         if self.gradient:
             sources.append(self.gradient)
         several, is_descending = is_pareto(self.store.study), self.gradient is not None
-        strategy = Strategy(problem.space, config.search, several, gradient=is_descending)
+        strategy = Strategy(problem.space, config.search, several, is_descending, self.signal.item_scores)
         sampler = SamplerSource(strategy)
         return [*sources, CentreSource(strategy, config.search.trials, self.signal.told), sampler], sampler
 

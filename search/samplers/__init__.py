@@ -2,10 +2,11 @@
 
 ``SAMPLERS`` lists them by the name in the config, and ``schedule`` decides which one asks for which trial.
 
-* Algorithms: ``local`` with ``_gaussian_process`` and ``_observations``, ``cmaes``, ``grid``, ``qmc``, ``stack``, and
-  Optuna's own in ``optuna_samplers``.
+* Algorithms: ``local`` with ``_gaussian_process`` and ``_observations``, ``cmaes``, ``niches``, ``grid``, ``qmc``,
+  ``stack``, and Optuna's own in ``optuna_samplers``.
 * ``branches``: what a sampler needs of a space; ``_unit_cube``: dimensions as coordinates from 0 to 1.
-* ``_replayable``: samplers whose points are a sequence; ``_reduced``: sampling in fewer dimensions; ``tied``: near a
+* ``_in_branch``: samplers that choose a point of one method; ``_replayable``: samplers whose points are a sequence;
+  ``_reduced``: sampling in fewer dimensions; ``tied``: near a
   point, with one value for each group of dimensions.
 * ``fixed``: a point that is given.
 * ``_study_views``: what a sampler sees of a study, and all use of Optuna's private API.
@@ -31,6 +32,7 @@ from mergesearch.search.samplers._unit_cube import from_unit, to_unit
 from mergesearch.search.samplers.branches import Branch, SearchSpace, branches_of
 from mergesearch.search.samplers.cmaes import CmaEsSampler, CmaEsSettings
 from mergesearch.search.samplers.grid import POINTS, GridSampler, grid_size
+from mergesearch.search.samplers.niches import ItemScores, NichesSampler
 from mergesearch.search.samplers.optuna_samplers import InSpaceSampler
 from mergesearch.search.samplers.qmc import QmcSampler
 from mergesearch.search.samplers.stack import StackSampler
@@ -42,6 +44,7 @@ __all__ = [
     "SAMPLERS",
     "Branch",
     "HasCentre",
+    "ItemScores",
     "SamplerRequest",
     "SamplerTraits",
     "SearchSpace",
@@ -67,10 +70,11 @@ class SamplerRequest:
         finished: the number of trials so far; another one for every trial.
         label: tells the sequences of one study apart.
         dimensions: the number of dimensions that the sampler is to see; None: all.
-        sigma: of ``cmaes``, ``catcma`` and ``local``; see ``CmaEsSettings`` and ``LocalSampler``.
-        population: of ``cmaes`` and ``catcma``.
-        start: of the same.
+        sigma: of ``cmaes``, ``catcma``, ``local`` and ``niches``; see there.
+        population: of ``cmaes``, ``catcma`` and ``niches``.
+        start: of ``cmaes`` and ``catcma``.
         points: of ``grid``: the number of points of a range without steps.
+        item_scores: for ``niches``; see ``ItemScores``.
     """
 
     branches: Sequence[Branch]
@@ -82,6 +86,7 @@ class SamplerRequest:
     population: int | None = None
     start: Literal["best", "middle"] = "best"
     points: int = POINTS
+    item_scores: ItemScores | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,11 @@ def _local(request: SamplerRequest) -> BaseSampler:
     return LocalSampler(request.branches, derive(request.seed, "local", request.finished), request.sigma)
 
 
+def _niches(request: SamplerRequest) -> BaseSampler:
+    seed = derive(request.seed, "niches", request.finished)
+    return NichesSampler(request.branches, seed, request.item_scores, request.population, request.sigma)
+
+
 def _qmc(request: SamplerRequest) -> BaseSampler:
     return QmcSampler(request.branches, derive(request.seed, "qmc"), f"qmc{request.label}")
 
@@ -154,6 +164,9 @@ SAMPLERS: dict[str, SamplerTraits] = {
     ),
     "tpe": SamplerTraits(
         _per_trial(optuna_samplers.tpe), True, "learns", True, True, 50, "Parzen estimators: choices and conditions"
+    ),
+    "niches": SamplerTraits(
+        _niches, True, "stays", False, True, 200, "M2N2: crosses merges that solve what the other one does not"
     ),
     "nsgaii": SamplerTraits(
         _per_trial(optuna_samplers.nsgaii), True, "draws", True, True, 50, "genetic: several objectives"
@@ -200,7 +213,7 @@ def make_sampler(name: str, request: SamplerRequest) -> BaseSampler:
 
 def takes_whole_space(name: str) -> bool:
     """Whether a sampler cannot be shown fewer dimensions."""
-    return name == "local" or is_sequence(name)
+    return name in ("local", "niches") or is_sequence(name)
 
 
 def is_sequence(name: str) -> bool:

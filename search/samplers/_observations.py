@@ -1,6 +1,6 @@
 """What a model learns from: the scored points of a branch, with their values and the noise of these."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,17 @@ SIDE = 0.5**0.5
 NOISE = 0.25
 """The variance of the noise of a fully scored point, over that of the values of the better half of the points: a first
 guess, where no trial tells its standard error."""
+CHANGES = 0.3
+"""The largest share of the points at which a choice is drawn again; of many choices, one at a point on average."""
+TRIES = 50
+"""How often a point is drawn again that was scored already."""
 
 
 class Encoding:
     """Points of some dimensions as rows of numbers: one column for a range, one for each value of a choice.
 
     Attributes:
+        columns: those of each dimension, by name.
         ranges: the columns of ranges.
         choices: the columns of each choice.
     """
@@ -38,7 +43,7 @@ class Encoding:
             begin += width
         self.width = begin
         is_choice = {name: isinstance(found, CategoricalDistribution) for name, found in free.items()}
-        self._columns = columns
+        self.columns = columns
         self.ranges = np.array([own[0] for name, own in columns.items() if not is_choice[name]], dtype=int)
         self.choices = [own for name, own in columns.items() if is_choice[name]]
 
@@ -47,20 +52,44 @@ class Encoding:
         row = np.zeros(self.width)
         for name, found in self._free.items():
             if isinstance(found, CategoricalDistribution):
-                row[self._columns[name][int(found.to_internal_repr(point[name]))]] = SIDE
+                row[self.columns[name][int(found.to_internal_repr(point[name]))]] = SIDE
             else:
-                row[self._columns[name]] = to_unit(found, point[name])
+                row[self.columns[name]] = to_unit(found, point[name])
         return row
 
     def decode(self, row: Array) -> Point:
         """The point nearest to a row; a choice has the value of its largest column."""
-        return {name: self._value(found, row[self._columns[name]]) for name, found in self._free.items()}
+        return {name: self._value(found, row[self.columns[name]]) for name, found in self._free.items()}
+
+    def columnwise(self, numbers: Mapping[str, float]) -> Array:
+        """[width]: each dimension's number in its columns."""
+        return np.array([numbers[name] for name, own in self.columns.items() for _ in own])
+
+    def around(self, row: Array, sigma: float, rng: np.random.Generator) -> Array:
+        """The row after a normal step in every range, at some choices with another value."""
+        row = row.copy()
+        row[self.ranges] += sigma * rng.standard_normal(len(self.ranges))
+        for columns in self.choices:
+            if rng.random() < min(CHANGES, 1 / len(self.choices)):
+                row[columns] = 0.0
+                row[rng.choice(columns)] = SIDE
+        return np.clip(row, 0.0, 1.0)
 
     @staticmethod
     def _value(found: BaseDistribution, part: Array) -> object:
         if isinstance(found, CategoricalDistribution):
             return found.to_external_repr(int(part.argmax()))
         return from_unit(found, float(part[0]))
+
+
+def new_point(encoding: Encoding, scored: Array, draw: Callable[[], Array]) -> Point:
+    """The point of a row that ``draw`` gives, drawn again a number of times where it is one of the ``scored`` rows."""
+    known = {tuple(row) for row in scored}
+    for _ in range(TRIES):
+        point = encoding.decode(draw())
+        if tuple(encoding.encode(point)) not in known:
+            break
+    return point
 
 
 @dataclass(frozen=True)

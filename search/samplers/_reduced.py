@@ -16,10 +16,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from mergesearch.search.samplers._study_views import best_first, enqueued_point
+from mergesearch.search.samplers._in_branch import branch_of_best
+from mergesearch.search.samplers._study_views import enqueued_point
 from mergesearch.search.samplers._unit_cube import from_unit, to_unit
-from mergesearch.search.samplers.branches import Branch, Point, branch_of
-from mergesearch.search.study import trials as t
+from mergesearch.search.samplers.branches import Branch, Point
 
 NUMBERED = re.compile(r"(.*)\[\d+\]")
 
@@ -114,9 +114,7 @@ class ReducedSampler(BaseSampler):
         """Does nothing: every trial has a sampler with a seed of its own."""
 
     def _branch(self, study: Study) -> Branch:
-        """The branch of the best trial that is in one."""
-        branches = (branch_of(trial, self._branches) for trial in best_first(study, t.completed(study)))
-        return next(filter(None, branches), self._branches[0])
+        return branch_of_best(study, self._branches)
 
     def _reduced_study(self, study: Study, branch: Branch, curves: Sequence[DimensionCurve]) -> Study:
         reduced = optuna.create_study(directions=study.directions, sampler=self._sampler)

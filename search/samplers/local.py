@@ -9,22 +9,16 @@ The model is made anew for every trial, from all points that were scored so far,
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
 from scipy.optimize import minimize
 
 from mergesearch.search.samplers._gaussian_process import GaussianProcess
-from mergesearch.search.samplers._observations import SIDE, Encoding, Observations, observations
-from mergesearch.search.samplers._study_views import best_first, enqueued_point
-from mergesearch.search.samplers.branches import Branch, Point, branch_of
+from mergesearch.search.samplers._in_branch import BranchSampler
+from mergesearch.search.samplers._observations import SIDE, Encoding, Observations, new_point, observations
+from mergesearch.search.samplers.branches import Branch, Point
 from mergesearch.search.statistics import Array
-from mergesearch.search.study import trials as t
-from mergesearch.seeds import derive
 
 SIGMA = 0.12
 """The standard deviation of the points around the centre, as a fraction of each range."""
@@ -38,13 +32,9 @@ STARTS = 3
 """From how many scored points the lower bound is climbed."""
 STEPS = 60
 """The most steps of a climb."""
-CHANGES = 0.3
-"""The largest share of the points at which a choice is drawn again; of many choices, one at a point on average."""
-TRIES = 50
-"""How often a point is drawn again that was scored already."""
 
 
-class LocalSampler(BaseSampler):
+class LocalSampler(BranchSampler):
     """Points around the centre, in the branch of the best trial.
 
     Args:
@@ -54,35 +44,17 @@ class LocalSampler(BaseSampler):
     """
 
     def __init__(self, branches: Sequence[Branch], seed: int, sigma: float | None = None) -> None:
-        self._branches = branches
-        self._seed = seed
+        super().__init__(branches, seed)
         self._sigma = sigma or SIGMA
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._branch(study).distributions if enqueued_point(trial) is None else {}
-
-    def sample_relative(self, study: Study, _trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Point:
-        if not search_space:
-            return {}
-        branch = self._branch(study)
+    def free_point(self, study: Study, branch: Branch, rng: np.random.Generator) -> Point | None:
+        """A new point around the centre; None where nothing is known."""
         encoding = Encoding(branch.free)
         known = observations(study, branch, encoding)
         if not len(known):
-            return {}
-        centre, rng = _centre(known, encoding), np.random.default_rng(self._seed)
-        scored = {tuple(row) for row in known.points}
-        for _ in range(TRIES):
-            point = encoding.decode(_around(centre, encoding, self._sigma, rng))
-            if tuple(encoding.encode(point)) not in scored:
-                break
-        return branch.complete(point)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A random value, where nothing is scored yet."""
-        sampler = RandomSampler(seed=derive(self._seed, param_name))
-        return sampler.sample_independent(study, trial, param_name, param_distribution)
+            return None
+        centre = _centre(known, encoding)
+        return new_point(encoding, known.points, lambda: encoding.around(centre, self._sigma, rng))
 
     def centre(self, study: Study) -> Point | None:
         """See ``HasCentre``."""
@@ -90,14 +62,6 @@ class LocalSampler(BaseSampler):
         encoding = Encoding(branch.free)
         known = observations(study, branch, encoding)
         return branch.complete(encoding.decode(_centre(known, encoding))) if len(known) >= FEWEST else None
-
-    def reseed_rng(self) -> None:
-        """Does nothing: every trial has a sampler with a seed of its own."""
-
-    def _branch(self, study: Study) -> Branch:
-        """The branch of the best trial that is in one."""
-        branches = (branch_of(trial, self._branches) for trial in best_first(study, t.completed(study)))
-        return next(filter(None, branches), self._branches[0])
 
 
 def _centre(known: Observations, encoding: Encoding) -> Array:
@@ -148,13 +112,3 @@ def _changed(row: Array, encoding: Encoding) -> Iterator[Array]:
             changed[columns] = 0.0
             changed[column] = SIDE
             yield changed
-
-
-def _around(centre: Array, encoding: Encoding, sigma: float, rng: np.random.Generator) -> Array:
-    row = centre.copy()
-    row[encoding.ranges] += sigma * rng.standard_normal(len(encoding.ranges))
-    for columns in encoding.choices:
-        if rng.random() < min(CHANGES, 1 / len(encoding.choices)):
-            row[columns] = 0.0
-            row[rng.choice(columns)] = SIDE
-    return np.clip(row, 0.0, 1.0)

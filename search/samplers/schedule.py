@@ -16,6 +16,7 @@ from mergesearch.search.samplers import (
     SAMPLERS,
     Branch,
     HasCentre,
+    ItemScores,
     SamplerRequest,
     SearchSpace,
     branches_of,
@@ -32,7 +33,7 @@ AUTO = "auto"
 """The sampler's name in the config that stands for a schedule which suits the space and the budget."""
 NEAR = 0.01
 """Points that are no further apart in any dimension, as a fraction of its range, are as good as the same."""
-EVOLUTIONS = ("cmaes", "catcma")
+EVOLUTIONS = ("cmaes", "catcma", "niches")
 """The samplers that have a population."""
 GP_DIMENSIONS = SAMPLERS["gp"].dimensions
 LOCAL_TRIALS = 500
@@ -192,14 +193,20 @@ def check_follow_several(schedule: Schedule) -> None:
 
 
 class Strategy:
-    """A schedule that is applied to a study. Arguments as for ``plan``."""
+    """A schedule that is applied to a study. Arguments as for ``plan``; ``item_scores``: see ``ItemScores``."""
 
     def __init__(
-        self, space: SearchSpace, settings: SearchSettings, several: bool = False, gradient: bool = False
+        self,
+        space: SearchSpace,
+        settings: SearchSettings,
+        several: bool = False,
+        gradient: bool = False,
+        item_scores: ItemScores | None = None,
     ) -> None:
         self.schedule = plan(space, settings, several, gradient)
         self._branches = branches_of(space)
         self._seed = settings.seed
+        self._item_scores = item_scores
         self._sequences: dict[int, BaseSampler] = {}
 
     def sampler(self, study: Study) -> BaseSampler:
@@ -252,6 +259,7 @@ class Strategy:
             finished,
             label=f"/{number}" if number else "",
             dimensions=None if stage.dimensions == "all" else stage.dimensions,
+            item_scores=self._item_scores,
             **{key: value for key, value in tuning.items() if value is not None},
         )
 

@@ -43,6 +43,12 @@ class Part:
         """The value, from what each item of the side contributes."""
         return float(self.weights @ contributions[self.places] / self.weights.sum())
 
+    @property
+    def shares(self) -> Array:
+        """[items]: each item's share of the weight."""
+        shares: Array = self.weights / self.weights.sum()
+        return shares
+
     def stratum(self, contributions: Array) -> Stratum:
         """The same in the form in which values are compared."""
         return Stratum(self.names, self.sums(contributions), self.sizes)

@@ -126,6 +126,22 @@ class Signal:
         """The trial's graded scores on the search items, as comparisons take them."""
         return self._current().readings.strata("search", self._contributions_of(trial.number))
 
+    def item_scores(self, trial: FrozenTrial) -> Array | None:
+        """[items]: what each search item adds to the objective of a scored trial; higher is better.
+
+        As if the objective were the weighted mean, not normalised. None for a trial without scores of its own.
+        """
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not self._has_scores(trial.number):
+            return None
+        found = self._contributions_of(trial.number)
+        adds = [
+            share.sign * share.weight / len(parts) * part.shares * found[task.name][part.places]
+            for share, task in zip(self._objective.shares, self._counted, strict=True)
+            for parts in [self._parts.of(task, "search")]
+            for part in parts
+        ]
+        return np.concatenate(adds)
+
     def best(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         """The first of the trials by ``trials.rank``, as they are told; None where there is none."""
         return min(trials, key=lambda trial: t.rank(self.told(trial)), default=None)

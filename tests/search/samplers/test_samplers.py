@@ -34,7 +34,7 @@ from ...tolerances import close
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 NAMES = list(SAMPLERS)
 CENTRED = ["local", "cmaes", "catcma"]
-LEARNING = ["gp", "local", "cmaes", "catcma", "tpe"]
+LEARNING = ["gp", "local", "cmaes", "catcma", "niches", "tpe"]
 FEW = 12
 """Two more than a Gaussian process draws at random to begin with: its fits take a second or so each."""
 Values = dict[str, Any]

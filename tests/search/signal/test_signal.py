@@ -186,3 +186,25 @@ def test_each_task_says_how_it_is_read(tmp_path: Path) -> None:
     assert run.signal.described == [
         f"{name}: grades of bandwidth 0.35 (the usual one, until 8 candidates are scored in full)" for name in "ab"
     ]
+
+
+@pytest.mark.parametrize("setting", ["auto", "metric"])
+def test_items_add_up_to_the_objective(tmp_path: Path, setting: Setting) -> None:
+    run = Recorded(tmp_path, setting, ("a", "b"))
+    trials = [run.add(*each) for each in zip(candidates(9), candidates(9, seed=1), strict=True)]
+    for trial in trials:
+        found = run.signal.item_scores(trial)
+        assert found is not None
+        assert found.shape == (2 * ITEMS,)
+        assert found.sum() / 2 == pytest.approx(run.signal.value_of(trial))
+    stopped = run.add(candidates(9)[0], candidates(9, seed=1)[0], stopped_at=50)
+    found = run.signal.item_scores(stopped)
+    assert found is not None
+    assert np.isfinite(found).all()
+
+
+def test_nothing_is_known_of_the_items_of_a_candidate_without_scores(tmp_path: Path) -> None:
+    run = Recorded(tmp_path)
+    trial = run.study.ask()
+    assert run.signal.item_scores(run.study.tell(trial, 0.5)) is None
+    assert run.signal.item_scores(run.study.tell(run.study.ask(), state=TrialState.FAIL)) is None
