@@ -39,7 +39,10 @@ class Differentiable(Protocol):
 
     @property
     def has_targets(self) -> bool:
-        """Whether the task has answers that a loss can be computed of. A task that generates text has none."""
+        """Whether the task has answers that a loss can be computed of.
+
+        A task that generates text has none if no correct text is known.
+        """
         ...
 
     def targets(self, subject: LoadedModel, items: Sequence[Item]) -> Targets:

@@ -35,6 +35,7 @@ class ItemTarget:
         decides: How the metric decides, for the graded loss.
         unconditional: For each answer the index of the query without its question, if the metric subtracts its
             log-probability. Empty: it does not.
+        spellings: Queries of other correct texts, of which the likeliest counts in the graded loss.
     """
 
     answers: tuple[int, ...]
@@ -44,20 +45,25 @@ class ItemTarget:
     weight: float = 1.0
     decides: Decides = "choice"
     unconditional: tuple[int, ...] = ()
+    spellings: tuple[int, ...] = ()
 
     @property
     def queries(self) -> tuple[int, ...]:
         """All queries that the graded loss needs."""
-        return self.answers + self.unconditional
+        return self.answers + self.unconditional + self.spellings
 
 
 class ContinuationTargets:
-    """See ``Targets``: targets whose answers are continuations."""
+    """See ``Targets``: targets whose answers are continuations.
+
+    An item without answers counts in the mean, with a loss of 0.
+    """
 
     def __init__(self, scorer: ContinuationScorer, targets: Sequence[ItemTarget]) -> None:
         self._scorer = scorer
-        self._targets = targets
-        self._total_weight = sum(target.weight for target in targets)
+        self._targets = [target for target in targets if target.answers]
+        self.weight = sum(target.weight for target in targets)
+        """That of all items."""
 
     @property
     def has_gold(self) -> bool:
@@ -81,7 +87,7 @@ class ContinuationTargets:
 
     def _text_losses(self, texts: Sequence[ItemTarget], kind: LossKind) -> Iterator[Tensor]:
         """One loss per batch: the loss is a sum over tokens, so the tokens of a text may be in different batches."""
-        factors = torch.tensor([text.weight / text.size for text in texts], dtype=torch.float64) / self._total_weight
+        factors = torch.tensor([text.weight / text.size for text in texts], dtype=torch.float64) / self.weight
         queries = [text.answers[0] for text in texts]
         for logprobs, ids, owners in self._scorer.logprobs(queries):
             losses = _entropies(logprobs) if kind == "entropy" else -_of_tokens(logprobs, ids)
@@ -92,7 +98,7 @@ class ContinuationTargets:
         by_target = torch.split(sums, [len(target.answers) for target in targets])
         pairs = zip(targets, by_target, strict=True)
         losses = [t.weight * choice_loss(_scaled(answers, t), t.gold, kind) for t, answers in pairs]
-        return torch.stack(losses).sum() / self._total_weight
+        return torch.stack(losses).sum() / self.weight
 
     def _graded_losses(self, targets: Sequence[ItemTarget], scale: float) -> Tensor:
         is_greedy = any(target.decides == "greedy" for target in targets)
@@ -100,7 +106,7 @@ class ContinuationTargets:
         sizes = [len(target.queries) for target in targets]
         by_target = zip(targets, torch.split(sums, sizes), torch.split(least, sizes), strict=True)
         losses = [t.weight * _graded_loss(t, logprobs, margins, scale) for t, logprobs, margins in by_target]
-        return torch.stack(losses).sum() / self._total_weight
+        return torch.stack(losses).sum() / self.weight
 
     def _of_queries(self, queries: Sequence[int], is_greedy: bool) -> tuple[Tensor, Tensor]:
         """For each query the log-probability, and the least margin of its tokens; infinite if not asked for."""
@@ -128,6 +134,25 @@ class ContinuationTargets:
             group.append(target)
         if group:
             yield group
+
+
+class JoinedTargets:
+    """See ``Targets``: targets of several scorers as one. The parts count by the weight of their items."""
+
+    def __init__(self, parts: Sequence[ContinuationTargets]) -> None:
+        self._parts = parts
+
+    @property
+    def has_gold(self) -> bool:
+        """See ``Targets.has_gold``."""
+        return bool(self._parts) and all(part.has_gold for part in self._parts)
+
+    def losses(self, kind: LossKind, scale: float = 1.0) -> Iterator[Tensor]:
+        """See ``Targets.losses``."""
+        total = sum(part.weight for part in self._parts)
+        for part in self._parts:
+            for loss in part.losses(kind, scale):
+                yield loss * (part.weight / total)
 
 
 @dataclass(frozen=True)
@@ -205,10 +230,9 @@ def _graded_choice_loss(values: Tensor, gold: list[int], decides: Decides, scale
 
 def _graded_loss(target: ItemTarget, logprobs: Tensor, least: Tensor, scale: float) -> Tensor:
     """logprobs, least: [queries] of the target, see ``ContinuationTargets._of_queries``. scale: of the grades."""
-    gold = list(target.gold)
+    gold, count = list(target.gold), len(target.answers)
     if target.decides == "greedy":
-        return (-least[gold].amax() / scale).sigmoid()
-    count = len(target.answers)
+        return (-torch.cat([least[gold], least[count:]]).amax() / scale).sigmoid()
     answers = logprobs[:count] - logprobs[count:] if target.unconditional else logprobs
     return choice_loss(_scaled(answers, target), gold, "graded", target.decides, scale)
 

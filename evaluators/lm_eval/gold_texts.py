@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from mergesearch.evaluators.inference.logprobs import Sureness
+from mergesearch.evaluators.inference.logprobs import ContinuationScorer, Sureness
 from mergesearch.evaluators.lm_eval.instance_runner import InstanceRunner
 from mergesearch.evaluators.lm_eval.subtask import Subtask
 
@@ -28,6 +28,15 @@ class GoldTexts:
                 texts = [_instance(own[0], text) for text in subtask.gold_texts(number)]
                 self._instances[subtask.name, number] = [each for each in texts if runner.can_score(each)]
         self._runner = runner.with_documents([own for own in self._instances.values() if own])
+
+    @property
+    def scorer(self) -> ContinuationScorer:
+        """Scores the texts."""
+        return self._runner.scorer
+
+    def queries(self, document: Document) -> tuple[int, ...]:
+        """For each of the document's texts the index of its query in the scorer."""
+        return self._runner.queries(self._instances[document])
 
     def sureness(self, documents: Sequence[Document]) -> dict[Document, list[Sureness]]:
         """For each document how sure the model is of its correct texts. Raises FloatingPointError."""

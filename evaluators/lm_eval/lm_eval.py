@@ -15,8 +15,8 @@ from mergesearch.evaluators.lm_eval.options import LmEvalOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mergesearch.evaluators.inference.logprobs import Sureness
-    from mergesearch.evaluators.inference.losses import ContinuationTargets, ItemTarget
+    from mergesearch.evaluators.inference.logprobs import ContinuationScorer, Sureness
+    from mergesearch.evaluators.inference.losses import ItemTarget, JoinedTargets
     from mergesearch.evaluators.lm_eval.gold_texts import GoldTexts
     from mergesearch.evaluators.lm_eval.groups import SubtaskScores
     from mergesearch.evaluators.lm_eval.instance_runner import InstanceRunner
@@ -181,28 +181,38 @@ class LmEval:
 
     @property
     def has_targets(self) -> bool:
-        """See ``Differentiable.has_targets``: false if a subtask generates text."""
+        """See ``Differentiable.has_targets``: false if a subtask generates texts of which no correct one is known."""
         return all(subtask.has_targets for subtask in self.subtasks)
 
-    def targets(self, subject: LoadedModel, items: Sequence[Item]) -> ContinuationTargets:
-        """See ``Differentiable.targets``. The loss weights subtasks as the value does."""
+    def targets(self, subject: LoadedModel, items: Sequence[Item]) -> JoinedTargets:
+        """See ``Differentiable.targets``. The loss weights subtasks as the value does.
+
+        Of tasks that generate, the correct texts are scored after the prompts, as if the model had generated them.
+        """
         import torch
 
-        from mergesearch.evaluators.inference.losses import ContinuationTargets
+        from mergesearch.evaluators.inference.losses import ContinuationTargets, JoinedTargets
         from mergesearch.evaluators.lm_eval.command_line import as_command_line
 
         parts = self._score_parts(items, torch.zeros(len(items), self._width))
+        by_scorer: dict[ContinuationScorer, list[ItemTarget]] = {}
         with as_command_line():
-            runner, targets = self.runner_for(subject), []
+            runner = self.runner_for(subject)
             for part in parts:
                 factor = self._aggregation.factor(part, parts) / (sum(part.weights) or 1.0)
-                targets += [self._target(runner, items[index], factor) for index in part.indices]
-        return ContinuationTargets(runner.scorer, targets)
+                scorer = self._gold_texts().scorer if part.subtask.generates else runner.scorer
+                own = [self._target(scorer, items[index], factor) for index in part.indices]
+                by_scorer.setdefault(scorer, []).extend(own)
+        return JoinedTargets([ContinuationTargets(scorer, targets) for scorer, targets in by_scorer.items()])
 
-    def _target(self, runner: InstanceRunner, item: Item, factor: float) -> ItemTarget:
+    def _target(self, scorer: ContinuationScorer, item: Item, factor: float) -> ItemTarget:
         subtask, number = self._document[item]
-        queries = runner.queries(self._instances(item))
-        tokens = runner.scorer.continuation_length(queries[0])
+        queries = (
+            self._gold_texts().queries((subtask.name, number))
+            if subtask.generates
+            else self._runner.queries(self._instances(item))
+        )
+        tokens = scorer.continuation_length(queries[0]) if queries else 0
         return subtask.target(number, queries, tokens, item.weight * factor)
 
     def runner_for(self, subject: LoadedModel) -> InstanceRunner:

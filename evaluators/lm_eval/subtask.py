@@ -24,6 +24,8 @@ from mergesearch.evaluators.lm_eval.examples import Examples, TestItems
 from mergesearch.evaluators.lm_eval.metrics import DocumentMetric, ScalarMetric, WeightedMetric, metric_of
 from mergesearch.evaluators.lm_eval.task_loading import TaskOverrides, build_instances, cache_rendering
 
+SCORES_GIVEN = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
+"""Types of tasks whose texts are given, and not generated."""
 NOT_SETTINGS = ("metadata", "dataset_path", "dataset_name", "dataset_kwargs")
 """Keys of a task's configuration that say where it and its data are."""
 
@@ -134,21 +136,22 @@ class Subtask:
 
     @property
     def has_targets(self) -> bool:
-        """Whether the model scores given texts, and generates none."""
-        return self._task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
+        """Whether the model scores given texts, or generates texts of which correct ones are known."""
+        return self.has_margins if self.generates else self._task.OUTPUT_TYPE in SCORES_GIVEN
 
     def target(self, number: int, queries: tuple[int, ...], tokens: int, weight: float) -> ItemTarget:
         """The correct answer to a document.
 
         Args:
             number: Index of the document.
-            queries: For each of its instances the index of the query in the scorer.
-            tokens: Number of tokens of the first instance's continuation.
+            queries: For each of its instances, or of its ``gold_texts``, the index of the query in the scorer.
+            tokens: Number of tokens of the continuation of the first one.
             weight: The document's weight in the loss.
         """
         doc = self.docs[number]
         if self._task.OUTPUT_TYPE != "multiple_choice":
-            return ItemTarget(queries[:1], (0,), size=self._size(doc, tokens), weight=weight, decides="greedy")
+            size, others = self._size(doc, tokens), queries[1:]
+            return ItemTarget(queries[:1], (0,), size=size, weight=weight, decides="greedy", spellings=others)
         scales = self._answers.scales(doc)
         decides = self.decisions.kind if self.has_margins else "choice"
         # More instances than choices: the others are the choices without their question.

@@ -72,7 +72,7 @@ def check_gradient(config: Config, evaluators: Mapping[str, Evaluator], starts: 
     if not any(map(has_targets, evaluators.values())):
         raise UserError(
             f"search.start: found gradient, but no task has a loss to take it of: {listed(evaluators)}; texts, "
-            "classification, and tasks of lm-eval that score given answers have one"
+            "classification, and tasks of lm-eval whose correct answers are known have one"
         )
     if not all(assembly.recipe.keeps_shapes for assembly in starts.values()):
         raise UserError("search.start: found gradient, which cannot follow slices; leave it out")

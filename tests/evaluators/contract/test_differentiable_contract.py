@@ -21,14 +21,8 @@ STEP = 1e-4
 STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
 
 
-@pytest.fixture(autouse=True)
-def able(evaluator: Any) -> None:
-    """Skips what has no losses: tasks whose texts are generated."""
-    if not has_targets(evaluator):
-        pytest.skip("generates texts")
-
-
 def loss_of(evaluator: Any, subject: LoadedModel, kind: LossKind, count: int) -> Tensor:
+    assert has_targets(evaluator)
     targets = evaluator.targets(subject, evaluator.items[:count])
     assert targets.has_gold
     total: Tensor = sum(targets.losses(kind, 0.7))

@@ -11,6 +11,7 @@ import torch
 
 from mergesearch.evaluators import Budget, Differentiable, Evaluator, LoadedModel, Shared, has_targets, open_evaluator
 from mergesearch.evaluators.lm_eval.lm_eval import LmEval
+from mergesearch.evaluators.lm_eval.subtask import Subtask
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.evaluators.tasks.perplexity import PerplexityOptions
 
@@ -189,5 +190,30 @@ def test_gradients_are_those_of_the_whole(tasks: Path, subject: LoadedModel) -> 
     assert_close(gradient, weight.grad, 2 * path_length(subject.model, 128))
 
 
-def test_generated_answers_have_no_targets(tasks: Path) -> None:
-    assert not has_targets(evaluator_of(tasks, "toy_gen", "exact_match,whole"))
+def test_generated_texts_cost_their_first_correct_one(tasks: Path, subject: LoadedModel) -> None:
+    """As if the model had generated it after the prompt."""
+    evaluator = evaluator_of(tasks, "toy_gen", "exact_match,whole")
+    subtask, expected = evaluator.subtasks[0], []
+    for number, (asked,) in enumerate(subtask.instances(None)):
+        rows, ids = logprobs(subject, asked.args[0], subtask.gold_texts(number)[0])
+        expected.append(-rows.gather(1, ids[:, None]).mean())
+    mean = float(torch.stack(expected).mean())
+    assert total(evaluator, subject) == close(mean, path_length(subject.model, 128))
+
+
+def test_generated_texts_of_which_no_correct_one_is_known_have_no_targets(tasks: Path) -> None:
+    assert not has_targets(evaluator_of(tasks, "toy_bleu", "bleu"))
+
+
+def test_items_without_a_text_that_can_be_scored_cost_nothing(
+    tasks: Path, subject: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluator_of(tasks, "toy_gen", "exact_match,whole")
+    found = [sum(loss.item() for loss in whole.targets(subject, [item]).losses("graded")) for item in whole.items]
+    evaluator = evaluator_of(tasks, "toy_gen", "exact_match,whole")
+    texts = type(evaluator.subtasks[0]).gold_texts
+    monkeypatch.setattr(Subtask, "gold_texts", lambda self, n: texts(self, n) if n > 2 else [])
+    expected, operations = sum(found[3:]) / len(found), path_length(subject.model, 128)
+    assert total(evaluator, subject, "graded") == close(expected, operations, magnitude=400)
+    targets = evaluator.targets(subject, evaluator.items[:3])
+    assert list(targets.losses("graded")) == []
