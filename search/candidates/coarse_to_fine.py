@@ -76,14 +76,11 @@ class CoarseToFine:
     def _sweep(self, study: Study, method: Method, level: Level) -> Candidate | Wait | Done:
         """The next point of the sweep; at its end, the best one as a baseline, unless that is one already."""
         own = t.begun_of_kind(study, t.SWEEP)
-        if (
-            self._limit(SWEPT) < FEWEST
-            or self._later(study, level)
-            or BEST_SINGLE in t.names_of_kind(study, t.BASELINE)
-        ):
+        limit = min(SWEPT, self._share)
+        if not limit or self._later(study, level) or BEST_SINGLE in t.names_of_kind(study, t.BASELINE):
             return Done("the sweep has ended")
         line = self._line(study, method, level, own)
-        unit = next_point(line.known) if len(own) < self._limit(SWEPT) else None
+        unit = next_point(line.known) if len(own) < limit else None
         if unit is not None:
             return Candidate(t.SWEEP, level.name, point=line.point(unit))
         if any(not trial.state.is_finished() for trial in own):
@@ -109,8 +106,8 @@ class CoarseToFine:
         """The next point near the best one that the level has."""
         own = [each for each in t.begun_of_kind(study, t.LEVEL) if each.user_attrs[t.NAME] == level.name]
         best = next(iter(self._tied(study, method, level)), None)
-        limit, dimensions = self._limit(len(own) + 1), len(level.groups)
-        if best is None or self._later(study, level) or len(own) >= limit or self._limit(FEWEST) < FEWEST:
+        dimensions = len(level.groups)
+        if best is None or self._later(study, level) or len(own) >= self._share:
             return Done("the level has had its share")
         if sum(trial.number > best.number for trial in own) >= dimensions + 1:
             return Done("the level brings nothing better")
@@ -132,8 +129,11 @@ class CoarseToFine:
         begun = t.names_of_kind(study, t.LEVEL)
         return bool(begun & set(NAMES[NAMES.index(level.name) + 1 :]))
 
-    def _limit(self, most: int) -> int:
-        return min(most, int(SHARE * self._trials))
+    @property
+    def _share(self) -> int:
+        """The most trials that a level has."""
+        share = int(SHARE * self._trials)
+        return share if share >= FEWEST else 0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from mergesearch.seeds import derive
 
 NO_DIFFERENCE = Estimate(0.0, 0.0, 0.0)
 MOST = 0.5
-"""A task decides if its share of the variance is larger than this, and DISPROPORTION times its share of the items."""
+"""A small task decides if its share of the variance is larger than this and than DISPROPORTION times its share of the
+test items."""
 DISPROPORTION = 2.0
 
 
@@ -64,10 +65,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One task's part in the difference between winner and best baseline.
+    """One task's part in a difference in the objective, such as that between winner and best baseline.
 
-    ``clusters`` are groups of test items that count once. ``variance_share`` is the task's share of the variance of the
-    difference; None where nothing varies.
+    ``items`` are those of the test side, ``clusters`` groups of them that count once. ``variance_share`` is the task's
+    share of the variance of the difference; None where nothing varies or it is not known.
     """
 
     task: str

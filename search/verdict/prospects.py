@@ -17,30 +17,24 @@ from mergesearch.search.problem.tasks import Scores, Task
 from mergesearch.search.statistics import LEVEL, detectable_difference, difference_of
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
+from mergesearch.search.verdict.comparison import Evidence, deciding
 
 POWER = 0.8
 EXPECTED_CHANGES = 0.15
 """The part of the answers that are right in one of two close merges alone; .1 to .2 were measured."""
-DECIDES = 0.5
-"""The share of the variance from which a task decides, where it is also half as much again as its weight."""
 
 
 @dataclass(frozen=True)
-class TaskProspect:
+class TaskProspect(Evidence):
     """One task: its value of the best baseline and of the model that is best on it, on the search items.
 
-    ``items`` and ``clusters`` are those of the test side; items with the same content are one cluster. ``weight`` and
-    ``variance`` are the task's shares of the objective and of the variance of differences in it.
+    ``weight`` is the task's share of the objective; ``variance_share`` is that of differences between baselines.
     """
 
-    task: str
     value: float
     expert: str
     expert_value: float
-    items: int
-    clusters: int
     weight: float
-    variance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,12 +82,13 @@ class Prospects:
     @property
     def warnings(self) -> list[str]:
         """Where a small task decides, or where the gain cannot be proven."""
-        found = [
-            f"warning: task {each.task} decides: it has {each.variance:.0%} of the variance and {each.weight:.0%} of "
-            f"the weight, with {each.items} test items in {each.clusters} clusters; give it more items or less weight"
-            for each in self.tasks
-            if len(self.tasks) > 1 and each.variance and each.variance > max(DECIDES, 1.5 * each.weight)
-        ]
+        found = []
+        if (small := deciding(self.tasks)) is not None:
+            found.append(
+                f"warning: task {small.task} decides: it has {small.variance_share or 0:.0%} of the variance with "
+                f"{small.items} of the {sum(each.items for each in self.tasks)} test items, in {small.clusters} "
+                "clusters; give it more items or less weight"
+            )
         if self.gap <= 0:
             found.append("warning: no single model is better on a task than the best baseline: there is little to win")
         elif self.detectable is not None and self.gap < self.detectable:
@@ -148,7 +143,7 @@ def clusters_of(items: Sequence[Item]) -> int:
 
 
 def _task_in_words(each: TaskProspect) -> str:
-    variance = "" if each.variance is None else f", {each.variance:.0%} of the variance"
+    variance = "" if each.variance_share is None else f", {each.variance_share:.0%} of the variance"
     return (
         f"  {each.task}: {each.value:.4f}, the best single model, {each.expert}, {each.expert_value:.4f}; "
         f"{each.items} test items in {each.clusters} clusters, {each.weight:.0%} of the weight{variance}"
@@ -165,13 +160,13 @@ def _prospect(
 ) -> TaskProspect:
     return TaskProspect(
         task.name,
+        len(task.test),
+        clusters_of(task.test),
+        noise.share(task.name) if noise else None,
         best.user_attrs[t.VALUES][task.name],
         str(expert.user_attrs[t.NAME]),
         expert.user_attrs[t.VALUES][task.name],
-        len(task.test),
-        clusters_of(task.test),
         task.weight / sum(each.weight for each in tasks.counted("search")),
-        noise.share(task.name) if noise else None,
     )
 
 

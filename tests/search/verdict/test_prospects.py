@@ -15,16 +15,16 @@ from mergesearch.search.verdict.prospects import Noise, Prospects, TaskProspect
 
 from ..helpers import Data, study_of
 
-SMALL = TaskProspect("arc", 0.5, "one", 0.7, 123, 25, 0.25, 0.6)
-LARGE = TaskProspect("copa", 0.6, "two", 0.65, 2000, 2000, 0.75, 0.4)
+SMALL = TaskProspect("arc", 123, 25, 0.6, 0.5, "one", 0.7, 0.25)
+LARGE = TaskProspect("copa", 2000, 2000, 0.4, 0.6, "two", 0.65, 0.75)
 FOUND = Prospects("uniform soup", 0.6, 0.7, 0.02, [SMALL, LARGE])
 
 
 def test_a_small_task_that_decides_is_warned_of() -> None:
-    assert any("task arc decides" in line and "25 clusters" in line for line in FOUND.warnings)
-    even = [replace(SMALL, variance=0.4), replace(LARGE, variance=0.6)]
-    assert not replace(FOUND, tasks=even).warnings, "copa has three quarters of the weight"
-    assert not replace(FOUND, tasks=[replace(SMALL, weight=1.0, variance=1.0)]).warnings, "it is the only one"
+    assert any("task arc decides" in line and "123 of the 2123 test items" in line for line in FOUND.warnings)
+    even = [replace(SMALL, variance_share=0.4), replace(LARGE, variance_share=0.6)]
+    assert not replace(FOUND, tasks=even).warnings, "copa has most of the items"
+    assert not replace(FOUND, tasks=[replace(SMALL, weight=1.0, variance_share=1.0)]).warnings, "it is the only one"
 
 
 def test_what_cannot_be_proven_is_warned_of() -> None:
@@ -57,7 +57,7 @@ def test_a_run_tells_it_once_and_keeps_it(config: Data, tmp_path: Path) -> None:
     assert found.ceiling == pytest.approx(-(lowest[0] + 3 * lowest[1]) / 4)
     assert [each.expert_value for each in found.tasks] == lowest
     assert [each.weight for each in found.tasks] == [0.25, 0.75]
-    assert sum(each.variance or 0 for each in found.tasks) == pytest.approx(1)
+    assert sum(each.variance_share or 0 for each in found.tasks) == pytest.approx(1)
     assert verdict.ensemble is not None
     assert found.ensemble == pytest.approx(verdict.ensemble.search.value)
     assert found.detectable is not None
