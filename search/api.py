@@ -8,7 +8,7 @@ run.best.write("merged")
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mergesearch.errors import UserError
 from mergesearch.foreign import other_code
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
-from mergesearch.merge_ops.engine.documents import merge_file
+from mergesearch.merge_ops.engine.documents import merge_file, merge_recipes, read_recipes
 from mergesearch.merge_ops.engine.engine import Engine, find_device
 from mergesearch.merge_ops.engine.engine import merge as merge_recipe
 from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.live.built import find_builder
 from mergesearch.merge_ops.recipe.recipe import Recipe
-from mergesearch.parsing import parse, read_yaml
+from mergesearch.parsing import parse
 from mergesearch.search import run as runner
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import RESULTS, Config
@@ -55,16 +55,17 @@ class Built(NamedTuple):
 
 @dataclass(frozen=True)
 class Best:
-    """A recipe that a run wrote."""
+    """A recipe that a run wrote. ``before`` are the recipes of those of its models that are merges of other runs."""
 
     recipe: Recipe
     device: str = field(default="auto", repr=False)
     builder: str | None = field(default=None, repr=False)
+    before: Sequence[Recipe] = ()
 
     def build(self) -> Built:
         """The merged model, bit for bit as it was scored. Its checkpoints must be where the recipe says."""
         device, builder = find_device(self.device), find_builder(self.builder) if self.builder else None
-        if self.recipe.keeps_shapes:
+        if self.recipe.keeps_shapes and not self.before:
             references = self.recipe.references
             engine = Engine(references, references[0], self.recipe.target_dtype, device, builder=builder)
             return Built(engine.build(self.recipe), engine.tokenizer)
@@ -74,7 +75,7 @@ class Best:
 
     def write(self, out: PathName) -> None:
         """Writes the merged model to the folder ``out``, as ``merge`` does."""
-        merge_recipe(self.recipe, Path(out))
+        merge_recipes([*self.before, self.recipe], Path(out))
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ class Run:
     def _written(self, name: str) -> Best:
         file = self.folder / name
         with trust_code(self.config.trust):
-            return Best(Recipe.read(read_yaml(file), str(file)), self.config.device, self.config.builder)
+            *before, recipe = read_recipes(file)
+            return Best(recipe, self.config.device, self.config.builder, before)
 
     @cached_property
     def trials(self) -> "DataFrame":

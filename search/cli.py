@@ -168,6 +168,24 @@ def _run_config(config: "Config", file: Path, results: Path | None) -> None:
     screen.print(f"the search's best: {folder / 'best.yml'}   report: {folder / 'report.html'}")
 
 
+@main.command(**_example("mergesearch remerge results/runs/demo --out next.yml"))
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The config to write, e.g. next.yml.")
+@click.option("--top", default=4, show_default=True, type=click.IntRange(min=2), help="Number of merges.")
+@_user_errors
+def remerge(runs: tuple[Path, ...], out: Path, top: int) -> None:
+    """Make the best merges of finished runs the models of a new search.
+
+    RUNS are folders such as results/runs/NAME, with the same tasks and split. Writes the merges into a folder beside
+    the config OUT, which has the tasks and the split of the first run, so that its test items stay unseen. The recipes
+    that the next run writes are made of the first checkpoints alone.
+    """
+    from mergesearch.search.remerge import remerge as make
+
+    make(runs, out, top, _echo)
+    _echo(f"wrote {out}; next: mergesearch run {out}")
+
+
 @main.command(**_example("mergesearch merge results/runs/python-cpp/best.yml merged"))
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))

@@ -8,9 +8,11 @@ from pathlib import Path
 from mergesearch.errors import DamagedFileError, UserError, in_words
 from mergesearch.files import atomic_path, has_text, sync, write_text
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.engine.documents import documents_text
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
+from mergesearch.search.problem.origins import from_checkpoints
 from mergesearch.search.report.html import is_whole_report, write_report
 from mergesearch.search.session import Session
 from mergesearch.search.study import trials as t
@@ -88,7 +90,7 @@ class Conclusion:
         if earlier is not None and earlier.trials == count and self._is_written(earlier):
             return earlier
         winner, _ = finalists(store, session.signal)
-        write_text(folder.path / "best.yml", t.recipe_of(winner).to_yaml())
+        write_text(folder.path / "best.yml", _text(t.recipe_of(winner)))
         self.watcher.stage("verdict: scoring the winner and the baselines on the test items")
         looks = folder.note_look({"trials": count, **decision(store, session.plan.problem.tasks, session.signal)})
         warnings = session.plan.problem.warnings
@@ -110,9 +112,9 @@ class Conclusion:
 
     def _write_recipes(self, verdict: Verdict) -> None:
         folder = self.session.store.folder.path
-        write_text(folder / "best.yml", self._recipe(verdict.winner.trial).to_yaml())
+        write_text(folder / "best.yml", _text(self._recipe(verdict.winner.trial)))
         self._write_front(verdict)
-        write_text(folder / "recommended.yml", self._recipe(verdict.recommended_row.trial).to_yaml())
+        write_text(folder / "recommended.yml", _text(self._recipe(verdict.recommended_row.trial)))
 
     def _earlier(self) -> Verdict | None:
         """The verdict that the folder has; None where it has none, or a damaged one, which is written anew."""
@@ -136,7 +138,7 @@ class Conclusion:
         with atomic_path(self.session.store.folder.path / FRONT) as folder:
             folder.mkdir()
             for member in verdict.front.members:
-                text = self._recipe(member.trial).to_yaml()
+                text = _text(self._recipe(member.trial))
                 (folder / Path(member.recipe).name).write_text(text, encoding="utf-8")
 
     def _prospects(self) -> Prospects | None:
@@ -160,7 +162,7 @@ class Conclusion:
         """Writes the winner and compares the files with the live model: what was scored is what is saved."""
         folder, engine = self.session.store.folder.path / "model", self.session.live.engine
         engine.build(recipe)
-        engine.write(recipe, folder)
+        engine.write(recipe, folder, _text(recipe))
         if Checkpoint(str(folder)).digest() != engine.digest():
             raise RuntimeError(f"{folder}: differs from the model that was scored")
         sync(folder)
@@ -173,13 +175,18 @@ class Conclusion:
         trials = self.session.store.study.get_trials(deepcopy=False)
         return (
             all(number < len(trials) and t.RECIPE in trials[number].user_attrs for number in recipes.values())
-            and all(has_text(folder / name, self._recipe(number).to_yaml()) for name, number in recipes.items())
+            and all(has_text(folder / name, _text(self._recipe(number))) for name, number in recipes.items())
             and is_whole_report(folder)
             and (
                 not config.output.model
                 or _is_model(folder / "model", Checkpoint(self.session.plan.problem.template).has_config)
             )
         )
+
+
+def _text(recipe: Recipe) -> str:
+    """The recipe as it is written: with those of its models that are merges of other runs."""
+    return documents_text(from_checkpoints(recipe))
 
 
 def _is_model(folder: Path, has_config: bool) -> bool:

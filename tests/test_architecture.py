@@ -20,7 +20,7 @@ ROOMS = {
     "search": [
         {"cli", "api"},
         {"rehearsal"},
-        {"run", "evaluate"},
+        {"run", "evaluate", "remerge"},
         {"session"},
         {"report"},
         {"verdict"},

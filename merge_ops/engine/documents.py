@@ -39,6 +39,11 @@ def read_recipes(path: Path, warn: Say | None = None) -> list[Recipe]:
     return _ordered([recipe for recipe in read if recipe], str(path))
 
 
+def documents_text(recipes: Sequence[Recipe]) -> str:
+    """The YAML of a file with these recipes."""
+    return "---\n".join(recipe.to_yaml() for recipe in recipes)
+
+
 def merge_file(path: Path, out: Path, options: MergeOptions = DEFAULTS) -> None:
     """Writes the result of a recipe file to the folder ``out``, or nothing if it fails.
 
@@ -60,7 +65,7 @@ def merge_recipes(recipes: Sequence[Recipe], out: Path, options: MergeOptions = 
         merge(last, out, options=options)
         return
     check_output(out)
-    text = "---\n".join(recipe.to_yaml() for recipe in recipes)
+    text = documents_text(recipes)
     with ended_by_exception(), new_parents_removed(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.parts.", dir=out.parent))

@@ -219,10 +219,10 @@ class Engine:
         assembly.write_tensor(name, made)
         return made
 
-    def write(self, recipe: Recipe, out: Path) -> None:
+    def write(self, recipe: Recipe, out: Path, recipe_text: str | None = None) -> None:
         """Writes the recipe's model to the folder ``out``, as ``merge`` does."""
         merger = self._merger_of(recipe)
-        write_folder(Assembly(merger, recipe), merger, out)
+        write_folder(Assembly(merger, recipe), merger, out, recipe_text)
 
     def _merger_of(self, recipe: Recipe) -> Merger:
         """Returns the engine's merger, or for a standalone checkpoint one that has its names for tensors and labels."""

@@ -24,6 +24,9 @@ from mergesearch.merge_ops.output.writer import Writer, written_checkpoint
 from mergesearch.merge_ops.recipe.layout import layer_counts, layer_of
 from mergesearch.reading import read_json_object
 
+RECIPE = "mergesearch_recipe.yml"
+"""The file of a result with its recipe."""
+
 
 def write_folder(assembly: Assembly, merger: Merger, out: Path, recipe_text: str | None = None) -> None:
     """Writes the assembly's model to ``out``, completely or not at all.
@@ -51,7 +54,7 @@ def write_folder(assembly: Assembly, merger: Merger, out: Path, recipe_text: str
             write_chat_template(writer.folder, template)
         text = recipe_text or recipe.to_yaml()
         write_text(writer.folder / "README.md", str(model_card(recipe, out.name, text)))
-        write_text(writer.folder / "mergesearch_recipe.yml", text)
+        write_text(writer.folder / RECIPE, text)
 
 
 def _check_result(name: str, tensor: torch.Tensor, assembly: Assembly) -> None:

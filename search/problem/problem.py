@@ -28,6 +28,7 @@ from mergesearch.search.problem.checks import (
     possible_templates,
     referenced_checkpoints,
 )
+from mergesearch.search.problem.origins import check_sealed
 from mergesearch.search.problem.sides import calibration_texts
 from mergesearch.search.problem.task_set import TaskSet, open_tasks
 from mergesearch.search.space.parameters import MOST_KNOTS
@@ -124,6 +125,7 @@ def open_problem(config: Config, where: str) -> Problem:
         assert tasks is not None
         if config.search.signal == "graded":
             _check_graded(tasks)
+        check_sealed(tasks, opened.references)
     return opened.problem(config, tasks)
 
 

@@ -36,7 +36,8 @@ ItemScores = Callable[[FrozenTrial], Array | None]
 """[items] float64: what each item adds to a trial's objective, higher is better; None where nothing is known."""
 Scored = Sequence[tuple[FrozenTrial, Array]]
 """Trials and their item scores."""
-POPULATION = 20
+POPULATION = 6
+"""Larger ones, such as the paper's 20, need more candidates than a search for a merge has."""
 FEWEST = 4
 """Fewer candidates than this are joined by random ones before any is bred."""
 SIGMA = 0.1

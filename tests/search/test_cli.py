@@ -19,7 +19,7 @@ from mergesearch.search.samplers import SAMPLERS
 
 from .helpers import rescored
 
-COMMANDS = ["demo", "run", "soup", "merge", "eval", "check", "methods"]
+COMMANDS = ["demo", "run", "soup", "merge", "remerge", "eval", "check", "methods"]
 
 
 def invoke(*arguments: object) -> Any:
