@@ -22,6 +22,7 @@ from functools import cached_property
 import numpy as np
 
 from mergesearch.search.scoring.racing.draws import Ints
+from mergesearch.search.scoring.racing.survey import Survey
 from mergesearch.search.statistics import Array
 
 LEAST = 1e-3
@@ -39,10 +40,16 @@ OWN_NOISES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 @dataclass(frozen=True)
 class Foretold:
-    """values: [tasks]; covariance: [tasks, tasks]."""
+    """values: [tasks]; covariance: [tasks, tasks]; biases: [tasks] and [tasks, tasks], mean and covariance.
+
+    The values are: what was seen, what is foretold of the rest, and the mean of the biases: what the metric of the
+    unseen items is above their grades. expected: [items], the foretold grades.
+    """
 
     values: Array
     covariance: Array
+    biases: tuple[Array, Array]
+    expected: Array
 
 
 @dataclass(frozen=True)
@@ -130,12 +137,30 @@ class Foresight:
             unseen = self.shares * ~seen
             spread = (unseen * variance) @ unseen.T + (unseen @ x) @ covariance @ (unseen @ x).T
             values = (self.shares * seen) @ np.where(seen, candidate.metric, 0.0) + unseen @ (mean + expected)
-            yield self._with_bias(values, max(1.0, surprise) * spread, unseen.sum(1))
+            biases = self._biases_of(unseen.sum(1))
+            total = max(1.0, surprise) * spread + biases[1]
+            yield Foretold(values + biases[0], total, biases, mean + expected)
 
-    def _with_bias(self, values: Array, spread: Array, unseen: Array) -> Foretold:
-        """unseen: [tasks], the share of each that was not seen."""
-        bias = np.atleast_2d(np.cov(self._biases.T))
-        return Foretold(values + unseen * self._biases.mean(0), spread + np.sqrt(np.outer(unseen, unseen)) * bias)
+    def _biases_of(self, unseen: Array) -> tuple[Array, Array]:
+        """Mean and covariance. unseen: [tasks], the share of each that was not seen."""
+        covariance = np.atleast_2d(np.cov(self._biases.T))
+        return unseen * self._biases.mean(0), np.sqrt(np.outer(unseen, unseen)) * covariance
+
+    def survey(self, candidate: Candidate, foretold: Foretold, seen: Ints, odds: Array) -> Survey:
+        """The candidate's survey. seen: the numbers of the seen items; odds: [items], of not being drawn so far."""
+        was_seen = np.full(len(odds), False)
+        was_seen[seen] = True
+        typical = (self.metric - self.grades).mean(0)
+        return Survey(
+            known=np.where(was_seen, candidate.metric, foretold.expected),
+            grades=np.where(was_seen, candidate.grades - foretold.expected, 0.0),
+            biases=np.where(was_seen, candidate.metric - candidate.grades - typical, 0.0),
+            typical=typical,
+            prior=foretold.biases,
+            seen=was_seen,
+            odds=odds,
+            shares=self.shares,
+        )
 
     def scale(self, blocks: Sequence[Ints]) -> float:
         """By how much errors are larger than they are foretold: that of the references, each told by the others.

@@ -34,12 +34,14 @@ EVENNESS = 0.25
 """An item's rate is its noise plus this part of the task's mean noise: what nobody foresees must be drawn, too."""
 GROWTH = 0.15
 """The size of a block as a fraction of the items scored before it. Small blocks cost nothing but smaller batches."""
-LAST = 0.5
+LAST = 0.75
 """The fraction of the items after which a candidate is scored in full: there is little to save, and references help."""
 THINNED = 4
 """The references' errors are measured after every so many blocks, to save time."""
-LOOKS = 4
-"""All looks at a candidate err as often as so many independent ones would at most."""
+LOOKS = 8
+"""All looks at what is foretold err as often as so many independent ones would at most."""
+SURVEYS = 37
+"""The same of surveys. They err more often: early ones know their own variance from the errors on few items."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +79,17 @@ class RacePlan:
 
     @cached_property
     def threshold(self) -> float:
-        """By how many foretold standard deviations a candidate must be behind to be stopped.
-
-        The deviations are known from the references alone, so it is a quantile of Student's t distribution. References
-        are merges of each other, so they count half: with all of them, races of near candidates erred too often.
-        """
+        """By how many foretold standard deviations a candidate must be behind to be stopped."""
         if self.foresight is None:
             return np.inf
-        freedom = max(FEWEST_REFERENCES - 1, (len(self.foresight.grades) - 1) / 2)
         blocks = self.items_of_blocks
         some = [np.concatenate(blocks[begin : begin + THINNED]) for begin in range(0, len(blocks), THINNED)]
-        return float(stats.t.isf(self.error / LOOKS, freedom)) * self.foresight.scale(some)
+        return float(stats.norm.isf(self.error / LOOKS)) * self.foresight.scale(some)
+
+    @property
+    def survey_threshold(self) -> float:
+        """By how many of the survey's standard deviations a candidate must be behind to be stopped."""
+        return float(stats.norm.isf(self.error / SURVEYS))
 
     @property
     def described(self) -> str:
@@ -110,7 +112,7 @@ def plan_race(tasks: TaskSet, references: Sequence[tuple[Scores, Margins]], raci
     raced_tasks = list(_with_begins(raced))
     foresight = _foresight(raced_tasks, references) if raced else None
     if foresight is None or foresight.grades.shape[1] < FEWEST or len(foresight.grades) < FEWEST_REFERENCES:
-        return RacePlan([], tasks.searched, None, Draws(np.zeros(0)), [], racing.error)
+        return RacePlan([], tasks.searched, None, Draws(np.zeros(0), np.zeros(0)), [], racing.error)
     draws = Draws.of(_rates(raced, foresight), derive(seed, "race"))
     in_full = [task for task in tasks.searched if task not in raced]
     return RacePlan(raced_tasks, in_full, foresight, draws, _blocks(len(draws.order), racing.first_block), racing.error)
