@@ -34,7 +34,7 @@ EVENNESS = 0.25
 """An item's rate is its noise plus this part of the task's mean noise: what nobody foresees must be drawn, too."""
 GROWTH = 0.15
 """The size of a block as a fraction of the items scored before it. Small blocks cost nothing but smaller batches."""
-LAST = 0.75
+LAST = 0.5
 """The fraction of the items after which a candidate is scored in full: there is little to save, and references help."""
 THINNED = 4
 """The references' errors are measured after every so many blocks, to save time."""
