@@ -74,7 +74,7 @@ def _train(ingredient: Ingredient, base: Path, target: Path, stamp: str) -> None
     rows = [_token_row(base, language) for language in ingredient.mix]
     batches = training.batches(rows, ingredient.steps, size, ingredient.name)
     torch.set_num_threads(1)
-    training.train(model, batches, ingredient.steps, ingredient.rate, FULL.base_outer, lambda _: None)
+    training.train(model, batches, ingredient.steps, ingredient.rate, lambda _: None)
     with atomic_path(target) as folder:
         model.save_pretrained(folder)
         tokenizer.for_transformers(_tokenizer(base)).save_pretrained(folder)

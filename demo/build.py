@@ -17,12 +17,12 @@ from transformers.utils import logging as transformers_logging
 from mergesearch.demo import experts, tasks, tokenizer, training
 from mergesearch.demo.corpus import Corpus, read
 from mergesearch.demo.pairs import PairMaker
-from mergesearch.demo.size import LANGUAGES, Progress, Size
+from mergesearch.demo.size import BASE_LANGUAGES, LANGUAGES, Progress, Size
 from mergesearch.errors import UserError
 from mergesearch.files import remove, write_text
 from mergesearch.say import Say
 
-_FORMAT = 4  # increased when the same size gives another demo
+_FORMAT = 5  # increased when the same size gives another demo
 _CONTENTS = ("base", *LANGUAGES, "tasks", "text")
 
 
@@ -88,7 +88,8 @@ class Build:
         self._say(f"demo_{language}: {len(pairs)} items from {files} held-out files")
 
     def _setup(self, name: str, base: Path | None) -> experts.TrainingSetup:
-        rows = [row.numpy() for language, row in self._rows.items() if name in ("base", language)]
+        languages = BASE_LANGUAGES if name == "base" else (name,)
+        rows = [self._rows[language].numpy() for language in languages]
         setup = experts.TrainingSetup(self._folder / name, base, rows, self._tokenizer.to_str(), self._size)
         self._say(f"training {name}: {setup.steps} steps of {self._size.batch * self._size.context} tokens")
         return setup

@@ -20,8 +20,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from mergesearch.demo import tokenizer, training
-from mergesearch.demo.size import Progress, Size
+from mergesearch.demo.size import LANGUAGES, Progress, Size
 from mergesearch.files import atomic_path
+from mergesearch.seeds import derive
 
 POLL_SECONDS = 0.05
 
@@ -94,12 +95,24 @@ def train(setup: TrainingSetup, progress: Progress) -> None:
     words, size = Tokenizer.from_str(setup.tokenizer), setup.size
     model = AutoModelForCausalLM.from_pretrained(setup.base) if setup.base else training.new_model(words, size)
     data = training.batches([torch.from_numpy(row) for row in setup.rows], setup.steps, size, setup.name)
-    rate, outer = (size.expert_rate, size.expert_outer) if setup.base else (size.base_rate, size.base_outer)
+    rate = size.expert_rate if setup.base else size.base_rate
+    if setup.base:
+        _renew_layer(model, setup)
     with _one_thread():
-        training.train(model, data, setup.steps, rate, outer, lambda done: progress(setup.name, done, setup.steps))
+        training.train(model, data, setup.steps, rate, lambda done: progress(setup.name, done, setup.steps))
     with atomic_path(setup.target) as folder:
         model.save_pretrained(folder)
         tokenizer.for_transformers(words).save_pretrained(folder)
+
+
+def _renew_layer(model: Any, setup: TrainingSetup) -> None:
+    """Each expert trains a layer of its own from new weights.
+
+    People re-initialise layers before they fine-tune (Zhang et al., Revisiting few-sample BERT fine-tuning, 2021). Such
+    a layer has nothing in common with that of the base: a merge is better without it.
+    """
+    layer = LANGUAGES.index(setup.name) % setup.size.layers
+    training.reinitialise(model, layer, derive(setup.size.seed, "new layer", setup.name))
 
 
 @contextmanager

@@ -8,29 +8,27 @@ import torch
 from torch import Tensor, nn
 
 _MOMENTUM = 0.95
+_ADAMW_FACTOR = 0.2  # AdamW's learning rate, relative to Muon's
 _FINAL_FACTOR = 0.02  # the last learning rate, relative to the peak
 
 
 class Optimizer:
-    """Muon and AdamW with one schedule: a linear warm-up to ``rate``, then half a cosine down to almost zero.
+    """Muon and AdamW with one schedule: a linear warm-up to ``rate``, then half a cosine down to almost zero."""
 
-    ``outer``: the learning rate of AdamW, relative to Muon's.
-    """
-
-    def __init__(self, model: nn.Module, rate: float, steps: int, outer: float) -> None:
+    def __init__(self, model: nn.Module, rate: float, steps: int) -> None:
         layers = {name: p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name}
         rest = [p for name, p in model.named_parameters() if name not in layers]
         self._muon = _Muon(layers.values())
         self._adam = torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.0)
         self._parameters = [*layers.values(), *rest]
-        self._rate, self._steps, self._outer, self._done = rate, steps, outer, 0
+        self._rate, self._steps, self._done = rate, steps, 0
 
     def step(self) -> None:
         """Applies the gradients and clears them."""
         rate = self._rate * _schedule(self._done, self._steps)
         nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._muon.step(rate)
-        self._adam.param_groups[0]["lr"] = rate * self._outer
+        self._adam.param_groups[0]["lr"] = rate * _ADAMW_FACTOR
         self._adam.step()
         for parameter in self._parameters:
             parameter.grad = None

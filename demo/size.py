@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 LANGUAGES = ("python", "cpp", "english", "yaml")
+BASE_LANGUAGES = ("english", "yaml")
+"""What the base is trained on; the other languages are new to it."""
 
 Progress = Callable[[str, int, int], None]
 """Gets the name of the checkpoint, the steps done and the steps in all, after every training step."""
@@ -21,12 +23,9 @@ class Size:
     """Tokens of a training sequence, and the maximum of an item."""
     batch: int = 32
     base_steps: int = 150
-    expert_steps: int = 400
+    expert_steps: int = 250
     base_rate: float = 0.03
-    expert_rate: float = 0.005
-    base_outer: float = 0.2
-    """The learning rate of the embeddings and the output layer, relative to that of the layers."""
-    expert_outer: float = 0.6
+    expert_rate: float = 0.008
     characters: int = 2_500_000
     """Training text of each language."""
     held_out_files: int = 240

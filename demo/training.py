@@ -34,6 +34,15 @@ def new_model(tokenizer: Tokenizer, size: Size) -> Any:
         return LlamaForCausalLM(config).float()
 
 
+def reinitialise(model: Any, layer: int, seed: int) -> None:
+    """Gives the matrices of one layer seeded random weights, of the standard deviation that new models have."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.model.layers[layer].parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, model.config.initializer_range, generator=generator)
+
+
 def encoded(tokenizer: Tokenizer, texts: Iterable[str]) -> Tensor:
     """[tokens] int64: all texts in one row, each between a begin and an end token."""
     begin, end = tokenizer.token_to_id(BEGIN), tokenizer.token_to_id(END)
@@ -52,11 +61,9 @@ def batches(rows: Sequence[Tensor], steps: int, size: Size, stage: str) -> Itera
         yield torch.cat([_windows(row, share, size.context, generator) for row in rows])
 
 
-def train(  # noqa: PLR0913, PLR0917 - what training needs
-    model: Any, data: Iterable[Tensor], steps: int, rate: float, outer: float, on_step: Callable[[int], None]
-) -> None:
+def train(model: Any, data: Iterable[Tensor], steps: int, rate: float, on_step: Callable[[int], None]) -> None:
     """Trains ``model`` in place; see ``Optimizer``. ``on_step`` gets the number of steps done, after each."""
-    optimizer = Optimizer(model, rate, steps, outer)
+    optimizer = Optimizer(model, rate, steps)
     model.train()
     for done, batch in enumerate(data, start=1):
         model(input_ids=batch, labels=batch).loss.backward()
