@@ -28,6 +28,10 @@ class BlackBox(Protocol):
         """The objective of one candidate, scored in full; values are clipped to the bounds."""
         ...
 
+    def recommend(self, values: Array) -> None:
+        """Says that the search would hand over this point now. Without it, it is the best-scored candidate."""
+        ...
+
 
 Rival = Callable[[BlackBox, int], None]
 
@@ -56,6 +60,30 @@ def _dimensions(space: Space, method: str) -> list[str]:
     return list(ranges_of(space, method_named(space, method)))
 
 
+SWEEP = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+"""The single weights that a person tries by hand."""
+
+
+def cmaes_from_best_weight(method: str, sigma: float = 0.12, population: int = 12) -> Rival:
+    """CMA-ES as a careful person uses it: begun at the best single weight for all models, with a small σ.
+
+    σ is in units of the weights. The mean of the distribution is what it hands over after each generation.
+    """
+
+    def search(box: BlackBox, seed: int) -> None:
+        low, high = box.bounds(method)
+        points = [np.clip(np.full(len(low), weight), low, high) for weight in SWEEP]
+        start = max(points, key=lambda point: box.score(method, point))
+        bounds = np.stack([low, high], axis=1)
+        optimizer = cmaes.CMA(mean=start, sigma=sigma, bounds=bounds, population_size=population, seed=seed)
+        while True:
+            asked = [optimizer.ask() for _ in range(population)]
+            optimizer.tell([(point, -box.score(method, point)) for point in asked])
+            box.recommend(optimizer.mean)
+
+    return search
+
+
 POPULATION = 10
 """The default of mergenetic's interface; pymoo's is 100."""
 CROSSOVER, EXCHANGED, ETA_CROSSOVER = 0.9, 0.5, 15.0
@@ -73,21 +101,24 @@ def mergenetic(method: str) -> Rival:
     """
 
     def search(box: BlackBox, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        low, high = box.bounds(method)
-
-        def score(points: Array) -> Array:
-            return np.array([box.score(method, low + point * (high - low)) for point in points])
-
-        points = rng.random((POPULATION, len(low)))
-        scores = score(points)
-        while True:
-            children = _children(points, scores, rng)
-            points, scores = np.concatenate([points, children]), np.concatenate([scores, score(children)])
-            survivors = np.argsort(-scores, kind="stable")[:POPULATION]
-            points, scores = points[survivors], scores[survivors]
+        genetic(lambda point: box.score(method, point), *box.bounds(method), np.random.default_rng(seed))
 
     return search
+
+
+def genetic(score_of: Callable[[Array], float], low: Array, high: Array, rng: np.random.Generator) -> None:
+    """The algorithm of ``mergenetic`` on any score. It runs until ``score_of`` raises."""
+
+    def score(points: Array) -> Array:
+        return np.array([score_of(low + point * (high - low)) for point in points])
+
+    points = rng.random((POPULATION, len(low)))
+    scores = score(points)
+    while True:
+        children = _children(points, scores, rng)
+        points, scores = np.concatenate([points, children]), np.concatenate([scores, score(children)])
+        survivors = np.argsort(-scores, kind="stable")[:POPULATION]
+        points, scores = points[survivors], scores[survivors]
 
 
 def _children(points: Array, scores: Array, rng: np.random.Generator) -> Array:
@@ -140,6 +171,11 @@ def _mutated(point: Array, rng: np.random.Generator) -> Array:
 def tpe(box: BlackBox, seed: int) -> None:
     """Optuna's TPE sampler with its defaults."""
     _optimize(box, optuna.samplers.TPESampler(seed=seed))
+
+
+def gp(box: BlackBox, seed: int) -> None:
+    """Optuna's GP sampler with its defaults."""
+    _optimize(box, optuna.samplers.GPSampler(seed=seed))
 
 
 def random(box: BlackBox, seed: int) -> None:
