@@ -59,7 +59,7 @@ def input_weights(assembly: Assembly, names: Sequence[str]) -> dict[str, dict[In
     Recipes with the same weights build the same model, up to rounding. A tensor that is a copy has one input.
     """
     by_name = {}
-    for name in (name for name in names if assembly.infos[name].dtype.is_floating_point):
+    for name in (name for name in names if assembly.layout.properties[name].info.dtype.is_floating_point):
         weights = _input_weights(assembly, name)
         if weights is None:
             return None

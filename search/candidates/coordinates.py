@@ -88,7 +88,8 @@ class Coordinates:
         weights = self._engine.input_weights(one), self._engine.input_weights(two)
         if weights[0] is None or weights[1] is None:
             return False
-        return all(_is_close(weights[0][name], weights[1][name]) for name in weights[0])
+        same_names = weights[0].keys() == weights[1].keys()
+        return same_names and all(_is_close(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def _is_close(one: Mapping[InputKey, float], two: Mapping[InputKey, float]) -> bool:
