@@ -52,7 +52,7 @@ def searched(config: Config, folder: Path) -> dict[str, Any]:
         "sentence": verdict.sentence,
         "trials": verdict.trials,
         "items": verdict.items_spent,
-        "items descended": verdict.items_descended,
+        "items of the descent": verdict.items_worth,
         "ended": verdict.ended,
     }
 
@@ -65,17 +65,26 @@ def run_seed(config: Config, seed: int, steps: int) -> dict[str, Any]:
         best = Path(folder) / seeded.output.name / "best.yml"
         recipe = Recipe.read(read_yaml(best), "best.yml")
     bed = Bed(seeded)
-    winner, oracle = bed.score("winner", recipe), oracle_of(bed, steps)
-    behind = bed.difference(winner, oracle)
+    spent = result["items"] + result["items of the descent"]
+    sizes = {side: sum(len(items) for items in bed.tasks.items(side).values()) for side in ("search", "test")}
     return {
         "seed": seed,
         **result,
-        "full evaluations": round(result["items"] / bed.tasks.search_items, 2),
+        "full evaluations": round(spent / sizes["search"], 2),
+        **(_compared(bed, recipe, steps) if steps else {}),
+        "search items": sizes["search"],
+        "test items": sizes["test"],
+    }
+
+
+def _compared(bed: Bed, recipe: Recipe, steps: int) -> dict[str, Any]:
+    """The winner beside the oracle."""
+    winner, oracle = bed.score("winner", recipe), oracle_of(bed, steps)
+    behind = bed.difference(winner, oracle)
+    return {
         "winner by task": rounded(bed.by_task(winner, "test")),
         "oracle": round(bed.value(oracle, "test"), 4),
         "less oracle": [round(behind.value, 4), round(behind.standard_error, 4)],
-        "search items": bed.tasks.search_items,
-        "test items": sum(len(items) for items in bed.tasks.items("test").values()),
     }
 
 
@@ -90,7 +99,7 @@ def as_markdown(runs: Sequence[Mapping[str, Any]]) -> str:
     """The table of all runs, and their means."""
     rows = [_line(run) for run in runs]
     gains = [run["winner"]["test"] - max(run["baselines"].values()) for run in runs]
-    behind = [run["less oracle"][0] for run in runs]
+    behind = [run["less oracle"][0] for run in runs if "oracle" in run]
     proven = sum(run["proven"] for run in runs)
     lines = [
         "# Runs of the demo's search",
@@ -104,11 +113,16 @@ def as_markdown(runs: Sequence[Mapping[str, Any]]) -> str:
         *rows,
         "",
         f"{proven} of {len(runs)} runs prove their winner better than every baseline. On average the winner is "
-        f"{mean(gains):+.4f} above the best baseline and {mean(behind):+.4f} above the oracle, after "
+        f"{mean(gains):+.4f} above the best baseline{_beside(behind)}, after "
         f"{mean([run['full evaluations'] for run in runs]):.1f} full evaluations "
         f"(median {np.median([run['full evaluations'] for run in runs]):.1f}).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _beside(behind: Sequence[float]) -> str:
+    """How far the winners are from the oracle, where it was asked for."""
+    return f" and {mean(behind):+.4f} above the oracle ({len(behind)} runs)" if behind else ""
 
 
 def _line(run: Mapping[str, Any]) -> str:
@@ -117,10 +131,11 @@ def _line(run: Mapping[str, Any]) -> str:
     verdict = (
         f"{'proven' if run['proven'] else 'not proven'}: {value:+.3f} [{low:+.3f}, {high:+.3f}], p = {run['p']:.4f}"
     )
+    oracle = f"{run['oracle']:.4f} | {run['less oracle'][0]:+.4f}" if "oracle" in run else "- | -"
     return (
         f"| {run['seed']} | {run['winner']['test']:.4f} | {run['baselines'][rival]:.4f} ({rival}) | "
-        f"{run['winner']['test'] - run['baselines'][rival]:+.4f} | {verdict} | {run['oracle']:.4f} | "
-        f"{run['less oracle'][0]:+.4f} | {run['full evaluations']:.1f} | {run['minutes']:.1f} |"
+        f"{run['winner']['test'] - run['baselines'][rival]:+.4f} | {verdict} | {oracle} | "
+        f"{run['full evaluations']:.1f} | {run['minutes']:.1f} |"
     )
 
 
@@ -135,7 +150,7 @@ def recorded() -> list[dict[str, Any]]:
 @click.argument("config", type=click.Path(path_type=Path), default=CONFIG)
 @click.option("--seeds", default=10, show_default=True, help="How many runs.")
 @click.option("--first-seed", default=0, show_default=True)
-@click.option("--steps", default=40, show_default=True, help="Steps of the oracle.")
+@click.option("--steps", default=40, show_default=True, help="Steps of the oracle; 0 leaves it out.")
 @click.option("--fresh", is_flag=True, help="Discard the recorded runs.")
 def main(config: Path, seeds: int, first_seed: int, steps: int, fresh: bool) -> None:
     """Makes the runs that are not recorded yet."""

@@ -30,7 +30,7 @@ class Size:
     """Training text of each language."""
     held_out_files: int = 240
     held_out_characters: int = 1_200_000
-    items: int = 5000
+    items: int = 3600
     """Items of each language."""
     texts: int = 12
     """Pieces of held-out text of each language, for bits per byte."""
