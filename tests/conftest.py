@@ -3,9 +3,14 @@
 import os
 from collections.abc import Generator, Iterator
 
+import hypothesis
 import pytest
 
 from mergesearch.trust import trust_code
+
+# Drawn inputs are the same in every run, and no test is timed.
+hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture

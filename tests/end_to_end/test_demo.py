@@ -98,7 +98,7 @@ def test_what_is_scored_is_what_is_saved_and_what_lm_eval_prints(place: Place, w
         room = printed[task]["ties"] / TINY.items + tolerance(TINY.items)
         assert recorded[task]["all"] == pytest.approx(printed[task]["acc,none"], rel=0, abs=room)
         assert evaluated[task]["acc"] == pytest.approx(printed[task]["acc,none"], rel=0, abs=room)
-        assert printed[task]["ties"] < 3
+        assert printed[task]["ties"] < TINY.items / 4, "too few items are compared"
 
 
 def lm_eval(place: Place, model: Path) -> dict[str, Any]:

@@ -28,9 +28,7 @@ def at_once(call: Callable[[], Any]) -> str:
 def fuzz(check: Callable[[Draw], None], examples: int) -> None:
     """Calls the check so many times, each time to draw another input and to try it."""
 
-    @settings(
-        max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def check_one(draw: Draw) -> None:
         check(draw)

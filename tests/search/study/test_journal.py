@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial
 
@@ -170,7 +170,6 @@ def check_damaged_at_random(journal: Any, file: Path, seed: int) -> None:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=100, derandomize=True, deadline=None, database=None)
 def test_journals_that_are_damaged_at_random(journal: Any, tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     check_damaged_at_random(journal, tmp_path_factory.getbasetemp() / "random.log", seed)
 
