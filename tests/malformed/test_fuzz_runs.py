@@ -93,7 +93,8 @@ def damaged(draw: Draw, content: bytes) -> bytes:
 def copy(whole: Path, tmp_path: Path) -> Path:
     """A copy of the run's folder, with the small files that other runs have, too."""
     folder = Path(shutil.copytree(whole / "small", tmp_path / "small"))
-    descent = {"method": "ties", "exact": True, "loss": "x", "losses": [1.5], "items": 3, "points": {"a": {"b": 0.5}}}
+    descent = {"method": "ties", "exact": True, "loss": {"text": "targets"}}
+    descent |= {"losses": [1.5], "items": 3, "points": {"a": {"b": 0.5}}}
     (folder / "gradient.json").write_text(json.dumps(descent))
     (folder / "attempts").mkdir(exist_ok=True)
     head = {"worker": "gone-1", "began": 1.5, "killed": 3}
