@@ -54,7 +54,7 @@ def cache() -> dict[str, Path]:
 
 def table(folder: Path) -> Any:
     """The run as its folder's reader sees it."""
-    return mergesearch.Run.read(folder).trials.to_dict()
+    return mergesearch.Run.read(folder).trials.to_json()  # in which missing values are equal
 
 
 def scores(folder: Path) -> Any:
@@ -155,7 +155,8 @@ def check_resumed(searched: Data, whole: Path, results: Path, examples: int) -> 
         changed = {name for name in UNNUMBERED if (results / "small" / name).read_bytes() != content_of[name]}
         if outcome(lambda: go(searched, results), 60) == "done":
             found = left(results)
-            assert changed or found == expected
+            # A report that is written anew may tell less of what was said on the way.
+            assert changed or {**found, "report.html": b""} == {**expected, "report.html": b""}
             assert found["best.yml"] == expected["best.yml"]
             assert found["recommended.yml"] == expected["recommended.yml"]
             assert course(results / "small") == candidates
