@@ -1,5 +1,6 @@
 """The report: one HTML page that needs no network, with the verdict, the candidates and the history of the search."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from itertools import accumulate, product
 from pathlib import Path
@@ -50,9 +51,6 @@ pre { background: #f6f7f8; padding: .8rem; overflow-x: auto; } .note { color: #5
 .wide { overflow-x: auto; }
 """
 
-END = b"</pre>"
-"""The last bytes of every report."""
-
 
 def write_report(store: RunStore, verdict: Verdict) -> None:
     """Writes ``report.html`` to the run's folder."""
@@ -77,16 +75,25 @@ def write_report(store: RunStore, verdict: Verdict) -> None:
         _comparisons(verdict),
         *_evidence(verdict),
         f"<h2>The search's best recipe, {as_html(verdict.winner.name)}</h2>",
-        f"<pre>{as_html(recipe, len(recipe))}{END.decode()}",
+        f"<pre>{as_html(recipe, len(recipe))}</pre>",
     ]
-    page = f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>{''.join(parts)}"
-    write_text(store.folder.path / "report.html", page)
+    page = f"<title>{name}</title><style>{STYLE}</style>{''.join(parts)}"
+    write_text(store.folder.path / "report.html", _sealed(page.encode()).decode())
+
+
+def _sealed(page: bytes) -> bytes:
+    """The page behind a digest of it, by which damage is found."""
+    return b"<!doctype html><meta charset=utf-8><meta name=digest content=%s>%s" % (
+        hashlib.sha256(page).hexdigest().encode(),
+        page,
+    )
 
 
 def is_whole_report(folder: Path) -> bool:
-    """Whether the run's folder has a report that was written to its end."""
+    """Whether the run's folder has a report, and it is what was written."""
     file = folder / "report.html"
-    return file.is_file() and file.read_bytes().endswith(END)
+    content = file.read_bytes() if file.is_file() else b""
+    return content == _sealed(content[len(_sealed(b"")) :])
 
 
 def _front(store: RunStore, verdict: Verdict) -> list[str]:

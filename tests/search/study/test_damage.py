@@ -122,6 +122,16 @@ def test_damaged_results_are_written_anew(config: Data, tmp_path: Path, damage: 
     assert "verdict: scoring the winner and the baselines on the test items" not in repeated(config, tmp_path)
 
 
+def test_a_report_that_changed_in_its_middle_is_written_anew(config: Data, tmp_path: Path) -> None:
+    config["search"]["trials"] = 9
+    go(config, tmp_path)
+    report = tmp_path / "small" / "report.html"
+    page = report.read_bytes()
+    report.write_bytes(page.replace(b"<h2>Candidates</h2>", b"<h2>Cindidates</h2>"))
+    go(config, tmp_path)
+    assert report.read_bytes() == page
+
+
 CONTENTS = [
     "",
     "{",
