@@ -4,18 +4,17 @@ The oracle knows what no search knows at its price: it follows gradients of the 
 items. What is left between it and the best baseline is what there is to win.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from search_common import Array
+from search_common import Array, score_baselines
 
 from mergesearch.evaluators import Item, LoadedModel
 from mergesearch.evaluators.contract.graded import is_graded, spread
 from mergesearch.merge_ops.recipe.recipe import Recipe
-from mergesearch.search.candidates.baselines import Baseline, Endpoints
 from mergesearch.search.candidates.gradient.chart import Chart
 from mergesearch.search.candidates.plan import SearchPlan, open_plan
 from mergesearch.search.config import Config
@@ -122,16 +121,6 @@ class Bed:
     def _with_weight(self, weight: float) -> Recipe:
         data = with_weights(self.config, [weight] * len(self.config.recipe["models"])).recipe
         return Recipe.read(data, "benchmarks")
-
-
-def score_baselines(baselines: Endpoints, objective: Callable[[Recipe], float]) -> list[Baseline]:
-    """Scores the baselines one after the other, since the greedy soup depends on scores. Returns them in that order."""
-    scores: dict[str, float] = {}
-    scored: list[Baseline] = []
-    while (baseline := baselines.following(scores)) is not None:
-        scores[baseline.name] = objective(baseline.recipe)
-        scored.append(baseline)
-    return scored
 
 
 class Oracle:

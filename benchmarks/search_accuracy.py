@@ -23,7 +23,7 @@ import torch
 from machine import FOLDER, write_result
 from search_arms import ARMS, EVOLVE, OURS, Outcome
 from search_beds import BEDS
-from search_common import quartiles
+from search_common import cost_to, gain_after, quartiles, spread
 from search_problem import SearchProblem
 
 NAME = "search_accuracy"
@@ -57,16 +57,11 @@ class Measured:
 
     def gains(self, arm: str, spent: float) -> list[float]:
         """The gain after so many full evaluations, for each seed."""
-        return [gain_after(row, spent) for row in self.of(arm)]
+        return [gain_after(row["course"], spent) for row in self.of(arm)]
 
     def cost(self, arm: str, of: int) -> list[float]:
         """Full evaluations (0) or seconds (1) until the target was reached; infinity where it never was."""
-        return [next((point[of] for point in row["course"] if point[2] >= self.target), np.inf) for row in self.of(arm)]
-
-
-def gain_after(row: Row, spent: float) -> float:
-    """The gain of what the arm would hand over after so many full evaluations; minus infinity before the first."""
-    return float(next((gain for items, _, gain in reversed(row["course"]) if items <= spent), -np.inf))
+        return [cost_to(row["course"], self.target, of) for row in self.of(arm)]
 
 
 def measured(bed: str, arm: str, seed: int) -> Row:
@@ -74,7 +69,7 @@ def measured(bed: str, arm: str, seed: int) -> Row:
     with TemporaryDirectory() as folder:
         problem = SearchProblem(BEDS[bed](), seed, Path(folder))
         outcome = ARMS[arm](problem, seed, TARGET * problem.search_items)
-        best = max(map(problem.truth, problem.baselines().values()))
+        best = max(map(problem.truth, problem.baselines()))
         gains = {key: problem.truth(recipe) - best for key, recipe in outcome.trace.recipes.items()}
     course = [
         [round(spent.items / problem.search_items, 3), round(spent.seconds, 2), round(gains[key], 6)]
@@ -86,7 +81,7 @@ def measured(bed: str, arm: str, seed: int) -> Row:
 
 
 def _verdict(outcome: Outcome) -> dict[str, object]:
-    """What our verdict claimed, and how many percent of the run's test items it had."""
+    """Whether our verdict claimed a gain, and the difference that it saw; empty for other searches."""
     verdict = outcome.verdict
     return {} if verdict is None else {"claims": verdict.beyond_chance, "difference": asdict(verdict.difference)}
 
@@ -130,12 +125,7 @@ def _row(bed: Measured, arm: str) -> str:
     times = f"{ratio:.1f}" if np.isfinite(ratio) and arm != OURS else "-"
     gains = " | ".join(_mean_with_error(bed.gains(arm, count)) for count in SPENT)
     reached = f"{np.isfinite(costs).mean():.0%}"
-    return f"| {arm} | {len(costs)} | {_spread(costs)} | {reached} | {_spread(seconds)} | {times} | {gains} |"
-
-
-def _spread(values: Sequence[float]) -> str:
-    low, middle, high = (f"{value:.1f}" if np.isfinite(value) else "never" for value in quartiles(values))
-    return f"{middle} ({low} to {high})"
+    return f"| {arm} | {len(costs)} | {spread(costs)} | {reached} | {spread(seconds)} | {times} | {gains} |"
 
 
 def _mean_with_error(values: Sequence[float]) -> str:

@@ -1,12 +1,11 @@
 """The arms of the search benchmark: our searches, and those of other projects, on one live problem."""
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from optuna.trial import FrozenTrial
 from search_common import Array, SearchEndedError
 from search_problem import LINEAR, Meter, SearchProblem, Spent, Trace
 
-from mergesearch.search.candidates.gradient.start import items_looked_at
+from mergesearch.search.candidates.gradient.start import items_worth
 from mergesearch.search.optimize.callbacks import RunView, Watcher
-from mergesearch.search.report.check_page import STEP_COST
 from mergesearch.search.run import run
+from mergesearch.search.signal.signal import Signal
 from mergesearch.search.study import trials as t
 from mergesearch.search.verdict.finalists import finalists
 from mergesearch.search.verdict.result import Verdict
@@ -82,28 +81,28 @@ def our_arm(**settings: Any) -> Arm:
 
     def search(problem: SearchProblem, seed: int, budget: float) -> Outcome:  # noqa: ARG001 - our trials are fewer
         spent, trace, began = Spent(), Trace(), time.process_time()
+        plan, signals = problem.new_plan(**settings), list[Signal]()
+
+        def on_begun(view: RunView) -> None:
+            signals.append(Signal(view.tasks, view.store, plan.problem.config.search.signal))
 
         def on_trial(view: RunView, _: FrozenTrial) -> None:
             spent.items, spent.seconds = items_spent(view), time.process_time() - began
-            winner, _baselines = finalists(view.store)
+            winner, _baselines = finalists(view.store, signals[0])
             recipe = t.recipe_of(winner)
             trace.note(spent, problem.key(recipe), recipe)
 
-        folder = Path(tempfile.mkdtemp())
-        try:
-            plan = problem.new_plan(**settings)
-            verdict = run(plan, folder, Watcher(trial=on_trial))
-        finally:
-            shutil.rmtree(folder)
+        with TemporaryDirectory() as folder:
+            verdict = run(plan, Path(folder), Watcher(begun=on_begun, trial=on_trial))
         return Outcome(trace, spent, verdict)
 
     return search
 
 
 def items_spent(view: RunView) -> float:
-    """The items that a run has scored, and those of its descent, by their cost."""
+    """The items that a run has scored, and those that take as long as its descent took."""
     scored = sum(t.items_of(trial) for trial in t.finished(view.study))
-    return scored + STEP_COST * items_looked_at(view.store.folder)
+    return scored + items_worth(view.study, view.store.folder)
 
 
 EVOLVE, PLAIN = "mergekit-evolve", "CMA-ES from the best single weight"

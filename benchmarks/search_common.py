@@ -1,6 +1,6 @@
 """What the benchmarks of searches share: the budget, quartiles, and a run folder that writes nothing to disk."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from mergesearch.evaluators import Item
 from mergesearch.merge_ops.methods import Method
+from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.candidates.baselines import Baseline, Endpoints
 from mergesearch.search.problem.tasks import Margins, Scores
 from mergesearch.search.space.space import Space
 from mergesearch.search.study.run_folder import Content, RunFolder
@@ -32,6 +34,36 @@ class SearchEndedError(Exception):
 def quartiles(values: Sequence[float]) -> list[float]:
     """The three quartiles of values that may be infinite."""
     return [float(value) for value in np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf")]
+
+
+Trace = Sequence[tuple[float, float, float]]
+"""(full evaluations, another cost or the search score, gain) at each change of what a search would hand over."""
+
+
+def gain_after(trace: Trace, spent: float) -> float:
+    """The gain after ``spent`` full evaluations; minus infinity before the first."""
+    return next((gain for evaluations, _, gain in reversed(trace) if evaluations <= spent), -np.inf)
+
+
+def cost_to(trace: Trace, target: float, column: int = 0) -> float:
+    """What was spent, in the column's unit, until the gain reached the target; infinity where it never did."""
+    return next((point[column] for point in trace if point[2] >= target), np.inf)
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median and the other quartiles, as the cell of a table."""
+    low, middle, high = (f"{value:.1f}" if np.isfinite(value) else "never" for value in quartiles(values))
+    return f"{middle} ({low} to {high})"
+
+
+def score_baselines(baselines: Endpoints, objective: Callable[[Recipe], float]) -> list[Baseline]:
+    """Scores the baselines one after the other, since the greedy soup depends on scores. Returns them in that order."""
+    scores: dict[str, float] = {}
+    scored: list[Baseline] = []
+    while (baseline := baselines.following(scores)) is not None:
+        scores[baseline.name] = objective(baseline.recipe)
+        scored.append(baseline)
+    return scored
 
 
 def method_named(space: Space, name: str) -> Method:

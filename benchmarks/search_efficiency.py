@@ -17,7 +17,7 @@ import numpy as np
 import optuna
 import torch
 from machine import FOLDER, write_result
-from search_common import BUDGET, OUR_TRIALS, quartiles
+from search_common import BUDGET, OUR_TRIALS, Trace, cost_to, gain_after, quartiles, spread
 from search_live import ARMS, EVOLVE, SPACES, LiveSpace, run_arm
 
 NAME = "search_efficiency"
@@ -26,8 +26,6 @@ TARGETS = (100, 200)
 """The targets are the median gains of mergekit-evolve after these full evaluations; the first is its default budget."""
 SPENT = (5, 10, 20, 50, 100, 200)
 """Full evaluations after which all arms are compared."""
-Trace = Sequence[tuple[float, float, float]]
-"""(full evaluations, search score, gain) at each improvement; the gain is on the test items."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class SpaceResult:
 
     def evaluations_to(self, arm: str, target: float) -> list[float]:
         """The full evaluations until the target was reached, for each seed; infinity where it never was."""
-        return [evaluations_to(trace, target) for trace in self.traces[arm].values()]
+        return [cost_to(trace, target) for trace in self.traces[arm].values()]
 
     def to_json(self) -> dict[str, Any]:
         """The targets, and the full evaluations until each arm reached them; null where it never did."""
@@ -61,16 +59,6 @@ class SpaceResult:
             for arm in self.traces
         }
         return {"space": self.space, "targets": self.targets, "arrivals": arrivals}
-
-
-def gain_after(trace: Trace, spent: float) -> float:
-    """The gain of the best candidate after ``spent`` full evaluations."""
-    return next((gain for evaluations, _, gain in reversed(trace) if evaluations <= spent), -np.inf)
-
-
-def evaluations_to(trace: Trace, target: float) -> float:
-    """The full evaluations until the gain reached the target; infinity where it never did."""
-    return next((evaluations for evaluations, _, gain in trace if gain >= target), np.inf)
 
 
 def results_of(searches: Sequence[Mapping[str, Any]]) -> list[SpaceResult]:
@@ -142,11 +130,10 @@ def _row(result: SpaceResult, arm: str) -> str:
 
 def _target_cells(result: SpaceResult, arm: str, target: float) -> str:
     evaluations = result.evaluations_to(arm, target)
-    low, middle, high = (f"{value:.1f}" if np.isfinite(value) else "never" for value in quartiles(evaluations))
     ours = quartiles(result.evaluations_to(OURS, target))[1] if OURS in result.traces else np.nan
     ratio = quartiles(evaluations)[1] / ours
     times = f"{ratio:.1f}" if np.isfinite(ratio) and arm != OURS else "-"
-    return f"{middle} ({low} to {high}) | {np.isfinite(evaluations).mean():.0%} | {times}"
+    return f"{spread(evaluations)} | {np.isfinite(evaluations).mean():.0%} | {times}"
 
 
 def recorded() -> list[dict[str, Any]]:

@@ -183,6 +183,9 @@ class LiveBlackBox:
         self._trajectory.add(score, lambda: self._live.gain(self._seed, recipe))
         return score
 
+    def recommend(self, values: Array) -> None:
+        """See ``BlackBox.recommend``: here a search hands over what it scored best, whatever it recommends."""
+
 
 Arm = Callable[[LiveSpace, int, Trajectory], None]
 """Searches a space with a seed, and adds every candidate to the trajectory."""

@@ -32,7 +32,7 @@ class ItemModel:
 
     def probabilities(self, ability: Array) -> Array:
         """[items]: the probability of a right answer."""
-        return expit(self.slopes @ ability - self.offsets)
+        return np.asarray(expit(self.slopes @ ability - self.offsets))
 
     def estimate(self, answers: Array, known: Array) -> float:
         """The score of a merge, whose ``answers`` to the items with the numbers ``known`` are 0 or 1."""

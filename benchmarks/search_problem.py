@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from search_beds import Bed
-from search_common import Array, SearchEndedError, bounds_of, ranges_of
+from search_common import Array, SearchEndedError, bounds_of, ranges_of, score_baselines
 
 from mergesearch.evaluators import LoadedModel
 from mergesearch.merge_ops.recipe.recipe import Recipe
@@ -92,6 +92,10 @@ class SearchProblem:
         self._engine.build(recipe)
         return self.tasks.score(self._live, "search")
 
+    def search_value(self, recipe: Recipe) -> float:
+        """The objective on the search items."""
+        return self.tasks.combined("search", self.search_scores(recipe))
+
     def scores_of(self, recipe: Recipe, numbers: Mapping[str, Array]) -> dict[str, Array]:
         """The scores on some search items of each task, by their numbers."""
         self._engine.build(recipe)
@@ -106,14 +110,10 @@ class SearchProblem:
         self._engine.build(recipe)
         return self._truth.combined("test", self._truth.score(self._live, "test"))
 
-    def baselines(self) -> Mapping[str, Recipe]:
-        """The baselines that need no scores to be known, by name."""
-        found: dict[str, float] = {}
-        recipes: dict[str, Recipe] = {}
-        while (baseline := self.plan.baselines.following(found)) is not None and "soup of" not in baseline.name:
-            found[baseline.name] = 0.0
-            recipes[baseline.name] = baseline.recipe
-        return recipes
+    def baselines(self) -> list[Recipe]:
+        """The baselines that every run scores first, the greedy soup on these search items included."""
+        scored = score_baselines(self.plan.baselines, self.search_value)
+        return [baseline.recipe for baseline in scored]
 
 
 class Meter:
@@ -132,7 +132,7 @@ class Meter:
     def score(self, method: str, values: Array) -> float:  # noqa: ARG002
         """See ``BlackBox.score``. The best-scored candidate is what the arm would hand over."""
         recipe = self._problem.recipe(values)
-        value = self._problem.tasks.combined("search", self._problem.search_scores(recipe))
+        value = self._problem.search_value(recipe)
         self.charge(self._problem.search_items)
         if value > self._best:
             self._best = value
