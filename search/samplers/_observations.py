@@ -16,6 +16,9 @@ from mergesearch.search.study import trials as t
 
 SIDE = 0.5**0.5
 """The coordinate of the chosen value of a choice, so that points with different values are 1 apart."""
+OWN = 0.14
+"""The part of the variance of a told standard error that is a point's own: near points err alike on the same items. A
+first guess; the best of four by ``benchmarks/sampler_bench.py``."""
 NOISE = 0.25
 """The variance of the noise of a fully scored point, over that of the values of the better half of the points: a first
 guess, where no trial tells its standard error."""
@@ -145,13 +148,13 @@ def _values(study: Study, trials: Sequence[FrozenTrial]) -> Array:
 
 
 def _variances(trials: Sequence[FrozenTrial], values: Array) -> Array:
-    """The squared standard errors. Of trials that do not tell any, in proportion to one over the items."""
-    errors = np.array([trial.user_attrs.get(t.ERROR, 0.0) for trial in trials], dtype=float)
-    told = np.isfinite(errors) & (errors > 0)
-    guess = float(np.median(errors[told])) ** 2 if told.any() else _guess(values)
+    """From the standard errors. Of trials that do not tell any, in proportion to one over the items."""
+    own = OWN * np.array([trial.user_attrs.get(t.ERROR, 0.0) for trial in trials], dtype=float) ** 2
+    told = np.isfinite(own) & (own > 0)
+    guess = float(np.median(own[told])) if told.any() else _guess(values)
     items = np.array([t.items_of(trial) for trial in trials], dtype=float)
     most = items.max(initial=1.0)
-    return np.asarray(np.where(told, errors**2, guess * most / np.where(items > 0, items, most)))
+    return np.asarray(np.where(told, own, guess * most / np.where(items > 0, items, most)))
 
 
 def _guess(values: Array) -> float:

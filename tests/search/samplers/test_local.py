@@ -11,7 +11,7 @@ from scipy.optimize import check_grad
 
 from mergesearch.search.samplers import Branch, HasCentre, SamplerRequest, make_sampler
 from mergesearch.search.samplers._gaussian_process import GaussianProcess
-from mergesearch.search.samplers._observations import Encoding, observations
+from mergesearch.search.samplers._observations import OWN, Encoding, observations
 from mergesearch.search.statistics import Array
 from mergesearch.search.study import trials as t
 
@@ -107,7 +107,7 @@ def test_standard_errors_are_used_where_trials_tell_them() -> None:
         {"value": 0.5, "user_attrs": {t.ITEMS: 25}},
     )
     variances = observations(study, BRANCH, Encoding(RANGES)).variances
-    assert (1e4 * variances).round(9).tolist() == [1, 4, 9, 16]
+    assert (1e4 * variances / OWN).round(9).tolist() == [1, 4, 9, 16]
 
 
 def test_the_better_half_and_the_latest_are_kept() -> None:
