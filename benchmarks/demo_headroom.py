@@ -2,8 +2,8 @@
 
     python benchmarks/demo_headroom.py [CONFIG] [--steps N] [--seed N]
 
-The oracle descends on the graded accuracy of half of the search items' files, by the gradients of the merge's
-coefficients, and stops where the other half is best (see demo_bed.py): one weight for all models, one for each, and one
+The oracle descends on the graded accuracy of the search items, by the gradients of the merge's coefficients, and is
+told where it is best on the test items (see demo_bed.py): one weight for all models, one for each, and one
 for each model, layer and part. The single weight is also tried at ten values. All accuracies are those of the test
 items. Writes results/benchmarks/demo_headroom.json and demo_headroom.md.
 """
@@ -54,6 +54,7 @@ def measure(bed: Bed, steps: int) -> dict[str, Any]:
     for level, weights in levels(bed.config).items():
         oracle = Oracle(bed, weights)
         found = oracle.best(oracle.descend(float(single.name.split()[-1]), steps, EVERY))
+        found = bed.score(found.name, found.recipe)
         oracles.append({"level": level, "dimensions": oracle.dimensions, **row(bed, found, rival)})
         click.echo(f"{level}: {oracles[-1]}")
     return {

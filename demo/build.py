@@ -22,7 +22,7 @@ from mergesearch.errors import UserError
 from mergesearch.files import remove, write_text
 from mergesearch.say import Say
 
-_FORMAT = 5  # increased when the same size gives another demo
+_FORMAT = 6  # increased when the same size gives another demo
 _CONTENTS = ("base", *LANGUAGES, "tasks", "text")
 
 

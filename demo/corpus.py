@@ -22,7 +22,7 @@ Files = dict[str, str]
 
 @dataclass(frozen=True)
 class _Source:
-    """The files of a language: in these folders of these packages (of the interpreter where there is none).
+    """The files of a language: in this folder of these packages; the package ``STANDARD_LIBRARY`` is the interpreter's.
 
     Files that are smaller than ``min_bytes`` and those in folders of the names ``excluded`` are left out.
     """
@@ -34,10 +34,23 @@ class _Source:
     min_bytes: int = 1_000
 
 
+STANDARD_LIBRARY = ""
+
+# Many files with few items each: the items of a file succeed and fail together, so that more of one file prove little.
 # Excluded are tables, generated code and tests: much of their text is repeated, also in held-out files.
 _SOURCES = {
     "python": _Source(
-        (),
+        (
+            STANDARD_LIBRARY,
+            "optuna",
+            "sqlalchemy",
+            "alembic",
+            "datasets",
+            "huggingface_hub",
+            "fsspec",
+            "pydantic",
+            "rich",
+        ),
         "",
         frozenset({".py"}),
         frozenset(
@@ -80,10 +93,10 @@ def read(language: str, size: Size) -> Corpus:
 
 
 def _roots(language: str, source: _Source) -> list[Path]:
-    if not source.packages:
-        return [Path(sysconfig.get_path("stdlib"))]
-    specs = [find_spec(name) for name in source.packages]
+    specs = [find_spec(name) for name in source.packages if name != STANDARD_LIBRARY]
     roots = [Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None]
+    if STANDARD_LIBRARY in source.packages:
+        roots.insert(0, Path(sysconfig.get_path("stdlib")))
     if not roots:
         raise UserError(f"the demo's {language} text comes from {', '.join(source.packages)}: not installed")
     return roots

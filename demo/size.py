@@ -28,7 +28,7 @@ class Size:
     expert_rate: float = 0.008
     characters: int = 2_500_000
     """Training text of each language."""
-    held_out_files: int = 240
+    held_out_files: int = 360
     held_out_characters: int = 1_200_000
     items: int = 3600
     """Items of each language."""

@@ -25,8 +25,11 @@ from mergesearch.search.study import trials as t
 from mergesearch.seeds import derive
 
 BEST_SINGLE = "best single weight"
-SWEPT = 6
-"""The most trials of the sweep."""
+SWEPT, FEWEST_SWEPT, SWEPT_OF = 6, 2, 3
+"""The most trials of the sweep, the fewest for which it is begun, and one of how many trials beside the baselines.
+
+Scored baselines lie on its line, so that few points find the top.
+"""
 SHARE = 0.25
 """The largest share of the trials beside the baselines that a level has."""
 FEWEST = 4
@@ -34,8 +37,8 @@ FEWEST = 4
 WIDTH = 0.25
 """How far a level's points are from the best one, as a part of each range."""
 KINDS = (t.SWEEP, t.LEVEL)
-DEEPEST = 2
-"""How many levels come before a descent, which goes on from there."""
+DEEPEST = 1
+"""How many levels come before a descent, which brings more from there than the next level at the same price."""
 RANDOM = 6
 """The most random points with which a level begins."""
 
@@ -76,8 +79,8 @@ class CoarseToFine:
     def _sweep(self, study: Study, method: Method, level: Level) -> Candidate | Wait | Done:
         """The next point of the sweep; at its end, the best one as a baseline, unless that is one already."""
         own = t.begun_of_kind(study, t.SWEEP)
-        limit = min(SWEPT, self._share)
-        if not limit or self._later(study, level) or BEST_SINGLE in t.names_of_kind(study, t.BASELINE):
+        limit = min(SWEPT, self._trials // SWEPT_OF)
+        if limit < FEWEST_SWEPT or self._later(study, level) or BEST_SINGLE in t.names_of_kind(study, t.BASELINE):
             return Done("the sweep has ended")
         line = self._line(study, method, level, own)
         unit = next_point(line.known) if len(own) < limit else None

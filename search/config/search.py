@@ -56,8 +56,8 @@ class Gradient(Strict):
     """
 
     steps: int = Field(64, ge=1)
-    items: float = Field(0.03125, gt=0, le=1)
-    learning_rate: float = Field(0.1, gt=0, le=1)
+    items: float = Field(0.125, gt=0, le=1)
+    learning_rate: float = Field(0.15, gt=0, le=1)
     points: int = Field(4, ge=1)
     loss: Literal["graded", "targets", "entropy"] | None = None
 

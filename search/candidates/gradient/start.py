@@ -36,7 +36,7 @@ from mergesearch.search.study.run_folder import RunFolder
 
 FILE = "gradient.json"
 REMEDY = "bring it back from a copy; without one, delete it, and the descent begins anew from the trials so far"
-BANDWIDTH, NARROWER = 0.25, 0.7
+BANDWIDTH, NARROWER = 0.15, 0.7
 """Of the grades in the first leg, and the factor from leg to leg: the optimum of wide grades is not that of the metric.
 """
 

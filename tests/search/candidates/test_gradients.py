@@ -202,7 +202,8 @@ def test_each_pass_sees_every_search_item_once(config: Data, wide_models: Path) 
 @pytest.fixture
 def guided(config: Data) -> Data:
     config["recipe"]["merge_method"] = {"search": ["ties", "task_arithmetic"]}
-    config["search"] = {"trials": 17, "start": "gradient", "gradient": {"steps": 6, "items": 0.5, "points": 3}}
+    gradient = {"steps": 6, "items": 0.5, "points": 3}
+    config["search"] = {"trials": 17, "levels": "none", "start": "gradient", "gradient": gradient}
     return config
 
 
