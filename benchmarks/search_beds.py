@@ -27,7 +27,7 @@ from mergesearch.seeds import derive
 
 FOLDER = Path("results/beds")
 Rows = Sequence[Mapping[str, Any]]
-SEARCH, TEST, TRUTH = 280, 560, 1200
+SEARCH, TEST, TRUTH = 140, 420, 1200
 """Items of each task: of the search, of the verdict, and of the truth."""
 LAYERS = {"search": [0.0, 1.0], "layers": "each"}
 FINE_TUNES = {"first": LANGUAGES[::3], "second": LANGUAGES[1:3]}

@@ -25,7 +25,7 @@ from mergesearch.search.study import trials as t
 from mergesearch.seeds import derive
 
 BEST_SINGLE = "best single weight"
-SWEPT, FEWEST_SWEPT, SWEPT_OF = 6, 2, 3
+SWEPT, FEWEST_SWEPT, SWEPT_OF = 6, 2, 2
 """The most trials of the sweep, the fewest for which it is begun, and one of how many trials beside the baselines.
 
 Scored baselines lie on its line, so that few points find the top.
