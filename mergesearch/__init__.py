@@ -18,10 +18,24 @@ if TYPE_CHECKING:
     from mergesearch.merge_ops.recipe.recipe import Recipe
     from mergesearch.search.api import Best, Built, Run, merge, run
     from mergesearch.search.config import Config
+    from mergesearch.search.remerge import remerge
     from mergesearch.search.verdict.result import Verdict
     from mergesearch.trust import trust_code
 
-__all__ = ["Best", "Built", "Config", "Engine", "Recipe", "Run", "UserError", "Verdict", "merge", "run", "trust_code"]
+__all__ = [
+    "Best",
+    "Built",
+    "Config",
+    "Engine",
+    "Recipe",
+    "Run",
+    "UserError",
+    "Verdict",
+    "merge",
+    "remerge",
+    "run",
+    "trust_code",
+]
 
 _HOMES = {
     "Best": "search.api",
@@ -33,6 +47,7 @@ _HOMES = {
     "UserError": "errors",
     "Verdict": "search.verdict.result",
     "merge": "search.api",
+    "remerge": "search.remerge",
     "run": "search.api",
     "trust_code": "trust",
 }

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mergesearch.merge_ops.engine.documents import merge_recipes
 from mergesearch.merge_ops.engine.engine import check_output
 from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.parsing import dump_yaml
-from mergesearch.say import Say
+from mergesearch.say import Say, silent
 from mergesearch.search.config import Config
 from mergesearch.search.problem.origins import Origin, from_checkpoints, searched_items
 from mergesearch.search.problem.problem import Problem, open_problem
@@ -27,6 +28,8 @@ from mergesearch.search.study.run_folder import CONFIG, RunFolder
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.trust import trust_code
 
+TOP = 4
+"""How many merges are taken."""
 POOL = 4
 """Of how many times as many merges the different ones are taken, the best first."""
 WEIGHTS = {"search": "auto", "sums_to": 1.0, "curve": 3}
@@ -92,7 +95,9 @@ class FinishedRun:
                 yield Merge(self, trial, scores)
 
 
-def remerge(runs: Sequence[Path], out: Path, top: int, say: Say) -> list[Path]:
+def remerge(
+    runs: Sequence[str | PathLike[str]], out: str | PathLike[str], top: int = TOP, say: Say = silent
+) -> list[Path]:
     """Writes merges of finished runs, and a config that searches for the best merge of them.
 
     The merges go to the folder ``out`` without its ending. Tasks, split and search are those of the first run.
@@ -109,15 +114,15 @@ def remerge(runs: Sequence[Path], out: Path, top: int, say: Say) -> list[Path]:
     Raises:
         UserError: something exists where it would be written, the runs have different items, or too few merges.
     """
-    folder = out.with_suffix("")
-    if out.exists() or folder == out:
-        raise UserError(f"{out}: expected a new file that ends in .yml")
+    config, folder = Path(out), Path(out).with_suffix("")
+    if config.exists() or folder == config:
+        raise UserError(f"{config}: expected a new file that ends in .yml")
     check_output(folder)
-    read = [FinishedRun.read(run) for run in runs]
+    read = [FinishedRun.read(Path(run)) for run in runs]
     _check_same_items(read)
     chosen = different(sorted((merge for run in read for merge in run.merges()), key=lambda merge: merge.rank), top)
     paths = [_write(merge, folder / merge.name, say) for merge in chosen]
-    write_text(out, dump_yaml(_config(read[0].problem.config, paths, folder.name)))
+    write_text(config, dump_yaml(_config(read[0].problem.config, paths, folder.name)))
     return paths
 
 

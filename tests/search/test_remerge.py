@@ -9,6 +9,7 @@ import pytest
 import torch
 from optuna.trial import create_trial
 
+import mergesearch
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.documents import documents_text, merge_file, merge_recipes, read_recipes
@@ -115,7 +116,7 @@ def test_a_second_round(config: Data, tmp_path: Path, monkeypatch: pytest.Monkey
     config["search"] |= {"trials": 12, "sampler": "random", "levels": "none", "start": "none"}
     go(config, tmp_path / "runs")
     first, out = tmp_path / "runs" / "small", Path("next.yml")
-    paths = remerge([first], out, 3, lambda _: None)
+    paths = mergesearch.remerge([str(first)], "next.yml", 3)
     assert [path.parent for path in paths] == [Path("next")] * 3
     data = read_yaml(out)
     assert data["evaluate"]["split"] == config["evaluate"]["split"]
