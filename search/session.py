@@ -173,8 +173,7 @@ class Session:
             sources.append(CoarseToFine(problem.space, left, config.search.seed, deepest, self.signal.told))
         if self.gradient:
             sources.append(self.gradient)
-        several, is_descending = is_pareto(self.store.study), self.gradient is not None
-        strategy = Strategy(problem.space, config.search, several, is_descending, self.signal.item_scores)
+        strategy = Strategy(problem.space, config.search, is_pareto(self.store.study), self.signal.item_scores)
         sampler = SamplerSource(strategy)
         return [*sources, CentreSource(strategy, config.search.trials, self.signal.told), sampler], sampler
 

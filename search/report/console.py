@@ -217,8 +217,7 @@ def print_plan(screen: Console, plan: SearchPlan, cost: Cost) -> None:
 def _print_search(screen: Console, plan: SearchPlan) -> None:
     problem, search = plan.problem, plan.problem.config.search
     screen.print(f"methods: {', '.join(method.name for method in problem.space.methods)}")
-    several, is_descending = problem.tasks.directions is not None, plan.start.gradient
-    schedule = plan_samplers(problem.space, search, several=several, gradient=is_descending)
+    schedule = plan_samplers(problem.space, search, several=problem.tasks.directions is not None)
     screen.print(f"sampler: {schedule}; {search.trials} trials; seed {search.seed}")
     print_levels(screen, plan)
     print_start(screen, plan)

@@ -125,14 +125,13 @@ class Schedule:
         return f"{', then '.join(stage.described for stage in self.stages)} ({self.why})"
 
 
-def plan(space: SearchSpace, settings: SearchSettings, several: bool = False, gradient: bool = False) -> Schedule:
+def plan(space: SearchSpace, settings: SearchSettings, several: bool = False) -> Schedule:
     """The schedule that the config gives, or one that suits the space and the budget.
 
     Args:
         space: the search space.
         settings: the config's ``search``.
         several: whether there are several objectives.
-        gradient: whether a gradient start comes before the samplers.
     """
     if settings.schedule:
         return Schedule(tuple(settings.schedule), "the config's schedule")
@@ -143,22 +142,20 @@ def plan(space: SearchSpace, settings: SearchSettings, several: bool = False, gr
         return _plan_for_several(branches_of(space), settings.trials)
     if space.is_stack:
         return Schedule((Stage(sampler="stack"),), "the space is a stack of layers")
-    return _plan_for_one(branches_of(space), settings, gradient)
+    return _plan_for_one(branches_of(space), settings)
 
 
-def _plan_for_one(branches: Sequence[Branch], settings: SearchSettings, gradient: bool) -> Schedule:
+def _plan_for_one(branches: Sequence[Branch], settings: SearchSettings) -> Schedule:
     """For one objective."""
     if _has_choices(branches, ignoring=METHOD):
         return Schedule((Stage(sampler="tpe"),), "the space has choices")
     dimensions, trials = max(len(branch.free) for branch in branches), settings.trials
     stays = f", staying with the best of {len(branches)} methods" if len(branches) > 1 else ""
     why = f"{dimensions} smooth dimensions and {trials} trials{stays}"
-    cmaes = Stage(sampler="cmaes", sigma=settings.sigma, population=settings.population)
-    if dimensions > GP_DIMENSIONS and gradient:
-        return Schedule((cmaes,), f"{why}, from where the gradient leads")
     if trials <= LOCAL_TRIALS:
         return Schedule((Stage(sampler="local", sigma=settings.sigma),), why)
-    return Schedule((Stage(sampler="local", sigma=settings.sigma, trials=LOCAL_TRIALS // 2), cmaes), why)
+    local = Stage(sampler="local", sigma=settings.sigma, trials=LOCAL_TRIALS // 2)
+    return Schedule((local, Stage(sampler="cmaes", sigma=settings.sigma, population=settings.population)), why)
 
 
 def _plan_for_several(branches: Sequence[Branch], trials: int) -> Schedule:
@@ -200,10 +197,9 @@ class Strategy:
         space: SearchSpace,
         settings: SearchSettings,
         several: bool = False,
-        gradient: bool = False,
         item_scores: ItemScores | None = None,
     ) -> None:
-        self.schedule = plan(space, settings, several, gradient)
+        self.schedule = plan(space, settings, several)
         self._branches = branches_of(space)
         self._seed = settings.seed
         self._item_scores = item_scores

@@ -75,11 +75,6 @@ def test_auto_stays_with_the_best_method_and_learns_its_numbers() -> None:
     assert [stage.sampler for stage in plan(Several(5, choices=True), Search()).stages] == ["tpe"]
 
 
-def test_auto_evolves_from_where_the_gradient_leads() -> None:
-    assert [stage.sampler for stage in plan(Shape(160), Search(), gradient=True).stages] == ["cmaes"]
-    assert [stage.sampler for stage in plan(Shape(6), Search(), gradient=True).stages] == ["local"]
-
-
 SCHEDULE = [{"sampler": "gp", "trials": 3, "dimensions": 2}, {"sampler": "qmc", "trials": 2}, {"sampler": "cmaes"}]
 
 
