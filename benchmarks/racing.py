@@ -1,11 +1,12 @@
 """Racing against full scoring: items scored, better candidates stopped by error, quality of the winner.
 
-    python benchmarks/racing.py [--orders N] [--pairs N] [--record results/runs/NAME]
+    python benchmarks/racing.py [--orders N] [--pairs N] [--seed N] [--record results/runs/NAME]
 
 Replays searches whose per-item scores are all recorded or simulated, so that every decision can be compared with the
 true values of the metric. The recorded search is the demo's; ``--record`` records it from a run with
 ``search: {racing: false}``. All stopping rules see the same candidates and stop after the same blocks. Writes
-results/benchmarks/racing.json and racing.md.
+results/benchmarks/racing.json and racing.md. The constants of the search's rule were chosen with ``--seed 1``, which
+draws other candidates, items and orders.
 """
 
 import warnings
@@ -21,7 +22,7 @@ import numpy as np
 import optuna
 import torch
 from machine import FOLDER, write_result
-from racing_data import Array, Case, all_cases, record
+from racing_data import ORDERS_OF_A_SEED, Array, Case, all_cases, record
 from rich.console import Console
 from rich.markdown import Markdown
 from scipy import stats
@@ -60,7 +61,7 @@ class RecordedScores(GradedByMargin, MeanOfItems):
 
 
 class ReplayedRaces:
-    """Races between the candidates of a case, in one random order of the items. ``graded``: with margins, if any."""
+    """Races between the candidates of a case, each in an order of its own. ``graded``: with margins, if any."""
 
     def __init__(self, case: Case, seed: int, graded: bool = True) -> None:
         self._case, self._seed = case, seed
@@ -94,7 +95,8 @@ class ReplayedRaces:
     def stop(self, candidate: int, incumbent: int, references: tuple[int, ...]) -> int:
         """See ``Stop``."""
         plan, (scores, _) = self.plan(references), self._marks(incumbent)
-        result = run_race(self._tasks, plan, scores, lambda _, items: self._item_marks(candidate, items))
+        score, name = (lambda _, items: self._item_marks(candidate, items)), f"{candidate} against {incumbent}"
+        result = run_race(self._tasks, plan, scores, score, name)
         return result.count if result.stopped else len(self._case.tasks)
 
 
@@ -253,19 +255,19 @@ def some_references(case: Case, left_out: Sequence[int], seed: int) -> tuple[int
     return tuple(np.setdiff1d([*range(case.baselines), *chosen], left_out).tolist())
 
 
-def measure(case: Case, rule: StoppingRule, orders: int, pairs: int) -> Outcome:
-    """Replays a case with a stopping rule, in ``orders`` orders of the items."""
+def measure(case: Case, rule: StoppingRule, orders: Sequence[int], pairs: int) -> Outcome:
+    """Replays a case with a stopping rule, in orders of the items with these seeds."""
     shares: list[float] = []
     dropped: list[bool] = []
     regrets: list[float] = []
     wrong, races = 0, 0
-    for seed in range(orders):
+    for seed in orders:
         stop = rule(case, seed)
         shares_of_order, dropped_of_order, regret = replay_search(case, stop)
         shares += shares_of_order
         dropped += dropped_of_order
         regrets.append(regret)
-        drawn = better_pairs(case, pairs // orders, seed)
+        drawn = better_pairs(case, pairs // len(orders), seed)
         for begin in range(0, len(drawn), TOGETHER):
             together = drawn[begin : begin + TOGETHER]
             references = some_references(case, [better for better, _ in together], seed + begin)
@@ -274,7 +276,7 @@ def measure(case: Case, rule: StoppingRule, orders: int, pairs: int) -> Outcome:
     return Outcome(float(np.mean(shares)), float(np.mean(dropped)), float(np.mean(regrets)), wrong, races)
 
 
-def _measured(case: Case, orders: int, pairs: int) -> dict[str, Outcome]:
+def _measured(case: Case, orders: Sequence[int], pairs: int) -> dict[str, Outcome]:
     """Of every rule; grades are those of cases that have margins."""
     rules = {name: rule for name, rule in RULES.items() if rule is not ours_without_grades or case.margins is not None}
     return {name: measure(case, rule, orders, pairs) for name, rule in rules.items()}
@@ -312,21 +314,23 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--orders", default=4, show_default=True, help="How many orders of the items.")
+@click.option("--orders", default=10, show_default=True, help="How many orders of the items.")
 @click.option("--pairs", default=400, show_default=True, help="How many races of a better candidate against a worse.")
+@click.option("--seed", default=0, show_default=True, help="Of candidates, items and orders; only 0 is written.")
 @click.option("--only", default="", help="Only cases with this in their name; writes nothing.")
 @click.option("--record", "folder", type=click.Path(path_type=Path), help="Record the scores of this run first.")
-def main(orders: int, pairs: int, only: str, folder: Path | None) -> None:
+def main(orders: int, pairs: int, seed: int, only: str, folder: Path | None) -> None:
     """Replays every case with every stopping rule."""
     if folder:
         record(folder)
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    cases = [case for case in all_cases() if only in case.name]
-    results = {case.name: _measured(case, orders, pairs) for case in cases}
+    cases = [case for case in all_cases(seed) if only in case.name]
+    seeds = range(ORDERS_OF_A_SEED * seed, ORDERS_OF_A_SEED * seed + orders)
+    results = {case.name: _measured(case, seeds, pairs) for case in cases}
     text = as_markdown(results)
     Console().print(Markdown(text))
-    if only:
+    if only or seed:
         return
     (FOLDER / "racing.md").write_text(text)
     by_case = {

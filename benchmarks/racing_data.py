@@ -15,6 +15,8 @@ from mergesearch.search.study.run_folder import RunFolder
 Array = NDArray[np.float64]
 RECORDING = FOLDER / "racing_demo.npz"
 """[trials, items] scores and [items] task numbers of a demo search in which every candidate was scored in full."""
+ORDERS_OF_A_SEED = 100
+"""At most so many orders of the items are drawn by one seed of the benchmark."""
 ScoreModel = Literal[
     "right or wrong",
     "ties",
@@ -78,7 +80,7 @@ def decisions(case: Case) -> Case:
     return replace(case, scores=(case.scores > 0).astype(float), margins=case.scores)
 
 
-def recorded_margins(candidates: int = 100) -> Case:
+def recorded_margins(seed: int = 0, candidates: int = 100) -> Case:
     """The margins of recorded_margins.py: of the baselines, and of ``candidates`` random merges.
 
     A margin is the log-probability of the right choice minus that of the best other one. No search chose the merges:
@@ -87,16 +89,16 @@ def recorded_margins(candidates: int = 100) -> Case:
     data = np.load(RECORDED_MARGINS)
     names, sizes = data["names"].tolist(), data["sizes"]
     baselines = 1 + names.index("greedy soup")
-    rows = baselines + np.random.default_rng(0).choice(len(names) - baselines, candidates, replace=False)
+    rows = baselines + np.random.default_rng(seed).choice(len(names) - baselines, candidates, replace=False)
     begins = np.cumsum([0, *sizes.ravel()])[:-1].reshape(sizes.shape)[:, 0]
     columns = np.concatenate([np.arange(begin, begin + size) for begin, size in zip(begins, sizes[:, 0], strict=True)])
     scores = data["margins"].astype(float)[np.r_[:baselines, rows]][:, columns]
     return Case("demo, recorded margins", scores, np.repeat(np.arange(len(sizes)), sizes[:, 0]), baselines)
 
 
-def all_cases() -> list[Case]:
-    """Decisions with margins first, then other scores."""
-    merges = recorded_margins()
+def all_cases(seed: int = 0) -> list[Case]:
+    """Decisions with margins first, then other scores. seed: of what is drawn."""
+    merges, first = recorded_margins(seed), 100 * seed
     noises: list[ScoreModel] = [
         "margins",
         "heavy-tailed margins",
@@ -104,11 +106,11 @@ def all_cases() -> list[Case]:
         "unpredictable margins",
         "clustered margins",
     ]
-    margins = [simulated(640, 2 + number, model) for number, model in enumerate(noises)]
+    margins = [simulated(640, first + 2 + number, model) for number, model in enumerate(noises)]
     graded = [replace(case, name=f"{case.name}, graded") for case in map(decisions, [merges, *margins])]
-    weights = np.random.default_rng(0).choice([1.0, 4.0], 640, p=[0.8, 0.2])
+    weights = np.random.default_rng(seed).choice([1.0, 4.0], 640, p=[0.8, 0.2])
     uneven = replace(graded[1], name="simulated, 640 items, unequal weights, graded", weights=weights)
-    plain = [simulated(640, 0), simulated(2000, 1), simulated(640, 0, "ties")]
+    plain = [simulated(640, first), simulated(2000, first + 1), simulated(640, first, "ties")]
     return [*graded, uneven, recorded(), *plain, merges, *margins]
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal
 
@@ -97,24 +97,23 @@ class Scorer:
             begin = time.perf_counter()
             self._build(recipe)
             built = time.perf_counter()
-            result = self._race(self.race_plan, incumbent) if incumbent and self.race_plan else self._score_in_full()
+            result = self._scored_by_race(phenotype, incumbent) if incumbent else self._score_in_full()
             seconds = {"build": built - begin, "score": time.perf_counter() - built}
         return Scored(phenotype, result, result.count, seconds, incumbent)
 
     def rescore(self, trial: FrozenTrial) -> Result:
         """The result of a completed trial whose scores are lost, with items in the batches that they were scored in."""
         recipe = t.recipe_of(trial)
-        earlier = self._scored_before(self.phenotype(recipe), in_full=True)
+        phenotype = self.phenotype(recipe)
+        earlier = self._scored_before(phenotype, in_full=True)
         if earlier is not None:
             return earlier
         incumbent = None if t.kind_of(trial) in t.NAMED else self._incumbent(before=trial.number)
         if incumbent:
             self.plan_race(before=trial.number)
-        with self._attempt(self.phenotype(recipe), self._tasks.search_items):
+        with self._attempt(phenotype, self._tasks.search_items):
             self._build(recipe)
-            if incumbent and self.race_plan:
-                return self._race(self.race_plan, incumbent, may_stop=False)
-            return self._score_in_full()
+            return self._scored_by_race(phenotype, incumbent, may_stop=False) if incumbent else self._score_in_full()
 
     def score_side(self, recipe: Recipe, side: str, tasks: Sequence[Task]) -> tuple[Scores, Margins]:
         """Scores a candidate on all items that these tasks have on one side; with the margins of graded tasks."""
@@ -201,8 +200,13 @@ class Scorer:
         scored = self._tasks.score_with_margins(self._live.loaded, "search", self._tasks.searched)
         return whole_result(self._tasks, *scored)
 
-    def _race(self, plan: RacePlan, incumbent: FrozenTrial, may_stop: bool = True) -> Result:
-        return run_race(self._tasks, plan, self._store.scores_of(incumbent), self._score_items, may_stop)
+    def _scored_by_race(self, phenotype: str, incumbent: FrozenTrial, may_stop: bool = True) -> Result:
+        """The result of a race, where candidates are raced."""
+        if self.race_plan is None:
+            return self._score_in_full()
+        scores = self._store.scores_of(incumbent)
+        plan = self.race_plan if may_stop else replace(self.race_plan, error=0.0)
+        return run_race(self._tasks, plan, scores, self._score_items, phenotype)
 
     def _score_items(self, task: Task, items: Sequence[Item]) -> tuple[Tensor, Tensor | None]:
         return task.score_with_margins(self._live.loaded, items)

@@ -18,9 +18,9 @@ from mergesearch.evaluators.contract.graded import spread
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Margins, Scores, Task
 from mergesearch.search.signal.bandwidth import BANDWIDTHS, FEWEST_CANDIDATES, USUAL, Choice, choose_bandwidth
+from mergesearch.search.signal.foresight import Foresight
 from mergesearch.search.signal.parts import Parts
 from mergesearch.search.signal.reading import IDENTITY, Contributions, Line, Reading, Readings, seen
-from mergesearch.search.signal.unseen import filled
 from mergesearch.search.statistics import Array, Stratum, difference_of
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
@@ -51,8 +51,16 @@ class _Epoch:
         """With unseen items predicted, where there is a candidate to predict from."""
         if not self.candidates:
             return {name: np.where(np.isnan(found), np.nanmean(found), found) for name, found in contributions.items()}
-        others = self.candidates[:MOST_PREDICTORS]
-        return {name: filled(found, np.stack([each[name] for each in others])) for name, found in contributions.items()}
+        whole = self._foresight.filled(np.concatenate([*contributions.values()]))
+        ends = np.cumsum([len(found) for found in contributions.values()])[:-1]
+        return dict(zip(contributions, np.split(whole, ends), strict=True))
+
+    @cached_property
+    def _foresight(self) -> Foresight:
+        """The contributions of all tasks, one after the other."""
+        sizes = [len(found) for found in self.candidates[0].values()]
+        others = [np.concatenate([*each.values()]) for each in self.candidates[:MOST_PREDICTORS]]
+        return Foresight(np.stack(others), np.repeat(np.arange(len(sizes)), sizes))
 
 
 class Signal:

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-from scipy import stats
 from torch import Tensor
 
 from mergesearch.evaluators import Item
@@ -13,8 +11,9 @@ from mergesearch.evaluators.contract.graded import spread
 from mergesearch.search.config.search import Racing
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Margins, Scores, Task
-from mergesearch.search.scoring.racing.draws import Draws, Ints
-from mergesearch.search.scoring.racing.foresight import Foresight
+from mergesearch.search.scoring.racing.bets import drawn
+from mergesearch.search.scoring.racing.references import References
+from mergesearch.search.signal.foresight import Ints, by_task
 from mergesearch.search.statistics import Array
 from mergesearch.seeds import derive
 
@@ -29,19 +28,15 @@ MOST_REFERENCES = 32
 MOST_FLOORS = 6
 """The most tasks with a floor at chance that are raced: each doubles the linear bounds that must all be rejected."""
 BANDWIDTH = 0.2
-"""Of the grades in all races. Wider ones differ more from the metric, which counts as variance of what is foretold."""
-EVENNESS = 0.25
-"""An item's rate is its noise plus this part of the task's mean noise: what nobody foresees must be drawn, too."""
+"""Of the grades in all races. Others between 0 (the metric) and 0.5 save as much."""
+CAUTION = 0.6
+"""How much what a right answer would add counts in an item's rate: where all are wrong, surprises cost a bet most."""
+EVENNESS = 0.2
+"""How much the task's mean noise counts in an item's rate: what nobody foresees must be drawn, too."""
 GROWTH = 0.15
 """The size of a block as a fraction of the items scored before it. Small blocks cost nothing but smaller batches."""
 LAST = 0.5
 """The fraction of the items after which a candidate is scored in full: there is little to save, and references help."""
-THINNED = 4
-"""The references' errors are measured after every so many blocks, to save time."""
-LOOKS = 8
-"""All looks at what is foretold err as often as so many independent ones would at most."""
-SURVEYS = 37
-"""The same of surveys. They err more often: early ones know their own variance from the errors on few items."""
 
 
 @dataclass(frozen=True)
@@ -61,35 +56,28 @@ class RacedTask:
 class RacePlan:
     """What the races of a run have in common, until another candidate is scored in full.
 
-    raced_tasks, in_full: the tasks that are raced, and those that are scored in full; foresight: None where no task is
-    raced; blocks: the numbers of draws after which a candidate is judged; error: the promised one.
+    raced_tasks, in_full: the tasks that are raced, and those that are scored in full; shares: [tasks, items], the
+    weight of each item of all raced tasks in the value of each; references: None where no task is raced; rates:
+    [items], by which items are drawn; blocks: the numbers of draws after which a candidate is judged; error: the
+    promised one, 0 if nobody is to be stopped.
     """
 
     raced_tasks: Sequence[RacedTask]
     in_full: Sequence[Task]
-    foresight: Foresight | None
-    draws: Draws
+    shares: Array
+    references: References | None
+    rates: Array
     blocks: Sequence[int]
     error: float
+    seed: int
 
-    @property
-    def items_of_blocks(self) -> list[Ints]:
-        """The items of each block."""
-        return [self.draws.order[begin:end] for begin, end in zip([0, *self.blocks], self.blocks, strict=False)]
+    def blocks_of(self, name: str) -> list[Ints]:
+        """The items of each block of the candidate with this name, in the order of draws; the last are the others.
 
-    @cached_property
-    def threshold(self) -> float:
-        """By how many foretold standard deviations a candidate must be behind to be stopped."""
-        if self.foresight is None:
-            return np.inf
-        blocks = self.items_of_blocks
-        some = [np.concatenate(blocks[begin : begin + THINNED]) for begin in range(0, len(blocks), THINNED)]
-        return float(stats.norm.isf(self.error / LOOKS)) * self.foresight.scale(some)
-
-    @property
-    def survey_threshold(self) -> float:
-        """By how many of the survey's standard deviations a candidate must be behind to be stopped."""
-        return float(stats.norm.isf(self.error / SURVEYS))
+        Each candidate has an order of its own: the promise is over all orders of a candidate's items.
+        """
+        order = drawn(self.rates, derive(self.seed, "race", name))
+        return [order[begin:end] for begin, end in zip([0, *self.blocks], [*self.blocks, len(order)], strict=True)]
 
     @property
     def described(self) -> str:
@@ -100,7 +88,7 @@ class RacePlan:
                 "subtasks are normalised one by one"
             )
         full = f"; in full: {', '.join(task.name for task in self.in_full)}" if self.in_full else ""
-        return f"racing: up to {len(self.blocks) + 1} blocks over {len(self.draws.order)} items{full}"
+        return f"racing: up to {len(self.blocks) + 1} blocks over {len(self.rates)} items{full}"
 
 
 def plan_race(tasks: TaskSet, references: Sequence[tuple[Scores, Margins]], racing: Racing, seed: int) -> RacePlan:
@@ -110,12 +98,12 @@ def plan_race(tasks: TaskSet, references: Sequence[tuple[Scores, Margins]], raci
     """
     raced = _few_floors([task for task in tasks.counted("search") if _can_be_raced(task)])
     raced_tasks = list(_with_begins(raced))
-    foresight = _foresight(raced_tasks, references) if raced else None
-    if foresight is None or foresight.grades.shape[1] < FEWEST or len(foresight.grades) < FEWEST_REFERENCES:
-        return RacePlan([], tasks.searched, None, Draws(np.zeros(0), np.zeros(0)), [], racing.error)
-    draws = Draws.of(_rates(raced, foresight), derive(seed, "race"))
+    told = _references(raced, references) if raced else None
+    if told is None or len(told.tasks) < FEWEST or len(told.metric) < FEWEST_REFERENCES:
+        return RacePlan([], tasks.searched, np.zeros((0, 0)), None, np.zeros(0), [], racing.error, seed)
     in_full = [task for task in tasks.searched if task not in raced]
-    return RacePlan(raced_tasks, in_full, foresight, draws, _blocks(len(draws.order), racing.first_block), racing.error)
+    shares, blocks = _shares(raced_tasks), _blocks(len(told.tasks), racing.first_block)
+    return RacePlan(raced_tasks, in_full, shares, told, _rates(raced, shares, told), blocks, racing.error, seed)
 
 
 def _with_begins(tasks: Sequence[Task]) -> Iterator[RacedTask]:
@@ -136,17 +124,22 @@ def _few_floors(tasks: Sequence[Task]) -> list[Task]:
     return [task for task in tasks if task not in floored[MOST_FLOORS:]]
 
 
-def _foresight(raced_tasks: Sequence[RacedTask], references: Sequence[tuple[Scores, Margins]]) -> Foresight:
-    """From those of the references that differ."""
-    tasks = [raced_task.task for raced_task in raced_tasks]
+def _references(tasks: Sequence[Task], references: Sequence[tuple[Scores, Margins]]) -> References:
+    """Those that differ."""
     grades = np.stack([_joined(tasks, *reference) for reference in references])
     metric = np.stack([_joined(tasks, scores, {}) for scores, _ in references])
     distinct = np.sort(np.unique(grades, axis=0, return_index=True)[1])
     numbers = np.repeat(np.arange(len(tasks)), [len(task.search) for task in tasks])
-    shares = np.zeros((len(tasks), len(numbers)))
+    return References(grades[distinct], metric[distinct], numbers)
+
+
+def _shares(raced_tasks: Sequence[RacedTask]) -> Array:
+    """[tasks, items]: the weight of each item in the value of each task; the sum over a task's items is 1."""
+    shares = np.zeros((len(raced_tasks), raced_tasks[-1].span.stop))
     for number, raced_task in enumerate(raced_tasks):
-        shares[number, raced_task.span] = _shares(raced_task.task)
-    return Foresight(grades[distinct], metric[distinct], numbers, shares)
+        weights = np.array([item.weight for item in raced_task.task.search], dtype=np.float64)
+        shares[number, raced_task.span] = weights / weights.sum()
+    return shares
 
 
 def _joined(tasks: Sequence[Task], scores: Scores, margins: Margins) -> Array:
@@ -165,23 +158,17 @@ def contributions(task: Task, items: Sequence[Item], scores: Tensor, margins: Te
     return np.asarray(found.numpy(), dtype=np.float64)
 
 
-def _shares(task: Task) -> Array:
-    """[items]: the weight of each item in the task's value; the sum is 1."""
-    weights = np.array([item.weight for item in task.search], dtype=np.float64)
-    return np.asarray(weights / weights.sum())
-
-
-def _rates(tasks: Sequence[Task], foresight: Foresight) -> Array:
-    """[items]: the rates of draws: the noise in units of the objective, made more even."""
-    slopes = np.array([_slope(task) for task in tasks])[foresight.tasks]
-    sizes = np.bincount(foresight.tasks)
-    mean = (np.bincount(foresight.tasks, foresight.noise) / sizes)[foresight.tasks]
-    return np.asarray(slopes * foresight.shares.sum(0) * (foresight.noise + EVENNESS * mean))
+def _rates(tasks: Sequence[Task], shares: Array, references: References) -> Array:
+    """[items]: the rates of draws. An item is drawn the more likely the less is known of what it adds."""
+    weights = np.array([_slope(task) for task in tasks]) @ shares
+    noise = references.spread**2 + EVENNESS**2 * by_task(references.spread, references.tasks) ** 2
+    room = np.where(references.decisions, references.room(weights, references.usual_metric), 0.0)
+    return np.asarray(np.sqrt(weights**2 * noise + (CAUTION * room) ** 2))
 
 
 def _slope(task: Task) -> float:
     share = task.share("search")
-    return share.weight / (1 - share.chances[0]) if share.chances else share.weight
+    return share.sign * share.weight / ((1 - share.chances[0]) if share.chances else 1.0)
 
 
 def _blocks(items: int, first: int) -> list[int]:

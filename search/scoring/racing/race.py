@@ -1,11 +1,11 @@
 """Racing: candidates are scored block by block, and a candidate that is worse than the incumbent stops early.
 
-The incumbent is the best candidate that was scored in full. Items are drawn in one random order. After each block, the
-candidate's value by the metric on all search items is estimated twice: from other candidates (see ``foresight``), and
-from the candidate's own items alone, with the former as a control variate (see ``survey``). A candidate is stopped
-where both are behind the incumbent by more than a multiple of their standard deviations. The multiples are such that a
-candidate that is better than the incumbent on the search items is stopped with a probability of about ``error`` at
-most, over all looks together. This is no theorem: it was measured on recorded and simulated searches.
+The incumbent is the best candidate that was scored in full. Items are drawn at random, in an order of the candidate's
+own. Candidates that were scored in full foretell what each item will contribute to the candidate's value by the metric.
+A bet is made that the candidate is worse than the incumbent (see ``bets``), and the candidate is stopped when the bet
+is won. A candidate that is better than the incumbent on the search items is stopped with a probability of at most
+``error``, over all looks together, however wrong the forecast is. That is a theorem where items are right or wrong and
+values are their means; where no bound is known for what an item may add, one is assumed.
 
 An objective that is not a weighted sum is replaced by its tangent at the incumbent. A concave objective (minimum,
 geometric mean) lies below its tangent, so the tangent of a better candidate is above zero. A value with a floor at
@@ -14,6 +14,7 @@ chance is the maximum of two linear functions; a candidate is stopped where both
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -24,10 +25,10 @@ from mergesearch.evaluators import Item
 from mergesearch.search.problem.objective import Share
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Margins, Scores, Task
-from mergesearch.search.scoring.racing.draws import Ints
-from mergesearch.search.scoring.racing.foresight import Candidate, Foretold
+from mergesearch.search.scoring.racing.bets import Bet, Block
 from mergesearch.search.scoring.racing.plan import RacedTask, RacePlan, contributions
-from mergesearch.search.scoring.racing.survey import Survey
+from mergesearch.search.scoring.racing.references import References
+from mergesearch.search.signal.foresight import Foretold, Ints
 from mergesearch.search.statistics import Array
 
 STEP = 1e-6
@@ -66,16 +67,19 @@ def whole_result(tasks: TaskSet, scores: Scores, margins: Margins) -> Result:
     return Result(scores, items, tasks.values("search", scores), margins=margins)
 
 
-def run_race(tasks: TaskSet, plan: RacePlan, incumbent: Scores, score: Score, may_stop: bool = True) -> Result:
-    """Scores a candidate block by block, until it is stopped, where it may be, or scored in full."""
+def run_race(tasks: TaskSet, plan: RacePlan, incumbent: Scores, score: Score, name: str) -> Result:
+    """Scores a candidate block by block, until it is stopped or scored in full.
+
+    name: that of the candidate, by which its items are drawn.
+    """
     race = _Race(tasks, plan, incumbent)
     race.score_in_full(score)
-    for block in plan.items_of_blocks:
+    *blocks, last = plan.blocks_of(name)
+    for block in blocks:
         race.score_block(score, block)
-        judged = race.judged() if may_stop else None
-        if judged and race.is_lost(*judged):
-            return race.stopped(judged[0])
-    race.score_block(score, plan.draws.order[sum(map(len, plan.items_of_blocks)) :])
+        if race.is_lost(block):
+            return race.stopped()
+    race.score_block(score, last)
     return race.whole()
 
 
@@ -94,6 +98,8 @@ class _Race:
         shares = {share.task: share for share in self._objective.shares}
         self._raced = [raced_task.task.name for raced_task in plan.raced_tasks]
         self._lines = [lines(shares[name], self._rows[name][0], self._slopes[name]) for name in self._raced]
+        self._seen = np.full(len(plan.rates), False)
+        self._metric, self._grades = (np.full(len(plan.rates), np.nan) for _ in range(2))
 
     def score_in_full(self, score: Score) -> None:
         """Scores the tasks that are not raced."""
@@ -113,50 +119,54 @@ class _Race:
         if margins is not None:
             self._margins.setdefault(task.name, {}).update(zip(numbers, margins, strict=True))
 
-    def judged(self) -> tuple[Foretold, Survey]:
-        """The values of the raced tasks, as they are foretold and surveyed from the items seen so far."""
-        assert self._plan.foresight is not None
-        candidate = Candidate(*(np.zeros(len(self._plan.draws.order)) for _ in range(2)))
-        seen = np.concatenate([self._read(raced_task, candidate) for raced_task in self._plan.raced_tasks])
-        foretold = next(self._plan.foresight.foretell(candidate, [seen]))
-        return foretold, self._plan.foresight.survey(candidate, foretold, seen, self._plan.draws.odds(len(seen)))
+    def is_lost(self, block: Ints) -> bool:
+        """Whether the candidate is behind by every linear bound of its objective. block: what was scored last."""
+        expected, left = self._references.metric_of(self._foretold()), ~self._seen
+        for raced_task in self._plan.raced_tasks:
+            self._read(raced_task)
+        self._seen[block] = True
+        for bet in self._bets:
+            room, spread = self._references.room(bet.weights, expected), bet.weights * self._references.spread
+            bet.settle(Block(block, left, self._metric, expected, room, spread))
+        return all(bet.is_won(self._plan.error) for bet in self._bets)
 
-    def _read(self, raced_task: RacedTask, candidate: Candidate) -> Ints:
-        """Notes what the task's seen items contribute, and returns their numbers.
+    @property
+    def _references(self) -> References:
+        assert self._plan.references is not None
+        return self._plan.references
+
+    def _foretold(self) -> Foretold:
+        """From the items that were read so far."""
+        return self._references.foretell(self._grades)
+
+    def _read(self, raced_task: RacedTask) -> None:
+        """Notes what the task's scored items contribute.
 
         Where the value is no mean over items, contributions depend on the items that were not seen as well: these count
         with the incumbent's scores.
         """
         task, name = raced_task.task, raced_task.task.name
         seen = np.array(sorted(self._scores[name]), dtype=np.int64)
-        numbers = seen + raced_task.begin
-        if len(seen):
-            scores, margins = _in_order(self._scores[name]), self._margins.get(name)
-            mixed = self._incumbent[name].clone()
-            mixed[seen] = scores
-            candidate.metric[numbers] = contributions(task, task.search, mixed, None)[seen]
-            candidate.grades[numbers] = candidate.metric[numbers]
-            if margins:
-                items = [task.search[number] for number in seen.tolist()]
-                candidate.grades[numbers] = contributions(task, items, scores, _in_order(margins))
-        return np.asarray(numbers)
+        if not len(seen):
+            return
+        numbers, scores, margins = seen + raced_task.begin, _in_order(self._scores[name]), self._margins.get(name)
+        mixed = self._incumbent[name].clone()
+        mixed[seen] = scores
+        self._metric[numbers] = contributions(task, task.search, mixed, None)[seen]
+        self._grades[numbers] = self._metric[numbers]
+        if margins:
+            items = [task.search[number] for number in seen.tolist()]
+            self._grades[numbers] = contributions(task, items, scores, _in_order(margins))
 
-    def is_lost(self, foretold: Foretold, survey: Survey) -> bool:
-        """Whether the candidate is behind beyond doubt by every linear bound of its objective."""
-        fixed = self._fixed_difference()
-        return all(self._is_behind(foretold, survey, fixed, chosen) for chosen in product(*self._lines))
+    @cached_property
+    def _bets(self) -> list[Bet]:
+        """One for each linear bound of the objective: for each raced task, one of its lines."""
+        return [self._bet(*np.array(chosen).T) for chosen in product(*self._lines)]
 
-    def _is_behind(
-        self, foretold: Foretold, survey: Survey, fixed: float, chosen: Sequence[tuple[float, float]]
-    ) -> bool:
-        """Whether both say so. chosen: for each raced task, slope and constant of one linear bound."""
-        slopes, constants = np.array(chosen).T
-        gain = fixed + constants.sum() - slopes @ [self._rows[name][0] for name in self._raced]
-        deviation = float(np.sqrt(slopes @ foretold.covariance @ slopes))
-        surveyed, error = survey.combined(slopes)
-        highest = slopes @ foretold.values + self._plan.threshold * deviation
-        highest_surveyed = surveyed + self._plan.survey_threshold * error
-        return bool(gain + max(highest, highest_surveyed) < -EPSILON)
+    def _bet(self, slopes: Array, constants: Array) -> Bet:
+        values = [self._rows[name][0] for name in self._raced]
+        needed = slopes @ values - constants.sum() - self._fixed_difference()
+        return Bet(slopes @ self._plan.shares, float(needed - EPSILON), self._plan.rates)
 
     def _fixed_difference(self) -> float:
         """The part of the difference that comes from the tasks scored in full."""
@@ -171,23 +181,24 @@ class _Race:
 
     def whole(self) -> Result:
         """The result of a candidate that was scored on all items."""
-        return whole_result(self._tasks, *self._seen())
+        return whole_result(self._tasks, *self._scored())
 
-    def stopped(self, foretold: Foretold) -> Result:
+    def stopped(self) -> Result:
         """The result of a candidate that is stopped."""
-        scores, margins = self._seen()
+        foretold, (scores, margins) = self._foretold(), self._scored()
+        known = np.where(self._seen, self._metric, self._references.metric_of(foretold))
         searched = {task.name: task for task in self._tasks.searched}
         items = {name: [searched[name].search[number] for number in sorted(self._scores[name])] for name in scores}
-        raced = dict(zip(self._raced, foretold.values.tolist(), strict=True))
+        raced = dict(zip(self._raced, (self._plan.shares @ known).tolist(), strict=True))
         in_full = {task.name: task.value("search", scores[task.name]) for task in self._plan.in_full}
         values = {name: (in_full | raced)[name] for name in searched}
         rows = self._rows | self._in_full_values() | {name: [value] for name, value in raced.items()}
         slopes = gradient(self._objective.combine, _flat(rows))[[_row_of(rows, name) for name in self._raced]]
-        error = float(np.sqrt(slopes @ foretold.covariance @ slopes))
+        error = self._references.error(foretold, slopes @ self._plan.shares * ~self._seen)
         estimate = float(self._objective.combine(_flat(rows)))
         return Result(scores, items, values, True, estimate, margins, error)
 
-    def _seen(self) -> tuple[Scores, Margins]:
+    def _scored(self) -> tuple[Scores, Margins]:
         """Scores and margins so far, in the order of the split."""
         scores = {name: _in_order(seen) for name, seen in self._scores.items() if seen}
         return scores, {name: _in_order(seen) for name, seen in self._margins.items()}
