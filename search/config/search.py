@@ -33,10 +33,12 @@ def _outlives_process(url: str) -> str:
 class Racing(Strict):
     """Racing: worse candidates stop early. ``error`` bounds the probability of dropping a better candidate.
 
-    ``first_block`` is the number of items that a candidate is scored on before the first test.
+    Better is better by more than ``least_gain``, in units of the objective. ``first_block`` is the number of items that
+    a candidate is scored on before the first test.
     """
 
     error: float = Field(0.05, gt=0, le=0.5)
+    least_gain: float = Field(0.0, ge=0, allow_inf_nan=False)
     first_block: int = Field(32, ge=1)
 
 

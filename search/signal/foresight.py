@@ -45,6 +45,12 @@ class Foretold:
     covariance: Array
     noise: Array
 
+    @property
+    def deviation(self) -> Array:
+        """[items]: the standard deviation of what an item contributes, about what is expected."""
+        told = (self.features * (self.covariance @ self.features)).sum(0)
+        return np.asarray(np.sqrt(told + self.noise))
+
     def variance(self, weights: Array) -> float:
         """That of a weighted sum of what items contribute; weights: [items], 0 for those that were seen."""
         sums = self.features @ weights

@@ -23,6 +23,8 @@ BOLDNESS = np.array([0.25, 0.5])
 """Stakes, in units of 1 / the standard deviation of a draw. The capital is divided between them."""
 SAFE = 0.9
 """The most of the capital that a draw may cost."""
+LOST = 1e-300
+"""Of the capital, what is left where an item adds more than there was room for: nothing wins it back."""
 NOTHING = 1e-12
 
 
@@ -77,7 +79,7 @@ class Bet:
         spread = np.sqrt(remaining * (block.spread**2 / rates * left).sum()) + NOTHING
         stakes = np.minimum(BOLDNESS[:, None] / spread, SAFE / np.maximum(most - needed, NOTHING))
         growth = 1 + stakes * (needed - surprises * remaining / rates[drawn])
-        course = self.capitals[:, None] + np.log(np.maximum(growth, NOTHING)).cumsum(1)
+        course = self.capitals[:, None] + np.log(np.maximum(growth, LOST)).cumsum(1)
         self.highest = max(self.highest, float((np.logaddexp.reduce(course, 0) - np.log(len(course))).max()))
         self.capitals = course[:, -1]
 

@@ -59,7 +59,7 @@ class RacePlan:
     raced_tasks, in_full: the tasks that are raced, and those that are scored in full; shares: [tasks, items], the
     weight of each item of all raced tasks in the value of each; references: None where no task is raced; rates:
     [items], by which items are drawn; blocks: the numbers of draws after which a candidate is judged; error: the
-    promised one, 0 if nobody is to be stopped.
+    promised one, 0 if nobody is to be stopped; least_gain: candidates that are better by more are not to be stopped.
     """
 
     raced_tasks: Sequence[RacedTask]
@@ -69,6 +69,7 @@ class RacePlan:
     rates: Array
     blocks: Sequence[int]
     error: float
+    least_gain: float
     seed: int
 
     def blocks_of(self, name: str) -> list[Ints]:
@@ -100,10 +101,13 @@ def plan_race(tasks: TaskSet, references: Sequence[tuple[Scores, Margins]], raci
     raced_tasks = list(_with_begins(raced))
     told = _references(raced, references) if raced else None
     if told is None or len(told.tasks) < FEWEST or len(told.metric) < FEWEST_REFERENCES:
-        return RacePlan([], tasks.searched, np.zeros((0, 0)), None, np.zeros(0), [], racing.error, seed)
+        return RacePlan(
+            [], tasks.searched, np.zeros((0, 0)), None, np.zeros(0), [], racing.error, racing.least_gain, seed
+        )
     in_full = [task for task in tasks.searched if task not in raced]
     shares, blocks = _shares(raced_tasks), _blocks(len(told.tasks), racing.first_block)
-    return RacePlan(raced_tasks, in_full, shares, told, _rates(raced, shares, told), blocks, racing.error, seed)
+    rates = _rates(raced, shares, told)
+    return RacePlan(raced_tasks, in_full, shares, told, rates, blocks, racing.error, racing.least_gain, seed)
 
 
 def _with_begins(tasks: Sequence[Task]) -> Iterator[RacedTask]:
@@ -162,7 +166,7 @@ def _rates(tasks: Sequence[Task], shares: Array, references: References) -> Arra
     """[items]: the rates of draws. An item is drawn the more likely the less is known of what it adds."""
     weights = np.array([_slope(task) for task in tasks]) @ shares
     noise = references.spread**2 + EVENNESS**2 * by_task(references.spread, references.tasks) ** 2
-    room = np.where(references.decisions, references.room(weights, references.usual_metric), 0.0)
+    room = np.where(references.decisions, references.room(weights, references.usual_metric, references.spread), 0.0)
     return np.asarray(np.sqrt(weights**2 * noise + (CAUTION * room) ** 2))
 
 

@@ -3,8 +3,8 @@
 The incumbent is the best candidate that was scored in full. Items are drawn at random, in an order of the candidate's
 own. Candidates that were scored in full foretell what each item will contribute to the candidate's value by the metric.
 A bet is made that the candidate is worse than the incumbent (see ``bets``), and the candidate is stopped when the bet
-is won. A candidate that is better than the incumbent on the search items is stopped with a probability of at most
-``error``, over all looks together, however wrong the forecast is. That is a theorem where items are right or wrong and
+is won. A candidate that is better than the incumbent on the search items, by more than ``least_gain``, is stopped with
+a probability of at most ``error``, over all looks together, however wrong the forecast is. That is a theorem where items are right or wrong and
 values are their means; where no bound is known for what an item may add, one is assumed.
 
 An objective that is not a weighted sum is replaced by its tangent at the incumbent. A concave objective (minimum,
@@ -121,13 +121,14 @@ class _Race:
 
     def is_lost(self, block: Ints) -> bool:
         """Whether the candidate is behind by every linear bound of its objective. block: what was scored last."""
-        expected, left = self._references.metric_of(self._foretold()), ~self._seen
+        foretold, left = self._foretold(), ~self._seen
+        expected, spreads = self._references.metric_of(foretold), self._references.spreads(foretold)
         for raced_task in self._plan.raced_tasks:
             self._read(raced_task)
         self._seen[block] = True
         for bet in self._bets:
-            room, spread = self._references.room(bet.weights, expected), bet.weights * self._references.spread
-            bet.settle(Block(block, left, self._metric, expected, room, spread))
+            room = self._references.room(bet.weights, expected, spreads)
+            bet.settle(Block(block, left, self._metric, expected, room, bet.weights * spreads))
         return all(bet.is_won(self._plan.error) for bet in self._bets)
 
     @property
@@ -166,7 +167,7 @@ class _Race:
     def _bet(self, slopes: Array, constants: Array) -> Bet:
         values = [self._rows[name][0] for name in self._raced]
         needed = slopes @ values - constants.sum() - self._fixed_difference()
-        return Bet(slopes @ self._plan.shares, float(needed - EPSILON), self._plan.rates)
+        return Bet(slopes @ self._plan.shares, float(needed + self._plan.least_gain - EPSILON), self._plan.rates)
 
     def _fixed_difference(self) -> float:
         """The part of the difference that comes from the tasks scored in full."""

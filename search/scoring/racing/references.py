@@ -64,10 +64,14 @@ class References:
         """The standard deviation of a weighted sum of the metric; weights: [items], 0 for those that were seen."""
         return float(np.sqrt(foretold.variance(weights) + weights**2 @ self._above.var(0)))
 
-    def room(self, weights: Array, expected: Array) -> Array:
+    def spreads(self, foretold: Foretold) -> Array:
+        """[items]: the standard deviation of the metric about what is expected of this candidate."""
+        return np.asarray(np.where(self.decisions, self.spread, np.maximum(self.spread, foretold.deviation)))
+
+    def room(self, weights: Array, expected: Array, spreads: Array) -> Array:
         """[items]: by how much at most an item adds more than is expected to a sum with these weights."""
         decided = np.maximum(weights * (1 - expected), -weights * expected)
-        return np.asarray(np.where(self.decisions, decided, WIDEST * np.abs(weights) * self.spread))
+        return np.asarray(np.where(self.decisions, decided, WIDEST * np.abs(weights) * spreads))
 
     @cached_property
     def usual_metric(self) -> Array:

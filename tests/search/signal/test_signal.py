@@ -18,7 +18,6 @@ from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Task
 from mergesearch.search.signal.reading import graded_difference
 from mergesearch.search.signal.signal import Setting, Signal
-from mergesearch.search.signal.unseen import filled
 from mergesearch.search.statistics import Array
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
@@ -147,17 +146,6 @@ def test_a_stopped_candidate_is_read_from_what_was_seen(tmp_path: Path) -> None:
         assert run.signal.value_of(stopped) == pytest.approx(run.signal.value_of(whole), abs=0.06)
         assert run.signal.error_of(stopped) > run.signal.error_of(whole)
         assert run.signal.told(stopped).state == TrialState.COMPLETE
-
-
-def test_unseen_items_are_predicted_from_the_others() -> None:
-    rng = np.random.default_rng(0)
-    others = rng.random((6, 300))
-    one = 0.6 * others[0] + 0.4 * others[1]
-    some = np.where(np.arange(300) < 100, one, np.nan)
-    found = filled(some, others)
-    assert np.array_equal(found[:100], one[:100])
-    assert np.abs(found - one).mean() < 0.5 * np.abs(others.mean(0) - one).mean()
-    assert np.array_equal(filled(one, others), one)
 
 
 def test_each_objective_of_several_is_graded(tmp_path: Path) -> None:

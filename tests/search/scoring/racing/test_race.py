@@ -78,7 +78,7 @@ def planned(tasks: TaskSet, references: Sequence[Scores], seed: int = 0) -> Race
 
 
 def race(tasks: TaskSet, candidate: Scores, incumbent: Scores, baselines: Sequence[Scores], seed: int = 0) -> Result:
-    return run_race(tasks, planned(tasks, baselines, seed), incumbent, Asked(candidate))
+    return run_race(tasks, planned(tasks, baselines, seed), incumbent, Asked(candidate), "one")
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def two() -> tuple[TaskSet, list[Scores]]:
 def test_blocks_hold_every_task_and_grow(two: tuple[TaskSet, list[Scores]]) -> None:
     tasks, baselines = two
     asked = Asked({name: torch.maximum(baselines[0][name], baselines[1][name]) for name in baselines[0]})
-    result = run_race(tasks, planned(tasks, baselines, 0), baselines[0], asked)
+    result = run_race(tasks, planned(tasks, baselines, 0), baselines[0], asked, "one")
     first, counts = asked.blocks[:2], Counter[str]()
     for name, count in asked.blocks:
         counts[name] += count
@@ -120,7 +120,7 @@ def test_a_candidate_that_is_worse_is_stopped_early_and_estimated(two: tuple[Tas
     assert np.mean([result.count for result in results]) < 0.4 * 450
     for one in tasks:
         found = [result.values[one.name] for result in results]
-        assert np.mean(found) == pytest.approx(float(worse[one.name].mean()), abs=0.08), "stopped where it looked worst"
+        assert np.mean(found) == pytest.approx(float(worse[one.name].mean()), abs=0.12), "nobody foretells it"
     assert all(len(results[0].scores[name]) == len(results[0].items[name]) for name in ("a", "b"))
 
 
@@ -144,7 +144,7 @@ def test_small_tasks_are_scored_in_full_first() -> None:
     baselines = [made(rng, tasks, 0.5) for _ in range(3)]
     asked = Asked(baselines[0])
     plan = planned(tasks, baselines)
-    run_race(tasks, plan, baselines[1], asked)
+    run_race(tasks, plan, baselines[1], asked, "one")
     assert asked.blocks[0] == ("few", 5)
     assert {name for name, _ in asked.blocks[1:]} == {"a"}
     assert plan.described.endswith("over 200 items; in full: few")
@@ -166,7 +166,7 @@ def test_too_few_items_are_not_raced() -> None:
     plan = planned(tasks, baselines, 0)
     assert "racing: off" in plan.described
     asked = Asked(baselines[0])
-    assert not run_race(tasks, plan, baselines[0], asked).stopped
+    assert not run_race(tasks, plan, baselines[0], asked, "one").stopped
     assert asked.blocks == [("a", 40)]
 
 
@@ -264,7 +264,7 @@ def test_subtasks_that_are_normalised_one_by_one_are_scored_in_full() -> None:
     asked = Asked(choices((20, 100), (20, 100)))
     incumbent = choices((80, 100), (80, 100))
     plan = planned(tasks, [incumbent, choices((50, 100), (50, 100)), asked.scores])
-    result = run_race(tasks, plan, incumbent, asked)
+    result = run_race(tasks, plan, incumbent, asked, "one")
     assert asked.blocks[0] == ("a", 100)
     assert plan.in_full == [group]
     assert result.stopped
@@ -314,8 +314,26 @@ def test_gradient_of_a_weighted_mean_and_of_a_minimum() -> None:
     assert gradient(lambda values: values.min(axis=0), np.array([0.4, 0.6])) == close([1.0, 0.0], **many)
 
 
-def test_same_seed_same_order_and_another_seed_another(two: tuple[TaskSet, list[Scores]]) -> None:
+def test_each_seed_and_each_candidate_has_its_order(two: tuple[TaskSet, list[Scores]]) -> None:
     tasks, baselines = two
-    orders = [planned(tasks, baselines, seed).draws.order for seed in (0, 0, 1)]
-    assert np.array_equal(orders[0], orders[1])
-    assert not np.array_equal(orders[0], orders[2])
+    named = [(0, "a"), (0, "a"), (1, "a"), (0, "b")]
+    orders = [np.concatenate(planned(tasks, baselines, seed).blocks_of(name)).tolist() for seed, name in named]
+    assert sorted(orders[0]) == list(range(450))
+    assert orders[0] == orders[1]
+    assert orders[0] not in orders[2:]
+
+
+def test_nobody_is_stopped_without_an_error(two: tuple[TaskSet, list[Scores]]) -> None:
+    tasks, baselines = two
+    asked = Asked({name: 0 * scores for name, scores in baselines[0].items()})
+    assert run_race(tasks, planned(tasks, baselines), baselines[0], asked, "one").stopped
+    assert not run_race(tasks, replace(planned(tasks, baselines), error=0.0), baselines[0], asked, "one").stopped
+
+
+def test_a_candidate_that_gains_less_than_asked_for_is_stopped_earlier(two: tuple[TaskSet, list[Scores]]) -> None:
+    """Its answers are the incumbent's."""
+    tasks, baselines = two
+    eager = plan_race(tasks, [(scores, {}) for scores in baselines], Racing(least_gain=0.1), 0)
+    found = [run_race(tasks, eager, baselines[0], Asked(baselines[0]), str(number)) for number in range(20)]
+    assert all(result.stopped for result in found)
+    assert sum(race(tasks, baselines[0], baselines[0], baselines, seed).stopped for seed in range(20)) <= 4

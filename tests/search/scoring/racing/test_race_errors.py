@@ -88,6 +88,7 @@ class Search:
                 plan,
                 {"a": self.marks(incumbent, every)[0]},
                 lambda _, items, one=candidate: self.marks(one, [int(item.id) for item in items]),  # type: ignore[misc]
+                f"{candidate} against {incumbent}",
             ).count
             / ITEMS
             for candidate, incumbent in pairs
