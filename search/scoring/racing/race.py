@@ -4,8 +4,8 @@ The incumbent is the best candidate that was scored in full. Items are drawn at 
 own. Candidates that were scored in full foretell what each item will contribute to the candidate's value by the metric.
 A bet is made that the candidate is worse than the incumbent (see ``bets``), and the candidate is stopped when the bet
 is won. A candidate that is better than the incumbent on the search items, by more than ``least_gain``, is stopped with
-a probability of at most ``error``, over all looks together, however wrong the forecast is. That is a theorem where items are right or wrong and
-values are their means; where no bound is known for what an item may add, one is assumed.
+a probability of at most ``error``, over all looks together, however wrong the forecast is. That is a theorem where
+items are right or wrong and values are their means; where no bound is known for what an item may add, one is assumed.
 
 An objective that is not a weighted sum is replaced by its tangent at the incumbent. A concave objective (minimum,
 geometric mean) lies below its tangent, so the tangent of a better candidate is above zero. A value with a floor at
