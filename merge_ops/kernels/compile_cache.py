@@ -17,26 +17,30 @@ from functools import cache
 from pathlib import Path
 
 
-def compiled(command: Sequence[str], source: Path) -> Path:
-    """Returns the shared library that the compiler's ``command`` makes of ``source``, compiled where it is missing.
+def compiled(command: Sequence[str], *sources: Path) -> Path:
+    """Returns the shared library that the compiler's ``command`` makes of the sources, compiled where it is missing.
+
+    Args:
+        command: the compiler and its flags.
+        sources: the files in C, and the headers in the same folder that they include.
 
     Raises:
         OSError: the compiler cannot be started, or the library cannot be written.
         subprocess.SubprocessError: the compiler fails.
     """
-    folder, digest = _private_folder(), _digest(command, source)
+    folder, digest = _private_folder(), _digest(command, sources)
     for file in sorted(folder.glob(f"kernels-{digest}-*.so")):
         if file.stem.endswith(_content_hash(file)):
             return file
         file.unlink(missing_ok=True)
-    return _compile(command, source, folder, digest)
+    return _compile([*command, *(str(file) for file in sources if file.suffix == ".c")], folder, digest)
 
 
-def _compile(command: Sequence[str], source: Path, folder: Path, digest: str) -> Path:
+def _compile(command: Sequence[str], folder: Path, digest: str) -> Path:
     # Several processes may compile at once. Compilers may name temporary files in their output: files may differ.
     with tempfile.TemporaryDirectory(prefix=".compile.", dir=folder) as scratch:
         built = Path(scratch) / "kernels.so"
-        subprocess.run([*command, str(source), "-o", str(built), "-lm"], check=True, capture_output=True)
+        subprocess.run([*command, "-o", str(built), "-lm"], check=True, capture_output=True)
         file = folder / f"kernels-{digest}-{_content_hash(built)}.so"
         built.replace(file)
     return file
@@ -46,11 +50,12 @@ def _content_hash(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:32]
 
 
-def _digest(command: Sequence[str], source: Path) -> str:
+def _digest(command: Sequence[str], sources: Sequence[Path]) -> str:
     """Returns a hash of all that the compiled file depends on. Different machines may share a home folder."""
     info = Path("/proc/cpuinfo")
     flags = [line for line in info.read_text().splitlines() if "flags" in line.lower()][:1] if info.exists() else []
-    inputs = [source.read_text(encoding="utf-8"), *command, platform.machine(), platform.processor(), *flags]
+    texts = [source.read_text(encoding="utf-8") for source in sources]
+    inputs = [*texts, *command, platform.machine(), platform.processor(), *flags]
     return hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
 
 

@@ -3,34 +3,11 @@
  *
  * A step of STEP elements stays in registers from the inputs to the result. The result is stored past the cache: it is
  * not read again soon, and a store through the cache would first read the memory that it overwrites. */
-#include <math.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#ifdef __SSE2__
-#include <immintrin.h>
-#endif
+#include "tensors.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
-enum { LANES = 16, STEP = 2 * LANES, TILE = 1024 };
-enum { FLOAT32, BFLOAT16, FLOAT16, MIXED };
 enum { LINEAR_COMBINATION, SIGN_CONSENSUS };
 enum { MASS, COUNT, CHANGE };
 enum { ALL = 65536 };
-
-/* The compiler splits these into the processor's vectors. Data in memory need not be aligned to them. */
-typedef float floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
-typedef int16_t shorts __attribute__((vector_size(2 * LANES)));
-
-struct tensor {
-  char *data;
-  int32_t dtype;
-};
 
 /* One model's term in a plan. */
 struct term {
@@ -56,12 +33,6 @@ struct pass {
 struct wide {
   floats a, b;
 };
-
-INLINE float from_bits(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
 
 INLINE struct wide all(float value) {
   floats each = value - (floats){0};
@@ -166,8 +137,6 @@ INLINE void store(char *to, int dtype, struct wide value, int past_cache) {
     put(to, narrow, sizeof narrow, past_cache);
   }
 }
-
-INLINE int bytes_of(int dtype) { return dtype == FLOAT32 ? 4 : 2; }
 
 INLINE const char *at(struct tensor t, int dtype, int64_t index) { return t.data + index * bytes_of(dtype); }
 
@@ -381,27 +350,6 @@ int combine(const struct pass *passes, int64_t count, int64_t span, int64_t *nex
   _mm_sfence();
 #endif
   return failed;
-}
-
-/* Returns the tile as float32: a pointer to the tensor's own data, or to the buffer after a cast. */
-static const float *load_tile(struct tensor from, int64_t start, int64_t n, float *restrict buffer) {
-  const char *data = from.data + start * bytes_of(from.dtype);
-  if (from.dtype == FLOAT32) return (const float *)data;
-  if (from.dtype == BFLOAT16)
-    for (int64_t j = 0; j < n; j++) buffer[j] = from_bits((uint32_t)((const uint16_t *)data)[j] << 16);
-  else
-    for (int64_t j = 0; j < n; j++) buffer[j] = ((const _Float16 *)data)[j];
-  return buffer;
-}
-
-static double dot(const double *restrict a, const double *restrict b, int64_t n) {
-  double lanes[8] = {0}, total = 0;
-  int64_t j = 0;
-  for (; j + 8 <= n; j += 8)
-    for (int l = 0; l < 8; l++) lanes[l] += a[j + l] * b[j + l];
-  for (; j < n; j++) lanes[0] += a[j] * b[j];
-  for (int l = 0; l < 8; l++) total += lanes[l];
-  return total;
 }
 
 /* Adds the inner products of the elements start to end to sums (k by k, upper half). If the base has data, it is

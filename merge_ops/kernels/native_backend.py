@@ -22,7 +22,7 @@ from mergesearch.merge_ops.kernels.compile_cache import compiled
 from mergesearch.merge_ops.kernels.plans import LinearCombination, Pass, Plan, SignConsensus, Sparsity, Vote, grains
 from mergesearch.merge_ops.kernels.threads import SPAN, run_on_threads, run_spans
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("kernels.c", "selection.c", "tensors.h")]
 # Contraction would round a·b + c once where torch rounds twice.
 FLAGS = ("-O3", "-fno-strict-aliasing", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
 MACHINE_FLAGS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
@@ -133,18 +133,22 @@ def _sparse_term(sparsity: Sparsity, weight: float) -> Struct:
     return weight, sparsity.threshold, sparsity.ceiling, factor, key, *pointers, grains(sparsity.keep)
 
 
-class _Tensor(ctypes.Structure):
-    """``struct tensor`` of kernels.c, for calls that take it by value."""
+class CTensor(ctypes.Structure):
+    """``struct tensor`` of tensors.h, for calls that take it by value."""
 
     _fields_ = (("data", ctypes.c_void_p), ("dtype", ctypes.c_int32))
+
+    @classmethod
+    def of(cls, tensor: Tensor | None) -> "CTensor":
+        return cls(*(NO_TENSOR if tensor is None else _tensor(tensor)))
 
 
 def gram(tensors: Sequence[Tensor], base: Tensor | None) -> list[list[list[float]]]:
     """Returns the inner products of flat tensors in a matrix for each span. Only the upper halves are filled."""
     kernels, size, count = library(), tensors[0].numel(), len(tensors)
     assert kernels is not None
-    c_base = _Tensor(*(NO_TENSOR if base is None else _tensor(base)))
-    c_tensors = (_Tensor * count)(*(_Tensor(*_tensor(tensor)) for tensor in tensors))
+    c_base = CTensor.of(base)
+    c_tensors = (CTensor * count)(*map(CTensor.of, tensors))
     sums = np.zeros((max(1, -(-size // SPAN)), count, count))
 
     def work(start: int, end: int) -> None:
@@ -161,8 +165,8 @@ def inner_products(
     """Returns [spans, 1 + tensors]: see ``kernels.inner_products``, for each span of flat tensors."""
     kernels, size, count = library(), vector.numel(), len(tensors)
     assert kernels is not None
-    c_vector, c_base = _Tensor(*_tensor(vector)), _Tensor(*(NO_TENSOR if base is None else _tensor(base)))
-    c_tensors = (_Tensor * count)(*(_Tensor(*_tensor(tensor)) for tensor in tensors))
+    c_vector, c_base = CTensor.of(vector), CTensor.of(base)
+    c_tensors = (CTensor * count)(*map(CTensor.of, tensors))
     sums = np.zeros((max(1, -(-size // SPAN)), 1 + count))
 
     def work(start: int, end: int) -> None:
@@ -181,7 +185,7 @@ def library() -> ctypes.CDLL | None:
         return None
     for flags in MACHINE_FLAGS:
         try:
-            return _declared(ctypes.CDLL(str(compiled([*compiler, *FLAGS, *flags], SOURCE))))
+            return _declared(ctypes.CDLL(str(compiled([*compiler, *FLAGS, *flags], *SOURCES))))
         except (OSError, subprocess.SubprocessError):
             continue
     return None
@@ -194,11 +198,11 @@ def _compiler() -> list[str] | None:
 
 
 def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
-    size, tensors = ctypes.c_int64, ctypes.POINTER(_Tensor)
+    size, tensors = ctypes.c_int64, ctypes.POINTER(CTensor)
     kernels.combine.argtypes = (ctypes.c_void_p, size, size, ctypes.POINTER(ctypes.c_int64))
     kernels.combine.restype = ctypes.c_int
-    kernels.gram.argtypes = (_Tensor, tensors, size, size, size, ctypes.c_void_p)
+    kernels.gram.argtypes = (CTensor, tensors, size, size, size, ctypes.c_void_p)
     kernels.gram.restype = ctypes.c_int
-    kernels.inner_products.argtypes = (_Tensor, _Tensor, tensors, size, ctypes.c_int, size, size, ctypes.c_void_p)
+    kernels.inner_products.argtypes = (CTensor, CTensor, tensors, size, ctypes.c_int, size, size, ctypes.c_void_p)
     kernels.inner_products.restype = None
     return kernels

@@ -7,20 +7,29 @@ votes, ranks and masks. Plain torch runs the rest on the GPU: ``Elementwise`` pl
 tensors, which Triton cannot compile; and tensors of other dtypes, as these kernels compute in float32 only.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 # ruff: noqa: N803, PLR0913, PLR0917 (kernels name constants in capitals, and take many)
+import numpy as np
 import torch
 import triton
 import triton.language as tl
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mergesearch.merge_ops.kernels.native_backend import VOTES
 from mergesearch.merge_ops.kernels.plans import GRAIN, LinearCombination, Pass, SignConsensus, Sparsity, grains
 
+if TYPE_CHECKING:
+    from mergesearch.merge_ops.kernels.selection import Digit, Numbers
+
 TILE = 1024
+PART = 1 << 23
+"""Elements that share a table of counts."""
+PLACE_BITS = tl.constexpr(40)
+"""A place of this table has the count in its upper bits, and the sum of the keys' lower bits below."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PLAN_NUMBERS = tl.constexpr(6)
 MODEL_NUMBERS = tl.constexpr(4)
@@ -45,8 +54,31 @@ def combine(tensor_pass: Pass) -> None:
     device = tensor_pass.out.device
     if tensor_pass.out.numel() == 0:
         return
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with _on(device):
         _launch(tensor_pass)
+
+
+def count_keys(
+    numbers: "Numbers", base: Tensor, models: Sequence[Tensor], digit: "Digit"
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns [count] counts and sums of lower bits. Zeros are left out where the digit takes all keys."""
+    device, parts = base.device, -(-numbers.size // PART)
+    table = torch.zeros(max(1, parts), digit.count, dtype=torch.int64, device=device)
+    factors = base if numbers.factors is None else numbers.factors
+    whole = digit.count << digit.shift >= 1 << 31
+    flags = {"SPREAD": numbers.kind == "spread", "IMPORTANCE": numbers.kind == "importance", "WHOLE": whole}
+    sizes = {"MODELS": len(models), "BLOCK": TILE, "PART": PART, "enable_fp_fusion": False}
+    at = (numbers.row, digit.shift, digit.first, digit.count)
+    if numbers.size:
+        with _on(device):
+            grid = (triton.cdiv(numbers.size, TILE),)
+            _count_keys[grid](table, base, tuple(models), factors, numbers.size, *at, **sizes, **flags)
+    counts, lows = (table >> PLACE_BITS.value).sum(0), (table & ((1 << PLACE_BITS.value) - 1)).sum(0)
+    return counts.cpu().numpy(), lows.cpu().numpy()
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _launch(tensor_pass: Pass) -> None:
@@ -173,6 +205,46 @@ def _sign_consensus(
     divisor = tl.where(normalize == 0, 1.0, divisor)
     total = tl.where(elect == 0, total, tl.div_rn(tl.where(plus, positive, negative), divisor))
     _store(out + places, total * scale + b, inside)
+
+
+@_jit
+def _count_keys(
+    table: tl.tensor,
+    base: tl.tensor,
+    models: tl.tuple,
+    factors: tl.tensor,
+    size: tl.tensor,
+    row: tl.tensor,
+    shift: tl.tensor,
+    first: tl.tensor,
+    count: tl.tensor,
+    MODELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PART: tl.constexpr,
+    SPREAD: tl.constexpr,
+    IMPORTANCE: tl.constexpr,
+    WHOLE: tl.constexpr,
+) -> None:
+    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = places < size
+    b = _load(base + places, inside)
+    if SPREAD:  # noqa: SIM108 (Triton compiles one branch alone)
+        number = _spread(models, b, places, inside, MODELS)
+    else:
+        number = tl.abs(_load(models[0] + places, inside) - b)
+    if IMPORTANCE:
+        number = number * tl.load(factors + places // row, mask=inside, other=0)
+        key = number.to(tl.int32, bitcast=True)
+        key = key ^ ((key >> 31) & 0x7FFFFFFF)
+    else:
+        key = number.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    value = (key >> shift) - first
+    mine = inside & (value >= 0) & (value < count)
+    if WHOLE:
+        mine = mine & (key != 0)
+    low = (key & ((1 << shift) - 1)).to(tl.int64)
+    at = table + (places // PART) * count + value
+    tl.atomic_add(at, (tl.full(low.shape, 1, tl.int64) << PLACE_BITS) + low, mask=mine, sem="relaxed")
 
 
 @_jit

@@ -31,7 +31,6 @@ from mergesearch.merge_ops.methods import (
 )
 from mergesearch.merge_ops.methods._base import (
     BASE,
-    TABLE_SIZE,
     Method,
     Parameter,
     ParameterValues,
@@ -47,7 +46,6 @@ __all__ = [
     "FILE_PARAMETERS",
     "METHODS",
     "PARAMETER_NAMES",
-    "TABLE_SIZE",
     "Method",
     "Parameter",
     "ParameterValues",

@@ -16,29 +16,35 @@ T = TypeVar("T")
 Scalar = bool | int | float | str
 BASE = -1
 """The index of the base where ``Statistics`` takes the index of an input."""
-TABLE_SIZE = 1 << 16
-"""The largest number of entries in a table of a tensor's sorted values."""
 
 
 class Quantiles(Protocol):
-    """The sorted magnitudes |δ| of one task vector, or of all task vectors of a model.
+    """A number for each element of a tensor or a model, in the order of their size. Every answer is exact.
 
-    ``size`` is the number of magnitudes, ``total`` their sum.
+    The first question costs two passes over memory at most, and another rank or threshold one at most. What was
+    counted is kept for the run.
     """
 
-    size: int
-    total: float
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        ...
+
+    @property
+    def total(self) -> float:
+        """The sum of all numbers."""
+        ...
 
     def largest(self, rank: int) -> float:
-        """Returns the ``rank``-th largest magnitude, counted from 1."""
+        """Returns the ``rank``-th largest number, counted from 1."""
         ...
 
     def sum_from(self, threshold: float) -> float:
-        """Returns the sum of the magnitudes that are at least ``threshold``."""
+        """Returns the sum of the numbers that are at least ``threshold``."""
         ...
 
     def count_from(self, threshold: float) -> int:
-        """Returns the number of magnitudes that are at least ``threshold``."""
+        """Returns how many numbers are at least ``threshold``."""
         ...
 
 
@@ -67,11 +73,15 @@ class Statistics(Protocol):
         ...
 
     def magnitudes(self, model: int) -> Quantiles:
-        """Returns the sorted magnitudes of the model's task vector in this tensor."""
+        """Returns the magnitudes |δ| of the model's task vector in this tensor."""
         ...
 
     def model_magnitudes(self, model: int) -> Quantiles:
-        """Returns the sorted magnitudes of the model's task vectors in all tensors."""
+        """Returns the magnitudes |δ| of the model's task vectors in all tensors."""
+        ...
+
+    def spreads(self) -> Quantiles:
+        """Returns ``Σ_i (δ_i − mean δ)²`` of all models for each element of this tensor."""
         ...
 
     def derived(

@@ -6,8 +6,10 @@ from math import inf, prod
 import torch
 from torch import Tensor
 
+from mergesearch.merge_ops.kernels import native_selection
 from mergesearch.merge_ops.kernels.blocks import wide_dtype
 from mergesearch.merge_ops.kernels.plans import GRAIN, PADDING, RANKS, RankedDrop, Sparsity
+from mergesearch.merge_ops.kernels.selection import Numbers
 from mergesearch.merge_ops.methods._base import Scalar, Statistics
 
 ELEMENTS_AT_ONCE = 1 << 22
@@ -47,9 +49,14 @@ def row_ranks(base: Tensor | None, models: Sequence[Tensor]) -> Tensor:
     Of equal elements the first has the lower rank. In rows longer than RANKS, neighbors share a rank.
     """
     assert base is not None
+    places = torch.zeros(base.numel() + PADDING, dtype=torch.int16, device=base.device)
+    numbers = Numbers("magnitude", base, models)
+    flat_base, flat_models = numbers.flat()
+    if base.numel() and native_selection.reads([flat_base, *flat_models]):
+        native_selection.row_ranks(numbers, flat_base, flat_models, places)
+        return places
     base_rows, model_rows = _rows(base), _rows(models[0])
     row_length = base_rows.shape[1]
-    places = torch.zeros(base.numel() + PADDING, dtype=torch.int16, device=base.device)
     step = max(1, ELEMENTS_AT_ONCE // max(1, row_length))
     for first in range(0, len(base_rows), step):
         rows = slice(first, first + step)

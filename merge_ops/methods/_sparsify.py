@@ -3,14 +3,7 @@
 from math import inf, nextafter, prod
 
 from mergesearch.merge_ops.kernels.plans import SMALLEST_NORM, Sparsity, rounded
-from mergesearch.merge_ops.methods._base import (
-    TABLE_SIZE,
-    Parameter,
-    ParameterValues,
-    Quantiles,
-    Scalar,
-    Statistics,
-)
+from mergesearch.merge_ops.methods._base import Parameter, ParameterValues, Quantiles, Scalar, Statistics
 
 NOTHING = Sparsity(threshold=inf)
 """Drops every element."""
@@ -137,9 +130,11 @@ def dropped_by_rank(statistics: Statistics, values: ParameterValues) -> tuple[Sp
     return tuple(ranked_drop(statistics, model, numbers, mode) for model, numbers in enumerate(drops))
 
 
-def quantile_bytes(shape: tuple[int, ...], models: int) -> int:
-    """Every model's table of sorted magnitudes: rank, magnitude and sum."""
-    return models * min(prod(shape), TABLE_SIZE) * (8 + 4 + 8)
+def ranking_bytes(shape: tuple[int, ...], models: int) -> int:
+    """The counts of every model's magnitudes."""
+    from mergesearch.merge_ops.kernels.ranking import table_bytes
+
+    return models * table_bytes(prod(shape))
 
 
 def rank_bytes(shape: tuple[int, ...], models: int) -> int:

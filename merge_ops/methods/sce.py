@@ -10,18 +10,27 @@ the smallest one are all kept. As in mergekit, all η_i are equal if the mean sq
 in the paper, and it holds for most fine-tunes at small learning rates. ``smallest_energy: 0`` gives the paper's form.
 """
 
-from math import prod
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING
 
 from mergesearch.merge_ops.kernels.plans import SignConsensus, Sparsity
-from mergesearch.merge_ops.methods._base import TABLE_SIZE, Method, Parameter, ParameterValues, Statistics
+from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 from mergesearch.merge_ops.methods._parameters import INT8_MASK, base_without
+from mergesearch.merge_ops.methods._sparsify import ranking_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+SMALLEST = 5e-324
+"""The smallest number above zero."""
 
 
 def decide(statistics: Statistics, values: ParameterValues) -> SignConsensus:
-    from mergesearch.merge_ops.methods._selection import SpreadTable
-
-    table, count = statistics.derived("spreads", SpreadTable.of), statistics.count
-    threshold, energies = table.largest(values.number("select_topk"))
+    threshold, count = _least_spread(statistics, values.number("select_topk")), statistics.count
+    energies = statistics.derived("energies", partial(_energies, threshold), settings=threshold)
     total = sum(energies)
     small = total <= values.number("smallest_energy") * max(1, statistics.size)
     weights = (1 / count,) * count if small else tuple(energy / total for energy in energies)
@@ -35,9 +44,24 @@ def decide(statistics: Statistics, values: ParameterValues) -> SignConsensus:
     )
 
 
-def statistics_bytes(shape: tuple[int, ...], models: int) -> int:
-    """The table of spreads: rank, spread, and every model's energy."""
-    return 8 * (2 + models) * min(prod(shape), TABLE_SIZE)
+def _least_spread(statistics: Statistics, fraction: float) -> float:
+    """Returns the smallest spread among the largest ``fraction`` of those above zero."""
+    if fraction >= 1:
+        return 0.0
+    varied = statistics.spreads().count_from(SMALLEST) if fraction > 0 else 0
+    return statistics.spreads().largest(max(1, int(fraction * varied))) if varied else inf
+
+
+def _energies(least: float, base: "Tensor | None", models: "Sequence[Tensor]") -> tuple[float, ...]:
+    from mergesearch.merge_ops.kernels.selection import Numbers, energies
+
+    assert base is not None
+    return energies(Numbers("spread", base, models), least) if least < inf else (0.0,) * len(models)
+
+
+def statistics_bytes(shape: tuple[int, ...], _: int) -> int:
+    """The counts of the spreads."""
+    return ranking_bytes(shape, 1)
 
 
 METHOD = Method(

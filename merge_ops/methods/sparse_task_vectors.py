@@ -38,8 +38,8 @@ from mergesearch.merge_ops.methods._sparsify import (
     SEED,
     dropped,
     dropped_by_rank,
-    quantile_bytes,
     rank_bytes,
+    ranking_bytes,
     rescale,
     trimmed,
     without_extremes,
@@ -71,8 +71,8 @@ class Sparsification:
     statistics_bytes: StatisticsBytes = no_bytes
 
 
-TRIM = Sparsification(trimmed, (DENSITY,), (rescale("none"), SCOPE), quantile_bytes)
-TRIM_BOTH_ENDS = Sparsification(without_extremes, (DENSITY, GAMMA), (rescale("none"), SCOPE), quantile_bytes)
+TRIM = Sparsification(trimmed, (DENSITY,), (rescale("none"), SCOPE), ranking_bytes)
+TRIM_BOTH_ENDS = Sparsification(without_extremes, (DENSITY, GAMMA), (rescale("none"), SCOPE), ranking_bytes)
 DROP = Sparsification(dropped, (DENSITY,), (rescale("inverse"), SEED))
 DROP_BY_RANK = Sparsification(dropped_by_rank, (DENSITY, EPSILON), (rescale("inverse"), SEED), rank_bytes)
 

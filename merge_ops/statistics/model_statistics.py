@@ -7,6 +7,8 @@ from typing import Any, TypeVar, cast
 from torch import Tensor
 
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
+from mergesearch.merge_ops.kernels.ranking import Ranges, Ranking
+from mergesearch.merge_ops.kernels.selection import Numbers
 
 T = TypeVar("T")
 Pairs = Iterable[tuple[Tensor, Tensor]]
@@ -31,6 +33,11 @@ class ModelStatistics:
     def derived(self, name: str, base: str, model: str, compute: Callable[[Pairs], T]) -> T:
         """Returns ``compute`` of all pairs of the base's and the model's tensors, cached under ``name``."""
         return cast(T, self._cached((name, base, model), lambda: compute(self.pairs(base, model))))
+
+    def magnitudes(self, base: str, model: str) -> Ranking:
+        """Returns the magnitudes of the model's task vectors in all tensors."""
+        ranges = cast(Ranges, self._cached(("magnitudes", base, model), Ranges))
+        return Ranking(lambda: (Numbers("magnitude", b, [x]) for b, x in self.pairs(base, model)), ranges)
 
     def calibrated(self, kind: str, model: str, text: str, tokens: int) -> Mapping[str, Tensor]:
         """Returns the statistic of each tensor that has one, by name."""

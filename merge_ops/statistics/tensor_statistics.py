@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mergesearch.merge_ops.kernels.ranking import Ranges, Ranking
 from mergesearch.merge_ops.kernels.rowwise import row_dots
+from mergesearch.merge_ops.kernels.selection import Numbers
 from mergesearch.merge_ops.methods import BASE, Quantiles
 from mergesearch.merge_ops.statistics.gram import gram
 from mergesearch.merge_ops.statistics.model_statistics import ModelStatistics, Pairs
-from mergesearch.merge_ops.statistics.quantiles import JointQuantiles, QuantileTable
 
 Cache = MutableMapping[tuple[Any, ...], Any]
 T = TypeVar("T")
@@ -70,10 +71,17 @@ class TensorStatistics:
     def magnitudes(self, model: int) -> Quantiles:
         base, entry = self._input(BASE), self._models[model]
         key = ("magnitudes", self._name, base.source, entry.source)
-        return self._cached(key, lambda: QuantileTable.of(entry.data, base.data))
+        return self._ranking(key, Numbers("magnitude", base.data, [entry.data]))
+
+    def spreads(self) -> Quantiles:
+        key = ("spreads", self._name, self._input(BASE).source, *(entry.source for entry in self._models))
+        return self._ranking(key, Numbers("spread", self._input(BASE).data, [entry.data for entry in self._models]))
 
     def model_magnitudes(self, model: int) -> Quantiles:
-        return self.model_derived("magnitudes", model, JointQuantiles.of)
+        return self._models_as_wholes.magnitudes(self._input(BASE).source, self._models[model].source)
+
+    def _ranking(self, key: tuple[Any, ...], numbers: Numbers) -> Quantiles:
+        return Ranking(lambda: [numbers], self._cached(key, Ranges), numbers.size)
 
     def derived(
         self,

@@ -4,18 +4,21 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from mergesearch.merge_ops.kernels import combine as combine_module
-from mergesearch.merge_ops.kernels import torch_backend
+from mergesearch.merge_ops.kernels import selection, torch_backend
 from mergesearch.merge_ops.kernels.masks import draws
 from mergesearch.merge_ops.kernels.plans import Elementwise, LinearCombination, Pass, Plan, SignConsensus, Sparsity
+from mergesearch.merge_ops.kernels.selection import Digit, Numbers
 from mergesearch.merge_ops.methods import METHODS
 
-from ..helpers import EVERY_METHOD, Counter, case_of, decided, inputs, ours, same_bytes
+from ..helpers import EVERY_METHOD, Counter, case_of, decided, inputs, ours, same_bytes, tensor
 from .test_combine import DTYPES, PLANS, WEIGHTS, by_torch, case, empty, plans, same
+from .test_ranking import EDGES
 from .triton_cases import SIZE, TILE, consensus, own_copy, skip_where_triton_is_not_made
 
 skip_where_triton_is_not_made()
@@ -176,3 +179,32 @@ def test_only_functions_go_to_torch(on_triton: Counter) -> None:
     combine_module.combine_all(passes)
     assert on_triton.calls == 1
     assert all(same_bytes(one.out, by_torch(one.plan, base, models)) for one in passes)
+
+
+ROOTS: dict[str, Any] = {
+    "magnitude": Digit(15, 0, 1 << 16),
+    "spread": Digit(15, 0, 1 << 16),
+    "importance": Digit(16, -(1 << 15), 1 << 16),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+@pytest.mark.parametrize("kind", ROOTS)
+@pytest.mark.parametrize("shape", [(0,), (1,), (35, 60)], ids=str)
+def test_counts_are_those_of_the_cpu(
+    kernels: ModuleType, kind: Any, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    base, models = inputs(shape, 5, 3 if kind == "spread" else 1, dtype)
+    base.view(-1)[: len(EDGES)] = torch.tensor(EDGES[: base.numel()]).to(dtype)
+    models[0].view(-1)[:1000] = base.view(-1)[:1000]
+    numbers = Numbers(kind, base, models, tensor(shape[:-1] or (1,), 3) if kind == "importance" else None)
+    root = ROOTS[kind]
+    whole = selection.count_keys(numbers, root, torch.float32)
+    fullest = int(np.delete(whole.counts, -root.first).argmax()) + root.first
+    for digit in (root, Digit(0, fullest << root.shift, 1 << root.shift), Digit(0, 0, 1 << root.shift)):
+        wanted = selection.count_keys(numbers, digit, torch.float32)
+        counts, lows = kernels.count_keys(numbers, *numbers.flat(), digit)
+        if digit is root:
+            counts[-root.first] += numbers.size - counts.sum()
+        assert (counts == wanted.counts).all()
+        assert (lows == wanted.lows).all()

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from mergesearch.merge_ops.kernels.combine import combine_all
 from mergesearch.merge_ops.kernels.plans import LinearCombination, Pass, Plan, RankedDrop, SignConsensus, Sparsity
+from mergesearch.merge_ops.kernels.ranking import Layout, Ranges, Ranking
+from mergesearch.merge_ops.kernels.selection import Kind, Numbers
 
 from ..helpers import inputs
 from .test_combine import DTYPES, PLANS, by_torch, case, empty, same
@@ -60,26 +63,66 @@ COMPILED: dict[str, Plan] = {
 """Together they need all of the kernels' code."""
 
 
-@pytest.mark.parametrize("architecture", [75, 90])
-@pytest.mark.parametrize("plan", COMPILED.values(), ids=COMPILED.keys())
-def test_compiles_for_a_gpu_to_what_rounds_as_the_cpu_does(
-    plan: Plan, architecture: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(params=[75, 90])
+def gpu(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> IdleGpu:
+    """A GPU for which kernels are compiled into the folder of the test."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    gpu = IdleGpu(architecture)
-    monkeypatch.setattr(triton.runtime.driver, "_active", gpu)
+    idle = IdleGpu(request.param)
+    monkeypatch.setattr(triton.runtime.driver, "_active", idle)
+    return idle
+
+
+@pytest.fixture
+def mixed() -> tuple[Tensor, list[Tensor]]:
+    """Inputs of several dtypes."""
     base, models = inputs((SIZE,), 5, 2)
-    mixed = [model.to(dtype) for model, dtype in zip(models, (torch.bfloat16, torch.float16), strict=True)]
-    own_copy().combine(Pass(plan, base, mixed, empty(base)))
+    return base, [model.to(dtype) for model, dtype in zip(models, (torch.bfloat16, torch.float16), strict=True)]
+
+
+def assert_rounds_as_the_cpu_does(gpu: IdleGpu, folder: Path) -> None:
     assert [given[:3] for given in gpu.launches] == [(-(-SIZE // TILE), 1, 1)]
-    (code,) = (file.read_text() for file in tmp_path.rglob("*.ptx"))
+    (code,) = (file.read_text() for file in folder.rglob("*.ptx"))
     found = set(re.findall(r"\b(?:add|sub|mul|div|fma|mad)(?:\.[a-z]\w*)*\.f(?:16|32|64)(?:x2)?\b", code))
     assert found
     assert found <= ROUNDED
     # Nor may the last compiler make one rounding of a multiplication and an addition.
-    settings = [json.loads(file.read_text()) for file in tmp_path.rglob("*.json") if "__grp__" not in file.name]
+    settings = [json.loads(file.read_text()) for file in folder.rglob("*.json") if "__grp__" not in file.name]
     assert [found["enable_fp_fusion"] for found in settings] == [False]
+
+
+@pytest.mark.parametrize("plan", COMPILED.values(), ids=COMPILED.keys())
+def test_compiles_for_a_gpu_to_what_rounds_as_the_cpu_does(
+    plan: Plan, gpu: IdleGpu, mixed: tuple[Tensor, list[Tensor]], tmp_path: Path
+) -> None:
+    own_copy().combine(Pass(plan, *mixed, empty(mixed[0])))
+    assert_rounds_as_the_cpu_does(gpu, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["magnitude", "spread", "importance"])
+def test_counts_compile_too(kind: Kind, gpu: IdleGpu, mixed: tuple[Tensor, list[Tensor]], tmp_path: Path) -> None:
+    base, models = mixed
+    numbers = Numbers(kind, base, models if kind == "spread" else models[:1], base if kind == "importance" else None)
+    digits = Layout(torch.float32, numbers.signed)
+    own_copy().count_keys(numbers, *numbers.flat(), digits.whole)
+    assert_rounds_as_the_cpu_does(gpu, tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_ranks_on_a_gpu_are_those_of_the_cpu(dtype: torch.dtype) -> None:
+    base, models = inputs((SIZE,), 5, 3, dtype)
+    every = [Numbers("magnitude", base, models[:1]), Numbers("spread", base, models)]
+    for numbers in every:
+        found, known = (Ranking(lambda on=on: [on], Ranges()) for on in (numbers, moved(numbers)))
+        for rank in (1, 700, SIZE // 2, SIZE):
+            assert found.largest(rank) == known.largest(rank)
+            assert found.sum_from(found.largest(rank)) == known.sum_from(found.largest(rank))
+
+
+def moved(numbers: Numbers) -> Numbers:
+    """The numbers on the GPU."""
+    return replace(numbers, base=numbers.base.cuda(), models=[model.cuda() for model in numbers.models])
 
 
 @pytest.mark.gpu

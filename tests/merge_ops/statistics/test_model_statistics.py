@@ -28,7 +28,7 @@ def test_ties_trims_over_the_whole_model_where_asked() -> None:
         plan = METHODS["ties"].decide(statistics, ParameterValues({**shared, "scope": "global"}, each, lambda _: (1,)))
         assert isinstance(plan, SignConsensus)
         assert plan.sparsity[0].threshold == cut
-    assert counted.calls == 1
+    assert counted.calls <= 2, "a table, and the range in which the rank falls"
 
 
 @pytest.mark.parametrize("mode", ["cosineA", "cosineB"])

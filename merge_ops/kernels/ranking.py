@@ -1,0 +1,203 @@
+"""The numbers of elements in the order of their size: any rank, and the count and sum of all from any number on."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from math import inf
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mergesearch.merge_ops.kernels.selection import Counts, Digit, Numbers, count_keys, keys_of
+
+SORTED = 1 << 12
+"""Up to so many elements are sorted: that takes no longer than the table of their first digit."""
+TABLE = 1 << 16
+"""The largest number of entries of a table, and of refined ranges that are kept; of those, the oldest are forgotten."""
+ENTRY = 8 + 8 + 8 + 1
+"""Bytes of an entry: key, count, sum, and whether all its keys are equal."""
+Keys = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The keys of float32 or float64 numbers, and the digits in which they are counted, the highest first."""
+
+    dtype: torch.dtype
+    signed: bool
+
+    @property
+    def whole(self) -> Digit:
+        """The first digit of all keys."""
+        top = (32 if self.dtype == torch.float32 else 64) - (not self.signed)
+        return Digit(top - 16, -(1 << 15) if self.signed else 0, 1 << 16)
+
+    def within(self, shift: int, start: int) -> Digit:
+        """The next digit of the keys from ``start`` on that differ in their lowest ``shift`` bits only."""
+        lower = max(0, shift - 16)
+        return Digit(lower, start >> lower, 1 << (shift - lower))
+
+    def numbers(self, keys: Keys) -> NDArray[np.float64]:
+        """Returns the numbers of keys."""
+        real, whole = (np.float32, np.int32) if self.dtype == torch.float32 else (np.float64, np.int64)
+        bits = np.where(keys < 0, keys ^ np.iinfo(whole).max, keys).astype(whole)
+        return bits.view(real).astype(np.float64)
+
+    def key_from(self, number: float) -> int:
+        """Returns the key of the smallest number that is at least ``number``."""
+        real = np.float32 if self.dtype == torch.float32 else np.float64
+        with np.errstate(over="ignore"):
+            nearest = real(number)
+        least = np.nextafter(nearest, real(inf)) if float(nearest) < number else nearest
+        return int(keys_of(torch.tensor([least + 0.0], dtype=self.dtype), signed=True))
+
+
+@dataclass(frozen=True)
+class Range:
+    """The keys of one range, largest first, in entries that begin at a key and are ``1 << shift`` wide.
+
+    Attributes:
+        shift: how many of a key's bits an entry leaves open.
+        starts: the first key of each entry.
+        counts: the number of keys from the entry on upwards.
+        sums: the sum of their numbers.
+        exact: whether all keys of the entry are equal to its first.
+    """
+
+    shift: int
+    starts: Keys
+    counts: NDArray[np.int64]
+    sums: NDArray[np.float64]
+    exact: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, layout: Layout, shift: int, starts: Keys, found: Counts) -> "Range":
+        """Returns the range of entries that begin at ``starts``, smallest first."""
+        starts, counts, lows = starts[::-1], found.counts[::-1], found.lows[::-1]
+        first = layout.numbers(starts)
+        with np.errstate(invalid="ignore"):  # infinite numbers
+            # Neighboring numbers of an entry are equally far apart.
+            rest = np.where(lows > 0, lows * (layout.numbers(starts + 1) - first), 0)
+            sums = (counts * first + rest).cumsum()
+        return cls(shift, starts, counts.cumsum(), sums, lows == 0)
+
+    def above(self, entry: int) -> tuple[int, float]:
+        """Returns the number and sum of the keys above an entry."""
+        return (int(self.counts[entry - 1]), float(self.sums[entry - 1])) if entry else (0, 0.0)
+
+
+@dataclass
+class Ranges:
+    """What is known of the elements: all that a ``Ranking`` keeps. It does not refer to tensors."""
+
+    layout: Layout = Layout(torch.float32, signed=False)
+    whole: Range | None = None
+    refined: dict[tuple[int, int], Range] = field(default_factory=dict)
+
+
+def table_bytes(size: int) -> int:
+    """Returns the bytes of what is kept of so many elements at most."""
+    return 2 * ENTRY * min(size, TABLE)
+
+
+class Ranking:
+    """The ``Quantiles`` of the contract of methods, exact for every rank and every number.
+
+    The counts of the first digit of all keys are a table. A rank falls in one of its entries; unless the keys of this
+    entry are equal, one more pass over memory refines it (three more for float64).
+
+    Args:
+        parts: returns the numbers, tensor by tensor. It is called for every pass.
+        ranges: what is known already.
+        size: the number of elements, if it is known.
+    """
+
+    def __init__(self, parts: Callable[[], Iterable[Numbers]], ranges: Ranges, size: int | None = None) -> None:
+        self._parts, self._ranges, self._size = parts, ranges, size
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self._whole.above(self._whole.counts.size)[0] if self._size is None else self._size
+
+    @property
+    def total(self) -> float:
+        """The sum of all numbers."""
+        return self._whole.above(self._whole.counts.size)[1]
+
+    def largest(self, rank: int) -> float:
+        """Returns the ``rank``-th largest number, counted from 1."""
+        found = self._whole
+        while True:
+            entry = int(np.searchsorted(found.counts, rank))
+            if found.exact[entry]:
+                return float(self._layout.numbers(found.starts[entry : entry + 1])[0])
+            rank -= found.above(entry)[0]
+            found = self._refined(found, entry)
+
+    def count_from(self, threshold: float) -> int:
+        """Returns how many numbers are at least ``threshold``."""
+        return self._from(threshold)[0]
+
+    def sum_from(self, threshold: float) -> float:
+        """Returns the sum of the numbers that are at least ``threshold``."""
+        return self._from(threshold)[1]
+
+    def _from(self, threshold: float) -> tuple[int, float]:
+        found, count, total = self._whole, 0, 0.0
+        key = self._layout.key_from(threshold)
+        while True:
+            entry = found.starts.size - int(np.searchsorted(found.starts[::-1], key))
+            more, sum_of_more = found.above(entry)
+            count, total = count + more, total + sum_of_more
+            is_apart = entry == found.starts.size or key >= int(found.starts[entry]) + (1 << found.shift)
+            if is_apart or found.exact[entry]:
+                return count, total
+            found = self._refined(found, entry)
+
+    @property
+    def _layout(self) -> Layout:
+        return self._ranges.layout
+
+    @property
+    def _whole(self) -> Range:
+        if self._ranges.whole is None:
+            small = self._size is not None and self._size <= SORTED
+            self._ranges.whole = self._sorted() if small else self._counted()
+        return self._ranges.whole
+
+    def _sorted(self) -> Range:
+        (numbers,) = self._parts()
+        self._ranges.layout = layout = replace(self._layout, dtype=numbers.dtype)
+        keys = [keys_of(block, layout.signed).cpu().numpy() for block in numbers.blocks()]
+        starts, counts = np.unique(np.concatenate([*keys, np.zeros(0, np.int64)]), return_counts=True)
+        return Range.of(layout, 0, starts, Counts(counts, np.zeros(starts.size)))
+
+    def _counted(self) -> Range:
+        if (found := self._count(self._layout.whole)) is None:
+            self._ranges.layout = replace(self._layout, dtype=torch.float64)
+            found = self._count(self._layout.whole)
+        assert found is not None
+        return found
+
+    def _count(self, digit: Digit) -> Range | None:
+        """Counts a digit in one pass. Returns None if a part has a wider dtype than the layout."""
+        layout, counts, lows = self._layout, np.zeros(digit.count, np.int64), np.zeros(digit.count)
+        for numbers in self._parts():
+            if torch.promote_types(numbers.dtype, layout.dtype) != layout.dtype:
+                return None
+            found = count_keys(numbers, digit, layout.dtype)
+            counts, lows = counts + found.counts, lows + found.lows
+        values = counts.nonzero()[0]
+        starts = (values + digit.first) << digit.shift
+        return Range.of(layout, digit.shift, starts, Counts(counts[values], lows[values]))
+
+    def _refined(self, found: Range, entry: int) -> Range:
+        key, kept = (found.shift, int(found.starts[entry])), self._ranges.refined
+        if key not in kept:
+            refined = self._count(self._layout.within(*key))
+            assert refined is not None
+            while kept and sum(each.starts.size for each in kept.values()) + refined.starts.size > TABLE:
+                del kept[next(iter(kept))]
+            kept[key] = refined
+        return kept[key]

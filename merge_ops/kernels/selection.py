@@ -1,0 +1,165 @@
+"""What selects elements by the rank of a number, in passes over memory that copy no tensor.
+
+A key is the bit pattern of an element's number as an integer, in the order of the numbers. How often each value of its
+upper bits occurs says in which range of keys a rank falls, and a second pass over the keys of this range says where
+(radix selection). Counts are integers, so that they do not depend on the device or the number of threads.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import fsum
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mergesearch.merge_ops.kernels import native_backend, native_selection
+from mergesearch.merge_ops.kernels.blocks import wide_dtype
+from mergesearch.merge_ops.kernels.rowwise import row_of
+from mergesearch.merge_ops.kernels.threads import run_spans
+from mergesearch.merge_ops.kernels.torch_backend import spread_of
+
+CPU_BLOCK = 1 << 16
+GPU_BLOCK = 1 << 24
+Kind = Literal["magnitude", "spread", "importance"]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A number for each element of a tensor, computed in ``dtype`` where it is needed.
+
+    * ``magnitude``: |δ| of one model
+    * ``spread``: ``Σ_i (δ_i − mean δ)²`` of all models
+    * ``importance``: |δ| of one model times the factor of the element's row (along the last axis)
+    """
+
+    kind: Kind
+    base: Tensor
+    models: Sequence[Tensor]
+    factors: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.base.numel()
+
+    @property
+    def row(self) -> int:
+        """The length of a row."""
+        return self.base.shape[-1] if self.base.dim() else 1
+
+    @property
+    def signed(self) -> bool:
+        """Whether numbers may be negative: rounding may leave a row that hardly changed with a factor below zero."""
+        return self.kind == "importance"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32, or float64 if a tensor is float64."""
+        return wide_dtype([self.base, *self.models])
+
+    def flat(self) -> tuple[Tensor, list[Tensor]]:
+        """Returns the base and the models as flat contiguous tensors."""
+        return self.base.contiguous().view(-1), [model.contiguous().view(-1) for model in self.models]
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Yields the numbers of one block after the other."""
+        (base, models), block = self.flat(), CPU_BLOCK if self.base.device.type == "cpu" else GPU_BLOCK
+        for start in range(0, self.size, block):
+            yield self.block(base, models, start, start + block)[0]
+
+    def block(self, base: Tensor, models: Sequence[Tensor], start: int, end: int) -> tuple[Tensor, list[Tensor]]:
+        """Returns the numbers of the elements start to end, and their task vectors, from ``flat`` tensors."""
+        wide, span = self.dtype, slice(start, end)
+        origin = base[span].to(wide)
+        deltas = [model[span].to(wide) - origin for model in models]
+        if self.kind == "spread":
+            return spread_of(deltas), deltas
+        if self.factors is None:
+            return deltas[0].abs(), deltas
+        rows = row_of(self.base.shape)(start, origin.numel(), base.device)
+        return deltas[0].abs() * self.factors[rows], deltas
+
+
+@dataclass(frozen=True)
+class Digit:
+    """Some bits of the keys: ``(key >> shift) − first`` of those where this is at least 0 and less than ``count``."""
+
+    shift: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many keys have each value of a digit, and the sum of their lower bits, exact for float32: [count] each."""
+
+    counts: NDArray[np.int64]
+    lows: NDArray[np.float64]
+
+
+def count_keys(numbers: Numbers, digit: Digit, dtype: torch.dtype) -> Counts:
+    """Counts the keys of all elements in one pass over memory. ``dtype`` is that of the numbers, or a wider one."""
+    base, models = numbers.flat()
+    if dtype == torch.float64:
+        return _count_in_torch(numbers, digit, dtype)
+    if native_selection.reads([base, *models]):
+        counts, lows = native_selection.count_keys(numbers, base, models, digit)
+    elif _is_for_triton([base, *models]):
+        from mergesearch.merge_ops.kernels import triton_backend
+
+        counts, lows = triton_backend.count_keys(numbers, base, models, digit)
+    else:
+        return _count_in_torch(numbers, digit, dtype)
+    if digit.count << digit.shift >= 1 << 31:  # of all keys, the kernels leave out zeros, which may be most
+        counts[-digit.first] += numbers.size - counts.sum()
+    return Counts(counts, lows.astype(np.float64))
+
+
+def _is_for_triton(tensors: Sequence[Tensor]) -> bool:
+    is_served = all(tensor.is_cuda and tensor.dtype in native_backend.DTYPES for tensor in tensors)
+    return is_served and find_spec("triton") is not None
+
+
+def _count_in_torch(numbers: Numbers, digit: Digit, dtype: torch.dtype) -> Counts:
+    device = numbers.base.device
+    counts = torch.zeros(digit.count, dtype=torch.int64, device=device)
+    lows = torch.zeros(digit.count, dtype=torch.float64, device=device)
+    for block in numbers.blocks():
+        keys = keys_of(block.to(dtype), numbers.signed)
+        places = (keys >> digit.shift) - digit.first
+        mine = (places >= 0) & (places < digit.count)
+        places, low = places[mine], (keys[mine] & ((1 << digit.shift) - 1)).double()
+        counts += places.bincount(minlength=digit.count)
+        lows += places.bincount(low, minlength=digit.count)
+    return Counts(counts.cpu().numpy(), lows.cpu().numpy())
+
+
+def keys_of(numbers: Tensor, signed: bool = False) -> Tensor:
+    """Returns int64 keys of float32 or float64 numbers. NaN has the largest, and −0 the one before that of 0."""
+    bits = numbers.view(torch.int32 if numbers.dtype == torch.float32 else torch.int64)
+    largest = torch.iinfo(bits.dtype).max
+    return (torch.where(bits < 0, bits ^ largest, bits) if signed else bits & largest).long()
+
+
+def energies(numbers: Numbers, least: float) -> tuple[float, ...]:
+    """Returns ``Σ δ_i²`` of each model over the elements whose number is at least ``least``, in float64.
+
+    The sums of spans are added without rounding, so that the result does not depend on the threads.
+    """
+    base, models = numbers.flat()
+    if native_selection.reads([base, *models]):
+        spans = native_selection.energies(numbers, base, models, least)
+        return tuple(map(fsum, spans.T))
+    sums: dict[int, list[float]] = {}
+
+    def work(start: int, end: int) -> None:
+        found, deltas = numbers.block(base, models, start, end)
+        kept = found >= least
+        sums[start] = [(delta.double().square() * kept).sum().item() for delta in deltas]
+
+    run_spans(numbers.size, work)
+    return tuple(fsum(sums[start][i] for start in sums) for i in range(len(models)))
