@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from mergesearch.merge_ops.kernels.selection import Counts, Digit, Numbers, count_keys, keys_of
 
-SORTED = 1 << 12
-"""Up to so many elements are sorted: that takes no longer than the table of their first digit."""
+SORTED = 1 << 14
+"""Up to so many elements are sorted: that takes no longer than to count two digits of one rank."""
 TABLE = 1 << 16
 """The largest number of entries of a table, and of refined ranges that are kept; of those, the oldest are forgotten."""
 ENTRY = 8 + 8 + 8 + 1
@@ -71,9 +71,9 @@ class Range:
     exact: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, layout: Layout, shift: int, starts: Keys, found: Counts) -> "Range":
-        """Returns the range of entries that begin at ``starts``, smallest first."""
-        starts, counts, lows = starts[::-1], found.counts[::-1], found.lows[::-1]
+    def of(cls, layout: Layout, shift: int, found: Counts) -> "Range":
+        """Returns the range of a digit with this shift."""
+        starts, counts, lows = found.values[::-1] << shift, found.counts[::-1], found.lows[::-1]
         first = layout.numbers(starts)
         with np.errstate(invalid="ignore"):  # infinite numbers
             # Neighboring numbers of an entry are equally far apart.
@@ -171,7 +171,7 @@ class Ranking:
         self._ranges.layout = layout = replace(self._layout, dtype=numbers.dtype)
         keys = [keys_of(block, layout.signed).cpu().numpy() for block in numbers.blocks()]
         starts, counts = np.unique(np.concatenate([*keys, np.zeros(0, np.int64)]), return_counts=True)
-        return Range.of(layout, 0, starts, Counts(counts, np.zeros(starts.size)))
+        return Range.of(layout, 0, Counts(starts, counts, np.zeros(starts.size)))
 
     def _counted(self) -> Range:
         if (found := self._count(self._layout.whole)) is None:
@@ -182,15 +182,12 @@ class Ranking:
 
     def _count(self, digit: Digit) -> Range | None:
         """Counts a digit in one pass. Returns None if a part has a wider dtype than the layout."""
-        layout, counts, lows = self._layout, np.zeros(digit.count, np.int64), np.zeros(digit.count)
+        layout, found = self._layout, []
         for numbers in self._parts():
             if torch.promote_types(numbers.dtype, layout.dtype) != layout.dtype:
                 return None
-            found = count_keys(numbers, digit, layout.dtype)
-            counts, lows = counts + found.counts, lows + found.lows
-        values = counts.nonzero()[0]
-        starts = (values + digit.first) << digit.shift
-        return Range.of(layout, digit.shift, starts, Counts(counts[values], lows[values]))
+            found.append(count_keys(numbers, digit, layout.dtype))
+        return Range.of(layout, digit.shift, Counts.joined(found))
 
     def _refined(self, found: Range, entry: int) -> Range:
         key, kept = (found.shift, int(found.starts[entry])), self._ranges.refined

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import fsum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -95,10 +95,33 @@ class Digit:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many keys have each value of a digit, and the sum of their lower bits, exact for float32: [count] each."""
+    """How many keys have each value of a digit that occurs, the smallest first, and the sum of their lower bits.
 
+    The sums are exact for float32.
+    """
+
+    values: NDArray[np.int64]
     counts: NDArray[np.int64]
     lows: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, digit: Digit, counts: NDArray[Any], lows: NDArray[Any]) -> "Counts":
+        """Returns the counts of all values of the digit without those that do not occur."""
+        found: NDArray[np.int64] = np.flatnonzero(counts)
+        return cls(found + digit.first, counts[found], lows[found].astype(np.float64))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Counts"]) -> "Counts":
+        """Returns the sums of several counts of one digit."""
+        if len(parts) == 1:
+            return parts[0]
+        every = np.concatenate([np.zeros(0, np.int64), *(part.values for part in parts)])
+        values, places = np.unique(every, return_inverse=True)
+        counts, lows = (
+            np.bincount(places, np.concatenate([np.zeros(0), *columns]), values.size)
+            for columns in ([part.counts for part in parts], [part.lows for part in parts])
+        )
+        return cls(values, counts.astype(np.int64), lows.astype(np.float64))
 
 
 def count_keys(numbers: Numbers, digit: Digit, dtype: torch.dtype) -> Counts:
@@ -116,7 +139,7 @@ def count_keys(numbers: Numbers, digit: Digit, dtype: torch.dtype) -> Counts:
         return _count_in_torch(numbers, digit, dtype)
     if digit.count << digit.shift >= 1 << 31:  # of all keys, the kernels leave out zeros, which may be most
         counts[-digit.first] += numbers.size - counts.sum()
-    return Counts(counts, lows.astype(np.float64))
+    return Counts.of(digit, counts, lows)
 
 
 def _is_for_triton(tensors: Sequence[Tensor]) -> bool:
@@ -135,7 +158,7 @@ def _count_in_torch(numbers: Numbers, digit: Digit, dtype: torch.dtype) -> Count
         places, low = places[mine], (keys[mine] & ((1 << digit.shift) - 1)).double()
         counts += places.bincount(minlength=digit.count)
         lows += places.bincount(low, minlength=digit.count)
-    return Counts(counts.cpu().numpy(), lows.cpu().numpy())
+    return Counts.of(digit, counts.cpu().numpy(), lows.cpu().numpy())
 
 
 def keys_of(numbers: Tensor, signed: bool = False) -> Tensor:

@@ -26,8 +26,8 @@ OVERHEAD = 0.01
 """The least seconds of a forward pass, however small the model is."""
 BOOKKEEPING = 0.015
 """Seconds of a trial beside building and scoring: sampling a point, saving scores, telling the study."""
-SORTING = 2.5e-8
-"""Seconds for each element of a model whose magnitudes are sorted once, before the first candidate."""
+COUNTING = 1e-9
+"""Seconds for each element of a model whose magnitudes are counted once, before the first candidate."""
 PROBE_SECONDS, MEASURE_SECONDS = 0.4, 4.0
 """The number of items that are scored for an estimate grows until scoring them takes this long."""
 BUILT = 3
@@ -136,10 +136,10 @@ def _guess_build(problem: Problem) -> tuple[float, float]:
     infos = {r: problem.checkpoint(r).tensors.values() for r in problem.references}
     moved = sum(info.bytes for tensors in infos.values() for info in tensors)
     elements = sum(prod(info.shape) for tensors in infos.values() for info in tensors)
-    sorts = any(
+    counts = any(
         method.statistics_bytes(info.shape, 1) for method in problem.space.methods for info in infos[problem.template]
     )
-    return (elements * SORTING if sorts else 0.0), moved / _copy_rate(device)
+    return (elements * COUNTING if counts else 0.0), moved / _copy_rate(device)
 
 
 def _measure_build(problem: Problem, live: LiveModel) -> tuple[float, float]:
