@@ -19,8 +19,8 @@ from merge_throughput import Copies, table, timed
 from rich.console import Console
 from torch import Tensor
 
+from mergesearch.merge_ops.kernels.numbers import Numbers
 from mergesearch.merge_ops.kernels.ranking import Layout, Ranges, Ranking
-from mergesearch.merge_ops.kernels.selection import Numbers
 from mergesearch.merge_ops.kernels.torch_backend import spread_of
 from mergesearch.merge_ops.methods._ranked import row_ranks
 

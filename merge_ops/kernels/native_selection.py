@@ -3,17 +3,15 @@
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mergesearch.merge_ops.kernels.native_backend import CTensor, library, reads
+from mergesearch.merge_ops.kernels.numbers import Digit, Numbers
 from mergesearch.merge_ops.kernels.threads import SPAN, run_on_threads, run_spans
-
-if TYPE_CHECKING:
-    from mergesearch.merge_ops.kernels.selection import Digit, Numbers
 
 __all__ = ["count_keys", "energies", "reads", "row_ranks"]
 
@@ -39,7 +37,7 @@ class _Digit(ctypes.Structure):
 
 
 def count_keys(
-    numbers: "Numbers", base: Tensor, models: Sequence[Tensor], digit: "Digit"
+    numbers: Numbers, base: Tensor, models: Sequence[Tensor], digit: Digit
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns [count] counts and sums of lower bits. Zeros are left out where the digit takes all keys."""
     kernels, struct, next_span = _kernels(), _struct(numbers, base, models), ctypes.c_int64(0)
@@ -55,7 +53,7 @@ def count_keys(
     return counts, lows
 
 
-def energies(numbers: "Numbers", base: Tensor, models: Sequence[Tensor], least: float) -> NDArray[np.float64]:
+def energies(numbers: Numbers, base: Tensor, models: Sequence[Tensor], least: float) -> NDArray[np.float64]:
     """Returns [spans, models]: see ``selection.energies``, for each span."""
     kernels, struct = _kernels(), _struct(numbers, base, models)
     sums = np.zeros((max(1, -(-numbers.size // SPAN)), len(models)))
@@ -68,7 +66,7 @@ def energies(numbers: "Numbers", base: Tensor, models: Sequence[Tensor], least: 
     return sums
 
 
-def row_ranks(numbers: "Numbers", base: Tensor, models: Sequence[Tensor], ranks: Tensor) -> None:
+def row_ranks(numbers: Numbers, base: Tensor, models: Sequence[Tensor], ranks: Tensor) -> None:
     """Writes the rank of each element's number in its row to ``ranks``, of int16: the bit patterns of uint16."""
     kernels, struct, next_rows = _kernels(), _struct(numbers, base, models), ctypes.c_int64(0)
     rows = max(1, SPAN // numbers.row)
@@ -80,7 +78,7 @@ def row_ranks(numbers: "Numbers", base: Tensor, models: Sequence[Tensor], ranks:
     run_on_threads(work, -(-numbers.size // (rows * numbers.row)))
 
 
-def _struct(numbers: "Numbers", base: Tensor, models: Sequence[Tensor]) -> _Numbers:
+def _struct(numbers: Numbers, base: Tensor, models: Sequence[Tensor]) -> _Numbers:
     """Returns a struct that keeps the array of its models alive, but no tensor."""
     c_models = (CTensor * len(models))(*map(CTensor.of, models))
     factors = None if numbers.factors is None else numbers.factors.data_ptr()

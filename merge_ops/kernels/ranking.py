@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mergesearch.merge_ops.kernels.selection import Counts, Digit, Numbers, count_keys, keys_of
+from mergesearch.merge_ops.kernels.numbers import Digit, Numbers, keys_of
+from mergesearch.merge_ops.kernels.selection import Counts, count_keys
 
 SORTED = 1 << 14
 """Up to so many elements are sorted: that takes no longer than to count two digits of one rank."""

@@ -9,7 +9,7 @@ tensors, which Triton cannot compile; and tensors of other dtypes, as these kern
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 # ruff: noqa: N803, PLR0913, PLR0917 (kernels name constants in capitals, and take many)
 import numpy as np
@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mergesearch.merge_ops.kernels.native_backend import VOTES
+from mergesearch.merge_ops.kernels.numbers import Digit, Numbers
 from mergesearch.merge_ops.kernels.plans import GRAIN, LinearCombination, Pass, SignConsensus, Sparsity, grains
-
-if TYPE_CHECKING:
-    from mergesearch.merge_ops.kernels.selection import Digit, Numbers
 
 TILE = 1024
 PART = 1 << 23
@@ -59,7 +57,7 @@ def combine(tensor_pass: Pass) -> None:
 
 
 def count_keys(
-    numbers: "Numbers", base: Tensor, models: Sequence[Tensor], digit: "Digit"
+    numbers: Numbers, base: Tensor, models: Sequence[Tensor], digit: Digit
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns [count] counts and sums of lower bits. Zeros are left out where the digit takes all keys."""
     device, parts = base.device, -(-numbers.size // PART)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mergesearch.merge_ops.kernels import native_selection
 from mergesearch.merge_ops.kernels.blocks import wide_dtype
+from mergesearch.merge_ops.kernels.numbers import Numbers
 from mergesearch.merge_ops.kernels.plans import GRAIN, PADDING, RANKS, RankedDrop, Sparsity
-from mergesearch.merge_ops.kernels.selection import Numbers
 from mergesearch.merge_ops.methods._base import Scalar, Statistics
 
 ELEMENTS_AT_ONCE = 1 << 22

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from mergesearch.merge_ops.kernels.blocks import wide_dtype
+from mergesearch.merge_ops.kernels.numbers import Numbers
 from mergesearch.merge_ops.kernels.plans import Elementwise
 from mergesearch.merge_ops.kernels.ranking import Layout, Ranges, Ranking
 from mergesearch.merge_ops.kernels.rowwise import row_of
-from mergesearch.merge_ops.kernels.selection import Numbers
 
 SMALLEST_PROBABILITY = 1e-8
 ROWS_AT_ONCE = 1 << 22

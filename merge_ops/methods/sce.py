@@ -53,7 +53,8 @@ def _least_spread(statistics: Statistics, fraction: float) -> float:
 
 
 def _energies(least: float, base: "Tensor | None", models: "Sequence[Tensor]") -> tuple[float, ...]:
-    from mergesearch.merge_ops.kernels.selection import Numbers, energies
+    from mergesearch.merge_ops.kernels.numbers import Numbers
+    from mergesearch.merge_ops.kernels.selection import energies
 
     assert base is not None
     return energies(Numbers("spread", base, models), least) if least < inf else (0.0,) * len(models)

@@ -7,8 +7,8 @@ from typing import Any, TypeVar, cast
 from torch import Tensor
 
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
+from mergesearch.merge_ops.kernels.numbers import Numbers
 from mergesearch.merge_ops.kernels.ranking import Ranges, Ranking
-from mergesearch.merge_ops.kernels.selection import Numbers
 
 T = TypeVar("T")
 Pairs = Iterable[tuple[Tensor, Tensor]]

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mergesearch.merge_ops.kernels.numbers import Numbers
 from mergesearch.merge_ops.kernels.ranking import Ranges, Ranking
 from mergesearch.merge_ops.kernels.rowwise import row_dots
-from mergesearch.merge_ops.kernels.selection import Numbers
 from mergesearch.merge_ops.methods import BASE, Quantiles
 from mergesearch.merge_ops.statistics.gram import gram
 from mergesearch.merge_ops.statistics.model_statistics import ModelStatistics, Pairs

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mergesearch.merge_ops.kernels import native_selection, ranking, selection, threads
+from mergesearch.merge_ops.kernels.numbers import Numbers
 from mergesearch.merge_ops.kernels.ranking import Layout, Ranges, Ranking
-from mergesearch.merge_ops.kernels.selection import Numbers, energies
+from mergesearch.merge_ops.kernels.selection import energies
 from mergesearch.merge_ops.kernels.torch_backend import spread_of
 from mergesearch.merge_ops.methods._ranked import row_ranks
 

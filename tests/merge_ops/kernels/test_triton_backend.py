@@ -12,8 +12,9 @@ from torch import Tensor
 from mergesearch.merge_ops.kernels import combine as combine_module
 from mergesearch.merge_ops.kernels import selection, torch_backend
 from mergesearch.merge_ops.kernels.masks import draws
+from mergesearch.merge_ops.kernels.numbers import Digit, Numbers
 from mergesearch.merge_ops.kernels.plans import Elementwise, LinearCombination, Pass, Plan, SignConsensus, Sparsity
-from mergesearch.merge_ops.kernels.selection import Counts, Digit, Numbers
+from mergesearch.merge_ops.kernels.selection import Counts
 from mergesearch.merge_ops.methods import METHODS
 
 from ..helpers import EVERY_METHOD, Counter, case_of, decided, inputs, ours, same_bytes, tensor

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mergesearch.merge_ops.kernels.combine import combine_all
+from mergesearch.merge_ops.kernels.numbers import Kind, Numbers
 from mergesearch.merge_ops.kernels.plans import LinearCombination, Pass, Plan, RankedDrop, SignConsensus, Sparsity
 from mergesearch.merge_ops.kernels.ranking import Layout, Ranges, Ranking
-from mergesearch.merge_ops.kernels.selection import Kind, Numbers
 
 from ..helpers import inputs
 from .test_combine import DTYPES, PLANS, by_torch, case, empty, same
