@@ -179,14 +179,17 @@ def _watching(progress: bool) -> AbstractContextManager[Watcher]:
     return shown_progress(console())
 
 
-def merge(recipe: Recipe | Mapping[str, Any] | PathName, out: PathName, *, allow_nan: bool = False) -> None:
+def merge(
+    recipe: Recipe | Mapping[str, Any] | PathName, out: PathName, *, allow_nan: bool = False, verify: bool = False
+) -> None:
     """Writes a recipe's model to the new folder ``out``, as transformers loads it, or nothing where it fails.
 
     ``recipe`` is mergekit's YAML: a file (of several documents too), its content, or a Recipe. Paths in it are relative
     to the current folder. Warns (UserWarning) where the models do not go together well. Raises UserError for an invalid
-    recipe, where ``out`` is not empty and, without ``allow_nan``, for tensors with NaN or infinite values.
+    recipe, where ``out`` is not empty and, without ``allow_nan``, for tensors with NaN or infinite values. ``verify``
+    reads what was written back from the disk, and compares it.
     """
-    options = MergeOptions(warn=warnings.warn, allow_nan=allow_nan)
+    options = MergeOptions(warn=warnings.warn, allow_nan=allow_nan, verify=verify)
     with other_code("the merge"):
         if isinstance(recipe, str | PathLike):
             merge_file(Path(recipe), Path(out), options)

@@ -190,9 +190,10 @@ def remerge(runs: tuple[Path, ...], out: Path, top: int) -> None:
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--allow-nan", is_flag=True, help="Merge tensors with NaN or infinite values too.")
+@click.option("--verify", is_flag=True, help="Read the written tensors back from the disk, and compare them.")
 @_trust
 @_user_errors
-def merge(recipe: Path, out: Path, allow_nan: bool, trust: bool) -> None:
+def merge(recipe: Path, out: Path, allow_nan: bool, verify: bool, trust: bool) -> None:
     """Merge models by a recipe into a new folder.
 
     RECIPE is a file in mergekit's YAML format. OUT must be empty or not exist. Paths in the recipe are relative to the
@@ -201,7 +202,7 @@ def merge(recipe: Path, out: Path, allow_nan: bool, trust: bool) -> None:
     from mergesearch.merge_ops.engine.documents import merge_file
     from mergesearch.merge_ops.engine.options import MergeOptions
 
-    options = MergeOptions(_echo, lambda line: _tell(f"warning: {line}"), allow_nan)
+    options = MergeOptions(_echo, lambda line: _tell(f"warning: {line}"), allow_nan, verify)
     with trust_code(trust, _tell):
         merge_file(recipe, out, options)
     _echo(f"wrote {out}")

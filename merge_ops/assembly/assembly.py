@@ -9,7 +9,7 @@ from torch import Tensor
 from mergesearch.merge_ops.assembly.candidate_cache import MethodInputs
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.assembly.result_layout import ResultLayout
-from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
+from mergesearch.merge_ops.checkpoint.tensor_files import StoredBytes, TensorInfo
 from mergesearch.merge_ops.kernels.combine import combine, combine_all
 from mergesearch.merge_ops.kernels.masks import mask_key
 from mergesearch.merge_ops.kernels.plans import Pass, Plan
@@ -80,6 +80,28 @@ class Assembly:
         if index is None or (index == BASE and not has_base):
             return None
         return tensor_recipe.inputs[0] if index == BASE else tensor_recipe.model_inputs[index]
+
+    def stored(self, name: str) -> StoredBytes | None:
+        """Returns the place of a tensor's bytes in a checkpoint's file, if it is a copy of them, or None."""
+        copied = self.copied(name)
+        if copied is None or self.layout.info_of(*copied) != self.infos[name]:
+            return None
+        return self._merger.stored(*copied)
+
+    def reads(self, name: str) -> Sequence[InputKey]:
+        """Returns the inputs that ``write_tensor`` or ``check_inputs`` reads, or most of them."""
+        tensor_recipe, properties = self.layout.tensor_recipes[name], self.layout.properties[name]
+        if self.stored(name) and self._merger.allows_nan:
+            return []
+        if not properties.matched or not properties.info.dtype.is_floating_point:
+            return [properties.owner]
+        copied = self.copied(name)
+        return [copied] if copied else [key for key in tensor_recipe.inputs if self.layout.info_of(*key)]
+
+    def check_inputs(self, name: str) -> None:
+        """Reads a tensor's inputs. Raises UserError if one has NaN or infinite values, unless these are allowed."""
+        for key in self.reads(name):
+            self._merger.tensor(*key)
 
     def write_tensor(self, name: str, out: Tensor) -> None:
         """Writes one tensor to ``out``. Tensors that are not floats are copied from the base."""

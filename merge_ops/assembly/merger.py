@@ -1,6 +1,7 @@
 """Open checkpoints under one set of names, with what is cached for all candidates of a run."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,12 @@ from mergesearch.errors import Problems, UserError
 from mergesearch.merge_ops.assembly.candidate_cache import CandidateCache
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.quantization import check_plain
+from mergesearch.merge_ops.checkpoint.tensor_files import StoredBytes
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint, align
 from mergesearch.merge_ops.inputs.labels import LabelOrders, head_tensors, label_orders
 from mergesearch.merge_ops.inputs.memory import MemoryPlan, StreamPlan, plan_memory
-from mergesearch.merge_ops.inputs.tensor_cache import TensorCache
+from mergesearch.merge_ops.inputs.read_ahead import ReadAhead
+from mergesearch.merge_ops.inputs.tensor_cache import Key, TensorCache
 from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
 from mergesearch.merge_ops.live.dequantized import dequantized_paths
 from mergesearch.merge_ops.methods import Method
@@ -121,6 +124,33 @@ class Merger:
     def keeps_all(self) -> bool:
         """Whether every tensor stays on the device after it was read."""
         return self.tensors is not None and self.tensors.plan.location == "device"
+
+    @contextmanager
+    def read_ahead(self, groups: Sequence[Sequence[Key]]) -> Iterator[Callable[[], None]]:
+        """Reads tensors ahead, on threads, if they are not kept.
+
+        Args:
+            groups: the tensors that each tensor of the result reads, in its order.
+
+        Yields:
+            A function, to be called before each tensor of the result.
+        """
+        if self.tensors is not None:
+            yield lambda: None
+            return
+        read = self.tensor
+        with ReadAhead(groups, lambda key: self.inputs[key[0]].tensors[key[1]].bytes, read) as ahead:
+            self.tensor = ahead.tensor
+            try:
+                yield ahead.advance
+            finally:
+                self.tensor = read
+
+    def stored(self, reference: str, name: str) -> StoredBytes | None:
+        """Returns the place of a tensor's bytes in a file, or None if it is kept in memory or changed when read."""
+        entry = self.inputs[reference]
+        is_reordered = reference in self.label_orders and name in head_tensors(entry)
+        return None if self.tensors is not None or is_reordered else entry.stored(name)
 
     def prefetch(self, entries: Iterable[tuple[str, str]]) -> None:
         """Starts to copy tensors to the device, if they are streamed to it."""

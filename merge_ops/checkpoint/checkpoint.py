@@ -20,7 +20,7 @@ from mergesearch.merge_ops.checkpoint.architecture import architecture_of
 from mergesearch.merge_ops.checkpoint.locations import locate
 from mergesearch.merge_ops.checkpoint.references import ModelReference, parse_reference
 from mergesearch.merge_ops.checkpoint.side_files import VOCABULARIES, side_files
-from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
+from mergesearch.merge_ops.checkpoint.tensor_files import StoredBytes, TensorInfo
 from mergesearch.merge_ops.checkpoint.weight_files import USUAL_NAMES, WeightFiles, find_weights
 from mergesearch.reading import read_json_object
 from mergesearch.text import quoted
@@ -68,9 +68,17 @@ class Checkpoint:
         """Reads one tensor to the CPU."""
         return self._adapter.tensor(name) if self._adapter else self._read(name)
 
+    def stored(self, name: str) -> StoredBytes | None:
+        """Returns the place of a tensor's bytes, or None if there is an adapter."""
+        return None if self._adapter else self.weights.file_of[name].stored(name)
+
     def may_have_copies(self) -> bool:
-        """Returns whether two of the tensors may be copies of each other. A few bytes of each are read."""
-        return self._adapter is not None or bool(self.similar_tensors())
+        """Returns whether two of the tensors may be copies of each other. Those with equal samples are read."""
+        return self._adapter is not None or any(map(self._has_copies, self.similar_tensors()))
+
+    def _has_copies(self, names: Sequence[str]) -> bool:
+        digests = {tensors_digest([("", self._read(name))]) for name in names}
+        return len(digests) < len(names)
 
     def samples(self) -> dict[str, bytes]:
         """Returns a few bytes from the middle of every stored tensor, without the adapter."""

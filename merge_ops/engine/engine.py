@@ -259,8 +259,9 @@ def merge(
 ) -> None:
     """Writes the recipe's model to the folder ``out``, as transformers loads it. Writes nothing if it fails.
 
-    One tensor is in memory at a time. Beside the weights, the folder has the config, tokenizer and generation config of
-    the base (the first model if there is no base), changed as the recipe asks, a model card, and the recipe.
+    It takes the memory of the largest tensor's inputs and result. Beside the weights, the folder has the config,
+    tokenizer and generation config of the base (the first model if there is no base), changed as the recipe asks, a
+    model card, and the recipe.
 
     Args:
         recipe: the recipe.
@@ -279,7 +280,7 @@ def merge(
     assembly = Assembly(merger, recipe)
     for warning in assembly.layout.warnings:
         options.warn(warning)
-    write_folder(assembly, merger, out, recipe_text)
+    write_folder(assembly, merger, out, recipe_text, options.verify)
 
 
 def check_output(out: Path) -> None:

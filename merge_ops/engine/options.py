@@ -13,11 +13,13 @@ class MergeOptions:
         say: gets the memory plan.
         warn: gets warnings about the recipe and the inputs.
         allow_nan: write tensors that have NaN or infinite values. By default they are an error.
+        verify: read every written tensor back from the disk, and compare it.
     """
 
     say: Say = silent
     warn: Say = silent
     allow_nan: bool = False
+    verify: bool = False
 
 
 DEFAULTS = MergeOptions()

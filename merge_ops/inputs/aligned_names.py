@@ -14,7 +14,7 @@ from torch import Tensor
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.architecture import FIRST_NUMBER, Architecture, LiveName, architecture
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
-from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
+from mergesearch.merge_ops.checkpoint.tensor_files import StoredBytes, TensorInfo
 from mergesearch.merge_ops.inputs.guessed_names import (
     COMPUTED_BUFFERS,
     OUTPUT_EMBEDDING,
@@ -64,6 +64,10 @@ class AlignedCheckpoint:
     def tensor(self, name: str) -> Tensor:
         """Reads one tensor, given by its aligned name, to the CPU."""
         return self.checkpoint.tensor(self.own_names[name])
+
+    def stored(self, name: str) -> StoredBytes | None:
+        """Returns the place of the bytes of a tensor, given by its aligned name, or None if reading changes them."""
+        return self.checkpoint.stored(self.own_names[name])
 
 
 def align(checkpoints: Sequence[Checkpoint]) -> dict[str, AlignedCheckpoint]:

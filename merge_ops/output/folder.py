@@ -28,7 +28,9 @@ RECIPE = "mergesearch_recipe.yml"
 """The file of a result with its recipe."""
 
 
-def write_folder(assembly: Assembly, merger: Merger, out: Path, recipe_text: str | None = None) -> None:
+def write_folder(
+    assembly: Assembly, merger: Merger, out: Path, recipe_text: str | None = None, verify: bool = False
+) -> None:
     """Writes the assembly's model to ``out``, completely or not at all.
 
     Args:
@@ -36,17 +38,15 @@ def write_folder(assembly: Assembly, merger: Merger, out: Path, recipe_text: str
         merger: the open checkpoints.
         out: the folder, which must not exist or be empty.
         recipe_text: the recipe to write beside the weights. By default it is the assembly's.
+        verify: read the weights back from the disk.
     """
     recipe = assembly.recipe
     template, layered = _chat_template(assembly, merger), layered_config(assembly, merger)
     checkpoint = merger.checkpoints[assembly.layout.template]
     if checkpoint.folder is not None:
         _check_side_files(checkpoint.folder, assembly, template)
-    with written_checkpoint(out, assembly.infos, checkpoint.weights.stem) as writer:
-        for name, target in writer.tensors():
-            assembly.write_tensor(name, target)
-            if not merger.allows_nan:
-                _check_result(name, target, assembly)
+    with written_checkpoint(out, assembly.infos, checkpoint.weights.stem, verify) as writer:
+        _write_weights(writer, assembly, merger)
         source = checkpoint.folder
         if source is not None:
             _write_side_files(writer, source, assembly, merger, layered)
@@ -55,6 +55,19 @@ def write_folder(assembly: Assembly, merger: Merger, out: Path, recipe_text: str
         text = recipe_text or recipe.to_yaml()
         write_text(writer.folder / "README.md", str(model_card(recipe, out.name, text)))
         write_text(writer.folder / RECIPE, text)
+
+
+def _write_weights(writer: Writer, assembly: Assembly, merger: Merger) -> None:
+    with merger.read_ahead([assembly.reads(name) for name in writer.names]) as advance:
+        for name, target in writer.tensors():
+            advance()
+            if stored := assembly.stored(name):
+                assembly.check_inputs(name)
+                writer.copy(stored)
+                continue
+            assembly.write_tensor(name, target)
+            if not merger.allows_nan:
+                _check_result(name, target, assembly)
 
 
 def _check_result(name: str, tensor: torch.Tensor, assembly: Assembly) -> None:

@@ -1,42 +1,47 @@
-"""Writes checkpoints completely or not at all, with one tensor in memory at a time, and reads them back once."""
+"""Writes checkpoints completely or not at all, with the memory of one tensor, and proves what was written."""
 
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
 from torch import Tensor
 
 from mergesearch.errors import UserError, listed
 from mergesearch.files import atomic_path, ended_by_exception, write_text
 from mergesearch.merge_ops.checkpoint.side_files import CHAT_TEMPLATES, TOKENIZER_FILES, side_files
-from mergesearch.merge_ops.checkpoint.tensor_files import DTYPE_NAMES, TensorFile, TensorInfo, as_bytes
+from mergesearch.merge_ops.checkpoint.tensor_files import DTYPE_NAMES, StoredBytes, TensorFile, TensorInfo, allocated
 from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX
 from mergesearch.merge_ops.inputs.chat_templates import stored_template
+from mergesearch.merge_ops.output.write_behind import WriteBehind, checksum, write_all
 
 SHARD_BYTES = 5 * 10**9
 
 
 @contextmanager
-def written_checkpoint(out: Path, tensors: Mapping[str, TensorInfo], stem: str = STEMS[0]) -> Iterator["Writer"]:
+def written_checkpoint(
+    out: Path, tensors: Mapping[str, TensorInfo], stem: str = STEMS[0], verify: bool = False
+) -> Iterator["Writer"]:
     """Yields a writer to a temporary folder, which is renamed to ``out`` at the end.
 
     If the block or the verification of the files fails, or the process gets SIGTERM, the temporary folder is removed.
+    ``verify``: every tensor is read back from the disk.
     """
     with ended_by_exception(), new_parents_removed(out), atomic_path(out, durable=False) as temporary:
         temporary.mkdir()
         writer = Writer(temporary, tensors, stem=stem)
         yield writer
-        writer.verify()
+        if verify:
+            writer.verify()
 
 
 class Writer:
     """Writes safetensors files whose layout is known in advance, so that no tensor needs to stay in memory.
+
+    Tensors are written on a thread. Those that wait have at most the memory of the largest one.
 
     Args:
         folder: the folder of the files.
@@ -51,24 +56,34 @@ class Writer:
         self.folder = folder
         self._stem = stem
         self._shards = _plan_shards(tensors, shard_bytes)
-        self._checksums: dict[Path, dict[str, int]] = {}
+        self._written: dict[Path, dict[str, int | StoredBytes]] = {}
+        self._source: StoredBytes | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the tensors, in the order in which they are written."""
+        return [name for shard in self._shards for name in _ordered(shard)]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yields each tensor's name and memory to fill. The tensor is written when the next one is requested."""
         names = _shard_names(self._stem, len(self._shards))
         largest = max((info.bytes for shard in self._shards for info in shard.values()), default=0)
-        memory = torch.empty(largest, dtype=torch.uint8)
         for file, tensors in zip(names, self._shards, strict=True):
-            yield from self._write_shard(self.folder / file, tensors, memory)
+            yield from self._write_shard(self.folder / file, _ordered(tensors), largest)
         if len(names) > 1:
             self._write_index(names)
 
+    def copy(self, source: StoredBytes) -> None:
+        """Says that the present tensor has the bytes of another file, instead of those in the memory to fill."""
+        self._source = source
+
     def verify(self) -> None:
-        """Reads every tensor back. Raises UserError if one differs from what was written."""
-        for path, checksums in self._checksums.items():
+        """Reads every tensor back from the disk. Raises UserError if one differs from what was written."""
+        for path, written in self._written.items():
+            _drop_from_page_cache(path)
             file = TensorFile(path)
-            wrong = [name for name, written in checksums.items() if zlib.crc32(as_bytes(file.read(name))) != written]
-            if wrong or file.tensors.keys() != checksums.keys():
+            wrong = [name for name, expected in written.items() if checksum(file.stored(name).read()) != _sum(expected)]
+            if wrong or file.tensors.keys() != written.keys():
                 raise UserError(f"{path}: what was read back is not what was written: {listed(wrong)}")
 
     def copy_side_files(self, source: Path, tokenizer: Path | None = None) -> None:
@@ -92,24 +107,28 @@ class Writer:
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
 
-    def _write_shard(
-        self, path: Path, tensors: Mapping[str, TensorInfo], memory: Tensor
-    ) -> Iterator[tuple[str, Tensor]]:
-        # Widest dtypes first: then every tensor starts at a multiple of its element size, as the format asks.
-        ordered = dict(sorted(tensors.items(), key=lambda entry: (-entry[1].dtype.itemsize, entry[0])))
-        checksums = self._checksums.setdefault(path, {})
-        with path.open("wb") as file:
-            header = _header(ordered)
-            _reserve(file, len(header) + sum(info.bytes for info in ordered.values()))
-            file.write(header)
-            for name, info in ordered.items():
-                yield name, memory[: info.bytes].view(info.dtype).view(info.shape)
-                data = as_bytes(memory[: info.bytes])
-                checksums[name] = zlib.crc32(data)
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            _drop_from_page_cache(file)
+    def _write_shard(self, path: Path, tensors: Mapping[str, TensorInfo], largest: int) -> Iterator[tuple[str, Tensor]]:
+        written = self._written.setdefault(path, {})
+        header = _header(tensors)
+        offset = len(header)
+        with path.open("wb") as file, WriteBehind(file.fileno(), largest) as behind:
+            _reserve(file, offset + sum(info.bytes for info in tensors.values()))
+            write_all(file.fileno(), memoryview(header), 0)
+            for name, info in tensors.items():
+                behind.make_room(info.bytes)
+                memory = allocated(info.bytes)
+                yield name, memory.view(info.dtype).view(info.shape)
+                written[name] = self._hand_over(behind, memory, offset)
+                del memory
+                offset += info.bytes
+            behind.finish()
+
+    def _hand_over(self, behind: WriteBehind, memory: Tensor, offset: int) -> int | StoredBytes:
+        source, self._source = self._source, None
+        if source is None:
+            return behind.write(memory, offset)
+        behind.copy(source, offset)
+        return source
 
     def _write_index(self, names: Sequence[str]) -> None:
         weight_map = {name: file for file, shard in zip(names, self._shards, strict=True) for name in shard}
@@ -142,10 +161,21 @@ def _reserve(file: BinaryIO, size: int) -> None:
         os.posix_fallocate(file.fileno(), 0, size)
 
 
-def _drop_from_page_cache(file: BinaryIO) -> None:
+def _drop_from_page_cache(path: Path) -> None:
     """Makes the verification read the disk."""
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _sum(written: int | StoredBytes) -> int:
+    """Returns the checksum of what was written, or of the bytes that were copied."""
+    return checksum(written.read()) if isinstance(written, StoredBytes) else written
+
+
+def _ordered(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Widest dtypes first: then every tensor starts at a multiple of its element size, as the format asks."""
+    return dict(sorted(tensors.items(), key=lambda entry: (-entry[1].dtype.itemsize, entry[0])))
 
 
 def _header(tensors: Mapping[str, TensorInfo]) -> bytes:

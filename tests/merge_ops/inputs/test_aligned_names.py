@@ -69,6 +69,14 @@ def test_plain_checkpoints_are_aligned_without_transformers() -> None:
     subprocess.run([sys.executable, "-c", code, str(INPUTS / "base"), str(INPUTS / "ft1")], check=True)
 
 
+def test_only_tensors_that_are_equal_everywhere_may_be_copies(tmp_path: Path) -> None:
+    one = torch.arange(1000.0)
+    other = one.clone()
+    other[0] = 1
+    assert not Checkpoint(save(tmp_path / "other", {"a": one, "b": other})).may_have_copies()
+    assert Checkpoint(save(tmp_path / "equal", {"a": one, "b": other, "c": one.clone()})).may_have_copies()
+
+
 @pytest.mark.parametrize("base_has_config", [True, False])
 def test_a_single_file_beside_a_folder(base_has_config: bool, tmp_path: Path) -> None:
     folder = Path(gpt2(tmp_path / "folder", 0, bare))

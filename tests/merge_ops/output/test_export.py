@@ -60,10 +60,11 @@ def test_an_ended_process_leaves_nothing(tmp_path: Path) -> None:
         "assembly.Assembly.write_tensor = lambda *_: (print('here', flush=True), time.sleep(600)); "
         "from mergesearch.merge_ops.engine.engine import merge; "
         "from mergesearch.merge_ops.recipe.recipe import Recipe; "
-        "models = [{'model': sys.argv[1], 'parameters': {'weight': 1}}]; "
-        "merge(Recipe.read({'merge_method': 'linear', 'models': models}), Path(sys.argv[2]))"
+        "models = [{'model': model, 'parameters': {'weight': 1}} for model in sys.argv[2:]]; "
+        "merge(Recipe.read({'merge_method': 'linear', 'models': models}), Path(sys.argv[1]))"
     )
-    command = [sys.executable, "-c", code, str(INPUTS / "base"), str(tmp_path / "deep" / "out")]
+    models = [str(INPUTS / name) for name in ("base", "ft1")]
+    command = [sys.executable, "-c", code, str(tmp_path / "deep" / "out"), *models]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
@@ -83,7 +84,7 @@ def test_what_is_not_read_back_as_written_is_an_error(tmp_path: Path) -> None:
     infos = {"a": TensorInfo((9,), torch.float32), "b": TensorInfo((9,), torch.float32)}
 
     def fill() -> None:
-        with written_checkpoint(tmp_path / "deep" / "out", infos) as writer:
+        with written_checkpoint(tmp_path / "deep" / "out", infos, verify=True) as writer:
             for _, target in writer.tensors():
                 target.copy_(tensor((9,), 1))
             file = writer.folder / "model.safetensors"
