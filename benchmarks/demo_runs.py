@@ -114,7 +114,7 @@ def as_markdown(runs: Sequence[Mapping[str, Any]]) -> str:
         *rows,
         "",
         f"{proven} of {len(runs)} runs prove their winner better than every baseline. On average the winner is "
-        f"{mean(gains):+.4f} above the best baseline{_beside(behind)}, after "
+        f"{mean(gains):+.4f} above the best baseline{_beside(behind)} after "
         f"{mean([run['full evaluations'] for run in runs]):.1f} full evaluations "
         f"(median {np.median([run['full evaluations'] for run in runs]):.1f}).",
     ]
@@ -123,7 +123,7 @@ def as_markdown(runs: Sequence[Mapping[str, Any]]) -> str:
 
 def _beside(behind: Sequence[float]) -> str:
     """How far the winners are from the oracle, where it was asked for."""
-    return f" and {mean(behind):+.4f} above the oracle ({len(behind)} runs)" if behind else ""
+    return f", {mean(behind):+.4f} from the oracle's ({len(behind)} runs)," if behind else ""
 
 
 def _line(run: Mapping[str, Any]) -> str:
