@@ -314,8 +314,8 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--orders", default=10, show_default=True, help="How many orders of the items.")
-@click.option("--pairs", default=400, show_default=True, help="How many races of a better candidate against a worse.")
+@click.option("--orders", default=4, show_default=True, help="How many orders of the items.")
+@click.option("--pairs", default=200, show_default=True, help="How many races of a better candidate against a worse.")
 @click.option("--seed", default=0, show_default=True, help="Of candidates, items and orders; only 0 is written.")
 @click.option("--only", default="", help="Only cases with this in their name; writes nothing.")
 @click.option("--record", "folder", type=click.Path(path_type=Path), help="Record the scores of this run first.")
