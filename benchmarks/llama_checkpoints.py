@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 SIZES = {
+    "551M": LlamaConfig(hidden_size=1536, intermediate_size=4096, num_hidden_layers=16, vocab_size=32000),
     "125M": LlamaConfig(hidden_size=768, intermediate_size=2048, num_hidden_layers=12, vocab_size=26000),
     "small": LlamaConfig(hidden_size=256, intermediate_size=688, num_hidden_layers=4, vocab_size=4000),
 }

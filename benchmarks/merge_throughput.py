@@ -69,7 +69,6 @@ COLUMNS = {
     "ratio": "mergekit / ours",
     "load": "load",
 }
-COMMANDS = {"dtype": "dtype", "method": "method", "command": "command", "seconds": "s", "peak_mb": "peak MB"}
 
 
 def recipe_of(method: str, paths: Sequence[str], count: int, number: int = 0) -> dict[str, Any]:
@@ -203,40 +202,6 @@ class Mergekit:
             self._process = None
 
 
-def commands(data: dict[str, Any], mergekit: str | None) -> Iterator[dict[str, Any]]:
-    """Seconds and peak memory of whole commands, from a recipe file to a model's folder."""
-    programs = {"mergesearch merge": [sys.executable, "-m", "mergesearch", "merge"]}
-    if mergekit:
-        programs["mergekit-yaml"] = [str(Path(mergekit).with_name("mergekit-yaml"))]
-    for name, program in programs.items():
-        with tempfile.TemporaryDirectory() as folder:
-            recipe = Path(folder) / "recipe.yml"
-            recipe.write_text(yaml.safe_dump(data))
-            yield {"command": name, **_run_command([*program, str(recipe), str(Path(folder) / "out")])}
-
-
-def _run_command(command: list[str]) -> dict[str, Any]:
-    start, peak = time.perf_counter(), 0
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-        while process.poll() is None:
-            peak = max(peak, _peak_kb(process.pid))
-            time.sleep(0.01)
-        if process.returncode:
-            log.seek(0)
-            raise click.ClickException(f"{' '.join(command)}: {log.read().decode()[-2000:]}")
-    return {"seconds": time.perf_counter() - start, "peak_mb": peak / 1000}
-
-
-def _peak_kb(process: int) -> int:
-    """The peak memory of a process so far, in kB, with the pages of mapped files that it touched.
-
-    The value of getrusage does not serve: a child's begins at that of its parent.
-    """
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
-
-
 def mergekit_python() -> str:
     """The Python of a virtual environment with mergekit, which is created where it does not exist."""
     folder = Path.home() / ".cache" / "mergesearch" / f"mergekit-{MERGEKIT}"
@@ -282,15 +247,13 @@ def combined(earlier: list[dict[str, Any]], new: list[dict[str, Any]], *keys: st
     )
 
 
-def write(rows: list[dict[str, Any]], command_rows: list[dict[str, Any]]) -> None:
+def write(rows: list[dict[str, Any]]) -> None:
     """Writes the files of the result, with the rows that are in them already."""
     file = FOLDER / "merge_throughput.json"
     earlier = json.loads(file.read_text()) if file.exists() else {}
     rows = combined(earlier.get("rows", []), rows, "dtype", "models", "method")
-    command_rows = combined(earlier.get("commands", []), command_rows, "dtype", "method", "command")
-    write_result("merge_throughput", {"mergekit": MERGEKIT, "rows": rows, "commands": command_rows})
-    tables = markdown(rows, COLUMNS), markdown(command_rows, COMMANDS)
-    sections = [f"# Merging, compared with mergekit {MERGEKIT}", str(__doc__), *tables]
+    write_result("merge_throughput", {"mergekit": MERGEKIT, "rows": rows})
+    sections = [f"# Merging, compared with mergekit {MERGEKIT}", str(__doc__), markdown(rows, COLUMNS)]
     (FOLDER / "merge_throughput.md").write_text("\n\n".join([*map(str.strip, sections), NOTES.read_text()]))
 
 
@@ -303,7 +266,6 @@ def _split(_: click.Context, __: click.Parameter, value: str) -> list[str]:
 @click.option("--methods", default=",".join(m for m in SETTINGS if m in METHODS), callback=_split)
 @click.option("--dtypes", default="float32,bfloat16", callback=_split)
 @click.option("--models", default="2,4", callback=_split, help="numbers of fine-tunes")
-@click.option("--commands", "command_methods", default="linear,ties", callback=_split, help="methods; '' for none")
 @click.option("--threads", default=os.cpu_count(), help="threads of both programs")
 @click.option("--repeats", default=7, help="number of candidates")
 @click.option("--mergekit-python", "mergekit", help="a Python that has mergekit; 'none' leaves mergekit out")
@@ -312,7 +274,6 @@ def main(  # noqa: PLR0913, PLR0917 - one for each option
     methods: list[str],
     dtypes: list[str],
     models: list[str],
-    command_methods: list[str],
     threads: int,
     repeats: int,
     mergekit: str | None,
@@ -322,7 +283,6 @@ def main(  # noqa: PLR0913, PLR0917 - one for each option
     counts, candidates = [int(count) for count in models], 2 if small else repeats
     console = Console(width=150)
     rows: list[dict[str, Any]] = []
-    command_rows: list[dict[str, Any]] = []
     for dtype in dtypes:
         with tempfile.TemporaryDirectory() as folder:
             size, most = "small" if small else "125M", max(2, *counts, 0)
@@ -330,14 +290,9 @@ def main(  # noqa: PLR0913, PLR0917 - one for each option
             for row in measure_all(paths, methods, counts, candidates, python):
                 rows.append({"dtype": dtype, **row})
                 console.print(f"{dtype} {row['models']} {row['method']}: {cell(row['multiple'])} x limit")
-            for method in command_methods:
-                measured = commands(recipe_of(method, paths, 2), python)
-                command_rows += [{"dtype": dtype, "method": method, **row} for row in measured]
         if not small:
-            write(rows, command_rows)
-    console.print(
-        table(rows, COLUMNS, "building a candidate in memory"), table(command_rows, COMMANDS, "whole commands")
-    )
+            write(rows)
+    console.print(table(rows, COLUMNS, "building a candidate in memory"))
 
 
 def measure_all(
