@@ -135,8 +135,9 @@ def _row(bed: Measured, arm: str) -> str:
 def _mean_with_error(values: Sequence[float]) -> str:
     if not np.isfinite(values).all():
         return "-"
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return f"{np.mean(values):+.4f} ± {error:.4f}"
+    if len(values) == 1:
+        return f"{values[0]:+.4f}"
+    return f"{np.mean(values):+.4f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.4f}"
 
 
 def _verdicts(rows: Sequence[Row]) -> list[str]:

@@ -14,7 +14,7 @@ from mergesearch.search.samplers.schedule import AUTO, check_follow_several, pla
 from mergesearch.search.space.levels import Level, levels_of
 
 TRIALS_PER_DIMENSION = 2
-"""A budget of fewer trials than this for each dimension is warned of."""
+"""A budget of fewer trials than this for each dimension is warned of, but before a descent, which needs no more."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SearchPlan:
         if self.trials <= baselines:
             return [f"search.trials: {self.trials} are all taken by the {baselines} baselines; nothing is searched"]
         left = self.trials - baselines
-        if left < TRIALS_PER_DIMENSION * dimensions:
+        if left < TRIALS_PER_DIMENSION * dimensions and not self.start.gradient:
             return [
                 f"search.trials: {self.trials} less {baselines} baselines are {left} for {dimensions} dimensions; "
                 f"expect little with fewer than {TRIALS_PER_DIMENSION} a dimension "

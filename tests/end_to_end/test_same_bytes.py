@@ -40,7 +40,7 @@ from mergesearch.evaluators import Item, split_items
 from mergesearch.merge_ops.kernels import native_backend as native
 from mergesearch.merge_ops.kernels.masks import fingerprint
 from mergesearch.search.samplers import SamplerRequest, branches_of, make_sampler
-from mergesearch.search.scoring.racing.draws import Draws
+from mergesearch.search.scoring.racing.bets import drawn
 from mergesearch.search.space.space import Space
 from mergesearch.seeds import derive
 
@@ -95,7 +95,7 @@ def splits() -> Data:
 def race() -> Data:
     """The order in which candidates are scored, from the rates of sixty items."""
     rates = 1.0 + np.arange(60) % 7
-    return {str(seed): Draws.of(rates, derive(seed, "race")).order.tolist() for seed in (0, 3)}
+    return {str(seed): drawn(rates, derive(seed, "race")).tolist() for seed in (0, 3)}
 
 
 # Spaces and samplers
