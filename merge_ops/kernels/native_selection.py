@@ -33,16 +33,21 @@ class _Numbers(ctypes.Structure):
 class _Digit(ctypes.Structure):
     """``struct digit`` of selection.c."""
 
-    _fields_ = (("first", ctypes.c_int64), ("count", ctypes.c_int64), ("shift", ctypes.c_int32))
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("count", "ranges")),
+        ("firsts", ctypes.POINTER(ctypes.c_int64)),
+        ("shift", ctypes.c_int32),
+    )
 
 
 def count_keys(
     numbers: Numbers, base: Tensor, models: Sequence[Tensor], digit: Digit
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns [count] counts and sums of lower bits. Zeros are left out where the digit takes all keys."""
+    """Returns [ranges, count] counts and sums of lower bits. Zeros are left out where the digit takes all keys."""
     kernels, struct, next_span = _kernels(), _struct(numbers, base, models), ctypes.c_int64(0)
-    counts, lows = np.zeros((2, digit.count), np.int64)
-    c_digit = _Digit(digit.first, digit.count, digit.shift)
+    ranges = len(digit.firsts)
+    counts, lows = np.zeros((2, ranges, digit.count), np.int64)
+    c_digit = _Digit(digit.count, ranges, (ctypes.c_int64 * ranges)(*digit.firsts), digit.shift)
 
     def work() -> None:
         shared = SPAN, ctypes.byref(next_span), counts.ctypes.data, lows.ctypes.data

@@ -78,11 +78,20 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Digit:
-    """Some bits of the keys: ``(key >> shift) − first`` of those where this is at least 0 and less than ``count``."""
+    """Some bits of the keys of one or several ranges.
+
+    In each range, which begins at one of ``firsts``, it is ``(key >> shift) − first`` of the keys where this is at
+    least 0 and less than ``count``.
+    """
 
     shift: int
-    first: int
     count: int
+    firsts: tuple[int, ...]
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether it is a digit of all keys of float32 numbers."""
+        return self.count << self.shift >= 1 << 31
 
 
 def keys_of(numbers: Tensor, signed: bool = False) -> Tensor:

@@ -1,6 +1,6 @@
 """The numbers of elements in the order of their size: any rank, and the count and sum of all from any number on."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -18,6 +18,8 @@ TABLE = 1 << 16
 ENTRY = 8 + 8 + 8 + 1
 """Bytes of an entry: key, count, sum, and whether all its keys are equal."""
 Keys = NDArray[np.int64]
+Key = tuple[int, int]
+"""The shift of an entry, and its first key."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,12 @@ class Layout:
     def whole(self) -> Digit:
         """The first digit of all keys."""
         top = (32 if self.dtype == torch.float32 else 64) - (not self.signed)
-        return Digit(top - 16, -(1 << 15) if self.signed else 0, 1 << 16)
+        return Digit(top - 16, 1 << 16, (-(1 << 15) if self.signed else 0,))
 
-    def within(self, shift: int, start: int) -> Digit:
-        """The next digit of the keys from ``start`` on that differ in their lowest ``shift`` bits only."""
+    def within(self, shift: int, starts: Sequence[int]) -> Digit:
+        """The next digit of the keys from each of ``starts`` on that differ in their lowest ``shift`` bits only."""
         lower = max(0, shift - 16)
-        return Digit(lower, start >> lower, 1 << (shift - lower))
+        return Digit(lower, 1 << (shift - lower), tuple(start >> lower for start in starts))
 
     def numbers(self, keys: Keys) -> NDArray[np.float64]:
         """Returns the numbers of keys."""
@@ -82,6 +84,10 @@ class Range:
             sums = (counts * first + rest).cumsum()
         return cls(shift, starts, counts.cumsum(), sums, lows == 0)
 
+    def key(self, entry: int) -> Key:
+        """Returns what an entry's own range is known by."""
+        return self.shift, int(self.starts[entry])
+
     def above(self, entry: int) -> tuple[int, float]:
         """Returns the number and sum of the keys above an entry."""
         return (int(self.counts[entry - 1]), float(self.sums[entry - 1])) if entry else (0, 0.0)
@@ -93,7 +99,7 @@ class Ranges:
 
     layout: Layout = Layout(torch.float32, signed=False)
     whole: Range | None = None
-    refined: dict[tuple[int, int], Range] = field(default_factory=dict)
+    refined: dict[Key, Range] = field(default_factory=dict)
 
 
 def table_bytes(size: int) -> int:
@@ -128,13 +134,22 @@ class Ranking:
 
     def largest(self, rank: int) -> float:
         """Returns the ``rank``-th largest number, counted from 1."""
-        found = self._whole
+        return self.largest_of([rank])[0]
+
+    def largest_of(self, ranks: Sequence[int]) -> list[float]:
+        """Returns the numbers of several ranks, in as many passes as one rank takes."""
+        found, left = [self._whole] * len(ranks), list(ranks)
         while True:
-            entry = int(np.searchsorted(found.counts, rank))
-            if found.exact[entry]:
-                return float(self._layout.numbers(found.starts[entry : entry + 1])[0])
-            rank -= found.above(entry)[0]
-            found = self._refined(found, entry)
+            entries = [int(np.searchsorted(each.counts, rank)) for each, rank in zip(found, left, strict=True)]
+            open_ = [i for i, entry in enumerate(entries) if not found[i].exact[entry]]
+            if not open_:
+                return [self._number(each, entry) for each, entry in zip(found, entries, strict=True)]
+            left = [left[i] - found[i].above(entry)[0] if i in open_ else left[i] for i, entry in enumerate(entries)]
+            for i, refined in zip(open_, self._refined([found[i].key(entries[i]) for i in open_]), strict=True):
+                found[i] = refined
+
+    def _number(self, found: Range, entry: int) -> float:
+        return float(self._layout.numbers(found.starts[entry : entry + 1])[0])
 
     def count_from(self, threshold: float) -> int:
         """Returns how many numbers are at least ``threshold``."""
@@ -154,7 +169,7 @@ class Ranking:
             is_apart = entry == found.starts.size or key >= int(found.starts[entry]) + (1 << found.shift)
             if is_apart or found.exact[entry]:
                 return count, total
-            found = self._refined(found, entry)
+            (found,) = self._refined([found.key(entry)])
 
     @property
     def _layout(self) -> Layout:
@@ -179,23 +194,34 @@ class Ranking:
             self._ranges.layout = replace(self._layout, dtype=torch.float64)
             found = self._count(self._layout.whole)
         assert found is not None
-        return found
+        return found[0]
 
-    def _count(self, digit: Digit) -> Range | None:
-        """Counts a digit in one pass. Returns None if a part has a wider dtype than the layout."""
+    def _count(self, digit: Digit) -> list[Range] | None:
+        """Counts a digit's ranges in one pass. Returns None if a part has a wider dtype than the layout."""
         layout, found = self._layout, []
         for numbers in self._parts():
             if torch.promote_types(numbers.dtype, layout.dtype) != layout.dtype:
                 return None
             found.append(count_keys(numbers, digit, layout.dtype))
-        return Range.of(layout, digit.shift, Counts.joined(found))
+        of_ranges = ([part[i] for part in found] for i in range(len(digit.firsts)))
+        return [Range.of(layout, digit.shift, Counts.joined(parts)) for parts in of_ranges]
 
-    def _refined(self, found: Range, entry: int) -> Range:
-        key, kept = (found.shift, int(found.starts[entry])), self._ranges.refined
-        if key not in kept:
-            refined = self._count(self._layout.within(*key))
-            assert refined is not None
-            while kept and sum(each.starts.size for each in kept.values()) + refined.starts.size > TABLE:
-                del kept[next(iter(kept))]
-            kept[key] = refined
-        return kept[key]
+    def _refined(self, keys: Sequence[Key]) -> list[Range]:
+        """Returns the ranges of entries. Those that are not known are counted, those of one width in one pass."""
+        known = dict(self._ranges.refined)
+        missing = [key for key in dict.fromkeys(keys) if key not in known]
+        for shift in {shift for shift, _ in missing}:
+            same = [key for key in missing if key[0] == shift]
+            counted = self._count(self._layout.within(shift, [start for _, start in same]))
+            assert counted is not None
+            known.update(zip(same, counted, strict=True))
+        if missing:
+            self._ranges.refined = _newest(known)
+        return [known[key] for key in keys]
+
+
+def _newest(ranges: dict[Key, Range]) -> dict[Key, Range]:
+    """Returns the ranges that were added last, up to TABLE entries."""
+    entries = np.cumsum([found.starts.size for found in reversed(ranges.values())])
+    kept = int(np.searchsorted(entries, TABLE, side="right"))
+    return dict(list(ranges.items())[len(ranges) - kept :])

@@ -14,9 +14,10 @@ struct numbers {
   int32_t kind;
 };
 
-/* Keys are counted by (key >> shift) - first, if that is in [0, count). */
+/* Keys are counted by (key >> shift) - first, if that is in [0, count), for each of the firsts. */
 struct digit {
-  int64_t first, count;
+  int64_t count, ranges;
+  const int64_t *firsts;
   int32_t shift;
 };
 
@@ -74,7 +75,7 @@ INLINE void to_keys(const struct numbers *of, int64_t n, int32_t *restrict keys)
  * get places of their own behind the others, in turn: a place that is added to twice at once is waited for. */
 static void count_all(const int32_t *restrict keys, int64_t n, struct digit d, uint64_t *restrict table) {
   _Alignas(64) uint32_t places[TILE], lows[TILE];
-  uint32_t mask = ((uint32_t)1 << d.shift) - 1, first = d.first, spare = d.count;
+  uint32_t mask = ((uint32_t)1 << d.shift) - 1, first = d.firsts[0], spare = d.count;
   for (int64_t j = 0; j < n; j++) {
     uint32_t place = (uint32_t)(keys[j] >> d.shift) - first;
     places[j] = keys[j] ? place : spare + (j & (LANES - 1));
@@ -101,15 +102,17 @@ INLINE int64_t packed(const uint32_t *places, uint32_t count, uint32_t *to) {
 #endif
 }
 
-/* Counts the few keys of a tile that have the last digit, which has no bits below. */
+/* Counts the few keys of a tile that are in one of the ranges, by their last digit, which has no bits below. */
 static void count_some(const int32_t *restrict keys, int64_t n, struct digit d, uint64_t *restrict table) {
   _Alignas(64) uint32_t places[TILE + LANES], mine[TILE + LANES];
-  uint32_t first = d.first;
-  int64_t found = 0;
-  for (int64_t j = 0; j < n; j++) places[j] = (uint32_t)keys[j] - first;
-  for (int64_t j = n; j % LANES; j++) places[j] = d.count;
-  for (int64_t j = 0; j < n; j += LANES) found += packed(places + j, d.count, mine + found);
-  for (int64_t j = 0; j < found; j++) table[mine[j]] += (uint64_t)1 << PLACE_BITS;
+  for (int64_t i = 0; i < d.ranges; i++, table += d.count) {
+    uint32_t first = d.firsts[i];
+    int64_t found = 0;
+    for (int64_t j = 0; j < n; j++) places[j] = (uint32_t)keys[j] - first;
+    for (int64_t j = n; j % LANES; j++) places[j] = d.count;
+    for (int64_t j = 0; j < n; j += LANES) found += packed(places + j, d.count, mine + found);
+    for (int64_t j = 0; j < found; j++) table[mine[j]] += (uint64_t)1 << PLACE_BITS;
+  }
 }
 
 static void flush(uint64_t *table, int64_t n, int64_t *counts, int64_t *lows) {
@@ -120,11 +123,11 @@ static void flush(uint64_t *table, int64_t n, int64_t *counts, int64_t *lows) {
     }
 }
 
-/* Adds to the digit's counts, and to the sums of the lower bits, for spans until none is left. The threads share all
- * but the structs. Zeros are left out where the digit takes all keys. Returns nonzero if out of memory. */
+/* Adds to the digit's counts, and to the sums of the lower bits, for spans until none is left: count of each for each
+ * range. The threads share all but the structs. Zeros are left out where the digit takes all keys. Returns nonzero if out of memory. */
 int count_keys(const struct numbers *of, struct digit d, int64_t span, int64_t *next, int64_t *counts, int64_t *lows) {
-  int64_t held = 0, places = d.count + LANES, start;
-  uint64_t *table = calloc(places, sizeof *table);
+  int64_t held = 0, places = d.ranges * d.count, start;
+  uint64_t *table = calloc(places + LANES, sizeof *table);
   float *room = room_for(of);
   int failed = !table || !room, all = d.count << d.shift >= (int64_t)1 << 31;
   int64_t tile = all ? TILE / 4 : TILE; /* all counts take most of the first-level cache */
@@ -138,10 +141,10 @@ int count_keys(const struct numbers *of, struct digit d, int64_t span, int64_t *
       (all ? count_all : count_some)(keys, n, d, table);
     }
     if ((held += span) + span <= HELD) continue;
-    flush(table, d.count, counts, lows);
+    flush(table, places, counts, lows);
     memset(table, held = 0, places * sizeof *table);
   }
-  if (!failed) flush(table, d.count, counts, lows);
+  if (!failed) flush(table, places, counts, lows);
   free(table);
   free(room);
   return failed;

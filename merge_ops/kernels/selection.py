@@ -33,10 +33,11 @@ class Counts:
     lows: NDArray[np.float64]
 
     @classmethod
-    def of(cls, digit: Digit, counts: NDArray[Any], lows: NDArray[Any]) -> "Counts":
-        """Returns the counts of all values of the digit without those that do not occur."""
-        found: NDArray[np.int64] = np.flatnonzero(counts)
-        return cls(found + digit.first, counts[found], lows[found].astype(np.float64))
+    def of(cls, digit: Digit, counts: NDArray[Any], lows: NDArray[Any]) -> list["Counts"]:
+        """Returns the counts of each range of the digit, from [ranges, count] counts and sums."""
+        found = [np.flatnonzero(row) for row in counts]
+        ranges = zip(digit.firsts, found, counts, lows, strict=True)
+        return [cls(kept + first, own[kept], sums[kept].astype(np.float64)) for first, kept, own, sums in ranges]
 
     @classmethod
     def joined(cls, parts: Sequence["Counts"]) -> "Counts":
@@ -52,8 +53,11 @@ class Counts:
         return cls(values, counts.astype(np.int64), lows.astype(np.float64))
 
 
-def count_keys(numbers: Numbers, digit: Digit, dtype: torch.dtype) -> Counts:
-    """Counts the keys of all elements in one pass over memory. ``dtype`` is that of the numbers, or a wider one."""
+def count_keys(numbers: Numbers, digit: Digit, dtype: torch.dtype) -> list[Counts]:
+    """Counts the keys of each range of a digit, in one pass over memory.
+
+    ``dtype`` is that of the numbers, or a wider one.
+    """
     base, models = numbers.flat()
     if dtype == torch.float64:
         return _count_in_torch(numbers, digit, dtype)
@@ -65,8 +69,8 @@ def count_keys(numbers: Numbers, digit: Digit, dtype: torch.dtype) -> Counts:
         counts, lows = triton_backend.count_keys(numbers, base, models, digit)
     else:
         return _count_in_torch(numbers, digit, dtype)
-    if digit.count << digit.shift >= 1 << 31:  # of all keys, the kernels leave out zeros, which may be most
-        counts[-digit.first] += numbers.size - counts.sum()
+    if digit.takes_all:  # the kernels leave out zeros, which may be most
+        counts[0, -digit.firsts[0]] += numbers.size - counts.sum()
     return Counts.of(digit, counts, lows)
 
 
@@ -75,17 +79,18 @@ def _is_for_triton(tensors: Sequence[Tensor]) -> bool:
     return is_served and find_spec("triton") is not None
 
 
-def _count_in_torch(numbers: Numbers, digit: Digit, dtype: torch.dtype) -> Counts:
-    device = numbers.base.device
-    counts = torch.zeros(digit.count, dtype=torch.int64, device=device)
-    lows = torch.zeros(digit.count, dtype=torch.float64, device=device)
+def _count_in_torch(numbers: Numbers, digit: Digit, dtype: torch.dtype) -> list[Counts]:
+    device, shape = numbers.base.device, (len(digit.firsts), digit.count)
+    counts = torch.zeros(shape, dtype=torch.int64, device=device)
+    lows = torch.zeros(shape, dtype=torch.float64, device=device)
     for block in numbers.blocks():
         keys = keys_of(block.to(dtype), numbers.signed)
-        places = (keys >> digit.shift) - digit.first
-        mine = (places >= 0) & (places < digit.count)
-        places, low = places[mine], (keys[mine] & ((1 << digit.shift) - 1)).double()
-        counts += places.bincount(minlength=digit.count)
-        lows += places.bincount(low, minlength=digit.count)
+        low = (keys & ((1 << digit.shift) - 1)).double()
+        for i, first in enumerate(digit.firsts):
+            places = (keys >> digit.shift) - first
+            mine = (places >= 0) & (places < digit.count)
+            counts[i] += places[mine].bincount(minlength=digit.count)
+            lows[i] += places[mine].bincount(low[mine], minlength=digit.count)
     return Counts.of(digit, counts.cpu().numpy(), lows.cpu().numpy())
 
 

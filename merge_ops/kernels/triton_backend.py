@@ -59,19 +59,17 @@ def combine(tensor_pass: Pass) -> None:
 def count_keys(
     numbers: Numbers, base: Tensor, models: Sequence[Tensor], digit: Digit
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns [count] counts and sums of lower bits. Zeros are left out where the digit takes all keys."""
+    """Returns [ranges, count] counts and sums of lower bits. Zeros are left out where the digit takes all keys."""
     device, parts = base.device, -(-numbers.size // PART)
-    table = torch.zeros(max(1, parts), digit.count, dtype=torch.int64, device=device)
+    tables = torch.zeros(len(digit.firsts), max(1, parts), digit.count, dtype=torch.int64, device=device)
     factors = base if numbers.factors is None else numbers.factors
-    whole = digit.count << digit.shift >= 1 << 31
-    flags = {"SPREAD": numbers.kind == "spread", "IMPORTANCE": numbers.kind == "importance", "WHOLE": whole}
+    flags = {"SPREAD": numbers.kind == "spread", "IMPORTANCE": numbers.kind == "importance", "WHOLE": digit.takes_all}
     sizes = {"MODELS": len(models), "BLOCK": TILE, "PART": PART, "enable_fp_fusion": False}
-    at = (numbers.row, digit.shift, digit.first, digit.count)
-    if numbers.size:
-        with _on(device):
-            grid = (triton.cdiv(numbers.size, TILE),)
-            _count_keys[grid](table, base, tuple(models), factors, numbers.size, *at, **sizes, **flags)
-    counts, lows = (table >> PLACE_BITS.value).sum(0), (table & ((1 << PLACE_BITS.value) - 1)).sum(0)
+    given = base, tuple(models), factors, numbers.size, numbers.row, digit.shift, digit.count
+    with _on(device):
+        for table, first in zip(tables, digit.firsts if numbers.size else (), strict=False):
+            _count_keys[(triton.cdiv(numbers.size, TILE),)](table, *given, first, **sizes, **flags)
+    counts, lows = (tables >> PLACE_BITS.value).sum(1), (tables & ((1 << PLACE_BITS.value) - 1)).sum(1)
     return counts.cpu().numpy(), lows.cpu().numpy()
 
 
@@ -214,8 +212,8 @@ def _count_keys(
     size: tl.tensor,
     row: tl.tensor,
     shift: tl.tensor,
-    first: tl.tensor,
     count: tl.tensor,
+    first: tl.tensor,
     MODELS: tl.constexpr,
     BLOCK: tl.constexpr,
     PART: tl.constexpr,

@@ -39,6 +39,10 @@ class Quantiles(Protocol):
         """Returns the ``rank``-th largest number, counted from 1."""
         ...
 
+    def largest_of(self, ranks: Sequence[int]) -> list[float]:
+        """Returns the numbers of several ranks, in as many passes as one rank takes."""
+        ...
+
     def sum_from(self, threshold: float) -> float:
         """Returns the sum of the numbers that are at least ``threshold``."""
         ...

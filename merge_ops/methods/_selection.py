@@ -37,7 +37,7 @@ class Importance:
         numbers = Numbers("importance", base, models, divergences)
         ranking = Ranking(lambda: [numbers], Ranges(Layout(wide, signed=True)), numbers.size)
         ranks = [numbers.size - int(part * (numbers.size - 1)) for part in (0.25, 0.5, 0.75)]
-        low, middle, high = torch.tensor([ranking.largest(rank) for rank in ranks], dtype=wide)
+        low, middle, high = torch.tensor(ranking.largest_of(ranks), dtype=wide)
         return cls(divergences, (middle + 1.5 * (high - low)).item())
 
 

@@ -88,8 +88,8 @@ def _trim(statistics: Statistics, model: int, density: float, gamma: float, valu
     magnitudes = statistics.magnitudes(model) if in_tensor else statistics.model_magnitudes(model)
     kept = max(1, int(density * magnitudes.size))
     outliers = min(int(gamma * magnitudes.size), magnitudes.size - kept)
-    ceiling = magnitudes.largest(outliers + 1) if outliers else inf
-    threshold = magnitudes.largest(outliers + kept)
+    threshold, *first = magnitudes.largest_of([outliers + kept, *([outliers + 1] if outliers else [])])
+    ceiling = first[0] if outliers else inf
     scale = _trim_scale(magnitudes, threshold, ceiling, density, values.shared["rescale"])
     return Sparsity(threshold, ceiling, scale=scale)
 

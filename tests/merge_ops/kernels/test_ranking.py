@@ -53,6 +53,7 @@ def assert_as_sorted(found: Ranking, numbers: Tensor, ranks: Sequence[int]) -> N
     for rank in ranks:
         number = descending[rank - 1].item()
         assert found.largest(rank) == number
+        assert found.largest_of([1, rank]) == [descending[0].item(), number]
         for threshold in (number, nextafter(number, inf), nextafter(number, -inf), number * 1.01):
             kept = descending.double() >= threshold
             assert found.count_from(threshold) == int(kept.sum())
@@ -172,6 +173,9 @@ def test_a_rank_costs_two_passes_and_another_one_more(monkeypatch: pytest.Monkey
     assert counter.calls == 2, "what is known is known to all"
     ranked(numbers, ranges).largest(SIZE // 2)
     assert counter.calls == 3
+    several = [SIZE // 2, SIZE // 4, SIZE // 5, 1]
+    assert ranked(numbers, ranges).largest_of(several) == [ranked(numbers).largest(rank) for rank in several]
+    assert counter.calls == 4 + 2 * len(several), "several cost no more passes than one"
 
 
 def test_a_range_of_equal_elements_needs_no_second_pass(monkeypatch: pytest.MonkeyPatch) -> None:

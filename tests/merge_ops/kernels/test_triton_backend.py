@@ -183,9 +183,9 @@ def test_only_functions_go_to_torch(on_triton: Counter) -> None:
 
 
 ROOTS: dict[str, Any] = {
-    "magnitude": Digit(15, 0, 1 << 16),
-    "spread": Digit(15, 0, 1 << 16),
-    "importance": Digit(16, -(1 << 15), 1 << 16),
+    "magnitude": Digit(15, 1 << 16, (0,)),
+    "spread": Digit(15, 1 << 16, (0,)),
+    "importance": Digit(16, 1 << 16, (-(1 << 15),)),
 }
 
 
@@ -200,13 +200,13 @@ def test_counts_are_those_of_the_cpu(
     models[0].view(-1)[:1000] = base.view(-1)[:1000]
     numbers = Numbers(kind, base, models, tensor(shape[:-1] or (1,), 3) if kind == "importance" else None)
     root = ROOTS[kind]
-    whole = selection.count_keys(numbers, root, torch.float32)
+    (whole,) = selection.count_keys(numbers, root, torch.float32)
     fullest = int(whole.values[(whole.counts * (whole.values != 0)).argmax()]) if numbers.size else 0
-    for digit in (root, Digit(0, fullest << root.shift, 1 << root.shift), Digit(0, 0, 1 << root.shift)):
+    for digit in (root, Digit(0, 1 << root.shift, (fullest << root.shift, 0))):
         wanted = selection.count_keys(numbers, digit, torch.float32)
         counts, lows = kernels.count_keys(numbers, *numbers.flat(), digit)
         if digit is root:
-            counts[-root.first] += numbers.size - counts.sum()
-        found = Counts.of(digit, counts, lows)
-        for column in ("values", "counts", "lows"):
-            assert np.array_equal(getattr(found, column), getattr(wanted, column))
+            counts[0, -root.firsts[0]] += numbers.size - counts.sum()
+        for found, known in zip(Counts.of(digit, counts, lows), wanted, strict=True):
+            for column in ("values", "counts", "lows"):
+                assert np.array_equal(getattr(found, column), getattr(known, column))
