@@ -202,5 +202,6 @@ def test_somebody_elses_folder_is_refused(tmp_path: Path) -> None:
 
 def test_missing_sources_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr("mergesearch.demo.corpus.find_spec", lambda _: None)
     with pytest.raises(UserError, match=re.escape(str(tmp_path)) + ".*found 0 source files"):
         make(tmp_path / "demo", TINY)

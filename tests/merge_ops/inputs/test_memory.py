@@ -159,8 +159,9 @@ def test_the_plan_counts_what_a_method_keeps(name: str) -> None:
     engine = Engine([BASE, *TUNED], BASE, reserve=MemoryReserve([METHODS[name]]))
     engine.build(Recipe.read(recipe_data(METHODS[name], BASE, TUNED, 1, scope="tensor")))
     kept, known = nbytes(engine._merger.statistics), nbytes(engine._merger.tensors._tensors)
-    # A few numbers per row are not counted.
-    assert abs(kept - engine.memory.statistics) <= 0.1 * known
+    # A few numbers per row are not counted. Counts of small tensors take less than the most that they may.
+    assert kept <= engine.memory.statistics + 0.1 * known
+    assert engine.memory.statistics <= 3 * kept + 0.1 * known
 
 
 def test_what_methods_keep_needs_its_room(monkeypatch: pytest.MonkeyPatch) -> None:

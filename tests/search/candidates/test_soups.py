@@ -498,7 +498,7 @@ def test_soups_and_the_steps_to_them_are_never_raced(
         raced.append(scorer._store.study.get_trials(deepcopy=False)[-1].number)
         return scorer._score_in_full()
 
-    monkeypatch.setattr(Scorer, "_race", race)
+    monkeypatch.setattr(Scorer, "_scored_by_race", race)
     config["search"] |= {"soups": ["greedy_safe"], "trials": 18}
     go(config, tmp_path)
     kinds = [t.kind_of(trial) for trial in RunFolder(tmp_path / "small").open_study(None).trials]
