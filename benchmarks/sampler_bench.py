@@ -101,7 +101,7 @@ class Arm:
         """What a trial tells beside its value; the error as ``Signal.error_of`` has it."""
         compared = self._scores[: 1 << len(self._scores).bit_length() >> 1]
         error = (scores - np.mean(compared, axis=0)).std() / np.sqrt(ITEMS)
-        return {t.KIND: kind} | ({t.ERROR: float(error)} if self._graded else {})
+        return {t.KIND: kind} | ({t.STANDARD_ERROR: float(error)} if self._graded else {})
 
     def _make(self) -> BaseSampler:
         branch, finished = Branch(self._ranges, {}, {}), len(self._study.trials)

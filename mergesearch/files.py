@@ -16,6 +16,8 @@ from types import FrameType
 from mergesearch.foreign import Terminated
 from mergesearch.text import shown
 
+PathName = str | os.PathLike[str]
+"""What functions of the public interface take for a path."""
 FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 """Messages of libraries and databases that ran out of space."""
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.EBADF)

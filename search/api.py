@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mergesearch.errors import UserError
+from mergesearch.files import PathName
 from mergesearch.foreign import other_code
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.documents import merge_file, merge_recipes, read_recipes
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from pandas import DataFrame
     from torch import nn
-
-PathName = str | PathLike[str]
 
 
 class Built(NamedTuple):

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from mergesearch.errors import UserError
-from mergesearch.files import write_text
+from mergesearch.files import PathName, write_text
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.documents import merge_recipes
 from mergesearch.merge_ops.engine.engine import check_output
@@ -95,9 +94,7 @@ class FinishedRun:
                 yield Merge(self, trial, scores)
 
 
-def remerge(
-    runs: Sequence[str | PathLike[str]], out: str | PathLike[str], top: int = TOP, say: Say = silent
-) -> list[Path]:
+def remerge(runs: Sequence[PathName], out: PathName, top: int = TOP, say: Say = silent) -> list[Path]:
     """Writes merges of finished runs, and a config that searches for the best merge of them.
 
     The merges go to the folder ``out`` without its ending. Tasks, split and search are those of the first run.

@@ -149,7 +149,7 @@ def _values(study: Study, trials: Sequence[FrozenTrial]) -> Array:
 
 def _variances(trials: Sequence[FrozenTrial], values: Array) -> Array:
     """From the standard errors. Of trials that do not tell any, in proportion to one over the items."""
-    own = OWN * np.array([trial.user_attrs.get(t.ERROR, 0.0) for trial in trials], dtype=float) ** 2
+    own = OWN * np.array([trial.user_attrs.get(t.STANDARD_ERROR, 0.0) for trial in trials], dtype=float) ** 2
     told = np.isfinite(own) & (own > 0)
     guess = float(np.median(own[told])) if told.any() else _guess(values)
     items = np.array([t.items_of(trial) for trial in trials], dtype=float)

@@ -172,7 +172,7 @@ class Signal:
         if self._is_read(trial):
             told.values = self.values_of(trial)
             several = {t.SCORE: self.value_of(trial)} if t.SCORE in trial.user_attrs else {}
-            told.user_attrs = {**trial.user_attrs, **several, t.ERROR: self.error_of(trial)}
+            told.user_attrs = {**trial.user_attrs, **several, t.STANDARD_ERROR: self.error_of(trial)}
         return told
 
     def _is_read(self, trial: FrozenTrial) -> bool:

@@ -46,13 +46,14 @@ ITEMS = "items"
 AGAINST = "against"
 """The number of the incumbent against which racing stopped the trial."""
 STANDARD_ERROR = "standard_error"
-"""The standard error of the estimate of a trial that racing stopped."""
+"""That of the estimate of a trial that racing stopped; on the copies that samplers see, of the value of any trial.
+
+See ``Signal.told``.
+"""
 SLOT = "slot"
 """The position in the sampler's sequence from which the point came."""
 LEASE = "lease"
 """Which worker scores the trial, and until when the others leave the trial to it."""
-ERROR = "standard_error"
-"""On the copies of trials that samplers see: the standard error of the value; see ``Signal.told``."""
 SCORE = "score"
 """With several objectives: their sum by the user's weights."""
 

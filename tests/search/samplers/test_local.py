@@ -103,7 +103,7 @@ def test_what_is_learned_from() -> None:
 
 def test_standard_errors_are_used_where_trials_tell_them() -> None:
     study = study_of(
-        *({"value": 0.5, "user_attrs": {t.ERROR: error, t.ITEMS: 100}} for error in (0.01, 0.02, 0.03)),
+        *({"value": 0.5, "user_attrs": {t.STANDARD_ERROR: error, t.ITEMS: 100}} for error in (0.01, 0.02, 0.03)),
         {"value": 0.5, "user_attrs": {t.ITEMS: 25}},
     )
     variances = observations(study, BRANCH, Encoding(RANGES)).variances
