@@ -117,9 +117,9 @@ class Run:
 
         Columns: name, kind, state, value (the objective on the search items, higher is better; of several objectives
         their mean by weight; an estimate where the trial was stopped, NaN where it failed), ``values.TASK``,
-        ``params.DIMENSION``, ``seconds.build``, ``seconds.score``, reason (of a failure), same_as (an earlier trial
-        with the same model, whose scores were taken), phenotype and recipe (YAML). Raises UserError where trials
-        of the verdict are lost.
+        ``params.DIMENSION``, ``seconds.build``, ``seconds.score``, ``seconds.processor`` (to score), reason (of a
+        failure), same_as (an earlier trial with the same model, whose scores were taken), phenotype and recipe (YAML).
+        Raises UserError where trials of the verdict are lost.
         """
         from pandas import DataFrame
 

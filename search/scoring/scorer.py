@@ -18,6 +18,7 @@ from mergesearch.search.config.search import Racing
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Margins, Scores, Task
 from mergesearch.search.scoring.live_model import LiveModel
+from mergesearch.search.scoring.processor_time import processor_seconds
 from mergesearch.search.scoring.racing.plan import MOST_REFERENCES, RacePlan, plan_race
 from mergesearch.search.scoring.racing.race import Result, run_race, whole_result
 from mergesearch.search.scoring.time_limit import limited
@@ -28,10 +29,13 @@ from mergesearch.search.study.attempts import Attempts
 from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_store import RunStore
 
+SECONDS = ("build", "score", "processor")
+"""What is recorded of a candidate: the seconds to build it and to score it, and the processor's to score it."""
+
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate's result, its phenotype, how many items were scored now, and the seconds to build and to score.
+    """A candidate's result, its phenotype, how many items were scored now, and its ``SECONDS``.
 
     ``incumbent`` is the trial that it was raced against; None where it was scored in full. ``same_as`` is the label of
     a trial with the same model, if there is one.
@@ -91,15 +95,15 @@ class Scorer:
         earlier = self._scored_before(phenotype, in_full)
         if earlier is not None:
             same_as = self._label_of_same(phenotype)
-            return Scored(phenotype, earlier, 0, {"build": 0.0, "score": 0.0}, incumbent, same_as)
+            return Scored(phenotype, earlier, 0, dict.fromkeys(SECONDS, 0.0), incumbent, same_as)
         self._budget.follow()
         with self._attempt(phenotype, self._tasks.search_items):
             begin = time.perf_counter()
             self._build(recipe)
-            built = time.perf_counter()
+            built, processor = time.perf_counter(), processor_seconds()
             result = self._scored_by_race(phenotype, incumbent) if incumbent else self._score_in_full()
-            seconds = {"build": built - begin, "score": time.perf_counter() - built}
-        return Scored(phenotype, result, result.count, seconds, incumbent)
+            took = built - begin, time.perf_counter() - built, processor_seconds() - processor
+        return Scored(phenotype, result, result.count, dict(zip(SECONDS, took, strict=True)), incumbent)
 
     def rescore(self, trial: FrozenTrial) -> Result:
         """The result of a completed trial whose scores are lost, with items in the batches that they were scored in."""

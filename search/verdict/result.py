@@ -73,7 +73,7 @@ class Verdict:
     is the winner if it is better beyond chance, and else the best baseline. ``test_looks`` counts how often this run
     has scored the test items, this verdict included. ``items_spent`` is the number of scored search items, out of
     ``items_in_full`` if no candidate had been stopped; ``items_descended`` are those that gradients were taken on, in
-    the time of scoring ``items_worth`` of them.
+    the processor time of scoring ``items_worth`` of them.
     ``ensemble`` is the average of the models' outputs, for reference. ``soups`` are those that the config asks for.
     ``prospects`` is what there was to win after the baselines. ``ended`` says why the search ended. ``left_out`` is
     what could not be scored on the test items. ``warnings`` are those about the checkpoints.

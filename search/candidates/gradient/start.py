@@ -30,6 +30,7 @@ from mergesearch.search.config.search import Gradient
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.samplers import METHOD
 from mergesearch.search.scoring.live_model import LiveModel
+from mergesearch.search.scoring.processor_time import processor_seconds
 from mergesearch.search.space.space import Space
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
@@ -46,8 +47,9 @@ class Descent:
     """The state of a run's descent, as its folder records it.
 
     ``losses`` has the loss before each step, ``items`` the number of items that gradients were taken on, ``seconds``
-    what the legs took, ``points`` the end of each leg by name. ``exact``: the gradient is exact; else it is that of a
-    linear surrogate. ``began``: the number of the trial that the last leg began at. ``reason``: why the descent failed.
+    and ``processor`` the time that the legs took, by the clock and by the processor, ``points`` the end of each leg by
+    name. ``exact``: the gradient is exact; else it is that of a linear surrogate. ``began``: the number of the trial
+    that the last leg began at. ``reason``: why the descent failed.
     """
 
     method: str
@@ -56,6 +58,7 @@ class Descent:
     losses: list[float] = field(default_factory=list)
     items: int = 0
     seconds: float = 0.0
+    processor: float = 0.0
     points: dict[str, dict[str, Scalar]] = field(default_factory=dict)
     began: int | None = None
     reason: str | None = None
@@ -132,7 +135,7 @@ class GradientSource:
             return replace(descent, reason=reason)
 
     def _descend(self, descent: Descent, study: Study, steps: range, number: int) -> Descent:
-        begun = time.perf_counter()
+        begun, processor = time.perf_counter(), processor_seconds()
         beginning, method, point = self._beginning(study)
         chart, engine = Chart(self._space, self._live.engine, method, point), self._live.engine
         engine.build(chart.recipe(chart.origin))
@@ -144,6 +147,7 @@ class GradientSource:
             losses=descent.losses + losses,
             items=descent.items + sum(map(self._loss.count, steps)),
             seconds=descent.seconds + time.perf_counter() - begun,
+            processor=descent.processor + processor_seconds() - processor,
             points={**descent.points, f"step {steps.stop}": chart.point(units)},
             began=beginning,
         )
@@ -197,13 +201,13 @@ def seconds_descended(folder: RunFolder) -> float:
 
 
 def items_worth(study: Study, folder: RunFolder) -> int:
-    """The cost of a run's descent: how many items are scored in the time that it took, by the run's own measure.
+    """The cost of a run's descent: how many items are scored in its processor time, by the run's own measure.
 
     0 where no item was scored.
     """
     scored = [trial for trial in t.finished(study) if t.items_of(trial) and t.SECONDS in trial.user_attrs]
-    seconds = sum(trial.user_attrs[t.SECONDS]["score"] for trial in scored)
-    return round(seconds_descended(folder) * sum(map(t.items_of, scored)) / seconds) if seconds else 0
+    seconds, descent = sum(trial.user_attrs[t.SECONDS]["processor"] for trial in scored), read_descent(folder)
+    return round(descent.processor * sum(map(t.items_of, scored)) / seconds) if descent and seconds else 0
 
 
 def read_descent(folder: RunFolder) -> Descent | None:

@@ -339,12 +339,12 @@ def test_killed_and_resumed(
     assert course(tmp_path / "torn") == course(tmp_path / "whole")
 
 
-def test_the_cost_is_what_is_scored_in_the_time_of_the_legs(tmp_path: Path) -> None:
+def test_the_cost_is_what_is_scored_in_the_processor_time_of_the_legs(tmp_path: Path) -> None:
     folder, study = RunFolder(tmp_path), optuna.create_study()
-    folder.write_json(FILE, asdict(Descent("linear", True, {}, items=10, seconds=3.0)))
+    folder.write_json(FILE, asdict(Descent("linear", True, {}, items=10, seconds=9.0, processor=3.0)))
     assert items_worth(study, folder) == 0
-    for items, seconds in ((100, 1.5), (50, 0.5), (0, 0.0)):
-        attributes = {t.ITEMS: items, t.SECONDS: {"build": 9.0, "score": seconds}}
+    for items, processor in ((100, 1.5), (50, 0.5), (0, 0.0)):
+        attributes = {t.ITEMS: items, t.SECONDS: {"build": 9.0, "score": 9.0, "processor": processor}}
         study.add_trial(create_trial(value=1.0, user_attrs=attributes))
     assert items_worth(study, folder) == 225
     assert items_worth(study, RunFolder(tmp_path / "none")) == 0
