@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mergesearch.evaluators import LoadedModel, Shared
-from mergesearch.evaluators.lm_eval.lm_eval import LmEval, LmEvalOptions
+from mergesearch.evaluators.lm_eval.lm_eval import LmEval
+from mergesearch.evaluators.lm_eval.options import LmEvalOptions
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "rk", "st", "l", "m")]
 HEAD = """task: {name}
@@ -182,7 +184,7 @@ def main(items: int, threads: int, rounds: int, batch_size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_tasks(Path(folder), items)
         for name in TASKS:
-            _, evaluators = _quietly(lambda name=name: evaluators_of(name, Path(folder), model, batch_size))
+            _, evaluators = _quietly(partial(evaluators_of, name, Path(folder), model, batch_size))
             results[name] = result = measure(evaluators, rounds)
             cells = [
                 *(f"{seconds:.2f}" for seconds in result["seconds"].values()),

@@ -114,7 +114,7 @@ class Copies:
     def _spread(self) -> None:
         for source, target in self._pairs:
             a, b = (tensor.view(torch.uint8).numpy() for tensor in (source, target))
-            run_spans(a.size, lambda start, end, a=a, b=b: np.copyto(b[start:end], a[start:end]))
+            run_spans(a.size, partial(_copy, a, b))
 
     def _kernels(self) -> None:
         combine_all(Pass(LinearCombination((1.0,)), None, [source], target) for source, target in self._pairs)
@@ -192,7 +192,7 @@ class Mergekit:
         answer = self._process.stdout.readline()
         if not answer:
             raise click.ClickException(f"mergekit: {self._log.read_text()[-2000:]}")
-        return median(json.loads(answer))
+        return float(median(json.loads(answer)))
 
     def close(self) -> None:
         """Ends the process; the next merge starts another."""
@@ -255,6 +255,10 @@ def write(rows: list[dict[str, Any]]) -> None:
     write_result("merge_throughput", {"mergekit": MERGEKIT, "rows": rows})
     sections = [f"# Merging, compared with mergekit {MERGEKIT}", str(__doc__), markdown(rows, COLUMNS)]
     (FOLDER / "merge_throughput.md").write_text("\n\n".join([*map(str.strip, sections), NOTES.read_text()]))
+
+
+def _copy(source: np.ndarray[Any, Any], target: np.ndarray[Any, Any], start: int, end: int) -> None:
+    np.copyto(target[start:end], source[start:end])
 
 
 def _split(_: click.Context, __: click.Parameter, value: str) -> list[str]:

@@ -36,6 +36,7 @@ from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Margins, Scores, Task
 from mergesearch.search.scoring.racing.plan import MOST_REFERENCES, RacePlan, plan_race
 from mergesearch.search.scoring.racing.race import run_race
+from mergesearch.search.signal.foresight import Ints
 
 ERROR = 0.05
 TOGETHER = 10
@@ -110,7 +111,7 @@ def ours_without_grades(case: Case, seed: int) -> Stop:
     return ReplayedRaces(case, seed, graded=False).stop
 
 
-def _blocks_and_order(case: Case, seed: int) -> tuple[list[int], Array]:
+def _blocks_and_order(case: Case, seed: int) -> tuple[list[int], Ints]:
     """Blocks as in a run's races, and one random order of the items."""
     blocks = ReplayedRaces(case, seed).plan(tuple(range(case.baselines))).blocks
     return list(blocks), np.random.default_rng(seed).permutation(len(case.tasks))

@@ -155,7 +155,7 @@ def _noise(model: ScoreModel, rng: np.random.Generator, shape: tuple[int, int]) 
     if model == "heavy-tailed margins":
         return 0.15 * rng.standard_t(2, shape)
     if model == "skewed margins":
-        return 0.075 * (rng.lognormal(0, 1.5, shape) - np.exp(1.5**2 / 2))
+        return np.asarray(0.075 * (rng.lognormal(0, 1.5, shape) - np.exp(1.5**2 / 2)))
     if model == "clustered margins":
-        return 0.4 * np.repeat(rng.normal(size=(shape[0], -(-shape[1] // 8))), 8, axis=1)[:, : shape[1]]
+        return np.asarray(0.4 * np.repeat(rng.normal(size=(shape[0], -(-shape[1] // 8))), 8, axis=1)[:, : shape[1]])
     return (0.6 if model == "unpredictable margins" else 0.15) * rng.normal(size=shape)

@@ -27,7 +27,7 @@ BANDWIDTH = 0.35
 class Items:
     """task: [items]; ease: [items]; own: [items, dimensions], the item's own direction."""
 
-    task: Array
+    task: NDArray[np.intp]
     ease: Array
     own: Array
 
@@ -69,7 +69,7 @@ class Bed:
         margins = self.margins(units, self.search)
         return expit(margins / (BANDWIDTH * margins.std())) if graded else (margins > 0).astype(np.float64)
 
-    def slopes(self, units: Array, items: Array) -> Array:
+    def slopes(self, units: Array, items: NDArray[np.intp]) -> Array:
         """[dimensions]: the gradient of the mean grade of some of the search items, the spread held fixed."""
         margins = self.margins(units, self.search)
         scale = BANDWIDTH * margins.std()

@@ -22,7 +22,7 @@ import click
 import numpy as np
 import optuna
 from machine import FOLDER, write_result
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 from sampler_bed import EXPERTS, ITEMS, Bed, descent
@@ -57,7 +57,9 @@ class Arm:
     def __init__(self, name: str, bed: Bed, seed: int, graded: bool) -> None:
         self._name, self._bed, self._seed, self._graded = name, bed, seed, graded
         self._sampler_name = name.removesuffix(AFTER)
-        self._ranges = {f"x[{number}]": FloatDistribution(0, 1) for number in range(bed.dimensions)}
+        self._ranges: dict[str, BaseDistribution] = {
+            f"x[{number}]": FloatDistribution(0, 1) for number in range(bed.dimensions)
+        }
         self._study = optuna.create_study(direction="maximize")
         self._scores = [bed.scores(np.full(bed.dimensions, unit), graded) for unit in SWEEP]
         for unit, scores in zip(SWEEP, self._scores, strict=True):

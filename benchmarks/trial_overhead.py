@@ -66,12 +66,12 @@ def stub(session: Session) -> None:
     def build(recipe: Recipe) -> None:
         built["seed"] = crc32(recipe.to_yaml().encode())
 
-    def score(_model: Any, items: Sequence[Item]) -> torch.Tensor:
+    def score(_subject: object, items: Sequence[Item]) -> torch.Tensor:
         return torch.rand(len(items), generator=torch.Generator().manual_seed(built["seed"]), dtype=torch.float64)
 
     session.live.engine.build = build  # type: ignore[assignment,method-assign]
     for task in session.plan.problem.tasks:
-        task.evaluator.score = score  # type: ignore[method-assign]
+        task.evaluator.score = score  # type: ignore[method-assign,assignment]
 
 
 def measure(trials: int, sampler: str) -> dict[str, float]:
@@ -92,7 +92,7 @@ def measure(trials: int, sampler: str) -> dict[str, float]:
             for count in COUNTS
             if count <= trials
         }
-        verdict = Judge(plan.problem.tasks, session.store, session.scorer, {}, 0).judge(0)
+        verdict = Judge(plan.problem.tasks, session.store, session.scorer, session.signal, {}, 0).judge(0)
         begin = time.perf_counter()
         write_report(session.store, verdict)
         return {**found, "report": time.perf_counter() - begin}

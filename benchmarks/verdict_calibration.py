@@ -18,6 +18,7 @@ from typing import Any
 import click
 import numpy as np
 from machine import FOLDER, write_result
+from numpy.typing import NDArray
 
 from mergesearch.search.statistics import Array, Stratum, against_all, difference_of, sign_flip_test, sign_flips
 from mergesearch.seeds import derive
@@ -40,7 +41,7 @@ class Layout:
     def counts(self, clusters: int) -> list[int]:
         """The number of each task's clusters."""
         ends = np.round(np.cumsum(self.parts) * clusters).astype(int)
-        return np.diff([0, *ends]).tolist()
+        return [int(count) for count in np.diff([0, *ends])]
 
 
 LAYOUTS = (
@@ -96,7 +97,7 @@ class Sample:
     sums: Sequence[Array]
     sizes: Sequence[Array]
     weights: Array
-    names: Sequence[Array]
+    names: Sequence[NDArray[np.str_]]
 
     @property
     def values(self) -> Array:

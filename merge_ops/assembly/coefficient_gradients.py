@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mergesearch.merge_ops.assembly.assembly import Assembly, InputKey, PlannedTensor
 from mergesearch.merge_ops.kernels.inner_products import inner_products
 from mergesearch.merge_ops.kernels.plans import SMALLEST_SUM, LinearCombination, Plan, SignConsensus
+from mergesearch.merge_ops.live.reproducible import reproducible
 
 Coefficients = tuple[float, ...]
 """A tensor's coefficients, or the gradients by them: the base's, then each model's."""
@@ -99,7 +100,7 @@ def backward_in_place(model: nn.Module, backward: Callable[[], float]) -> float:
     """Runs ``backward`` and overwrites the parameters with their gradients.
 
     The views into the parameters then show the gradients under the checkpoint's names, without a second model in
-    memory.
+    memory. They are the same bytes every time, see ``reproducible``.
 
     Args:
         model: the live model.
@@ -107,7 +108,7 @@ def backward_in_place(model: nn.Module, backward: Callable[[], float]) -> float:
     """
     model.requires_grad_(True)
     try:
-        with _without_padding_index(model):
+        with _without_padding_index(model), reproducible():
             loss = backward()
     finally:
         model.requires_grad_(False)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.live import live
+from mergesearch.merge_ops.live.reproducible import reproducible
 from mergesearch.reading import read_bytes
 
 SEQUENCE_LENGTH = 256
@@ -33,7 +34,8 @@ def calibrated(kind: str, checkpoint: Checkpoint, text: str, tokens: int, device
     statistic: Statistic = {"fisher": _fisher, "inputs": _input_grams}[kind]
     model, tokenizer = live.load(checkpoint, device, torch.float32)
     views = live.bind(model, checkpoint)
-    return statistic(model, views, _sequences(tokenizer, checkpoint, text, tokens, device))
+    with reproducible():
+        return statistic(model, views, _sequences(tokenizer, checkpoint, text, tokens, device))
 
 
 def _read(path: Path) -> str:
