@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -280,7 +280,8 @@ class Recipe(Strict):
 def _described(tensor_recipe: TensorRecipe) -> dict[str, Any]:
     """Returns the recipe of a tensor with the digests of files in place of their paths."""
     files = {name: digest(Path(str(tensor_recipe.shared[name]))) for name in tensor_recipe.files}
-    return {**asdict(tensor_recipe), "shared": {**tensor_recipe.shared, **files}}
+    own = {field.name: getattr(tensor_recipe, field.name) for field in fields(tensor_recipe)}
+    return {**own, "shared": {**tensor_recipe.shared, **files}}
 
 
 def _covers(frozen: str | FrozenLayers, name: str) -> bool:

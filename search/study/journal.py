@@ -10,7 +10,7 @@ import copy
 import json
 import os
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
+from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.errors import DamagedFileError, in_words
@@ -28,6 +29,10 @@ from mergesearch.search.study.locks import held_lock
 
 BLOCK = 1 << 16
 """Bytes that are read at once in search of the journal's last whole line."""
+OF_TRIALS = {
+    operation for operation in JournalOperation if "TRIAL" in operation.name and "DISCARD" not in operation.name
+}
+"""The operations that concern one trial. Optuna has no public name for them."""
 SUMMED = re.compile(rb'(\{.*),"sum":"([0-9a-f]{16})"\}', re.DOTALL)
 
 
@@ -129,7 +134,11 @@ class ChainedJournal(BaseJournalBackend):
         )
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends entries, and has them on the disk before it returns."""
+        """Appends entries. What ends a trial or concerns the study is on the disk before it returns.
+
+        What is noted of a running trial gets there together with the trial's end: if the power fails before, the trial
+        is lost in any case.
+        """
         with named_failures(self._file), journal_lock(self._file, self._say), self._file.open("r+b") as journal:
             mark, lines = _mark(_last_line(journal)), b""
             for entry in logs:
@@ -139,7 +148,14 @@ class ChainedJournal(BaseJournalBackend):
             journal.seek(0, os.SEEK_END)
             journal.write(lines)
             journal.flush()
-            os.fsync(journal.fileno())
+            if not all(map(_concerns_running_trial, logs)):
+                os.fsync(journal.fileno())
+
+
+def _concerns_running_trial(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry begins a trial or notes something of one that has not ended."""
+    state = entry.get("state", TrialState.RUNNING)
+    return entry["op_code"] in OF_TRIALS and not TrialState(state).is_finished()
 
 
 def _sum(mark: bytes, body: bytes) -> bytes:

@@ -43,20 +43,15 @@ def save_scores(
     from pyarrow import parquet
 
     rows = [
-        {"task": task, "item": item.id, "part": part, "score": score, "margin": margin}
+        (task, item.id, *part)
         for task in scores
         for item, *values in zip(items[task], *_columns(scores[task], margins.get(task)), strict=True)
-        for part, score, margin in _parts(*values)
+        for part in _parts(*values)
     ]
-    columns = {
-        "task": pyarrow.string(),
-        "item": pyarrow.string(),
-        "part": pyarrow.int32(),
-        "score": pyarrow.float64(),
-        "margin": pyarrow.float64(),
-    }
-    table = pyarrow.Table.from_pylist(rows, pyarrow.schema(columns))
-    table = table.replace_schema_metadata({DIGEST: _digest(file.stem, table.to_pydict())})
+    types = pyarrow.string(), pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.float64()
+    columns = {name: [row[number] for row in rows] for number, name in enumerate(COLUMNS)}
+    schema = pyarrow.schema(list(zip(COLUMNS, types, strict=True)), {DIGEST: _digest(file.stem, columns)})
+    table = pyarrow.Table.from_pydict(columns, schema)
     with atomic_path(file) as temporary:
         parquet.write_table(table, temporary, write_page_checksum=True)
 
@@ -147,7 +142,7 @@ def _digest(name: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
 
 def _columns(scores: Tensor, margins: Tensor | None) -> tuple[list[Any], list[Any]]:
     """The items' scores, and their margins, None where there are none."""
-    return scores.tolist(), [None] * len(scores) if margins is None else margins.tolist()
+    return scores.double().tolist(), [None] * len(scores) if margins is None else margins.double().tolist()
 
 
 def _parts(

@@ -178,3 +178,25 @@ def test_journals_that_are_damaged_at_random(journal: Any, tmp_path_factory: pyt
 def test_ten_thousand_journals_that_are_damaged_at_random(journal: Any, tmp_path: Path) -> None:
     for seed in range(10_000):
         check_damaged_at_random(journal, tmp_path / "random.log", seed)
+
+
+def test_the_end_of_a_trial_is_on_the_disk_with_everything_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, flushed = tmp_path / "study.log", [0]
+    monkeypatch.setattr("os.fsync", lambda _: flushed.append(file.stat().st_size))
+    study = filled(file, trials=0)
+    assert flushed[-1] == file.stat().st_size
+    for state in ("complete", "fail", "added"):
+        trial, before = study.ask(), len(flushed)
+        trial.suggest_float("x", 0, 1)
+        trial.set_user_attr("recipe", "text")
+        assert len(flushed) == before
+        if state == "added":
+            study.add_trial(optuna.trial.create_trial(value=1.0))
+        else:
+            study.tell(trial, *([1.0] if state == "complete" else [None, optuna.trial.TrialState.FAIL]))
+        assert len(flushed) > before
+        assert flushed[-1] == file.stat().st_size
+    study.set_user_attr("verdict", "text")
+    assert flushed[-1] == file.stat().st_size
