@@ -7,7 +7,7 @@
 
 enum { LINEAR_COMBINATION, SIGN_CONSENSUS };
 enum { MASS, COUNT, CHANGE };
-enum { ALL = 65536 };
+enum { ALL = 65536, SUMS = 64 };
 
 /* One model's term in a plan. */
 struct term {
@@ -49,6 +49,8 @@ INLINE floats magnitude(floats value) { return (floats)((words)value & 0x7FFFFFF
 INLINE words widened(halves bits) {
 #ifdef __AVX512F__
   return (words)_mm512_cvtepu16_epi32((__m256i)bits);
+#elif defined(__AVX2__)
+  return (words)_mm256_cvtepu16_epi32((__m128i)bits);
 #else
   return __builtin_convertvector(bits, words);
 #endif
@@ -57,6 +59,8 @@ INLINE words widened(halves bits) {
 INLINE ints widened_signed(shorts values) {
 #ifdef __AVX512F__
   return (ints)_mm512_cvtepi16_epi32((__m256i)values);
+#elif defined(__AVX2__)
+  return (ints)_mm256_cvtepi16_epi32((__m128i)values);
 #else
   return __builtin_convertvector(values, ints);
 #endif
@@ -65,6 +69,9 @@ INLINE ints widened_signed(shorts values) {
 INLINE halves narrowed(words bits) {
 #ifdef __AVX512F__
   return (halves)_mm512_cvtepi32_epi16((__m512i)bits);
+#elif defined(__AVX2__)
+  __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)bits, (__m256i)bits), 8);
+  return (halves)_mm256_castsi256_si128(packed);
 #else
   return __builtin_convertvector(bits, halves);
 #endif
@@ -163,11 +170,15 @@ INLINE struct wide linear_combination(const struct pass *p, int64_t index, int d
   return empty ? all(0) : total;
 }
 
+static const uint32_t COUNTS[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 /* The random words of draws in masks.py for one step. Each word serves two elements. */
 INLINE words mask_words(uint64_t key, int64_t start) {
   uint64_t word = (uint64_t)start / 2, epoch = word >> 32;
   uint32_t low = (uint32_t)(key + epoch), high = (uint32_t)((key >> 32) ^ epoch);
-  words x = ((words){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + (uint32_t)word) * 0x9E3779B1u + low;
+  words x;
+  memcpy(&x, COUNTS, sizeof x);
+  x = (x + (uint32_t)word) * 0x9E3779B1u + low;
   x = ((x ^ (x >> 16)) * 0x7FEB352Du) ^ high;
   x = (x ^ (x >> 15)) * 0x846CA68Bu;
   return x ^ (x >> 16);
@@ -372,19 +383,19 @@ int gram(struct tensor base, const struct tensor *tensors, int64_t k, int64_t st
   return 0;
 }
 
-/* Returns the inner product of a vector and x - b. Products are added in float32, in lanes of TILE / 64 terms. */
+/* Returns the inner product of a vector and x - b. Products are added in float32, in SUMS sums of TILE / SUMS terms. */
 static double dot_difference(const float *restrict vector, const float *restrict x, const float *restrict b, int64_t n) {
-  floats lanes[4] = {0};
+  floats sums[SUMS / LANES] = {0};
   double total = 0;
   int64_t j = 0;
-  for (; j + 4 * LANES <= n; j += 4 * LANES)
-    for (int part = 0; part < 4; part++) {
+  for (; j + SUMS <= n; j += SUMS)
+    for (int part = 0; part < SUMS / LANES; part++) {
       int64_t at = j + part * LANES;
-      lanes[part] += load_floats(vector + at) * (load_floats(x + at) - load_floats(b + at));
+      sums[part] += load_floats(vector + at) * (load_floats(x + at) - load_floats(b + at));
     }
   for (; j < n; j++) total += vector[j] * (x[j] - b[j]);
-  for (int part = 0; part < 4; part++)
-    for (int l = 0; l < LANES; l++) total += lanes[part][l];
+  for (int part = 0; part < SUMS / LANES; part++)
+    for (int l = 0; l < LANES; l++) total += sums[part][l];
   return total;
 }
 

@@ -13,10 +13,17 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 16, STEP = 2 * LANES, TILE = 1024 };
+#if defined(__AVX512F__)
+enum { LANES = 16 };
+#elif defined(__AVX__)
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+enum { STEP = 2 * LANES, TILE = 1024 };
 enum { FLOAT32, BFLOAT16, FLOAT16, MIXED };
 
-/* The compiler splits these into the processor's vectors. Data in memory need not be aligned to them. */
+/* One of the processor's vectors each: compilers split longer ones badly. Data in memory need not be aligned to them. */
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
