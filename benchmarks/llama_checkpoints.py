@@ -4,7 +4,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SIZES = {
     "551M": LlamaConfig(hidden_size=1536, intermediate_size=4096, num_hidden_layers=16, vocab_size=32000),
@@ -13,6 +16,9 @@ SIZES = {
 }
 FINE_TUNE_STD = 1e-3
 """The standard deviation of the differences between a fine-tune and the base, whose weights have one of 0.02."""
+
+TEXT, WORDS = "calibration.txt", 1000
+"""The name of a text that ``add_text`` writes, and how many different words it has."""
 
 
 def make_checkpoints(folder: Path, size: str, fine_tunes: int, dtype: torch.dtype) -> list[str]:
@@ -38,3 +44,14 @@ def _save(path: Path, base: dict[str, torch.Tensor], seed: int, config: LlamaCon
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(path)
     return path
+
+
+def add_text(folder: Path, paths: list[str], tokens: int) -> None:
+    """Writes a text of random words to ``folder``, and a tokenizer of these words to each of ``paths``."""
+    words = {f"w{number}": number for number in range(WORDS)}
+    model = Tokenizer(WordLevel(words, unk_token="w0"))
+    model.pre_tokenizer = Whitespace()
+    for path in paths:
+        PreTrainedTokenizerFast(tokenizer_object=model).save_pretrained(path)
+    drawn = torch.randint(WORDS, (tokens,), generator=torch.Generator().manual_seed(0)).tolist()
+    (folder / TEXT).write_text(" ".join(f"w{number}" for number in drawn))

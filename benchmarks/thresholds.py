@@ -15,7 +15,8 @@ from typing import Any
 import click
 import torch
 from machine import write_result
-from merge_throughput import Copies, table, timed
+from memory_copies import Copies, timed
+from merge_throughput import table
 from rich.console import Console
 from torch import Tensor
 

@@ -1,11 +1,14 @@
 """The contract of merge methods. The tests run on every method in METHODS."""
 
 from dataclasses import replace
+from importlib import import_module
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click import ClickException
 from torch import Tensor
 
 from mergesearch.merge_ops.kernels.combine import BLOCK
@@ -17,6 +20,7 @@ from ..endpoints import BIT_EXACT, ENDPOINTS, IDENTITY, Endpoint
 from ..helpers import EVERY_METHOD, OPERATIONS, case_of, check, far_off, inputs, ours, with_numbers
 from ..references import REFERENCES
 
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 SMALL_BLOCK = 64
 SHAPES = [(0,), (0, 3), (), (1,), (7,), (5, 1), (3, 67), (2, 3, 32)]
 
@@ -252,3 +256,15 @@ def test_weights_that_sum_to_zero_are_not_divided_by_their_rounding(name: str, w
     steps = [(model - case.base).abs() for model in case.models]
     towards = [step if w >= 0 else -step for step, w in zip(steps, weight, strict=True)]
     check(METHODS[name], replace(case, models=[case.base + step for step in towards]))
+
+
+def test_every_method_has_a_floor_in_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    benchmark = import_module("merge_methods")
+    benchmark.check_covered()
+    for name, setting in benchmark.SETTINGS.items():
+        known = {p.name for p in METHODS[name].parameters}
+        assert setting.varied.keys() | setting.fixed.keys() <= known
+    monkeypatch.setitem(METHODS, "another", METHODS["linear"])
+    with pytest.raises(ClickException, match="another"):
+        benchmark.check_covered()
