@@ -1,12 +1,14 @@
-"""Seconds to score a candidate: our evaluator and lm-eval on the same live model.
+"""Seconds to score a candidate: our evaluator and lm-eval on the same live model, beside the least that is possible.
 
-    python benchmarks/evaluation_speed.py [--items N] [--threads N] [--rounds N]
+    python benchmarks/evaluation_speed.py [--sizes 0.5M] [--small-items N] [--large-items N] [--rounds N]
 
-Creates a Llama with random weights and tasks with random words. All evaluators score every task in each round, and the
-fastest round counts. ``simple_evaluate`` is lm-eval's function for scripts. ``evaluate`` is lm-eval with its tasks
-loaded and its requests built once, which requires knowledge of its internals. ``auto`` and ``exact`` are the modes of
-our evaluator. Work that a run does once, before the first candidate, is not timed. Prints a table and writes
-results/benchmarks/evaluation_speed.json.
+Creates Llamas with random weights, of half a million parameters and of 135 million (the shape of SmolLM-135M), and
+tasks with random words. The floor is one forward pass over a task's unique tokens, without padding, in the best batch;
+for generation, the prompts and the decoding steps of all texts at once (`benchmarks/scoring_floor.py`). Floor and
+evaluators take turns, and the fastest round counts. `auto` and `exact` are the modes of our evaluator;
+`simple_evaluate` is lm-eval's function for scripts. Work that a run does once, before the first candidate, is not
+timed. Prints a table and writes results/benchmarks/evaluation_speed.{json,md}; sizes that an earlier run measured stay
+in them, so that it may be run by parts.
 """
 
 import json
@@ -23,9 +25,10 @@ from typing import Any, Literal
 
 import click
 import torch
-from machine import write_result
+from machine import FOLDER, machine, write_result
+from merge_throughput import cell, markdown, table
 from rich.console import Console
-from rich.table import Table
+from scoring_floor import Part, Work, parts, work_of
 
 from mergesearch.evaluators import LoadedModel, Shared
 from mergesearch.evaluators.lm_eval.lm_eval import LmEval
@@ -59,12 +62,42 @@ TASKS = {
     "generation": GENERATE + "num_fewshot: 0\n",
     "generation, 5 shots": GENERATE + "num_fewshot: 5\nfewshot_config: {sampler: first_n}\nfewshot_split: dev\n",
 }
-COLUMNS = ["simple_evaluate", "evaluate", "auto", "exact", "simple / auto", "evaluate / auto", "difference"]
 METRICS = {"whole text": "bits_per_byte", "generation": "exact_match", "generation, 5 shots": "exact_match"}
+SIZES = {
+    "0.5M": {
+        "vocab_size": 512,
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+    },
+    "135M": {
+        "vocab_size": 49_152,
+        "hidden_size": 576,
+        "intermediate_size": 1_536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    },
+}
+COLUMNS = {
+    "size": "parameters",
+    "task": "task",
+    "items": "items",
+    "tokens": "unique tokens",
+    "floor": "floor s",
+    "auto / floor": "auto / floor",
+    "exact / floor": "exact / floor",
+    "simple_evaluate / floor": "simple_evaluate / floor",
+    "simple_evaluate / auto": "simple_evaluate / auto",
+    "difference": "difference",
+    "load": "load",
+}
 
 
-def make_model() -> LoadedModel:
-    """A Llama with about 12 million parameters, and a tokenizer of whole words."""
+def make_model(size: str) -> LoadedModel:
+    """A Llama with a tokenizer of whole words. It never generates the end of a text."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -72,23 +105,17 @@ def make_model() -> LoadedModel:
     words = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=256,
-        intermediate_size=688,
-        num_hidden_layers=10,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=2048,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+    context = {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2}
     torch.manual_seed(0)
-    return LoadedModel(LlamaForCausalLM(config).eval(), tokenizer)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES[size], **context, tie_word_embeddings=True)).eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[2] = 0
+    return LoadedModel(model, tokenizer)
 
 
 def make_tasks(folder: Path, items: int) -> None:
     """Writes a YAML file and its data for each task in TASKS."""
+    folder.mkdir()
     rng, shots = random.Random(0), folder / "shots.jsonl"
     for name, settings in TASKS.items():
         data = folder / f"{_key(name)}.jsonl"
@@ -107,35 +134,39 @@ def _key(name: str) -> str:
     return name.replace(",", "").replace(" ", "_")
 
 
-def evaluators_of(name: str, folder: Path, model: LoadedModel, batch_size: int) -> dict[str, Callable[[], float]]:
-    """One function for each evaluator, by name, that scores a candidate on a task and returns the task's value."""
-    from lm_eval import evaluator, simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
+class Measured:
+    """One task on one model: the evaluators by name, each a function that gives the task's value, and the floor."""
 
-    key, metric = _key(name), METRICS.get(name, "acc")
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
-    wrapped = HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_size)
-    options = LmEvalOptions(task=key, metric=metric)
-    loaded = manager.load([key])
-    task = loaded["tasks"][key]
-    task.set_fewshot_seed(seed=1234)
-    task.build_all_requests()
-    task.build_all_requests = lambda **_: _clear_answers(task)
+    def __init__(self, name: str, folder: Path, model: LoadedModel, batch_size: int) -> None:
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
 
-    def simple() -> float:
-        output = simple_evaluate(model=wrapped, tasks=[key], task_manager=manager, bootstrap_iters=0)
-        return float(output["results"][key][f"{metric},none"])
+        key, metric = _key(name), METRICS.get(name, "acc")
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
+        wrapped = HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=batch_size)
 
-    def evaluate() -> float:
-        output = evaluator.evaluate(wrapped, loaded, bootstrap_iters=0, log_samples=False)
-        return float(output["results"][key][f"{metric},none"])
+        def simple() -> float:
+            output = simple_evaluate(model=wrapped, tasks=[key], task_manager=manager, bootstrap_iters=0)
+            return float(output["results"][key][f"{metric},none"])
 
-    return {
-        "simple_evaluate": simple,
-        "evaluate": evaluate,
-        **{mode: _our_evaluator(options, model, folder, batch_size, mode) for mode in ("auto", "exact")},
-    }
+        options = LmEvalOptions(task=key, metric=metric)
+        ours = partial(_our_evaluator, options, model, folder, batch_size)
+        self.evaluators = {"simple_evaluate": simple, "auto": ours("auto"), "exact": ours("exact")}
+        self.work = _work(manager, key, wrapped)
+        with torch.no_grad():
+            self.floor = parts(model.model, self.work)
+
+    def seconds(self, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Seconds of the floor and of each evaluator, and the evaluators' values."""
+        floors = {name: dict.fromkeys(part, float("inf")) for name, part in self.floor.items()}
+        seconds = dict.fromkeys(self.evaluators, float("inf"))
+        values: dict[str, float] = {}
+        for _ in range(rounds):
+            for name, part in self.floor.items():
+                _time_all(part, floors[name])
+            values = _time_all(self.evaluators, seconds)
+        return {"floor": sum(min(part.values()) for part in floors.values()), **seconds}, values
 
 
 def _our_evaluator(
@@ -146,54 +177,88 @@ def _our_evaluator(
     return lambda: ours.value(ours.items, ours.score(model, ours.items))
 
 
-def _clear_answers(task: Any) -> None:
+def _work(manager: Any, key: str, wrapped: Any) -> Work:
+    task = manager.load([key])["tasks"][key]
+    task.set_fewshot_seed(seed=1234)
+    task.build_all_requests()
+    documents: dict[int, list[Any]] = {}
     for instance in task.instances:
-        instance.resps, instance.filtered_resps = [], {}
+        documents.setdefault(instance.doc_id, []).append(instance)
+    return work_of(documents.values(), wrapped)
 
 
-def measure(evaluators: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:
-    """Seconds of each evaluator in its fastest round, lm-eval's seconds divided by ours, difference of values."""
-    results = [{name: _quietly(evaluate) for name, evaluate in evaluators.items()} for _ in range(rounds)]
-    seconds = {name: min(result[name][0] for result in results) for name in evaluators}
-    ratios = {name: seconds[name] / seconds["auto"] for name in ("simple_evaluate", "evaluate")}
-    values = {name: value for name, (_, value) in results[-1].items()}
-    difference = max(abs(values[mode] - values["simple_evaluate"]) for mode in ("auto", "exact"))
-    return {"seconds": seconds, "ratios": ratios, "difference": difference}
+def _time_all(functions: Part | dict[str, Callable[[], float]], best: dict[str, float]) -> dict[str, Any]:
+    """Runs each function once, and updates its least seconds. Returns their results."""
+    results = {}
+    for name, function in functions.items():
+        seconds, results[name] = _quietly(function)
+        best[name] = min(best[name], seconds)
+    return results
 
 
 def _quietly(function: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds and result of a call; its output is discarded."""
-    with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null):
+    with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null), torch.no_grad():
         start = time.perf_counter()
         value = function()
         return time.perf_counter() - start, value
 
 
+def measure(size: str, name: str, items: int, measured: Measured, rounds: int) -> dict[str, Any]:
+    """A row of the table."""
+    seconds, values = measured.seconds(rounds)
+    return {
+        "size": size,
+        "task": name,
+        "items": items,
+        "tokens": measured.work.tokens,
+        **seconds,
+        **{f"{evaluator} / floor": seconds[evaluator] / seconds["floor"] for evaluator in values},
+        "simple_evaluate / auto": seconds["simple_evaluate"] / seconds["auto"],
+        "difference": max(abs(values[mode] - values["simple_evaluate"]) for mode in ("auto", "exact")),
+        **{key: machine()[key] for key in ("processor", "threads")},
+        "load": machine()["load"][0],
+    }
+
+
+def write(rows: list[dict[str, Any]], batch_size: int) -> None:
+    """Writes the files of the result, with the rows that are in them already."""
+    file = FOLDER / "evaluation_speed.json"
+    earlier = json.loads(file.read_text()).get("rows", []) if file.exists() else []
+    by_key = {(row["size"], row["task"]): row for row in (*earlier, *rows)}
+    rows = [by_key[key] for key in ((size, task) for size in SIZES for task in TASKS) if key in by_key]
+    write_result("evaluation_speed", {"batch_size": batch_size, "rows": rows})
+    machines = "; ".join(dict.fromkeys(f"{row['processor']}, {row['threads']} threads" for row in rows))
+    sections = ["# Scoring, beside its floor and lm-eval", str(__doc__).strip(), markdown(rows, COLUMNS), machines]
+    (FOLDER / "evaluation_speed.md").write_text("\n\n".join(sections) + "\n")
+
+
 @click.command()
-@click.option("--items", type=click.IntRange(min=6), default=40, show_default=True, help="Items of each task.")
+@click.option("--sizes", default=",".join(SIZES), show_default=True, help="Models, separated by commas.")
+@click.option("--tasks", default=";".join(TASKS), show_default=True, help="Tasks, separated by semicolons.")
+@click.option("--small-items", type=click.IntRange(min=6), default=100, show_default=True, help="Items on 0.5M.")
+@click.option("--large-items", type=click.IntRange(min=6), default=8, show_default=True, help="Items on 135M.")
 @click.option("--threads", default=2, show_default=True, help="Threads of torch.")
 @click.option("--rounds", default=2, show_default=True, help="Rounds, of which the fastest counts.")
-@click.option("--batch-size", default=8, show_default=True, help="Sequences at once, for all evaluators.")
-def main(items: int, threads: int, rounds: int, batch_size: int) -> None:
+@click.option("--batch-size", default=32, show_default=True, help="Maximum sequences at once, for all evaluators.")
+def main(  # noqa: PLR0913, PLR0917 - one for each option
+    sizes: str, tasks: str, small_items: int, large_items: int, threads: int, rounds: int, batch_size: int
+) -> None:
     """Times the evaluators."""
     logging.disable(logging.WARNING)
     torch.set_num_threads(threads)
-    model = make_model()
-    table = Table("task", *COLUMNS, title=f"seconds per candidate, {items} items a task")
-    results = {}
-    with tempfile.TemporaryDirectory() as folder:
-        make_tasks(Path(folder), items)
-        for name in TASKS:
-            _, evaluators = _quietly(partial(evaluators_of, name, Path(folder), model, batch_size))
-            results[name] = result = measure(evaluators, rounds)
-            cells = [
-                *(f"{seconds:.2f}" for seconds in result["seconds"].values()),
-                *(f"{ratio:.1f}x" for ratio in result["ratios"].values()),
-            ]
-            table.add_row(name, *cells, f"{result['difference']:.1g}")
-            Console(stderr=True, width=120).print(name, *cells)
-    Console(width=120).print(table)
-    write_result("evaluation_speed", {"items": items, "rounds": rounds, "batch_size": batch_size, "tasks": results})
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for size in sizes.split(","):
+            model, folder = make_model(size), Path(temporary) / size
+            items = {"0.5M": small_items, "135M": large_items}[size]
+            make_tasks(folder, items)
+            for name in tasks.split(";"):
+                _, measured = _quietly(partial(Measured, name, folder, model, batch_size))
+                rows.append(measure(size, name, items, measured, rounds))
+                Console(stderr=True, width=140).print({key: cell(rows[-1][key]) for key in COLUMNS})
+    Console(width=160).print(table(rows, COLUMNS, "seconds per candidate"))
+    write(rows, batch_size)
 
 
 if __name__ == "__main__":
