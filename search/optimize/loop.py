@@ -29,6 +29,7 @@ from mergesearch.search.scoring.scorer import Scored, Scorer
 from mergesearch.search.space.space import Space
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.failures import stopped_by
+from mergesearch.search.study.journal import noted_together
 from mergesearch.search.study.leases import Leases
 from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_store import RunStore
@@ -118,9 +119,10 @@ class Loop:
             return None
         trial, candidate = asked
         try:
-            recipe = candidate.recipe() if candidate.recipe else self._space.ask(trial)
-            if candidate.recipe:
-                self._coordinates.note(trial, recipe)
+            with noted_together(self._store.study):
+                recipe = candidate.recipe() if candidate.recipe else self._space.ask(trial)
+                if candidate.recipe:
+                    self._coordinates.note(trial, recipe)
             text = recipe.to_yaml()
         except Exception as error:
             self._fail(trial, error)
@@ -135,10 +137,14 @@ class Loop:
             with self._store.folder.locked():
                 if not self._leases.is_held(trial):
                     return  # it took so long that another worker was given it
-                if isinstance(outcome, Exception):
-                    self._fail(trial, outcome)
-                else:
-                    self._tell(trial, outcome)
+                with noted_together(self._store.study):
+                    self._end(trial, outcome)
+
+    def _end(self, trial: Trial, outcome: Scored | Exception) -> None:
+        if isinstance(outcome, Exception):
+            self._fail(trial, outcome)
+        else:
+            self._tell(trial, outcome)
 
     def _score(self, recipe: Recipe, in_full: bool) -> Scored | Exception:
         try:

@@ -11,23 +11,25 @@ import json
 import os
 import re
 from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import BaseFileLock
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.storages.journal._storage import JournalOperation
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.errors import DamagedFileError, in_words
 from mergesearch.files import named_failures
 from mergesearch.reading import check_file
 from mergesearch.say import Say, silent
-from mergesearch.search.study.locks import held_lock
+from mergesearch.search.study.locks import file_lock, held_lock
 
-BLOCK = 1 << 16
+BLOCK = 1 << 12
 """Bytes that are read at once in search of the journal's last whole line."""
 OF_TRIALS = {
     operation for operation in JournalOperation if "TRIAL" in operation.name and "DISCARD" not in operation.name
@@ -52,10 +54,20 @@ def open_journal(file: Path, say: Say = silent) -> BaseStorage:
         raise backend.damaged(f"has an entry that makes no sense ({in_words(error)})") from None
 
 
-class _Journal(JournalStorage):
-    """A journal's trials, kept in a list: only those that had not finished are looked up again."""
+def noted_together(study: Study) -> AbstractContextManager[None]:
+    """Inside this block the notes of a study with a journal take the journal's lock once. To be left soon."""
+    storage = study._storage  # Optuna has no public name for it.
+    return storage.held() if isinstance(storage, _Journal) else nullcontext()
 
-    def __init__(self, backend: BaseJournalBackend) -> None:
+
+class _Journal(JournalStorage):
+    """A journal's trials, kept in a list: only those that had not finished are looked up again.
+
+    ``held`` holds the journal's lock.
+    """
+
+    def __init__(self, backend: "ChainedJournal") -> None:
+        self.held = backend.held
         self._trials: dict[int, list[FrozenTrial]] = {}
         self._unfinished: dict[int, list[int]] = {}
         super().__init__(backend)
@@ -88,6 +100,7 @@ class ChainedJournal(BaseJournalBackend):
 
     def __init__(self, file: Path, say: Say = silent) -> None:
         self._file, self._say = file, say
+        self._lock = file_lock(_lock_of(file))
         self._rewind()
 
     def _rewind(self) -> None:
@@ -133,13 +146,19 @@ class ChainedJournal(BaseJournalBackend):
             f"bring it back from a copy, or keep the lines before (`{hint}`): the same command then goes on from there",
         )
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the journal's lock, which a thread may do again while it does."""
+        with journal_lock(self._file, self._say, self._lock):
+            yield
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Appends entries. What ends a trial or concerns the study is on the disk before it returns.
 
         What is noted of a running trial gets there together with the trial's end: if the power fails before, the trial
         is lost in any case.
         """
-        with named_failures(self._file), journal_lock(self._file, self._say), self._file.open("r+b") as journal:
+        with named_failures(self._file), self.held(), self._file.open("r+b") as journal:
             mark, lines = _mark(_last_line(journal)), b""
             for entry in logs:
                 body = json.dumps(entry, separators=(",", ":")).encode()[:-1]
@@ -169,18 +188,22 @@ def _mark(line: bytes) -> bytes:
 
 
 @contextmanager
-def journal_lock(journal: Path, say: Say = silent) -> Iterator[None]:
-    """Holds the lock on a journal. Its file is the journal's, with the suffix ``.lock``.
+def journal_lock(journal: Path, say: Say = silent, lock: BaseFileLock | None = None) -> Iterator[None]:
+    """Holds the lock on a journal. Its file is the journal's, with the suffix ``.lock``. See ``held_lock``.
 
     The lock ends with the process that holds it. Optuna's own lock is a file, which a killed process leaves behind.
 
     A process that is killed while it appends leaves half a line. An entry behind it would make the journal unreadable,
     so whoever takes the lock first cuts the half line off.
     """
-    with held_lock(journal.with_suffix(".lock"), say, is_short=True):
+    with held_lock(_lock_of(journal), say, is_short=True, lock=lock):
         with journal.open("r+b") as file:
             _cut_torn_tail(file)
         yield
+
+
+def _lock_of(journal: Path) -> Path:
+    return journal.with_suffix(".lock")
 
 
 def _cut_torn_tail(journal: IO[bytes]) -> None:

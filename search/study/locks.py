@@ -41,14 +41,17 @@ SOFT_SECONDS = 30.0
 
 
 @contextmanager
-def held_lock(file: Path, say: Say = silent, is_short: bool = False) -> Iterator[None]:
+def held_lock(
+    file: Path, say: Say = silent, is_short: bool = False, lock: BaseFileLock | None = None
+) -> Iterator[None]:
     """Holds the lock of a file, and waits for as long as another process has it.
 
     The holder is written beside the file, so that processes that wait for long can ``say`` who it is; not where the
-    lock ``is_short``, and taken often: then only processes of the same host find out.
+    lock ``is_short``, and taken often: then only processes of the same host find out. ``lock`` is the lock itself where
+    the caller has it: a thread that holds it takes it again at once.
     """
     waiting = _Waiting(file, say)
-    with file_lock(file).acquire(cancel_check=waiting.notice):
+    with (lock or file_lock(file)).acquire(cancel_check=waiting.notice):
         if not is_short:
             waiting.holder.write_text(f"{socket.gethostname()} {os.getpid()} {time.time():.0f}\n")
         yield
