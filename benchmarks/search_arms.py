@@ -112,7 +112,7 @@ ARMS: dict[str, Arm] = {
     PLAIN: rival_arm(rivals.cmaes_from_best_weight(LINEAR)),
     OURS: our_arm(),
     "ours without gradients": our_arm(start="none"),
-    "ours, signal: metric": our_arm(signal="metric"),
+    "ours by the metric alone": our_arm(signal="metric"),
     "Optuna's TPE": rival_arm(rivals.tpe),
     "Optuna's GP": rival_arm(rivals.gp),
     "random": rival_arm(rivals.random),
