@@ -3,149 +3,11 @@
  *
  * A step of STEP elements stays in registers from the inputs to the result. The result is stored past the cache: it is
  * not read again soon, and a store through the cache would first read the memory that it overwrites. */
-#include "tensors.h"
+#include "elementwise.h"
 
-enum { LINEAR_COMBINATION, SIGN_CONSENSUS };
+enum { LINEAR_COMBINATION, SIGN_CONSENSUS, OTHER_FORMS };
 enum { MASS, COUNT, CHANGE };
 enum { ALL = 65536, SUMS = 64 };
-
-/* One model's term in a plan. */
-struct term {
-  float weight, threshold, ceiling, factor;
-  uint64_t key;
-  const char *places; /* uint16 for each element, an index into kept and factors; NULL if all elements are alike */
-  const int32_t *kept;
-  const float *factors;
-  int32_t grains;
-};
-
-/* One pass: the plan of one tensor, its base, its k models and its output. Spans are numbered through all passes. */
-struct pass {
-  int64_t size, first_span, k;
-  const struct term *terms;
-  const struct tensor *models;
-  struct tensor base, out;
-  int32_t form, task_vectors, elect, normalize, vote;
-  float base_coefficient, lambda, rounding, least_spread;
-};
-
-/* One step in registers. */
-struct wide {
-  floats a, b;
-};
-
-INLINE struct wide all(float value) {
-  floats each = value - (floats){0};
-  return (struct wide){each, each};
-}
-
-INLINE floats where(ints mask, floats yes, floats no) { return (floats)((mask & (ints)yes) | (~mask & (ints)no)); }
-
-INLINE floats unless(ints mask, floats value) { return (floats)(~mask & (ints)value); }
-
-INLINE floats magnitude(floats value) { return (floats)((words)value & 0x7FFFFFFF); }
-
-/* Conversions between 16 and 32 bits. The compiler's own code takes three instructions where the processor has one. */
-INLINE words widened(halves bits) {
-#ifdef __AVX512F__
-  return (words)_mm512_cvtepu16_epi32((__m256i)bits);
-#elif defined(__AVX2__)
-  return (words)_mm256_cvtepu16_epi32((__m128i)bits);
-#else
-  return __builtin_convertvector(bits, words);
-#endif
-}
-
-INLINE ints widened_signed(shorts values) {
-#ifdef __AVX512F__
-  return (ints)_mm512_cvtepi16_epi32((__m256i)values);
-#elif defined(__AVX2__)
-  return (ints)_mm256_cvtepi16_epi32((__m128i)values);
-#else
-  return __builtin_convertvector(values, ints);
-#endif
-}
-
-INLINE halves narrowed(words bits) {
-#ifdef __AVX512F__
-  return (halves)_mm512_cvtepi32_epi16((__m512i)bits);
-#elif defined(__AVX2__)
-  __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)bits, (__m256i)bits), 8);
-  return (halves)_mm256_castsi256_si128(packed);
-#else
-  return __builtin_convertvector(bits, halves);
-#endif
-}
-
-INLINE floats load_floats(const void *from) {
-  floats value;
-  memcpy(&value, from, sizeof value);
-  return value;
-}
-
-INLINE floats load_bfloat16(const char *from) {
-  halves bits;
-  memcpy(&bits, from, sizeof bits);
-  return (floats)(widened(bits) << 16);
-}
-
-INLINE floats load_float16(const char *from) {
-  _Float16 narrow[LANES];
-  float value[LANES];
-  memcpy(narrow, from, sizeof narrow);
-  for (int l = 0; l < LANES; l++) value[l] = narrow[l];
-  return load_floats(value);
-}
-
-INLINE struct wide load(const char *from, int dtype) {
-  if (dtype == FLOAT32) return (struct wide){load_floats(from), load_floats(from + 4 * LANES)};
-  if (dtype == BFLOAT16) return (struct wide){load_bfloat16(from), load_bfloat16(from + 2 * LANES)};
-  return (struct wide){load_float16(from), load_float16(from + 2 * LANES)};
-}
-
-/* Rounds to nearest, ties to even. NaN stays NaN. */
-INLINE halves to_bfloat16(floats value) {
-  words bits = (words)value;
-  words rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-  words nan = (words)(value != value);
-  return narrowed((rounded & ~nan) | (nan & 0x7FC0));
-}
-
-INLINE void put(char *to, const void *bytes, int size, int past_cache) {
-#if defined(__AVX512F__)
-  if (past_cache)
-    for (int i = 0; i < size; i += 64) _mm512_stream_si512((void *)(to + i), _mm512_loadu_si512((char *)bytes + i));
-  else
-#elif defined(__AVX__)
-  if (past_cache)
-    for (int i = 0; i < size; i += 32)
-      _mm256_stream_si256((__m256i *)(to + i), _mm256_loadu_si256((__m256i *)((char *)bytes + i)));
-  else
-#elif defined(__SSE2__)
-  if (past_cache)
-    for (int i = 0; i < size; i += 16)
-      _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((__m128i *)((char *)bytes + i)));
-  else
-#endif
-    memcpy(to, bytes, size);
-}
-
-INLINE void store(char *to, int dtype, struct wide value, int past_cache) {
-  if (dtype == FLOAT32) {
-    put(to, &value, sizeof value, past_cache);
-  } else if (dtype == BFLOAT16) {
-    halves bits[2] = {to_bfloat16(value.a), to_bfloat16(value.b)};
-    put(to, bits, sizeof bits, past_cache);
-  } else {
-    float wide[STEP];
-    _Float16 narrow[STEP];
-    memcpy(wide, &value, sizeof wide);
-    for (int l = 0; l < STEP; l++) narrow[l] = wide[l];
-    put(to, narrow, sizeof narrow, past_cache);
-  }
-}
-
-INLINE const char *at(struct tensor t, int dtype, int64_t index) { return t.data + index * bytes_of(dtype); }
 
 /* Adds one term. The first total is -0, because -0 + x is x for every x, including -0. */
 INLINE struct wide added(struct wide total, struct wide x, struct wide base, int task_vectors, float c) {
@@ -303,25 +165,33 @@ INLINE void walk(const struct pass *p, int64_t first, int64_t last, int64_t star
   }
 }
 
+INLINE void walk_form(const struct pass *p, int64_t first, int64_t last, int64_t start, int dtype) {
+  if (p->form >= OTHER_FORMS)
+    walk_elementwise(p, p->form - OTHER_FORMS, first, last, start, dtype);
+  else
+    walk(p, first, last, start, dtype);
+}
+
 /* The compiler specializes the walk for each dtype that all tensors have in common. */
 static void walk_steps(const struct pass *p, int64_t first, int64_t last, int64_t start) {
   int dtype = p->out.dtype, same = !p->base.data || p->base.dtype == dtype;
   for (int64_t i = 0; i < p->k; i++) same &= p->models[i].dtype == dtype;
   if (same && dtype == FLOAT32)
-    walk(p, first, last, start, FLOAT32);
+    walk_form(p, first, last, start, FLOAT32);
   else if (same && dtype == BFLOAT16)
-    walk(p, first, last, start, BFLOAT16);
+    walk_form(p, first, last, start, BFLOAT16);
   else
-    walk(p, first, last, start, MIXED);
+    walk_form(p, first, last, start, MIXED);
 }
 
 /* Processes fewer elements than a step, in copies that are as long as a step. Returns nonzero if out of memory. */
 static int walk_remainder(const struct pass *p, int64_t first, int64_t last) {
-  struct tensor *models = malloc(p->k * sizeof *models);
-  char *room = calloc(p->k + 2, STEP * sizeof(float)), *next = room;
+  int64_t count = p->k + p->tables;
+  struct tensor *models = malloc((count + 1) * sizeof *models);
+  char *room = calloc(count + 2, STEP * sizeof(float)), *next = room;
   int failed = !models || !room;
   struct pass rest = *p;
-  for (int64_t i = -1; i < p->k && !failed; i++, next += STEP * sizeof(float)) {
+  for (int64_t i = -1; i < count && !failed; i++, next += STEP * sizeof(float)) {
     struct tensor from = i < 0 ? p->base : p->models[i];
     int bytes = bytes_of(from.dtype);
     if (from.data) memcpy(next, from.data + first * bytes, (last - first) * bytes);

@@ -19,10 +19,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mergesearch.merge_ops.kernels.compile_cache import compiled
-from mergesearch.merge_ops.kernels.plans import LinearCombination, Pass, Plan, SignConsensus, Sparsity, Vote, grains
+from mergesearch.merge_ops.kernels.plans import (
+    Elementwise,
+    Form,
+    FormName,
+    LinearCombination,
+    Pass,
+    Plan,
+    SignConsensus,
+    Sparsity,
+    Vote,
+    grains,
+)
 from mergesearch.merge_ops.kernels.threads import SPAN, run_on_threads, run_spans
 
-SOURCES = [Path(__file__).with_name(name) for name in ("kernels.c", "selection.c", "tensors.h")]
+SOURCES = [
+    Path(__file__).with_name(name) for name in ("kernels.c", "selection.c", "elementwise.h", "passes.h", "tensors.h")
+]
 # Contraction would round a·b + c once where torch rounds twice.
 FLAGS = ("-O3", "-fno-strict-aliasing", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
 MACHINE_FLAGS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
@@ -30,8 +43,20 @@ MACHINE_FLAGS = (("-march=native", "-mprefer-vector-width=512"), ("-march=native
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 VOTES: dict[Vote, int] = {"mass": 0, "count": 1, "change": 2}
 FORMS: dict[type, int] = {LinearCombination: 0, SignConsensus: 1}
+FUNCTIONS: tuple[FormName, ...] = (
+    "tables",
+    "vectors",
+    "largest",
+    "shared",
+    "consensus",
+    "near",
+    "difference",
+    "fisher",
+    "important",
+)
+"""The forms of elementwise.h, in its order."""
 
-# The structs of kernels.c.
+# The structs of passes.h.
 TENSOR = np.dtype([("data", "u8"), ("dtype", "i4")], align=True)
 TERM = np.dtype(
     [(name, "f4") for name in ("weight", "threshold", "ceiling", "factor")]
@@ -40,10 +65,11 @@ TERM = np.dtype(
     align=True,
 )
 PASS = np.dtype(
-    [(name, "i8") for name in ("size", "first_span", "k")]
-    + [("terms", "u8"), ("models", "u8"), ("base", TENSOR), ("out", TENSOR)]
+    [(name, "i8") for name in ("size", "first_span", "k", "tables", "inner", "length")]
+    + [("terms", "u8"), ("models", "u8"), ("factors", "u8"), ("base", TENSOR), ("out", TENSOR)]
     + [(name, "i4") for name in ("form", "task_vectors", "elect", "normalize", "vote")]
-    + [(name, "f4") for name in ("base_coefficient", "lambda", "rounding", "least_spread")],
+    + [(name, "f4") for name in ("base_coefficient", "lambda", "rounding", "least_spread")]
+    + [("numbers", "f4", 2)],
     align=True,
 )
 Struct = tuple[Any, ...]
@@ -52,7 +78,14 @@ NO_TENSOR = (0, 0)
 
 def serves(tensor_pass: Pass) -> bool:
     """Returns whether the compiled kernels take the plan and the tensors, which must be contiguous."""
-    return type(tensor_pass.plan) in FORMS and reads([*tensor_pass.inputs, tensor_pass.out])
+    plan = tensor_pass.plan
+    if isinstance(plan, Elementwise) and (plan.form is None or not _reads_form(plan.form)):
+        return False
+    return reads([*tensor_pass.inputs, tensor_pass.out])
+
+
+def _reads_form(form: Form) -> bool:
+    return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (*form.tables, *form.factors))
 
 
 def reads(tensors: Sequence[Tensor]) -> bool:
@@ -81,20 +114,23 @@ class _Structs:
 
     def __init__(self, passes: Sequence[Pass]) -> None:
         with np.errstate(over="ignore"):  # a threshold may exceed float32
-            terms = [term for p in passes for term, _ in zip(_terms(p.plan), p.models, strict=True)]
-            self.terms = np.array(terms, TERM)
+            terms = [_terms_of(p) for p in passes]
+            self.terms = np.array([term for each in terms for term in each], TERM)
             self.passes = np.array([_pass(p) for p in passes], PASS)
-        self.models = np.array([_tensor(model) for p in passes for model in p.models], TENSOR)
-        self.passes["terms"] = _addresses(self.terms, self.passes["k"])
-        self.passes["models"] = _addresses(self.models, self.passes["k"])
+        models, factors = [[*p.models, *_tables(p.plan)] for p in passes], [_factors(p.plan) for p in passes]
+        self.models = np.array([_tensor(model) for each in models for model in each], TENSOR)
+        self.factors = np.array([pointer for each in factors for pointer in each], np.uint64)
+        self.passes["terms"] = _addresses(self.terms, [len(each) for each in terms])
+        self.passes["models"] = _addresses(self.models, [len(each) for each in models])
+        self.passes["factors"] = _addresses(self.factors, [len(each) for each in factors])
         spans = -(-self.passes["size"] // SPAN)
         self.passes["first_span"] = np.cumsum(spans) - spans
         self.spans = int(spans.sum())
 
 
-def _addresses(structs: NDArray[Any], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def _addresses(structs: NDArray[Any], counts: Sequence[int]) -> NDArray[np.int64]:
     """Returns the address of the first struct of each group, for consecutive groups of ``counts`` structs."""
-    ends = np.cumsum(counts)
+    ends = np.cumsum(counts, dtype=np.int64)
     return np.asarray(structs.ctypes.data + (ends - counts) * structs.itemsize)
 
 
@@ -105,23 +141,59 @@ def _tensor(tensor: Tensor) -> Struct:
 def _pass(tensor_pass: Pass) -> Struct:
     """Returns the struct of a pass with zeros for its first span and its pointers to terms and models."""
     base = NO_TENSOR if tensor_pass.base is None else _tensor(tensor_pass.base)
-    out = tensor_pass.out
-    return out.numel(), 0, len(tensor_pass.models), 0, 0, base, _tensor(out), *_plan(tensor_pass.plan)
+    out, plan = tensor_pass.out, tensor_pass.plan
+    vectors = plan.form.vectors if isinstance(plan, Elementwise) and plan.form else (1, 1)
+    return (
+        out.numel(),
+        0,
+        len(tensor_pass.models),
+        len(_tables(plan)),
+        *vectors,
+        0,
+        0,
+        0,
+        base,
+        _tensor(out),
+        *_plan(plan),
+    )
 
 
 def _plan(plan: Plan) -> Struct:
     if isinstance(plan, LinearCombination):
-        return FORMS[LinearCombination], plan.task_vectors, 0, 0, 0, plan.base, 0.0, 0.0, 0.0
-    assert isinstance(plan, SignConsensus)
-    election = plan.elect, plan.normalize, VOTES[plan.vote]
-    return FORMS[SignConsensus], 0, *election, 0.0, plan.lambda_, plan.rounding, plan.least_spread
+        return FORMS[LinearCombination], plan.task_vectors, 0, 0, 0, plan.base, 0.0, 0.0, 0.0, (0.0, 0.0)
+    if isinstance(plan, SignConsensus):
+        election = plan.elect, plan.normalize, VOTES[plan.vote]
+        return FORMS[SignConsensus], 0, *election, 0.0, plan.lambda_, plan.rounding, plan.least_spread, (0.0, 0.0)
+    assert plan.form
+    numbers = (*plan.form.numbers, 0.0, 0.0)[:2]
+    return len(FORMS) + FUNCTIONS.index(plan.form.name), plan.form.task_vectors, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, numbers
 
 
-def _terms(plan: Plan) -> Iterator[Struct]:
+def _tables(plan: Plan) -> Sequence[Tensor]:
+    return plan.form.tables if isinstance(plan, Elementwise) and plan.form else ()
+
+
+def _factors(plan: Plan) -> Sequence[int]:
+    """Returns the addresses of the factors of each model and of the base, with zero for none."""
+    factors = plan.form.factors if isinstance(plan, Elementwise) and plan.form else ()
+    return [*(each.data_ptr() for each in factors), 0]
+
+
+def _terms_of(tensor_pass: Pass) -> list[Struct]:
+    """Returns one struct for each model, or for each weight of a form."""
+    plan = tensor_pass.plan
+    if isinstance(plan, Elementwise):
+        assert plan.form
+        scales = plan.form.scales or (0.0,) * len(plan.form.weights)
+        pairs = zip(plan.form.weights, scales, strict=True)
+        return [(weight, 0.0, 0.0, scale, 0, 0, 0, 0, 0) for weight, scale in pairs]
+    return [term for term, _ in zip(_terms(plan), tensor_pass.models, strict=True)]
+
+
+def _terms(plan: LinearCombination | SignConsensus) -> Iterator[Struct]:
     """Returns one struct for each model."""
     if isinstance(plan, LinearCombination):
         return ((c, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0) for c in plan.coefficients)
-    assert isinstance(plan, SignConsensus)
     return (_sparse_term(sparsity, weight) for sparsity, weight in zip(plan.sparsity, plan.weights, strict=True))
 
 

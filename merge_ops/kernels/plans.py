@@ -116,15 +116,45 @@ class SignConsensus:
         return 1e-6 * sum(map(abs, self.weights)) if min(self.weights, default=0) < 0 else 0.0
 
 
+FormName = Literal["tables", "vectors", "largest", "shared", "consensus", "near", "difference", "fisher", "important"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the compiled kernels know the function of an ``Elementwise`` plan by. They give its bits.
+
+    Attributes:
+        name: the function's name there.
+        numbers: the numbers that all models share, at most two.
+        weights: one number for each model, or for each table where the function reads no model.
+        scales: another one for each of these.
+        tables: flat float32 tensors of the tensor's size, which are read beside the models.
+        factors: for each model float32 numbers, one for each vector along an axis; then those of the base, if any.
+        vectors: how many elements lie between neighbors along this axis, and how many neighbors there are.
+        task_vectors: whether the factors are those of task vectors.
+    """
+
+    name: FormName
+    numbers: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
+    tables: "tuple[Tensor, ...]" = ()
+    factors: "tuple[Tensor, ...]" = ()
+    vectors: tuple[int, int] = (1, 1)
+    task_vectors: bool = False
+
+
 @dataclass(frozen=True)
 class Elementwise:
     """``out = function(b, [x_1, ...], start)``, block by block, for methods that no other plan type can express.
 
     The function gets flat float32 blocks (float64 if an input is float64) that begin at element ``start``. b is None if
-    the method takes no base. The function returns a new block and must not change its arguments.
+    the method takes no base. The function returns a new block and must not change its arguments. With a ``form`` the
+    compiled kernels compute it, where they can.
     """
 
     function: "Callable[[Tensor | None, Sequence[Tensor], int], Tensor]"
+    form: Form | None = field(default=None, compare=False)
 
 
 Plan = LinearCombination | SignConsensus | Elementwise

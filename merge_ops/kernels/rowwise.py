@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mergesearch.merge_ops.kernels.plans import Elementwise
+from mergesearch.merge_ops.kernels.plans import Elementwise, Form
 
 LARGEST_STEP = 1 << 20
 """The largest number of elements that are held in float64 at a time."""
@@ -62,12 +62,15 @@ def combination(
         total = torch.zeros_like(models[0])
         for factors, model in zip(coefficients, models, strict=True):
             term = model - b if task_vectors and b is not None else model
-            total.addcmul_(_gathered(factors, indices, term), term)
+            # Not addcmul, which rounds once or twice depending on the processor.
+            total.add_(_gathered(factors, indices, term).mul_(term))
         if b is not None and task_vectors:
             return total.add_(b)
-        return total if b is None or base is None else total.addcmul_(_gathered(base, indices, b), b)
+        return total if b is None or base is None else total.add_(_gathered(base, indices, b).mul_(b))
 
-    return Elementwise(function)
+    factors = tuple(torch.from_numpy(each).float() for each in (*coefficients, *([] if base is None else [base])))
+    form = Form("vectors", factors=factors, vectors=_layout(shape, axis), task_vectors=task_vectors)
+    return Elementwise(function, form)
 
 
 def _gathered(factors: NDArray[np.float64], indices: Tensor, like: Tensor) -> Tensor:
@@ -76,14 +79,19 @@ def _gathered(factors: NDArray[np.float64], indices: Tensor, like: Tensor) -> Te
 
 def _vector_indices(shape: Sequence[int], axis: int) -> Callable[[int, int, torch.device], Tensor]:
     """Returns a function from the start and count of flat elements to the index of each element's vector."""
-    axis = axis % len(shape) if shape else 0
-    inner, length = prod(shape[axis + 1 :]), shape[axis] if shape else 1
+    inner, length = _layout(shape, axis)
 
     def indices(start: int, count: int, device: torch.device) -> Tensor:
         flat = torch.arange(start, start + count, device=device)
         return flat // (inner * length) * inner + flat % inner
 
     return indices
+
+
+def _layout(shape: Sequence[int], axis: int) -> tuple[int, int]:
+    """Returns how many elements lie between neighbors along an axis, and how many neighbors there are."""
+    axis = axis % len(shape) if shape else 0
+    return prod(shape[axis + 1 :]), shape[axis] if shape else 1
 
 
 def row_of(shape: Sequence[int]) -> Callable[[int, int, torch.device], Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mergesearch.merge_ops.kernels.blocks import wide_dtype
 from mergesearch.merge_ops.kernels.numbers import Numbers
-from mergesearch.merge_ops.kernels.plans import Elementwise
+from mergesearch.merge_ops.kernels.plans import Elementwise, Form
 from mergesearch.merge_ops.kernels.ranking import Layout, Ranges, Ranking
 from mergesearch.merge_ops.kernels.rowwise import row_of
 
@@ -63,4 +63,6 @@ def take_important(importance: Importance, shape: Sequence[int]) -> Elementwise:
         important = delta.abs() * importance.divergences[rows] >= importance.threshold
         return torch.where(important, models[0], base)
 
-    return Elementwise(function)
+    last = shape[-1] if shape else 1
+    form = Form("important", (importance.threshold,), factors=(importance.divergences,), vectors=(1, last))
+    return Elementwise(function, form)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mergesearch.merge_ops.kernels.blocks import wide_dtype
-from mergesearch.merge_ops.kernels.plans import Elementwise
+from mergesearch.merge_ops.kernels.plans import Elementwise, Form
 from mergesearch.merge_ops.methods._base import Statistics
 
 TOLERANCE = 1e-7
@@ -25,12 +25,13 @@ def added(terms: Sequence[Tensor], weights: Sequence[float]) -> Elementwise:
 
     def function(base: Tensor | None, models: Sequence[Tensor], start: int) -> Tensor:
         assert base is not None
-        total = torch.zeros_like(models[0])
+        total = -torch.zeros_like(models[0])  # -0 + x is x for every x, including -0
         for term, weight in zip(terms, weights, strict=True):
-            total.add_(term[start : start + total.numel()].to(total), alpha=weight)
+            # Not one add with alpha, which rounds once or twice depending on the processor.
+            total.add_(term[start : start + total.numel()].to(total) * weight)
         return total.add_(base)
 
-    return Elementwise(function)
+    return Elementwise(function, Form("tables", weights=tuple(weights), tables=tuple(terms)))
 
 
 def decorrelated(statistics: Statistics, rank_share: float) -> list[Tensor]:

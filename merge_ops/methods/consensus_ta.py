@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mergesearch.merge_ops.kernels.plans import Elementwise
+from mergesearch.merge_ops.kernels.plans import Elementwise, Form
 from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 from mergesearch.merge_ops.methods._parameters import LAMBDA, WEIGHT, base_without
 
@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 
 def decide(statistics: Statistics, values: ParameterValues) -> Elementwise:
     required = min(int(values.number("consensus")), statistics.count)
-    return Elementwise(partial(_masked_sum, values, required))
+    numbers, weights = (float(required), values.number("lambda")), values.numbers("weight")
+    form = Form("consensus", numbers, weights, values.numbers("mask_scale"))
+    return Elementwise(partial(_masked_sum, values, required), form)
 
 
 def _masked_sum(values: ParameterValues, required: int, base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":
     deltas = [model - base for model in models]
     total = base.new_zeros(base.shape)
     for weight, delta in zip(values.numbers("weight"), deltas, strict=True):
-        total.add_(delta, alpha=weight)
+        # Not one add with alpha, which rounds once or twice depending on the processor.
+        total.add_(delta * weight)
     votes = base.new_zeros(base.shape)
     for scale, delta in zip(values.numbers("mask_scale"), deltas, strict=True):
         votes.add_(delta.abs() >= scale * (total - delta).abs())

@@ -15,7 +15,7 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
-from mergesearch.merge_ops.kernels.plans import SMALLEST_SUM, Elementwise, LinearCombination, Plan
+from mergesearch.merge_ops.kernels.plans import SMALLEST_SUM, Elementwise, Form, LinearCombination, Plan
 from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 from mergesearch.merge_ops.methods._parameters import CALIBRATION, CALIBRATION_TOKENS, WEIGHT, normalized
 
@@ -31,7 +31,8 @@ def decide(statistics: Statistics, values: ParameterValues) -> Plan:
     weights, fishers = values.numbers("weight"), [fisher.reshape(-1) for fisher in each if fisher is not None]
     if len(fishers) < len(each) or abs(sum(weights)) <= SMALLEST_SUM:
         return LinearCombination(normalized(weights))
-    return Elementwise(partial(_average, values, fishers))
+    form = Form("fisher", (values.number("floor"),), weights, tables=tuple(fishers))
+    return Elementwise(partial(_average, values, fishers), form)
 
 
 def _average(
@@ -42,7 +43,8 @@ def _average(
     for weight, fisher, model in zip(values.numbers("weight"), fishers, models, strict=True):
         floored = fisher[start : start + model.numel()].to(model).clamp(min=values.number("floor"))
         share = floored * weight
-        total.addcmul_(share, model - models[0])
+        # Not addcmul, which rounds once or twice depending on the processor.
+        total.add_((model - models[0]).mul_(share))
         divisor.add_(share)
     return models[0] + total / divisor
 

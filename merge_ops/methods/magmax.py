@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mergesearch.merge_ops.kernels.plans import Elementwise
+from mergesearch.merge_ops.kernels.plans import Elementwise, Form
 from mergesearch.merge_ops.methods._base import Method, ParameterValues, Statistics
 from mergesearch.merge_ops.methods._parameters import LAMBDA, base_without
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def decide(_: Statistics, values: ParameterValues) -> Elementwise:
-    return Elementwise(partial(_largest, values.number("lambda")))
+    factor = values.number("lambda")
+    return Elementwise(partial(_largest, factor), Form("largest", (factor,)))
 
 
 def _largest(factor: float, base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":

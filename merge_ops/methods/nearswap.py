@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mergesearch.merge_ops.kernels.plans import Elementwise
+from mergesearch.merge_ops.kernels.plans import Elementwise, Form
 from mergesearch.merge_ops.methods._base import BASE, Method, Parameter, ParameterValues, Statistics
 from mergesearch.merge_ops.methods._parameters import ends
 
@@ -20,7 +20,8 @@ SMALLEST_DIFFERENCE = 1e-6
 
 
 def decide(_: Statistics, values: ParameterValues) -> Elementwise:
-    return Elementwise(partial(_swap, values.number("t")))
+    t = values.number("t")
+    return Elementwise(partial(_swap, t), Form("near", (t, SMALLEST_DIFFERENCE)))
 
 
 def _swap(t: float, base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mergesearch.merge_ops.kernels.plans import Elementwise
+from mergesearch.merge_ops.kernels.plans import Elementwise, Form
 from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 
 if TYPE_CHECKING:
@@ -18,11 +18,15 @@ EPSILON = Parameter("epsilon", "changes up to this size count as none", default=
 
 
 def decide(statistics: Statistics, values: ParameterValues) -> Elementwise:
-    return Elementwise(partial(merged, values.number("epsilon"), [1.0] * statistics.count))
+    return plan_of(values.number("epsilon"), [1.0] * statistics.count)
 
 
-def merged(epsilon: float, factors: Sequence[float], base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":
-    """Returns the merged block. ``factors`` holds each model's factor on changes that no other model shares."""
+def plan_of(epsilon: float, factors: Sequence[float]) -> Elementwise:
+    """Returns the plan. ``factors`` holds each model's factor on changes that no other model shares."""
+    return Elementwise(partial(_merged, epsilon, factors), Form("shared", (epsilon,), tuple(factors)))
+
+
+def _merged(epsilon: float, factors: Sequence[float], base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":
     total, single, count = (base.new_zeros(base.shape) for _ in range(3))
     for factor, model in zip(factors, models, strict=True):
         delta = model - base
@@ -30,7 +34,8 @@ def merged(epsilon: float, factors: Sequence[float], base: "Tensor", models: "Se
         change = delta * changed
         count += changed
         total += change
-        single.add_(change, alpha=factor)
+        # Not one add with alpha, which rounds once or twice depending on the processor.
+        single += change.mul_(factor)
     return single.where(count == 1, total / count.clamp(min=1)).add_(base)
 
 

@@ -21,7 +21,7 @@ def decide(statistics: Statistics, values: ParameterValues) -> Elementwise:
     epsilon, r, alpha = (values.number(name) for name in ("epsilon", "r", "alpha"))
     counts = statistics.derived("changes", partial(_changes, epsilon), settings=epsilon)
     ratios = [shared / single if single else (alpha if shared else 0.0) for shared, single in counts]
-    return Elementwise(partial(ram.merged, epsilon, [1 + r * min(alpha, ratio) for ratio in ratios]))
+    return ram.plan_of(epsilon, [1 + r * min(alpha, ratio) for ratio in ratios])
 
 
 def _changes(epsilon: float, base: "Tensor | None", models: "Sequence[Tensor]") -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
-from mergesearch.merge_ops.kernels.plans import Elementwise, LinearCombination, Plan
+from mergesearch.merge_ops.kernels.plans import Elementwise, Form, LinearCombination, Plan
 from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 from mergesearch.merge_ops.methods._parameters import CALIBRATION, CALIBRATION_TOKENS
 
@@ -34,7 +34,10 @@ def decide(statistics: Statistics, values: ParameterValues) -> Plan:
         return LinearCombination((1 / statistics.count,) * statistics.count)
     alpha = values.number("alpha")
     solved = statistics.derived("regression", partial(_solve, grams, alpha), settings=(alpha, text, tokens))
-    return Elementwise(lambda _, models, start: solved[start : start + models[0].numel()].to(models[0]))
+    return Elementwise(
+        lambda _, models, start: solved[start : start + models[0].numel()].to(models[0]),
+        Form("tables", weights=(1.0,), tables=(solved,)),
+    )
 
 
 def _solve(grams: "Sequence[Tensor]", alpha: float, _: "Tensor | None", models: "Sequence[Tensor]") -> "Tensor":

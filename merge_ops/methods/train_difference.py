@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mergesearch.merge_ops.kernels.plans import Elementwise
+from mergesearch.merge_ops.kernels.plans import Elementwise, Form
 from mergesearch.merge_ops.methods._base import Method, Parameter, ParameterValues, Statistics
 from mergesearch.merge_ops.methods._parameters import ends
 
@@ -23,7 +23,8 @@ STRENGTH = 1.8
 
 
 def decide(_: Statistics, values: ParameterValues) -> Elementwise:
-    return Elementwise(partial(_add, STRENGTH * values.number("alpha")))
+    strength = STRENGTH * values.number("alpha")
+    return Elementwise(partial(_add, strength), Form("difference", (strength,)))
 
 
 def _add(strength: float, base: "Tensor", models: "Sequence[Tensor]", _: int) -> "Tensor":

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,9 +20,12 @@ from mergesearch.merge_ops.kernels.plans import (
     SignConsensus,
     Sparsity,
 )
+from mergesearch.merge_ops.kernels.rowwise import combination
+from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.statistics.gram import gram
 
-from ..helpers import inputs, same_bytes
+from ...tolerances import assert_close
+from ..helpers import case_of, decided, inputs, same_bytes
 
 SIZE = 3 * threads.SPAN + 77
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -60,6 +64,11 @@ PLANS: dict[str, Plan] = {
     "ranked sum": SignConsensus(WEIGHTS, (RANKED[0], *THIN[:2]), lambda_=0.7),
     "all dropped": SignConsensus(WEIGHTS, (Sparsity(threshold=float("inf")),) * 3, elect=True, normalize=True),
 }
+WITH_FUNCTIONS = (
+    *("consensus_ta", "magmax", "ram", "ramplus_tl", "train_difference", "nearswap", "arcee_fusion", "cosine_add"),
+    *("nuslerp", "model_stock", "tsv", "iso_c", "fisher", "regmean"),
+)
+"""The methods whose plans are functions, for some parameters or shapes."""
 plans = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
 compiled = pytest.mark.skipif(native_backend.library() is None, reason="there is no C compiler")
 
@@ -95,6 +104,45 @@ def test_compiled_kernels_give_the_bits_of_plain_torch(plan: Plan, dtype: torch.
     out = empty(base)
     native_backend.combine([Pass(plan, base, models, out)])
     assert same(out, by_torch(plan, base, models))
+
+
+@compiled
+@pytest.mark.parametrize("name", WITH_FUNCTIONS)
+@pytest.mark.parametrize("shape", [(SIZE,), (67, 45), (40, 300), (7, 3, 5), (41, 1), ()], ids=str)
+def test_compiled_functions_give_the_bits_of_plain_torch(name: str, shape: tuple[int, ...]) -> None:
+    for seed, dtype in enumerate(DTYPES):
+        one = case_of(METHODS[name], shape, seed, dtype)
+        plan, base = decided(METHODS[name], one)
+        if not isinstance(plan, Elementwise):
+            continue
+        one_pass = Pass(plan, base, one.models, torch.empty_like(one.base))
+        assert native_backend.serves(one_pass)
+        native_backend.combine([one_pass])
+        models, plain = [model.view(-1) for model in one.models], torch.empty_like(one.base).view(-1)
+        torch_backend.combine(Pass(plan, base if base is None else base.view(-1), models, plain), 1000)
+        assert same_bytes(one_pass.out.view(-1), plain)
+
+
+@compiled
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("task_vectors", [False, True])
+@pytest.mark.parametrize("shape", [(5, 70, 40), (3, 33, 7), (4, 90, 1)], ids=str)
+def test_factors_of_vectors_along_any_axis(axis: int, task_vectors: bool, shape: tuple[int, ...]) -> None:
+    base, models = inputs(shape, 5, 2, torch.bfloat16)
+    others = [size for i, size in enumerate(shape) if i != axis]
+    of_models, of_base = (
+        np.random.default_rng(0).normal(size=(2, *others)),
+        np.random.default_rng(1).normal(size=others),
+    )
+    plan = combination([of_models[0].ravel(), of_models[1].ravel()], shape, axis, of_base.ravel(), task_vectors)
+    out, plain = torch.empty(shape), torch.empty(shape)
+    native_backend.combine([Pass(plan, base, models, out)])
+    torch_backend.combine(Pass(plan, base.view(-1), [model.view(-1) for model in models], plain.view(-1)), 1 << 14)
+    assert same_bytes(out, plain)
+    wide = [model.double() - (base.double() if task_vectors else 0) for model in models]
+    own = base.double() * (1 if task_vectors else torch.from_numpy(of_base).unsqueeze(axis))
+    expected = own + sum(torch.from_numpy(f).unsqueeze(axis) * x for f, x in zip(of_models, wide, strict=True))
+    assert_close(out, expected.float(), operations=8)
 
 
 @compiled
