@@ -10,7 +10,7 @@ from math import fsum
 import torch
 from torch import Tensor
 
-from mergesearch.merge_ops.kernels import native_backend
+from mergesearch.merge_ops.kernels import native_products
 from mergesearch.merge_ops.kernels.blocks import blocks
 
 CPU_BLOCK = 1 << 14
@@ -29,8 +29,8 @@ def inner_products(vector: Tensor, base: Tensor | None, tensors: Sequence[Tensor
     """
     flat = [tensor.contiguous().view(-1) for tensor in (vector, *tensors)]
     flat_base = None if base is None else base.contiguous().view(-1)
-    if native_backend.reads([*flat, *([] if flat_base is None else [flat_base])]):
-        spans = native_backend.inner_products(flat[0], flat_base, flat[1:], relative)
+    if native_products.reads([*flat, *([] if flat_base is None else [flat_base])]):
+        spans = native_products.inner_products(flat[0], flat_base, flat[1:], relative)
         return torch.tensor([fsum(column) for column in spans.T], dtype=torch.float64)
     return _in_torch(flat[0], flat_base, flat[1:], relative)
 

@@ -253,6 +253,38 @@ int gram(struct tensor base, const struct tensor *tensors, int64_t k, int64_t st
   return 0;
 }
 
+/* The same for each of the rows first to last: [row] k by k. */
+int row_grams(struct tensor base, const struct tensor *tensors, int64_t k, int64_t length, int64_t first, int64_t last,
+              double *sums) {
+  int failed = 0;
+  for (int64_t row = first; row < last && !failed; row++)
+    failed = gram(base, tensors, k, row * length, (row + 1) * length, sums + row * k * k);
+  return failed;
+}
+
+/* The same for each of the columns first to last, at most TILE, of so many: k by k [column]. */
+int column_grams(struct tensor base, const struct tensor *tensors, int64_t k, int64_t rows, int64_t columns,
+                 int64_t first, int64_t last, double *sums) {
+  double *wide = aligned_alloc(64, k * TILE * sizeof(double));
+  _Alignas(64) float zero[TILE] = {0}, buffer[TILE], base_buffer[TILE];
+  int64_t n = last - first;
+  if (!wide) return 1;
+  for (int64_t row = 0; row < rows; row++) {
+    const float *b = base.data ? load_tile(base, row * columns + first, n, base_buffer) : zero;
+    for (int64_t i = 0; i < k; i++) {
+      const float *x = load_tile(tensors[i], row * columns + first, n, buffer);
+      for (int64_t j = 0; j < n; j++) wide[i * TILE + j] = (double)x[j] - (double)b[j];
+      for (int64_t other = 0; other <= i; other++) {
+        const double *restrict u = wide + i * TILE, *restrict v = wide + other * TILE;
+        double *restrict to = sums + (other * k + i) * columns + first;
+        for (int64_t j = 0; j < n; j++) to[j] += u[j] * v[j];
+      }
+    }
+  }
+  free(wide);
+  return 0;
+}
+
 /* Returns the inner product of a vector and x - b. Products are added in float32, in SUMS sums of TILE / SUMS terms. */
 static double dot_difference(const float *restrict vector, const float *restrict x, const float *restrict b, int64_t n) {
   floats sums[SUMS / LANES] = {0};

@@ -31,7 +31,7 @@ from mergesearch.merge_ops.kernels.plans import (
     Vote,
     grains,
 )
-from mergesearch.merge_ops.kernels.threads import SPAN, run_on_threads, run_spans
+from mergesearch.merge_ops.kernels.threads import SPAN, run_on_threads
 
 SOURCES = [
     Path(__file__).with_name(name) for name in ("kernels.c", "selection.c", "elementwise.h", "passes.h", "tensors.h")
@@ -215,40 +215,6 @@ class CTensor(ctypes.Structure):
         return cls(*(NO_TENSOR if tensor is None else _tensor(tensor)))
 
 
-def gram(tensors: Sequence[Tensor], base: Tensor | None) -> list[list[list[float]]]:
-    """Returns the inner products of flat tensors in a matrix for each span. Only the upper halves are filled."""
-    kernels, size, count = library(), tensors[0].numel(), len(tensors)
-    assert kernels is not None
-    c_base = CTensor.of(base)
-    c_tensors = (CTensor * count)(*map(CTensor.of, tensors))
-    sums = np.zeros((max(1, -(-size // SPAN)), count, count))
-
-    def work(start: int, end: int) -> None:
-        if kernels.gram(c_base, c_tensors, count, start, end, sums[start // SPAN].ctypes.data):
-            raise MemoryError
-
-    run_spans(size, work)
-    return sums.tolist()
-
-
-def inner_products(
-    vector: Tensor, base: Tensor | None, tensors: Sequence[Tensor], relative: bool
-) -> NDArray[np.float64]:
-    """Returns [spans, 1 + tensors]: see ``kernels.inner_products``, for each span of flat tensors."""
-    kernels, size, count = library(), vector.numel(), len(tensors)
-    assert kernels is not None
-    c_vector, c_base = CTensor.of(vector), CTensor.of(base)
-    c_tensors = (CTensor * count)(*map(CTensor.of, tensors))
-    sums = np.zeros((max(1, -(-size // SPAN)), 1 + count))
-
-    def work(start: int, end: int) -> None:
-        row = sums[start // SPAN].ctypes.data
-        kernels.inner_products(c_vector, c_base, c_tensors, count, relative, start, end, row)
-
-    run_spans(size, work)
-    return sums
-
-
 @cache
 def library() -> ctypes.CDLL | None:
     """Returns the compiled kernels, or None if there is no C compiler or MERGESEARCH_NATIVE is 0."""
@@ -270,11 +236,7 @@ def _compiler() -> list[str] | None:
 
 
 def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
-    size, tensors = ctypes.c_int64, ctypes.POINTER(CTensor)
+    size = ctypes.c_int64
     kernels.combine.argtypes = (ctypes.c_void_p, size, size, ctypes.POINTER(ctypes.c_int64))
     kernels.combine.restype = ctypes.c_int
-    kernels.gram.argtypes = (CTensor, tensors, size, size, size, ctypes.c_void_p)
-    kernels.gram.restype = ctypes.c_int
-    kernels.inner_products.argtypes = (CTensor, CTensor, tensors, size, ctypes.c_int, size, size, ctypes.c_void_p)
-    kernels.inner_products.restype = None
     return kernels

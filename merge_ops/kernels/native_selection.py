@@ -13,7 +13,7 @@ from mergesearch.merge_ops.kernels.native_backend import CTensor, library, reads
 from mergesearch.merge_ops.kernels.numbers import Digit, Numbers
 from mergesearch.merge_ops.kernels.threads import SPAN, run_on_threads, run_spans
 
-__all__ = ["count_keys", "energies", "reads", "row_ranks"]
+__all__ = ["changes", "count_keys", "energies", "reads", "row_ranks"]
 
 KINDS = ("magnitude", "spread", "importance")
 
@@ -71,6 +71,18 @@ def energies(numbers: Numbers, base: Tensor, models: Sequence[Tensor], least: fl
     return sums
 
 
+def changes(base: Tensor, models: Sequence[Tensor], epsilon: float) -> NDArray[np.int64]:
+    """Returns [models, 2]: see ``selection.changes``."""
+    kernels, c_base, c_models = _kernels(), CTensor.of(base), (CTensor * len(models))(*map(CTensor.of, models))
+    spans = np.zeros((max(1, -(-base.numel() // SPAN)), len(models), 2), np.int64)
+
+    def work(start: int, end: int) -> None:
+        kernels.changes(c_base, c_models, len(models), epsilon, start, end, spans[start // SPAN].ctypes.data)
+
+    run_spans(base.numel(), work)
+    return np.asarray(spans.sum(0))
+
+
 def row_ranks(numbers: Numbers, base: Tensor, models: Sequence[Tensor], ranks: Tensor) -> None:
     """Writes the rank of each element's number in its row to ``ranks``, of int16: the bit patterns of uint16."""
     kernels, struct, next_rows = _kernels(), _struct(numbers, base, models), ctypes.c_int64(0)
@@ -98,5 +110,7 @@ def _kernels() -> Any:
     counter, address = ctypes.POINTER(size), ctypes.c_void_p
     kernels.count_keys.argtypes = (numbers, _Digit, size, counter, address, address)
     kernels.energies.argtypes = (numbers, ctypes.c_float, size, size, address)
+    kernels.changes.argtypes = (CTensor, ctypes.POINTER(CTensor), size, ctypes.c_float, size, size, address)
+    kernels.changes.restype = None
     kernels.row_ranks.argtypes = (numbers, size, counter, address)
     return kernels

@@ -8,35 +8,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mergesearch.merge_ops.kernels import native_products
 from mergesearch.merge_ops.kernels.plans import Elementwise, Form
 
 LARGEST_STEP = 1 << 20
 """The largest number of elements that are held in float64 at a time."""
 
 
-def row_dots(a: Tensor, b: Tensor, base: Tensor | None, axis: int) -> NDArray[np.float64]:
-    """Returns ``Σ a·b`` along ``axis`` in float64, flat over the other axes.
+def row_grams(tensors: Sequence[Tensor], base: Tensor | None, axis: int) -> NDArray[np.float64]:
+    """Returns [k, k, vectors] in float64: ``⟨x_i, x_j⟩`` of each vector along ``axis``, flat over the other axes.
 
-    With ``base``, the inner products are those of ``a − base`` and ``b − base``.
+    With ``base``, the inner products are those of the ``x_i − base``. Each tensor is read from memory once.
     """
-    if a.dim() == 0:
-        a, b, base, axis = a.reshape(1), b.reshape(1), None if base is None else base.reshape(1), 0
-    rows = [_rows(tensor, axis) for tensor in (a, b, *([] if base is None else [base]))]
-    step = max(1, LARGEST_STEP // max(1, a.shape[axis]))
-    steps = [_dots(*(tensor[start : start + step] for tensor in rows)) for start in range(0, rows[0].shape[0], step)]
-    return np.asarray(torch.cat(steps).cpu().numpy() if steps else np.zeros(0))
+    shape, size = tensors[0].shape, len(tensors)
+    inner, length = _layout(shape, axis)
+    outer = prod(shape[: axis % len(shape)]) if shape else 1
+    whole = [tensor.contiguous() for tensor in tensors]
+    origin = None if base is None else base.contiguous()
+    if 1 in (inner, outer) and native_products.reads([*whole, *([] if origin is None else [origin])]):
+        by_rows = inner == 1
+        rows = native_products.row_grams(whole, origin, outer, length).transpose(1, 2, 0) if by_rows else None
+        upper = native_products.column_grams(whole, origin, length, inner) if rows is None else rows
+    else:
+        upper = _in_torch(whole, origin, (outer, length, inner))
+    return np.stack([np.stack([upper[min(i, j), max(i, j)] for j in range(size)]) for i in range(size)])
 
 
-def _rows(tensor: Tensor, axis: int) -> Tensor:
-    moved = tensor.movedim(axis, -1)
-    return moved.reshape(prod(moved.shape[:-1]), moved.shape[-1])
+def _in_torch(tensors: Sequence[Tensor], base: Tensor | None, shape: tuple[int, int, int]) -> NDArray[np.float64]:
+    outer, length, inner = shape
+    lines = [tensor.view(shape).movedim(1, 2).reshape(outer * inner, length) for tensor in tensors]
+    origin = None if base is None else base.view(shape).movedim(1, 2).reshape(outer * inner, length)
+    step = max(1, LARGEST_STEP // max(1, length))
+    parts = [
+        _products([x[start : start + step] for x in lines], None if origin is None else origin[start : start + step])
+        for start in range(0, max(1, outer * inner), step)
+    ]
+    return np.asarray(torch.cat(parts, dim=2).cpu().numpy())
 
 
-def _dots(a: Tensor, b: Tensor, base: Tensor | None = None) -> Tensor:
-    wide_a, wide_b = a.double(), b.double()
-    if base is not None:
-        wide_a, wide_b = wide_a - base.double(), wide_b - base.double()
-    return (wide_a * wide_b).sum(-1)
+def _products(tensors: Sequence[Tensor], base: Tensor | None) -> Tensor:
+    wide = [tensor.double() if base is None else tensor.double() - base.double() for tensor in tensors]
+    return torch.stack([torch.stack([(a * b).sum(-1) for b in wide]) for a in wide])
 
 
 def combination(
@@ -49,7 +61,7 @@ def combination(
     """Returns a plan like ``LinearCombination`` in which every vector along ``axis`` has its own coefficients.
 
     Args:
-        coefficients: for each model, one coefficient for each vector, in the order of ``row_dots``.
+        coefficients: for each model, one coefficient for each vector, in the order of ``row_grams``.
         shape: the tensor's shape.
         axis: the axis of the vectors.
         base: the base's coefficients, if it has any. They are 1 with ``task_vectors``.

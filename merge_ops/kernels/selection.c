@@ -47,7 +47,7 @@ static void weigh(const struct numbers *of, int64_t start, int64_t n, float *out
   }
 }
 
-/* Writes the numbers of the elements from start to the room, and each task vector behind them. */
+/* Writes the numbers of the elements from start to the room, and each task vector behind them if they are spreads. */
 static void load_numbers(const struct numbers *of, int64_t start, int64_t n, float *restrict room) {
   _Alignas(64) float buffer[TILE], base_buffer[TILE];
   const float *b = load_tile(of->base, start, n, base_buffer);
@@ -167,6 +167,32 @@ int energies(const struct numbers *of, float least, int64_t start, int64_t end, 
   }
   free(room);
   return 0;
+}
+
+/* Adds, for each of k models, the number of elements start to end that it and others changed by more than epsilon, and
+ * the number of those that it changed alone. */
+void changes(struct tensor base, const struct tensor *models, int64_t k, float epsilon, int64_t start, int64_t end,
+             int64_t *counts) {
+  _Alignas(64) float buffer[TILE], base_buffer[TILE];
+  _Alignas(64) int32_t changed[TILE];
+  for (; start < end; start += TILE) {
+    int64_t n = end - start < TILE ? end - start : TILE;
+    const float *b = load_tile(base, start, n, base_buffer);
+    memset(changed, 0, sizeof changed);
+    for (int64_t i = 0; i < k; i++) {
+      const float *x = load_tile(models[i], start, n, buffer);
+      for (int64_t j = 0; j < n; j++) changed[j] += fabsf(x[j] - b[j]) > epsilon;
+    }
+    for (int64_t i = 0; i < k; i++) {
+      const float *x = load_tile(models[i], start, n, buffer);
+      int32_t shared = 0, single = 0;
+      for (int64_t j = 0; j < n; j++) {
+        int32_t mine = fabsf(x[j] - b[j]) > epsilon;
+        shared += mine & (changed[j] > 1), single += mine & (changed[j] == 1);
+      }
+      counts[2 * i] += shared, counts[2 * i + 1] += single;
+    }
+  }
 }
 
 /* A key with the element's index in its row. */

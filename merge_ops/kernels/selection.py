@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mergesearch.merge_ops.kernels import native_backend, native_selection
+from mergesearch.merge_ops.kernels.blocks import blocks
 from mergesearch.merge_ops.kernels.numbers import Digit, Numbers, keys_of
 from mergesearch.merge_ops.kernels.threads import run_spans
 
@@ -112,3 +113,16 @@ def energies(numbers: Numbers, least: float) -> tuple[float, ...]:
 
     run_spans(numbers.size, work)
     return tuple(fsum(sums[start][i] for start in sums) for i in range(len(models)))
+
+
+def changes(base: Tensor, models: Sequence[Tensor], epsilon: float) -> list[tuple[int, int]]:
+    """Returns, for each model, how many elements it and others changed by more than ``epsilon``, and it alone."""
+    flat_base, flat = base.contiguous().view(-1), [model.contiguous().view(-1) for model in models]
+    if native_selection.reads([flat_base, *flat]):
+        return [(int(shared), int(single)) for shared, single in native_selection.changes(flat_base, flat, epsilon)]
+    total = torch.zeros(len(models), 2, dtype=torch.int64, device=base.device)
+    for _, (base_block, *model_blocks) in blocks([flat_base, *flat]):
+        changed = torch.stack([(block - base_block).abs() > epsilon for block in model_blocks])
+        count = changed.sum(0)
+        total += torch.stack([(changed & (count > 1)).sum(1), (changed & (count == 1)).sum(1)], dim=1)
+    return [(shared, single) for shared, single in total.tolist()]

@@ -14,9 +14,9 @@ SPAN = 1 << 16
 """Elements that a thread takes at a time. Fixed, so that sums over spans do not depend on the number of threads."""
 
 
-def run_spans(size: int, work: Callable[[int, int], None]) -> None:
+def run_spans(size: int, work: Callable[[int, int], None], span: int = SPAN) -> None:
     """Calls ``work(start, end)`` for every span of ``size`` elements, on ``torch.get_num_threads()`` threads."""
-    spans = [(start, min(start + SPAN, size)) for start in range(0, size, SPAN)]
+    spans = [(start, min(start + span, size)) for start in range(0, size, span)]
 
     def run() -> None:
         while spans:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mergesearch.merge_ops.kernels.plans import SMALLEST_NORM
-from mergesearch.merge_ops.kernels.rowwise import row_dots
+from mergesearch.merge_ops.kernels.rowwise import row_grams
 
 Columns = NDArray[np.float64]
 """One number for each vector along the first axis, flat over the other axes."""
@@ -42,7 +42,8 @@ def similarity_range(mode: str, pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple
 
 def _dots(a: Tensor, b: Tensor) -> tuple[Columns, Columns, Columns]:
     """Returns ``⟨a, a⟩``, ``⟨b, b⟩`` and ``⟨a, b⟩`` of the columns."""
-    return row_dots(a, a, None, 0), row_dots(b, b, None, 0), row_dots(a, b, None, 0)
+    products = row_grams([a, b], None, 0)
+    return products[0, 0], products[1, 1], products[0, 1]
 
 
 def _cosines(aa: Columns, bb: Columns, ab: Columns) -> Columns:

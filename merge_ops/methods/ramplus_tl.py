@@ -26,17 +26,10 @@ def decide(statistics: Statistics, values: ParameterValues) -> Elementwise:
 
 def _changes(epsilon: float, base: "Tensor | None", models: "Sequence[Tensor]") -> list[tuple[int, int]]:
     """Returns, for each model, the number of changes that others share and of those that they do not."""
-    from mergesearch.merge_ops.kernels.blocks import blocks
+    from mergesearch.merge_ops.kernels.selection import changes
 
     assert base is not None
-    shared, single = [0] * len(models), [0] * len(models)
-    for _, (base_block, *model_blocks) in blocks([base, *models]):
-        changed = [(block - base_block).abs() > epsilon for block in model_blocks]
-        count = sum(mask.int() for mask in changed)
-        for i, mask in enumerate(changed):
-            shared[i] += int((mask & (count > 1)).sum())
-            single[i] += int((mask & (count == 1)).sum())
-    return list(zip(shared, single, strict=True))
+    return changes(base, models, epsilon)
 
 
 METHOD = Method(

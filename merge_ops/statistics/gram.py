@@ -9,7 +9,7 @@ from math import fsum
 import torch
 from torch import Tensor
 
-from mergesearch.merge_ops.kernels import native_backend
+from mergesearch.merge_ops.kernels import native_products
 from mergesearch.merge_ops.kernels.threads import run_spans
 
 BLOCK = 1 << 14
@@ -21,8 +21,8 @@ def gram(tensors: Sequence[Tensor], base: Tensor | None = None) -> Matrix:
     """Returns ``⟨x_i − b, x_j − b⟩`` of tensors as flat vectors. b is 0 without ``base``."""
     flat = [tensor.contiguous().view(-1) for tensor in tensors]
     flat_base = None if base is None else base.contiguous().view(-1)
-    if native_backend.reads([*flat, *([] if flat_base is None else [flat_base])]):
-        return _sum(native_backend.gram(flat, flat_base))
+    if native_products.reads([*flat, *([] if flat_base is None else [flat_base])]):
+        return _sum(native_products.gram(flat, flat_base))
     return _sum(_torch_gram(flat, flat_base))
 
 

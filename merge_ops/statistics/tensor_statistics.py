@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mergesearch.merge_ops.kernels.numbers import Numbers
 from mergesearch.merge_ops.kernels.ranking import Ranges, Ranking
-from mergesearch.merge_ops.kernels.rowwise import row_dots
+from mergesearch.merge_ops.kernels.rowwise import row_grams
 from mergesearch.merge_ops.methods import BASE, Quantiles
 from mergesearch.merge_ops.statistics.gram import gram
 from mergesearch.merge_ops.statistics.model_statistics import ModelStatistics, Pairs
@@ -64,9 +64,9 @@ class TensorStatistics:
 
     def row_dots(self, a: int, b: int, axis: int, task_vectors: bool) -> NDArray[np.float64]:
         base = self._input(BASE) if task_vectors else None
-        first, second = sorted((self._input(a), self._input(b)), key=lambda entry: entry.source)
-        key = ("row dots", self._name, base and base.source, first.source, second.source, axis)
-        return self._cached(key, lambda: row_dots(first.data, second.data, base.data if base else None, axis))
+        key = ("row dots", self._name, base and base.source, axis)
+        found = self._product(key, base, a, b, lambda tensors, origin: row_grams(tensors, origin, axis))
+        return cast(NDArray[np.float64], found)
 
     def magnitudes(self, model: int) -> Quantiles:
         base, entry = self._input(BASE), self._models[model]
@@ -106,15 +106,25 @@ class TensorStatistics:
         return statistics.get(self._name)
 
     def _inner(self, base: InputTensor | None, a: int, b: int) -> float:
-        """Computes all inner products on the first access, because that is the same pass over memory."""
-        key, first, second = ("dot", self._name, base and base.source), self._input(a), self._input(b)
+        return cast(float, self._product(("dot", self._name, base and base.source), base, a, b, gram))
+
+    def _product(
+        self,
+        key: tuple[Any, ...],
+        base: InputTensor | None,
+        a: int,
+        b: int,
+        compute: Callable[[Sequence[Tensor], Tensor | None], Any],
+    ) -> Any:
+        """Computes the products of all inputs on the first access, because that is the same pass over memory."""
+        first, second = self._input(a), self._input(b)
         if (*key, first.source, second.source) not in self._cache:
             inputs = [*self._models, *([self._base] if self._base and not base else [])]
-            products = gram([entry.data for entry in inputs], base.data if base else None)
+            products = compute([entry.data for entry in inputs], base.data if base else None)
             for row_input, row in zip(inputs, products, strict=True):
                 for column_input, value in zip(inputs, row, strict=True):
                     self._cache[*key, row_input.source, column_input.source] = value
-        return cast(float, self._cache[*key, first.source, second.source])
+        return self._cache[*key, first.source, second.source]
 
     @property
     def _models_as_wholes(self) -> ModelStatistics:

@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mergesearch.merge_ops.kernels import native_backend
+from mergesearch.merge_ops.kernels.rowwise import row_grams
+from mergesearch.merge_ops.kernels.selection import changes
 from mergesearch.merge_ops.methods import BASE
 from mergesearch.merge_ops.statistics import gram as grams
 from mergesearch.merge_ops.statistics import tensor_statistics as module
@@ -37,6 +40,36 @@ def test_dot_of_several_blocks_and_strides(monkeypatch: pytest.MonkeyPatch) -> N
     assert dot(a, b) == (a.double() * b.double()).sum().item(), "exact on the inputs' grid"
     assert dot(torch.empty(0), torch.empty(0)) == 0
     assert dot(torch.tensor(3.0), torch.tensor(-2.0)) == -6
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["compiled", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(37, 300), (3000, 5), (4, 5, 6), (9,), (), (0, 3), (3, 0)], ids=str)
+def test_dots_of_rows_and_columns(
+    native: bool, dtype: torch.dtype, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exact on the inputs' grid, in any order."""
+    if not native:
+        monkeypatch.setattr(native_backend, "library", lambda: None)
+    base, models = inputs(shape, 3, 3, dtype)
+    for axis in range(-1, len(shape)):
+        for origin in (None, base):
+            wide = torch.stack([x.double() - (0 if origin is None else base.double()) for x in models])
+            lines = wide.reshape(3, *(shape or (1,))).movedim(axis if axis < 0 else axis + 1, -1)
+            expected = (lines[:, None] * lines).sum(-1).reshape(3, 3, -1)
+            assert torch.equal(torch.from_numpy(row_grams(models, origin, axis)), expected)
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["compiled", "torch"])
+@pytest.mark.parametrize("size", [0, 1, 5000, 200_001])
+def test_changes_that_models_share(native: bool, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native:
+        monkeypatch.setattr(native_backend, "library", lambda: None)
+    base, models = inputs((size,), 3, 3, torch.bfloat16)
+    changed = torch.stack([(model.float() - base.float()).abs() > 0.2 for model in models])
+    count = changed.sum(0)
+    expected = [(int((mine & (count > 1)).sum()), int((mine & (count == 1)).sum())) for mine in changed]
+    assert changes(base, models, 0.2) == expected
 
 
 def statistics(cache: Cache, name: str = "w", order: tuple[int, ...] = (0, 1)) -> TensorStatistics:

@@ -1,0 +1,98 @@
+"""The kernels of ``kernels.c`` for inner products: of whole tensors, rows and columns."""
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mergesearch.merge_ops.kernels.native_backend import CTensor, library, reads
+from mergesearch.merge_ops.kernels.threads import SPAN, run_spans
+
+__all__ = ["column_grams", "gram", "inner_products", "reads", "row_grams"]
+
+COLUMNS = 128
+"""Columns that a thread takes at a time."""
+
+
+def gram(tensors: Sequence[Tensor], base: Tensor | None) -> list[list[list[float]]]:
+    """Returns the inner products of flat tensors in a matrix for each span. Only the upper halves are filled."""
+    kernels, size, count = _kernels(), tensors[0].numel(), len(tensors)
+    c_base = CTensor.of(base)
+    c_tensors = (CTensor * count)(*map(CTensor.of, tensors))
+    sums = np.zeros((max(1, -(-size // SPAN)), count, count))
+
+    def work(start: int, end: int) -> None:
+        if kernels.gram(c_base, c_tensors, count, start, end, sums[start // SPAN].ctypes.data):
+            raise MemoryError
+
+    run_spans(size, work)
+    return sums.tolist()
+
+
+def row_grams(tensors: Sequence[Tensor], base: Tensor | None, rows: int, length: int) -> NDArray[np.float64]:
+    """Returns [rows, k, k]: the inner products of contiguous tensors in each row. Only the upper halves are filled."""
+    sums = np.zeros((rows, len(tensors), len(tensors)))
+    _run_grams("row_grams", tensors, base, (length,), rows, max(1, SPAN // max(1, length)), sums)
+    return sums
+
+
+def column_grams(tensors: Sequence[Tensor], base: Tensor | None, rows: int, columns: int) -> NDArray[np.float64]:
+    """Returns [k, k, columns]: the inner products in each column. Only the upper halves are filled."""
+    sums = np.zeros((len(tensors), len(tensors), columns))
+    _run_grams("column_grams", tensors, base, (rows, columns), columns, COLUMNS, sums)
+    return sums
+
+
+def _run_grams(  # noqa: PLR0913, PLR0917 - what the kernels take
+    name: str,
+    tensors: Sequence[Tensor],
+    base: Tensor | None,
+    shape: tuple[int, ...],
+    count: int,
+    span: int,
+    sums: NDArray[np.float64],
+) -> None:
+    kernel, c_base, c_tensors = getattr(_kernels(), name), CTensor.of(base), (CTensor * len(tensors))()
+    c_tensors[:] = list(map(CTensor.of, tensors))
+
+    def work(start: int, end: int) -> None:
+        if kernel(c_base, c_tensors, len(tensors), *shape, start, end, sums.ctypes.data):
+            raise MemoryError
+
+    run_spans(count, work, span)
+
+
+def inner_products(
+    vector: Tensor, base: Tensor | None, tensors: Sequence[Tensor], relative: bool
+) -> NDArray[np.float64]:
+    """Returns [spans, 1 + tensors]: see ``kernels.inner_products``, for each span of flat tensors."""
+    kernels, size, count = _kernels(), vector.numel(), len(tensors)
+    c_vector, c_base = CTensor.of(vector), CTensor.of(base)
+    c_tensors = (CTensor * count)(*map(CTensor.of, tensors))
+    sums = np.zeros((max(1, -(-size // SPAN)), 1 + count))
+
+    def work(start: int, end: int) -> None:
+        row = sums[start // SPAN].ctypes.data
+        kernels.inner_products(c_vector, c_base, c_tensors, count, relative, start, end, row)
+
+    run_spans(size, work)
+    return sums
+
+
+@cache
+def _kernels() -> Any:
+    kernels, size, tensors = library(), ctypes.c_int64, ctypes.POINTER(CTensor)
+    assert kernels is not None
+    kernels.gram.argtypes = (CTensor, tensors, size, size, size, ctypes.c_void_p)
+    kernels.gram.restype = ctypes.c_int
+    kernels.row_grams.argtypes = (CTensor, tensors, size, size, size, size, ctypes.c_void_p)
+    kernels.row_grams.restype = ctypes.c_int
+    kernels.column_grams.argtypes = (CTensor, tensors, size, size, size, size, size, ctypes.c_void_p)
+    kernels.column_grams.restype = ctypes.c_int
+    kernels.inner_products.argtypes = (CTensor, CTensor, tensors, size, ctypes.c_int, size, size, ctypes.c_void_p)
+    kernels.inner_products.restype = None
+    return kernels
