@@ -4,12 +4,16 @@ This only helps functions that release Python's global interpreter lock.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TypeVar
 
 import torch
 
+T = TypeVar("T")
+SMALL = 1 << 22
+"""Elements of a tensor up to which several are worked on at once, each on one thread."""
 SPAN = 1 << 16
 """Elements that a thread takes at a time. Fixed, so that sums over spans do not depend on the number of threads."""
 
@@ -27,6 +31,34 @@ def run_spans(size: int, work: Callable[[int, int], None], span: int = SPAN) -> 
             work(*span)
 
     run_on_threads(run, len(spans))
+
+
+def run_jobs(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """Returns the results of jobs, on ``torch.get_num_threads()`` threads. Within a job, torch uses one thread."""
+    threads, left, results = torch.get_num_threads(), list(enumerate(jobs)), dict[int, T]()
+
+    def run() -> None:
+        torch.set_num_threads(1)
+        while left:
+            try:
+                index, job = left.pop(0)
+            except IndexError:  # another thread took the last job
+                return
+            results[index] = job()
+
+    try:
+        run_on_threads(run, len(left))
+    finally:
+        torch.set_num_threads(threads)
+    return [results[index] for index in range(len(jobs))]
+
+
+def run_small(size: int, job: Callable[[], T]) -> T:
+    """Returns the result of a job on a tensor of ``size`` elements. torch uses one thread for a small one.
+
+    So the result is that of ``run_jobs``, on any number of threads.
+    """
+    return run_jobs([job])[0] if size <= SMALL else job()
 
 
 def run_on_threads(work: Callable[[], None], limit: int) -> None:

@@ -277,6 +277,7 @@ class Method:
         max_models: the largest number of models beside the base. None means any.
         symmetric: whether the order of the models does not matter.
         statistics_bytes: the size of the statistics of one tensor that stay in memory.
+        heavy: whether ``decide`` may compute for long, so that small tensors are planned on several threads at once.
         copied: the input that is the result whatever the tensors are (``BASE`` for the base), or None. Such a tensor is
             copied bit by bit, so that recipes that leave the same model are the same candidate.
         corners: where the result is another than mergekit's, in sentences; empty where it never is.
@@ -293,6 +294,7 @@ class Method:
     max_models: int | None = None
     symmetric: bool = True
     statistics_bytes: StatisticsBytes = no_bytes
+    heavy: bool = False
     copied: Copied = no_copy
     corners: str = ""
 

@@ -11,9 +11,11 @@ from mergesearch.merge_ops.kernels.numbers import Numbers
 from mergesearch.merge_ops.kernels.plans import Elementwise, Form
 from mergesearch.merge_ops.kernels.ranking import Layout, Ranges, Ranking
 from mergesearch.merge_ops.kernels.rowwise import row_of
+from mergesearch.merge_ops.kernels.threads import run_small
 
 SMALLEST_PROBABILITY = 1e-8
-ROWS_AT_ONCE = 1 << 22
+ELEMENTS_AT_ONCE = 1 << 17
+"""Elements of the rows that are taken at a time: they stay in cache."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,10 @@ class Importance:
         if base.numel() == 0:
             return cls(base.new_zeros(0, dtype=wide), 0.0)
         base_rows, model_rows = _rows(base), _rows(models[0])
-        step = max(1, ROWS_AT_ONCE // base_rows.shape[1])
+        step = max(1, ELEMENTS_AT_ONCE // base_rows.shape[1])
         starts = range(0, len(base_rows), step)
-        divergences = torch.cat([divergence(model_rows[i : i + step], base_rows[i : i + step]) for i in starts])
+        blocks = [(model_rows[i : i + step], base_rows[i : i + step]) for i in starts]
+        divergences = run_small(base.numel(), lambda: torch.cat([divergence(*block) for block in blocks]))
         numbers = Numbers("importance", base, models, divergences)
         ranking = Ranking(lambda: [numbers], Ranges(Layout(wide, signed=True)), numbers.size)
         ranks = [numbers.size - int(part * (numbers.size - 1)) for part in (0.25, 0.5, 0.75)]
@@ -48,8 +51,8 @@ def _rows(tensor: Tensor) -> Tensor:
 def divergence(model: Tensor, base: Tensor) -> Tensor:
     """Returns ``KL(softmax model ‖ softmax base)`` of each row."""
     wide = wide_dtype([model, base])
-    p, q = (rows.to(wide).softmax(-1) + SMALLEST_PROBABILITY for rows in (model, base))
-    return (p * (p / q).log()).sum(-1)
+    p, q = (rows.to(wide).softmax(-1).add_(SMALLEST_PROBABILITY) for rows in (model, base))
+    return torch.div(p, q, out=q).log_().mul_(p).sum(-1)
 
 
 def take_important(importance: Importance, shape: Sequence[int]) -> Elementwise:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mergesearch.merge_ops.kernels.blocks import wide_dtype
 from mergesearch.merge_ops.kernels.plans import Elementwise, Form
+from mergesearch.merge_ops.kernels.threads import run_small
 from mergesearch.merge_ops.methods._base import Statistics
 
 TOLERANCE = 1e-7
@@ -40,36 +41,52 @@ def decorrelated(statistics: Statistics, rank_share: float) -> list[Tensor]:
 
 
 def _decorrelate(rank_share: float, base: Tensor | None, models: Sequence[Tensor]) -> list[Tensor]:
-    deltas, wide = task_matrices(base, models), wide_dtype(models)
+    return run_small(models[0].numel(), lambda: _decorrelated_terms(rank_share, task_matrices(base, models), models))
+
+
+def _decorrelated_terms(rank_share: float, deltas: Sequence[Tensor], models: Sequence[Tensor]) -> list[Tensor]:
+    wide = wide_dtype(models)
     rank = max(1, int(rank_share * min(deltas[0].shape) / len(deltas))) if deltas[0].numel() else 0
-    truncated = [(u[:, :rank], s[:rank], v[:, :rank]) for u, s, v in map(singular, deltas)]
-    left, right = (polar(torch.cat([factors[side] for factors in truncated], dim=1)) for side in (0, 2))
+    truncated = [singular(delta, rank) for delta in deltas]
+    left, right = (polar(torch.cat([factors[side] for factors in truncated], dim=1))[1] for side in (0, 2))
     sizes = [s.numel() for _, s, _ in truncated]
     us, vs = (torch.split(vectors, sizes, dim=1) for vectors in (left, right))
     terms = zip(us, truncated, vs, strict=True)
     return [((u * s) @ v.t()).reshape(-1).to(wide) for u, (_, s, _), v in terms]
 
 
-def singular(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns U, σ and V of the nonzero singular values, in descending order.
+def singular(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns U, σ and V of the largest ``count`` singular values, as far as they are not zero, in descending order.
 
     Computed from the eigenvectors of the smaller Gram matrix, which is faster than a decomposition of the matrix and
     has half as many exact digits.
     """
     if matrix.shape[0] < matrix.shape[1]:
-        v, s, u = singular(matrix.t())
+        v, s, u = singular(matrix.t(), count)
         return u, s, v
-    squares, vectors = torch.linalg.eigh(matrix.t() @ matrix)
-    s = squares.clamp(min=0).sqrt().flip(0)
-    rank = int((s > TOLERANCE * s[:1]).sum())
-    s, v = s[:rank], vectors.flip(1)[:, :rank]
+    s, v = _right_singular(matrix)
+    s, v = s[:count], v[:, :count]
     return matrix @ v / s, s, v
 
 
-def polar(matrix: Tensor) -> Tensor:
-    """Returns ``PQᵀ`` of ``matrix = P Σ Qᵀ``: the nearest matrix whose singular values are all one or zero."""
-    u, _, v = singular(matrix)
-    return u @ v.t()
+def _right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns σ and V of the nonzero singular values of a matrix with at least as many rows as columns."""
+    squares, vectors = torch.linalg.eigh(matrix.t() @ matrix)
+    s = squares.clamp(min=0).sqrt().flip(0)
+    rank = int((s > TOLERANCE * s[:1]).sum())
+    return s[:rank], vectors.flip(1)[:, :rank]
+
+
+def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the nonzero singular values, and ``PQᵀ`` of ``matrix = P Σ Qᵀ``.
+
+    This is the nearest matrix whose singular values are all one or zero.
+    """
+    if matrix.shape[0] < matrix.shape[1]:
+        s, turned = polar(matrix.t())
+        return s, turned.t()
+    s, v = _right_singular(matrix)
+    return s, matrix @ (v / s @ v.t())
 
 
 def isotropic(statistics: Statistics) -> Tensor:
@@ -78,7 +95,9 @@ def isotropic(statistics: Statistics) -> Tensor:
 
 
 def _isotropic(base: Tensor | None, models: Sequence[Tensor]) -> Tensor:
-    total = torch.stack(task_matrices(base, models)).sum(0)
-    u, s, v = singular(total)
-    mean = s.mean() if s.numel() else 0.0
-    return (mean * (u @ v.t())).reshape(-1).to(wide_dtype(models))
+    def compute() -> Tensor:
+        s, factor = polar(torch.stack(task_matrices(base, models)).sum(0))
+        mean = s.mean() if s.numel() else 0.0
+        return (mean * factor).reshape(-1).to(wide_dtype(models))
+
+    return run_small(models[0].numel(), compute)

@@ -29,6 +29,7 @@ METHOD = Method(
     base="required",
     parameters=(),
     decide=decide,
+    heavy=True,
     corners="The quartiles are those of all elements, where mergekit samples a million of them without a seed.",
     max_models=1,
 )

@@ -42,4 +42,5 @@ METHOD = Method(
     decide=decide,
     copied=base_without("lambda"),
     statistics_bytes=statistics_bytes,
+    heavy=True,
 )

@@ -49,4 +49,5 @@ METHOD = Method(
     decide=decide,
     copied=base_without("weight", "lambda"),
     statistics_bytes=statistics_bytes,
+    heavy=True,
 )

@@ -320,3 +320,18 @@ def test_a_recipe_without_a_number_fails_before_anything_is_written(tmp_path: Pa
 def test_checkpoints_of_another_layout_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tied-ft1"):
         merge(Recipe.read(recipe_data(METHODS["linear"], BASE, [BASE, str(INPUTS / "tied-ft1")])), tmp_path / "out")
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("name", ["tsv", "iso_c", "arcee_fusion"])
+def test_threads_do_not_change_what_tensors_are_planned_with(name: str, tmp_path: Path) -> None:
+    """Live, several tensors are planned at once; on the disk, one after the other."""
+    engine = Engine([BASE, *TUNED], BASE)
+    engine.build(recipe(name))
+    merge(recipe(name), tmp_path / "out")
+    two, written = {key: view.clone() for key, view in engine.views.items()}, read(tmp_path / "out")
+    torch.set_num_threads(1)
+    engine = Engine([BASE, *TUNED], BASE)
+    engine.build(recipe(name))
+    assert_same(two, {key: written[key] for key in two})
+    assert_same(two, dict(engine.views))

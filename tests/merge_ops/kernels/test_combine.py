@@ -1,6 +1,7 @@
 """Compiled kernels and plain torch give the same bits, on any number of threads, for one tensor or several."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -284,3 +285,17 @@ def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.delenv("CC")
     monkeypatch.setenv("MERGESEARCH_NATIVE", "0")
     assert find() is None
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_jobs_run_on_threads_that_use_one_each() -> None:
+    def job(number: int) -> tuple[int, int]:
+        threads.run_spans(SIZE, lambda *_: None)
+        return number, torch.get_num_threads()
+
+    assert threads.run_jobs([partial(job, number) for number in range(9)]) == [(number, 1) for number in range(9)]
+    assert torch.get_num_threads() == 2
+    with pytest.raises(ZeroDivisionError):
+        threads.run_jobs([partial(divmod, 1, 0)] * 3)
+    assert torch.get_num_threads() == 2
+    assert threads.run_jobs([]) == []
