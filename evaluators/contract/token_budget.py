@@ -16,6 +16,9 @@ CACHE_FACTOR = {"cpu": 8}
 GRADIENT_SHARE = {"cpu": 0.5}
 """Tokens of a batch with gradients, per token of a batch that is scored: the activations of all layers are kept."""
 GRADIENT_SHARE_ELSEWHERE = 0.25
+CALL_TOKENS = {"cpu": 64}
+"""Tokens that take about as long as what a call of the model takes beside its tokens."""
+CALL_TOKENS_ELSEWHERE = 1_024
 
 
 class Budget:
@@ -82,6 +85,11 @@ def default_tokens(device: Any) -> int:
 def cache_tokens(budget: Budget, device: Any) -> int:
     """The maximum number of tokens in the key-value cache during generation."""
     return budget.tokens * CACHE_FACTOR.get(device_type(device), 1)
+
+
+def call_tokens(device: Any) -> int:
+    """Tokens that take about as long as one more call of the model."""
+    return CALL_TOKENS.get(device_type(device), CALL_TOKENS_ELSEWHERE)
 
 
 def gradient_tokens(budget: Budget, device: Any) -> int:

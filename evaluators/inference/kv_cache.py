@@ -70,6 +70,50 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         self._allocate([(self.keys[rows][:, :, columns], self.values[rows][:, :, columns])])
 
 
+class StemLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer's keys and values of a stem, behind which each call writes its own: the next one overwrites them."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        """keys, values: [1, heads, length, width]."""
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+        self._buffers = [keys, values]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """The stem's keys and values before those of the call, for each of its rows."""
+        rows, new, start = len(key_states), key_states.shape[-2], self.keys.shape[-2]
+        if len(self._buffers[0]) < rows or self._buffers[0].shape[-2] < start + new:
+            self._buffers = [_with_space(tensor, rows, new) for tensor in (self.keys, self.values)]
+        keys, values = (buffer[:rows, :, : start + new] for buffer in self._buffers)
+        keys[:, :, start:], values[:, :, start:] = key_states, value_states
+        return keys, values
+
+
+def _with_space(stem: Tensor, rows: int, tokens: int) -> Tensor:
+    """[rows, heads, length + tokens, width], of which the stem is written."""
+    _, heads, length, width = stem.shape
+    buffer = stem.new_empty(rows, heads, length + tokens, width)
+    buffer[:, :, :length] = stem
+    return buffer
+
+
+def stem_cache(cache: Any) -> Any:
+    """The cache of one row, as what all rows of later calls begin with."""
+    return Cache(layers=[StemLayer(layer.keys, layer.values) for layer in cache.layers])
+
+
+def new_cache(model: Any) -> Any:
+    """An empty cache for a causal language model of transformers."""
+    return DynamicCache(config=model.config)
+
+
+def caches_all(model: Any) -> bool:
+    """Whether the model caches the keys and values of all tokens, and nothing else."""
+    layers = new_cache(model).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
 def _buffer(parts: Sequence[Tensor], length: int) -> Tensor:
     """[all rows, heads, length + extra, width]; zero in front of a part that is shorter than ``length``."""
     (_, heads, _, width), rows = parts[0].shape, sum(map(len, parts))
@@ -125,18 +169,14 @@ class Decoder:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        layers = self._new_cache().layers
-        self.can_concatenate = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
-        """Whether batches can be concatenated: the model caches all keys and values, and nothing else."""
+        self.can_concatenate = caches_all(model)
+        """Whether batches can be concatenated."""
         parameters = inspect.signature(model.forward).parameters
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
-    def _new_cache(self) -> Any:
-        return DynamicCache(config=self._model.config)
-
     def prefix(self, tokens: Sequence[int]) -> Any:
         """The cache of a common prefix of several prompts, for ``start``."""
-        cache = self._new_cache()
+        cache = new_cache(self._model)
         ids = torch.tensor([tokens], device=self._model.device)
         positions = torch.arange(len(tokens), device=ids.device)[None]
         self._last_logits(ids, torch.ones_like(ids), positions, cache)
@@ -148,7 +188,7 @@ class Decoder:
         ids, mask = _left_padded([each.prompt[shared:] for each in completions], self._model.device)
         mask = pad(mask, (shared, 0), value=1)
         positions = (mask.cumsum(1) - 1).clamp_min(0)
-        cache = self._new_cache() if prefix is None else _repeated(prefix, len(completions))
+        cache = new_cache(self._model) if prefix is None else _repeated(prefix, len(completions))
         logits = self._last_logits(ids, mask, positions[:, shared:], cache)
         return _with_next_tokens(DecodingBatch(list(completions), cache, mask, ids, positions[:, -1:]), logits)
 

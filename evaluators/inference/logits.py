@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ class Logits:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._arguments: dict[str, Any] = {}
-        if "use_cache" in inspect.signature(model.forward).parameters:
+        self._parameters = set(inspect.signature(model.forward).parameters)
+        if "use_cache" in self._parameters:
             self._arguments["use_cache"] = False
         self.can_select: bool | None = None
         """Whether the output layer gets the chosen positions only. None: not tested yet."""
@@ -53,13 +55,35 @@ class Logits:
             forward = self._model.base_model.forward
             self._compiled = torch.compile(forward, backend=COMPILE_BACKEND, dynamic=True)
 
-    def at(self, ids: Tensor, positions: Tensor, attention: TreeAttention | None = None) -> Tensor:
+    @property
+    def vocabulary(self) -> int | None:
+        """How many numbers the logits of one position are, if the model's config says so."""
+        config = self._model.config.get_text_config()
+        return getattr(config, "vocab_size", None)
+
+    @cached_property
+    def has_stems(self) -> bool:
+        """Whether rows can stand behind the keys and values of a stem."""
+        from mergesearch.evaluators.inference.kv_cache import caches_all
+
+        return {"past_key_values", "use_cache"} <= self._parameters and caches_all(self._model)
+
+    def stem(self, ids: Tensor) -> Any:
+        """The keys and values of a stem, [1, tokens] int64, under the current weights, for ``at``."""
+        from mergesearch.evaluators.inference.kv_cache import new_cache, stem_cache
+
+        cache = new_cache(self._model)
+        self.at(ids, torch.tensor([ids.shape[1] - 1], device=ids.device), stem=cache)
+        return stem_cache(cache)
+
+    def at(self, ids: Tensor, positions: Tensor, attention: TreeAttention | None = None, stem: Any = None) -> Tensor:
         """The logits at some positions.
 
         Args:
             ids: [rows, length] int64 token ids.
             positions: [positions] int64, indices into the flattened ``ids``.
             attention: For rows that are trees.
+            stem: The keys and values of what stands before all rows. None: nothing does.
 
         Returns:
             [positions, vocabulary] in the model's dtype.
@@ -68,16 +92,18 @@ class Logits:
             with torch.no_grad():
                 self.can_select = self._test_selection(ids)
         if self.can_select:
-            return self._selected(ids, positions, attention)
-        return self._all(ids, attention)[positions]
+            return self._selected(ids, positions, attention, stem)
+        return self._all(ids, attention, stem)[positions]
 
-    def _all(self, ids: Tensor, attention: TreeAttention | None = None) -> Tensor:
-        extra: dict[str, Any] = {}
+    def _all(self, ids: Tensor, attention: TreeAttention | None = None, stem: Any = None) -> Tensor:
+        extra = dict(self._arguments)
         if attention:
-            extra = {"attention_mask": attention.mask(self._model.dtype), "position_ids": attention.positions}
-        with self._compiled_layers():
+            extra |= {"attention_mask": attention.mask(self._model.dtype), "position_ids": attention.positions}
+        if stem is not None:
+            extra |= {"past_key_values": stem, "use_cache": True}
+        with nullcontext() if stem is not None else self._compiled_layers():
             try:
-                output = self._model(ids, **extra, **self._arguments)
+                output = self._model(ids, **extra)
             except IndexError:
                 self._check_ids(ids)
                 raise
@@ -110,9 +136,11 @@ class Logits:
         finally:
             del self._model.base_model.forward
 
-    def _selected(self, ids: Tensor, positions: Tensor, attention: TreeAttention | None = None) -> Tensor:
+    def _selected(
+        self, ids: Tensor, positions: Tensor, attention: TreeAttention | None = None, stem: Any = None
+    ) -> Tensor:
         with _selecting(self._model.get_output_embeddings(), positions):
-            return self._all(ids, attention)
+            return self._all(ids, attention, stem)
 
     def _test_selection(self, ids: Tensor) -> bool | None:
         """Whether selected positions have the logits that they have among all. None: the logits are not finite."""

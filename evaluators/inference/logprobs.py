@@ -6,6 +6,7 @@ Log-softmax, and the sum over a continuation, are in the dtype of the model's lo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mergesearch.evaluators.contract.graded import SMALLEST
 from mergesearch.evaluators.contract.loaded_model import LoadedModel, budget_of
-from mergesearch.evaluators.contract.token_budget import gradient_tokens
+from mergesearch.evaluators.contract.token_budget import cache_tokens, call_tokens, gradient_tokens
 from mergesearch.evaluators.inference.batch_plan import (
     Batch,
     BatchLimits,
@@ -25,8 +26,8 @@ from mergesearch.evaluators.inference.batch_plan import (
 )
 from mergesearch.evaluators.inference.logits import Logits, widened
 
-Reader = Callable[[Batch], tuple[Tensor, ...]]
-"""What is read of each continuation token of a batch: columns, [tokens] each."""
+Reader = Callable[[Batch, Tensor], tuple[Tensor, ...]]
+"""What is read of each continuation token of a batch, from its logits: columns, [tokens] each."""
 
 
 class Sureness(NamedTuple):
@@ -48,14 +49,28 @@ class ContinuationScorer:
     A query is one or more requests, whose log-probabilities are added. Methods take queries by their indices.
     """
 
-    def __init__(self, subject: LoadedModel, queries: Sequence[Sequence[Request]], max_length: int, rows: int) -> None:
-        """max_length: Maximum tokens of a sequence. rows: Maximum rows of a batch."""
+    def __init__(
+        self,
+        subject: LoadedModel,
+        queries: Sequence[Sequence[Request]],
+        max_length: int,
+        rows: int,
+        exact: bool = False,
+    ) -> None:
+        """Args:
+        subject: The model.
+        queries: The queries.
+        max_length: Maximum tokens of a sequence.
+        rows: Maximum rows of a batch.
+        exact: Batches depend on these limits alone, not on what is fast on the device.
+        """
         model: Any = subject.model
         self.logits = Logits(model)
         self._device = model.device
         self._queries = queries
         self._max_length = max_length
         self._rows = rows
+        self._exact = exact
         self._budget = budget_of(subject)
         self.packing_width: int | None = None
         """Size of the model's hidden states if sequences share common prefixes; None if they do not."""
@@ -92,7 +107,8 @@ class ContinuationScorer:
 
     def work_saved(self, width: int) -> float:
         """The fraction of the work for all queries that is saved when common prefixes are shared."""
-        return work_saved(self._requests(range(len(self._queries))), self._max_length, width)
+        requests = self._requests(range(len(self._queries)))
+        return work_saved(requests, self._max_length, width, self.logits.has_stems)
 
     def score(self, queries: Sequence[int]) -> list[tuple[float, bool]]:
         """For each query its log-probability, in nats, and whether greedy decoding gives its continuations.
@@ -158,6 +174,14 @@ class ContinuationScorer:
 
     def _make_plan(self, queries: tuple[int, ...], width: int | None, tokens: int) -> BatchPlan:
         limits = BatchLimits(self._max_length, self._rows, tokens)
+        if not self._exact:
+            has_stems = width is not None and self.logits.has_stems
+            limits = replace(
+                limits,
+                cached=cache_tokens(self._budget, self._device) if has_stems else 0,
+                padding=call_tokens(self._device),
+                vocabulary=self.logits.vocabulary,
+            )
         return plan_batches(self._requests(queries), limits, self._device, width)
 
     def _requests(self, queries: Sequence[int]) -> list[Request]:
@@ -168,19 +192,27 @@ class ContinuationScorer:
         if not plan.batches:
             return [[] for _ in COMBINE]
         with torch.no_grad():
-            outputs = [read(batch) for batch in plan.batches]
+            outputs = [read(batch, logits) for batch, logits in self._logits_of(plan)]
         owners, count = torch.cat([batch.request_index for batch in plan.batches]), plan.request_count
         columns = [torch.cat(column).cpu() for column in zip(*outputs, strict=True)]
         combined = (combine(column, owners, count) for combine, column in zip(COMBINE, columns, strict=False))
         return [column.tolist() for column in combined]
 
-    def _token_logprobs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """For each continuation token its log-probability, in the logits' dtype, and whether it is the likeliest."""
-        return self._read(batch, torch.log_softmax(self._logits_at(batch), dim=-1))
+    def _logits_of(self, plan: BatchPlan) -> Iterator[tuple[Batch, Tensor]]:
+        """Each batch with its logits, [positions, vocabulary]. A stem's keys and values are kept for its batches."""
+        stem, cache = None, None
+        for batch in plan.batches:
+            if batch.stem is not stem:
+                cache = None
+                stem, cache = batch.stem, None if batch.stem is None else self.logits.stem(batch.stem)
+            yield batch, self.logits.at(batch.ids, batch.positions, batch.attention, cache)
 
-    def _sure_logprobs(self, batch: Batch, token_margins: bool) -> tuple[Tensor, ...]:
+    def _token_logprobs(self, batch: Batch, logits: Tensor) -> tuple[Tensor, ...]:
+        """For each continuation token its log-probability, in the logits' dtype, and whether it is the likeliest."""
+        return self._read(batch, torch.log_softmax(logits, dim=-1))
+
+    def _sure_logprobs(self, batch: Batch, logits: Tensor, token_margins: bool) -> tuple[Tensor, ...]:
         """The same, and for each token its log-probability in float32 at least, and its margin there."""
-        logits = self._logits_at(batch)
         wide = torch.log_softmax(logits, dim=-1)
         plain = self._read(batch, wide)
         if wide.dtype.itemsize < 4:
@@ -189,9 +221,6 @@ class ContinuationScorer:
         tokens = wide[index, token_ids]
         margins = _margins(wide, index, token_ids) if token_margins else torch.full_like(tokens, torch.nan)
         return (*plain, tokens, margins)
-
-    def _logits_at(self, batch: Batch) -> Tensor:
-        return self.logits.at(batch.ids, batch.positions, batch.attention)
 
     def _read(self, batch: Batch, logprobs: Tensor) -> tuple[Tensor, Tensor]:
         index, token_ids = batch.logit_index.to(logprobs.device), batch.token_ids.to(logprobs.device)

@@ -47,8 +47,9 @@ class InstanceRunner:
         self.generator = GreedyGenerator(hflm)
         generated = [each for instances in documents for each in instances if id(each) not in self._query]
         requests = self._tokenized(scored, generated)
-        self.scorer = ContinuationScorer(subject, requests, hflm.max_length, shared.batch_size)
-        self.generator.separate_batches |= shared.mode == "exact"
+        is_exact = shared.mode == "exact"
+        self.scorer = ContinuationScorer(subject, requests, hflm.max_length, shared.batch_size, is_exact)
+        self.generator.separate_batches |= is_exact
 
     def queries(self, instances: Sequence[Any]) -> tuple[int, ...]:
         """For each instance the index of its query in the scorer."""

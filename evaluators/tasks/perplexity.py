@@ -81,6 +81,7 @@ class Perplexity(FunctionOfMeans):
         self._nats_per_unit = math.log(2) if self._is_bits_per_byte else 1.0
         self._max_length = options.max_length or shared.max_length
         self._batch_size, self._compile = shared.batch_size, shared.compile
+        self._exact = shared.mode == "exact"
         documents = _read_files(options.files) if options.files else _read_table(options, shared.group)
         self._texts = {self._item(document): document.text for document in documents}
         self.items = list(self._texts)
@@ -148,7 +149,7 @@ class Perplexity(FunctionOfMeans):
         if self._cached_scorer is None or self._subject != subject:
             hflm = wrap(subject, self._batch_size, self._max_length)
             queries = [rolling_requests(hflm, text) for text in self._texts.values()]
-            scorer = ContinuationScorer(subject, queries, hflm.max_length, self._batch_size)
+            scorer = ContinuationScorer(subject, queries, hflm.max_length, self._batch_size, self._exact)
             self._cached_scorer = scorer
             self._notes = choose_compilation(subject.model, self._compile, scorer, [[n] for n in range(len(queries))])
             scorer.try_budget()
