@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -38,7 +39,7 @@ class Task:
     chance: float | None = None
     keeps_margins: bool = False
 
-    @property
+    @cached_property
     def graded(self) -> Graded | None:
         """Its evaluator where items are scored with margins; else None."""
         return self.evaluator if self.keeps_margins and is_graded(self.evaluator) else None

@@ -208,7 +208,7 @@ class Scorer:
         """The result of a race, where candidates are raced."""
         if self.race_plan is None:
             return self._score_in_full()
-        scores = self._store.scores_of(incumbent)
+        scores, _ = self._marks.get(incumbent.number) or self._load_marks(incumbent.number)
         plan = self.race_plan if may_stop else replace(self.race_plan, error=0.0)
         return run_race(self._tasks, plan, scores, self._score_items, phenotype)
 

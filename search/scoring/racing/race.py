@@ -89,8 +89,7 @@ class _Race:
         self._plan = plan
         self._objective = tasks.objective("search")
         self._incumbent = incumbent
-        self._scores: dict[str, dict[int, Tensor]] = {task.name: {} for task in tasks.searched}
-        self._margins: dict[str, dict[int, Tensor]] = {}
+        self._scored = {task.name: _Scored() for task in tasks.searched}
         self._rows = {task.name: task.values("search", incumbent[task.name]) for task in tasks.counted("search")}
         self._each = self._objective.each(_flat(self._rows))
         slopes = gradient(self._objective.aggregated, self._each)
@@ -114,10 +113,7 @@ class _Race:
                 self._score(score, raced_task.task, (numbers - raced_task.begin).tolist())
 
     def _score(self, score: Score, task: Task, numbers: Sequence[int]) -> None:
-        scores, margins = score(task, [task.search[number] for number in numbers])
-        self._scores[task.name].update(zip(numbers, scores, strict=True))
-        if margins is not None:
-            self._margins.setdefault(task.name, {}).update(zip(numbers, margins, strict=True))
+        self._scored[task.name].add(numbers, *score(task, [task.search[number] for number in numbers]))
 
     def is_lost(self, block: Ints) -> bool:
         """Whether the candidate is behind by every linear bound of its objective. block: what was scored last."""
@@ -146,18 +142,17 @@ class _Race:
         Where the value is no mean over items, contributions depend on the items that were not seen as well: these count
         with the incumbent's scores.
         """
-        task, name = raced_task.task, raced_task.task.name
-        seen = np.array(sorted(self._scores[name]), dtype=np.int64)
-        if not len(seen):
+        task, scored = raced_task.task, self._scored[raced_task.task.name]
+        if not scored:
             return
-        numbers, scores, margins = seen + raced_task.begin, _in_order(self._scores[name]), self._margins.get(name)
-        mixed = self._incumbent[name].clone()
+        seen, scores, margins = scored.in_order()
+        numbers, mixed = seen + raced_task.begin, self._incumbent[task.name].clone()
         mixed[seen] = scores
         self._metric[numbers] = contributions(task, task.search, mixed, None)[seen]
         self._grades[numbers] = self._metric[numbers]
-        if margins:
+        if margins is not None:
             items = [task.search[number] for number in seen.tolist()]
-            self._grades[numbers] = contributions(task, items, scores, _in_order(margins))
+            self._grades[numbers] = contributions(task, items, scores, margins)
 
     @cached_property
     def _bets(self) -> list[Bet]:
@@ -178,18 +173,19 @@ class _Race:
     def _in_full_values(self) -> dict[str, list[float]]:
         """Of the tasks that count in the objective and are scored in full."""
         tasks = [task for task in self._plan.in_full if task.name in self._rows]
-        return {task.name: task.values("search", _in_order(self._scores[task.name])) for task in tasks}
+        return {task.name: task.values("search", self._scored[task.name].in_order()[1]) for task in tasks}
 
     def whole(self) -> Result:
         """The result of a candidate that was scored on all items."""
-        return whole_result(self._tasks, *self._scored())
+        return whole_result(self._tasks, *self._so_far())
 
     def stopped(self) -> Result:
         """The result of a candidate that is stopped."""
-        foretold, (scores, margins) = self._foretold(), self._scored()
+        foretold, (scores, margins) = self._foretold(), self._so_far()
         known = np.where(self._seen, self._metric, self._references.metric_of(foretold))
         searched = {task.name: task for task in self._tasks.searched}
-        items = {name: [searched[name].search[number] for number in sorted(self._scores[name])] for name in scores}
+        seen = {name: self._scored[name].in_order()[0].tolist() for name in scores}
+        items = {name: [searched[name].search[number] for number in numbers] for name, numbers in seen.items()}
         raced = dict(zip(self._raced, (self._plan.shares @ known).tolist(), strict=True))
         in_full = {task.name: task.value("search", scores[task.name]) for task in self._plan.in_full}
         values = {name: (in_full | raced)[name] for name in searched}
@@ -199,14 +195,37 @@ class _Race:
         estimate = float(self._objective.combine(_flat(rows)))
         return Result(scores, items, values, True, estimate, margins, error)
 
-    def _scored(self) -> tuple[Scores, Margins]:
-        """Scores and margins so far, in the order of the split."""
-        scores = {name: _in_order(seen) for name, seen in self._scores.items() if seen}
-        return scores, {name: _in_order(seen) for name, seen in self._margins.items()}
+    def _so_far(self) -> tuple[Scores, Margins]:
+        """Scores and margins in the order of the split."""
+        found = {name: scored.in_order() for name, scored in self._scored.items() if scored}
+        scores = {name: scores for name, (_, scores, _) in found.items()}
+        return scores, {name: margins for name, (_, _, margins) in found.items() if margins is not None}
 
 
-def _in_order(by_number: Mapping[int, Tensor]) -> Tensor:
-    return torch.stack([by_number[number] for number in sorted(by_number)])
+class _Scored:
+    """What was scored of a task, block by block. False where nothing was."""
+
+    def __init__(self) -> None:
+        self._numbers: list[Sequence[int]] = []
+        self._scores: list[Tensor] = []
+        self._margins: list[Tensor] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._numbers)
+
+    def add(self, numbers: Sequence[int], scores: Tensor, margins: Tensor | None) -> None:
+        """The scores of the items with these numbers, and their margins, if any."""
+        self._numbers.append(numbers)
+        self._scores.append(scores)
+        if margins is not None:
+            self._margins.append(margins)
+
+    def in_order(self) -> tuple[Ints, Tensor, Tensor | None]:
+        """The numbers of the items in the order of the split, their scores, and their margins, if any."""
+        numbers = np.concatenate([np.asarray(block, dtype=np.int64) for block in self._numbers])
+        order = np.argsort(numbers)
+        margins = torch.cat(self._margins)[order] if self._margins else None
+        return numbers[order], torch.cat(self._scores)[order], margins
 
 
 def _flat(rows: Mapping[str, Sequence[float]]) -> Array:
