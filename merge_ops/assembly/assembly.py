@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 
 import torch
 from torch import Tensor
@@ -63,7 +62,7 @@ class Assembly:
 
     def _passes(self, outs: Mapping[str, Tensor]) -> Iterator[Pass]:
         """Yields a pass for each tensor that is merged, and writes the others."""
-        plans = self._planned_at_once(list(outs))
+        plans = self._planned_at_once(outs)
         for name, out in outs.items():
             planned = plans.get(name) or (None if self.copied(name) else self.planned(name))
             if planned is None:
@@ -71,18 +70,17 @@ class Assembly:
             else:
                 yield planned.into(out)
 
-    def _planned_at_once(self, names: Sequence[str]) -> dict[str, PlannedTensor | None]:
+    def _planned_at_once(self, outs: Mapping[str, Tensor]) -> dict[str, PlannedTensor | None]:
         """Plans the small tensors of heavy methods on several threads. Large ones are left to torch's own threads."""
-        heavy = [name for name in names if self._is_heavy(name) and not self.copied(name)]
+        heavy = [name for name, out in outs.items() if self._is_heavy(name, out.numel()) and not self.copied(name)]
         if self._merger.device != "cpu" or len(heavy) < 2:
             return {}
         # The first one computes what all tensors of a model share.
         first, others = self.planned(heavy[0]), [partial(self.planned, name) for name in heavy[1:]]
         return dict(zip(heavy, [first, *run_jobs(others)], strict=True))
 
-    def _is_heavy(self, name: str) -> bool:
-        small = 0 < prod(self.infos[name].shape) <= SMALL
-        return small and find_method(self.layout.tensor_recipes[name].method).heavy
+    def _is_heavy(self, name: str, size: int) -> bool:
+        return 0 < size <= SMALL and find_method(self.layout.tensor_recipes[name].method).heavy
 
     def copied(self, name: str) -> InputKey | None:
         """Returns the input of which a tensor is a copy, whatever the tensors are, or None. No tensor is read."""
