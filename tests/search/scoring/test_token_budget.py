@@ -44,8 +44,8 @@ def test_a_run_goes_on_with_half_as_much(config: Data, tmp_path: Path, monkeypat
     seen = full_above(200, monkeypatch)
     plan = open_plan(Config.model_validate(config), "config")
     run(plan, tmp_path, Watcher(stage=said.append))
-    assert said.count("out of memory: from now on all workers of this run score 512 tokens at once") == 1
-    assert kept(tmp_path) == {"tokens": 512}
+    assert said.count("out of memory: from now on all workers of this run score 128 tokens at once") == 1
+    assert kept(tmp_path) == {"tokens": 128}
     assert max(seen[10:]) <= 200
     assert (tmp_path / "small" / "best.yml").exists()
 
@@ -73,7 +73,7 @@ def test_a_gpu_is_tried_before_anything_is_scored(
     seen = full_above(200, monkeypatch)
     session = session_of(config, tmp_path, "one.1.1")
     session.prepare()
-    assert kept(tmp_path) == {"tokens": 512}
+    assert kept(tmp_path) == {"tokens": 128}
     seen.clear()
     again = session_of(config, tmp_path, "two.2.2")
     again.prepare()
