@@ -13,6 +13,8 @@ DEFAULT_TOKENS = {"cpu": 2_048}
 DEFAULT_TOKENS_ELSEWHERE = 16_384
 CACHE_FACTOR = {"cpu": 8}
 """Tokens in the key-value cache during generation, per token of the budget; 1 for other devices."""
+CACHE_BYTES = 2**30
+"""More tokens if they are small: the key-value cache of small models may have so many bytes."""
 GRADIENT_SHARE = {"cpu": 0.5}
 """Tokens of a batch with gradients, per token of a batch that is scored: the activations of all layers are kept."""
 GRADIENT_SHARE_ELSEWHERE = 0.25
@@ -82,9 +84,10 @@ def default_tokens(device: Any) -> int:
     return DEFAULT_TOKENS.get(device_type(device), DEFAULT_TOKENS_ELSEWHERE)
 
 
-def cache_tokens(budget: Budget, device: Any) -> int:
-    """The maximum number of tokens in the key-value cache during generation."""
-    return budget.tokens * CACHE_FACTOR.get(device_type(device), 1)
+def cache_tokens(budget: Budget, device: Any, size: int | None = None) -> int:
+    """The maximum number of tokens in the key-value cache during generation. size: Bytes of one token."""
+    tokens = budget.tokens * CACHE_FACTOR.get(device_type(device), 1)
+    return max(tokens, budget.scaled(CACHE_BYTES // size)) if size else tokens
 
 
 def call_tokens(device: Any) -> int:

@@ -7,15 +7,17 @@ leaves the batch, and another one takes its row. Texts are decoded only if there
 from __future__ import annotations
 
 import inspect
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
-from mergesearch.evaluators.contract.token_budget import Budget, cache_tokens
+from mergesearch.evaluators.contract.token_budget import Budget, cache_tokens, call_tokens
 from mergesearch.evaluators.inference.kv_cache import Completion, Decoder, DecodingBatch, concatenate
 from mergesearch.evaluators.inference.prefix_tree import common_prefix_length
 
@@ -95,7 +97,8 @@ class GreedyGenerator:
         def row_counts() -> tuple[int, int]:
             """The number of rows that start together, and the maximum in all."""
             started, longest = budget.scaled(batch_size), len(completions[0].prompt) + completions[0].max_tokens
-            return started, max(started, cache_tokens(budget, self._model.device) // longest)
+            size = None if self.separate_batches else self._decoder.token_bytes
+            return started, max(started, cache_tokens(budget, self._model.device, size) // longest)
 
         budget.retry_smaller(
             is_smallest=lambda: row_counts() == (1, 1), attempt=lambda: self._attempt(completions, *row_counts())
@@ -125,12 +128,25 @@ class GreedyGenerator:
         while waiting or running:
             new = _rows_to_start(len(running or ()), len(waiting), max_rows)
             batches = [running] if running else []
-            for first in range(0, new, started):
-                group = [waiting.popleft() for _ in range(min(started, new - first))]
+            for group in self._groups([waiting.popleft() for _ in range(new)], started):
                 batches.append(self._without_finished(self._decoder.start(group, prefix)))
             batches = [batch for batch in batches if batch]
             running = (concatenate(batches) if len(batches) > 1 else batches[0]) if batches else None
             running = self._without_finished(self._decoder.step(running)) if running else None
+
+    def _groups(self, completions: Sequence[Completion], size: int) -> Iterator[list[Completion]]:
+        """Those that start together, ``size`` at most: another call may be less work than padding."""
+        most = math.inf if self.separate_batches else call_tokens(self._model.device)
+        group: list[Completion] = []
+        padding = 0
+        for completion in completions:
+            padding += len(group[0].prompt) - len(completion.prompt) if group else 0
+            if len(group) == size or padding > most:
+                yield group
+                group, padding = [], 0
+            group.append(completion)
+        if group:
+            yield group
 
     def _common_prefix(self, completions: Sequence[Completion]) -> Any:
         """The cache of what all prompts begin with. None if that is too short to save time."""
@@ -141,27 +157,42 @@ class GreedyGenerator:
 
     def _without_finished(self, batch: DecodingBatch) -> DecodingBatch:
         """Removes the rows whose completions are finished."""
-        unfinished = [n for n, completion in enumerate(batch.completions) if not self._is_finished(completion)]
+        recent = self._recent_texts(batch.completions)
+        pairs = enumerate(zip(batch.completions, recent, strict=True))
+        unfinished = [n for n, (completion, text) in pairs if not self._is_finished(completion, text)]
         if len(unfinished) < len(batch):
             batch.keep(unfinished)
         return batch
 
-    def _is_finished(self, completion: Completion) -> bool:
+    def _recent_texts(self, completions: Sequence[Completion]) -> list[str]:
+        """The last texts of completions with the same stop sequences, long enough for these. Empty without them."""
+        texts = [""] * len(completions)
+        if not completions or not completions[0].stop:
+            return texts
+        count = 2 * max(map(len, completions[0].stop)) + 8
+        by_length: dict[int, list[int]] = {}
+        for n, completion in enumerate(completions):
+            by_length.setdefault(min(len(completion.tokens), count), []).append(n)
+        for length, rows in by_length.items():
+            # Of lists, the tokenizer would check every token.
+            tokens = np.array([completions[n].tokens[-length:] for n in rows])
+            for n, text in zip(rows, self._hflm.tok_decode(tokens), strict=True):
+                texts[n] = text
+        return texts
+
+    def _is_finished(self, completion: Completion, recent: str) -> bool:
         return (
             len(completion.tokens) >= completion.max_tokens
             or completion.tokens[-1] in self._end_tokens
             or not completion.is_valid
-            or self._is_stopped(completion)
+            or self._is_stopped(completion, recent)
         )
 
-    def _is_stopped(self, completion: Completion) -> bool:
+    def _is_stopped(self, completion: Completion, recent: str) -> bool:
         """Whether a stop sequence was generated, and after its start as many characters as the longest one has."""
-        if not completion.stop:
-            return False
-        longest = max(map(len, completion.stop))
-        recent = self._hflm.tok_decode(completion.tokens[-2 * longest - 8 :])
         if not any(stop in recent for stop in completion.stop):
             return False
+        longest = max(map(len, completion.stop))
         text = self._hflm.tok_decode(completion.tokens)
         starts = [start for start in map(text.find, completion.stop) if start >= 0]
         return bool(starts) and len(text) - min(starts) >= longest

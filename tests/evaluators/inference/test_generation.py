@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mergesearch.evaluators import Budget, LoadedModel
+from mergesearch.evaluators.contract import token_budget
 from mergesearch.evaluators.inference.generation import GreedyGenerator
 from mergesearch.evaluators.inference.kv_cache import Completion
 from mergesearch.evaluators.lm_eval.hflm import wrap
@@ -69,7 +70,8 @@ def test_a_common_prefix_goes_through_the_model_once(subject: LoadedModel) -> No
     assert prompt_tokens < sum(len(each.prompt) for each in completions) / 2
 
 
-def test_waiting_prompts_take_the_rows_of_finished_texts(subject: LoadedModel) -> None:
+def test_waiting_prompts_take_the_rows_of_finished_texts(subject: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_budget, "CACHE_BYTES", 0)
     hflm, prompts = wrap(subject, 4), random_sentences(24)
     settings = {"until": [" s"], "max_gen_toks": 40}
     generator = GreedyGenerator(hflm)
