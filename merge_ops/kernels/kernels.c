@@ -46,23 +46,66 @@ INLINE words mask_words(uint64_t key, int64_t start) {
   return x ^ (x >> 16);
 }
 
-/* Sums over all terms and over the terms of each sign. Comparisons let NaN into both signs. */
+/* Sums over all terms and over the terms of each sign. NaN is of both signs. */
 struct sums {
   floats total, positive, negative, positive_weight, negative_weight;
 };
 
-INLINE void add_term(struct sums *s, floats delta, const struct term *t, ints dropped, int elect, int vote) {
-  floats size = magnitude(delta), zero = {0};
-  floats kept = unless((size < t->threshold) | (size > t->ceiling) | dropped, delta), term = kept * t->factor;
-  if (vote != COUNT) s->total += vote == MASS ? term : kept;
-  if (elect) {
-    ints less = term < zero, more = term > zero;
-    if (vote == COUNT) s->total += (floats)(more & (ints)(zero + 1)) - (floats)(less & (ints)(zero + 1));
-    s->positive += unless(less, term);
-    s->negative += unless(more, term);
-    s->positive_weight += (floats)(more & (ints)(zero + t->weight));
-    s->negative_weight += (floats)(less & (ints)(zero + t->weight));
+/* What is known of a pass beforehand, so that the compiler leaves out the rest: no signs; no election of signs; any; or
+ * those of the methods ties and dare_ties, by mass. */
+enum { NO_SIGNS, NO_ELECTION, ELECTION, MEAN_OF_TRIMMED, SUM_OF_DROPPED };
+
+static int kind_of(const struct pass *p) {
+  int trims = 0, drops = 0, others = p->vote != MASS || p->least_spread > 0;
+  if (p->form == LINEAR_COMBINATION) return NO_SIGNS;
+  if (!p->elect) return NO_ELECTION;
+  for (int64_t i = 0; i < p->k; i++) {
+    const struct term *t = p->terms + i;
+    trims |= t->threshold > 0, drops |= t->grains < ALL, others |= t->places || !isinf(t->ceiling);
   }
+  if (!others && !drops && p->normalize) return MEAN_OF_TRIMMED;
+  return !others && !trims && !p->normalize ? SUM_OF_DROPPED : ELECTION;
+}
+
+/* The value, or 0 where it is negative. */
+INLINE floats positive(floats value) {
+#if defined(__AVX512F__)
+  return (floats)_mm512_max_ps((__m512)(floats){0}, (__m512)value);
+#elif defined(__AVX__)
+  return (floats)_mm256_max_ps((__m256)(floats){0}, (__m256)value);
+#else
+  return unless(value < (floats){0}, value);
+#endif
+}
+
+INLINE floats negative(floats value) {
+#if defined(__AVX512F__)
+  return (floats)_mm512_min_ps((__m512)(floats){0}, (__m512)value);
+#elif defined(__AVX__)
+  return (floats)_mm256_min_ps((__m256)(floats){0}, (__m256)value);
+#else
+  return unless(value > (floats){0}, value);
+#endif
+}
+
+INLINE floats sparse(floats delta, const struct term *t, ints dropped, int kind) {
+  if (kind == SUM_OF_DROPPED) return unless(dropped, delta);
+  floats size = magnitude(delta);
+  if (kind == MEAN_OF_TRIMMED) return unless(size < t->threshold, delta);
+  return unless((size < t->threshold) | (size > t->ceiling) | dropped, delta);
+}
+
+INLINE void add_term(struct sums *s, floats delta, const struct term *t, ints dropped, int kind, int vote) {
+  floats kept = sparse(delta, t, dropped, kind), term = kept * t->factor, zero = {0};
+  if (vote != COUNT) s->total += vote == MASS ? term : kept;
+  if (kind == NO_ELECTION) return;
+  s->positive += positive(term);
+  s->negative += negative(term);
+  if (kind == SUM_OF_DROPPED) return;
+  ints less = term < zero, more = term > zero;
+  if (vote == COUNT) s->total += (floats)(more & (ints)(zero + 1)) - (floats)(less & (ints)(zero + 1));
+  s->positive_weight += (floats)(more & (ints)(zero + t->weight));
+  s->negative_weight += (floats)(less & (ints)(zero + t->weight));
 }
 
 INLINE floats elected(const struct sums *s, int normalize, float rounding) {
@@ -128,48 +171,52 @@ INLINE struct drops below_least_spread(const struct pass *p, int64_t index, stru
   return (struct drops){sum.a < p->least_spread, sum.b < p->least_spread};
 }
 
-INLINE struct wide sign_consensus(const struct pass *p, int64_t index, int64_t start, int dtype, int elect) {
+INLINE struct wide sign_consensus(const struct pass *p, int64_t index, int64_t start, int dtype, int kind) {
+  int vote = kind > ELECTION ? MASS : p->vote, normalize = kind == MEAN_OF_TRIMMED || (kind == ELECTION && p->normalize);
   int from = dtype == MIXED ? p->base.dtype : dtype;
   struct wide base = load(at(p->base, from, index), from);
   struct sums a = {0}, b = {0};
   struct drops close = {0};
-  if (p->least_spread > 0) close = below_least_spread(p, index, base, dtype);
+  if (kind <= ELECTION && p->least_spread > 0) close = below_least_spread(p, index, base, dtype);
   for (int64_t i = 0; i < p->k; i++) {
     const struct term *t = p->terms + i;
     struct wide delta = task_vector(p, i, index, base, dtype);
     struct drops drop = {0};
-    if (t->places) {
+    if (kind <= ELECTION && t->places) {
       struct wide factors;
       drop = drawn_by_rank(t, start + index, &factors);
       delta.a = unless(drop.a, delta.a) * factors.a, delta.b = unless(drop.b, delta.b) * factors.b;
-    } else if (t->grains < ALL) {
+    } else if (kind != MEAN_OF_TRIMMED && t->grains < ALL) {
       ints kept = (ints){0} + (t->grains - ALL / 2);
       drop = drawn(t, start + index, kept, kept);
     }
-    add_term(&a, delta.a, t, drop.a | close.a, elect, p->vote);
-    add_term(&b, delta.b, t, drop.b | close.b, elect, p->vote);
+    add_term(&a, delta.a, t, drop.a | close.a, kind, vote);
+    add_term(&b, delta.b, t, drop.b | close.b, kind, vote);
   }
-  if (elect) a.total = elected(&a, p->normalize, p->rounding), b.total = elected(&b, p->normalize, p->rounding);
+  if (kind != NO_ELECTION) a.total = elected(&a, normalize, p->rounding), b.total = elected(&b, normalize, p->rounding);
   return (struct wide){a.total * p->lambda + base.a, b.total * p->lambda + base.b};
 }
 
 /* Processes the elements first to last, in whole steps. The data pointers point to element start of the tensors. */
-INLINE void walk(const struct pass *p, int64_t first, int64_t last, int64_t start, int dtype) {
+INLINE void walk(const struct pass *p, int64_t first, int64_t last, int64_t start, int dtype, int kind) {
   int out = dtype == MIXED ? p->out.dtype : dtype;
   int past_cache = (uintptr_t)p->out.data % 64 == 0;
   for (int64_t index = first; index < last; index += STEP) {
-    struct wide value = p->form == LINEAR_COMBINATION ? linear_combination(p, index, dtype)
-                        : p->elect                    ? sign_consensus(p, index, start, dtype, 1)
-                                                      : sign_consensus(p, index, start, dtype, 0);
+    struct wide value = kind == NO_SIGNS ? linear_combination(p, index, dtype)
+                                         : sign_consensus(p, index, start, dtype, kind);
     store(p->out.data + index * bytes_of(out), out, value, past_cache);
   }
 }
 
 INLINE void walk_form(const struct pass *p, int64_t first, int64_t last, int64_t start, int dtype) {
-  if (p->form >= OTHER_FORMS)
-    walk_elementwise(p, p->form - OTHER_FORMS, first, last, start, dtype);
-  else
-    walk(p, first, last, start, dtype);
+  if (p->form >= OTHER_FORMS) return walk_elementwise(p, p->form - OTHER_FORMS, first, last, start, dtype);
+  switch (kind_of(p)) {
+    case NO_SIGNS: return walk(p, first, last, start, dtype, NO_SIGNS);
+    case NO_ELECTION: return walk(p, first, last, start, dtype, NO_ELECTION);
+    case MEAN_OF_TRIMMED: return walk(p, first, last, start, dtype, MEAN_OF_TRIMMED);
+    case SUM_OF_DROPPED: return walk(p, first, last, start, dtype, SUM_OF_DROPPED);
+    default: return walk(p, first, last, start, dtype, ELECTION);
+  }
 }
 
 /* The compiler specializes the walk for each dtype that all tensors have in common. */

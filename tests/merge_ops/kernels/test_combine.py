@@ -55,6 +55,8 @@ PLANS: dict[str, Plan] = {
     "sum": SignConsensus(WEIGHTS, THIN, lambda_=0.7),
     "elected": SignConsensus(WEIGHTS, THIN, elect=True, lambda_=1.1),
     "mean": SignConsensus(WEIGHTS, THIN, elect=True, normalize=True, lambda_=0.9),
+    "ties": SignConsensus(WEIGHTS, tuple(Sparsity(threshold=0.1 * i) for i in range(3)), elect=True, normalize=True),
+    "dare_ties": SignConsensus(WEIGHTS, tuple(Sparsity(keep=0.3 * i + 0.2, key=i) for i in range(3)), elect=True),
     "no sparsity": SignConsensus((1.0, 1.0, 1.0), (Sparsity(),) * 3, elect=True, normalize=True),
     "weights of no sum": SignConsensus((0.1, 0.6, -0.7), THIN, elect=True, normalize=True),
     "by count": SignConsensus(WEIGHTS, THIN, elect=True, normalize=True, vote="count"),
