@@ -309,25 +309,26 @@ int row_grams(struct tensor base, const struct tensor *tensors, int64_t k, int64
   return failed;
 }
 
-/* The same for each of the columns first to last, at most TILE, of so many: k by k [column]. */
-int column_grams(struct tensor base, const struct tensor *tensors, int64_t k, int64_t rows, int64_t columns,
-                 int64_t first, int64_t last, double *sums) {
+/* The same for each of so many columns, over the rows first to last: k by k [column]. */
+int column_grams(struct tensor base, const struct tensor *tensors, int64_t k, int64_t columns, int64_t first,
+                 int64_t last, double *sums) {
   double *wide = aligned_alloc(64, k * TILE * sizeof(double));
   _Alignas(64) float zero[TILE] = {0}, buffer[TILE], base_buffer[TILE];
-  int64_t n = last - first;
   if (!wide) return 1;
-  for (int64_t row = 0; row < rows; row++) {
-    const float *b = base.data ? load_tile(base, row * columns + first, n, base_buffer) : zero;
-    for (int64_t i = 0; i < k; i++) {
-      const float *x = load_tile(tensors[i], row * columns + first, n, buffer);
-      for (int64_t j = 0; j < n; j++) wide[i * TILE + j] = (double)x[j] - (double)b[j];
-      for (int64_t other = 0; other <= i; other++) {
-        const double *restrict u = wide + i * TILE, *restrict v = wide + other * TILE;
-        double *restrict to = sums + (other * k + i) * columns + first;
-        for (int64_t j = 0; j < n; j++) to[j] += u[j] * v[j];
+  for (int64_t row = first; row < last; row++)
+    for (int64_t column = 0; column < columns; column += TILE) {
+      int64_t n = columns - column < TILE ? columns - column : TILE, start = row * columns + column;
+      const float *b = base.data ? load_tile(base, start, n, base_buffer) : zero;
+      for (int64_t i = 0; i < k; i++) {
+        const float *x = load_tile(tensors[i], start, n, buffer);
+        const double *restrict own = wide + i * TILE;
+        for (int64_t j = 0; j < n; j++) wide[i * TILE + j] = (double)x[j] - (double)b[j];
+        for (int64_t other = 0; other <= i; other++) {
+          double *restrict to = sums + (other * k + i) * columns + column;
+          for (int64_t j = 0; j < n; j++) to[j] += own[j] * wide[other * TILE + j];
+        }
       }
     }
-  }
   free(wide);
   return 0;
 }

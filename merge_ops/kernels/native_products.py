@@ -14,8 +14,8 @@ from mergesearch.merge_ops.kernels.threads import SPAN, run_spans
 
 __all__ = ["column_grams", "gram", "inner_products", "reads", "row_grams"]
 
-COLUMNS = 128
-"""Columns that a thread takes at a time."""
+COLUMN_SPAN = 1 << 20
+"""Elements that a thread takes at a time for sums of columns. Each span has sums of its own."""
 
 
 def gram(tensors: Sequence[Tensor], base: Tensor | None) -> list[list[list[float]]]:
@@ -35,35 +35,37 @@ def gram(tensors: Sequence[Tensor], base: Tensor | None) -> list[list[list[float
 
 def row_grams(tensors: Sequence[Tensor], base: Tensor | None, rows: int, length: int) -> NDArray[np.float64]:
     """Returns [rows, k, k]: the inner products of contiguous tensors in each row. Only the upper halves are filled."""
-    sums = np.zeros((rows, len(tensors), len(tensors)))
-    _run_grams("row_grams", tensors, base, (length,), rows, max(1, SPAN // max(1, length)), sums)
+    sums, step = np.zeros((rows, len(tensors), len(tensors))), max(1, SPAN // max(1, length))
+    kernel, inputs = _kernels().row_grams, _Inputs(tensors, base)
+
+    def work(start: int, end: int) -> None:
+        if kernel(*inputs.arguments, length, start, end, sums.ctypes.data):
+            raise MemoryError
+
+    run_spans(rows, work, step)
     return sums
 
 
 def column_grams(tensors: Sequence[Tensor], base: Tensor | None, rows: int, columns: int) -> NDArray[np.float64]:
     """Returns [k, k, columns]: the inner products in each column. Only the upper halves are filled."""
-    sums = np.zeros((len(tensors), len(tensors), columns))
-    _run_grams("column_grams", tensors, base, (rows, columns), columns, COLUMNS, sums)
-    return sums
-
-
-def _run_grams(  # noqa: PLR0913, PLR0917 - what the kernels take
-    name: str,
-    tensors: Sequence[Tensor],
-    base: Tensor | None,
-    shape: tuple[int, ...],
-    count: int,
-    span: int,
-    sums: NDArray[np.float64],
-) -> None:
-    kernel, c_base, c_tensors = getattr(_kernels(), name), CTensor.of(base), (CTensor * len(tensors))()
-    c_tensors[:] = list(map(CTensor.of, tensors))
+    step = max(1, COLUMN_SPAN // max(1, columns))
+    sums = np.zeros((max(1, -(-rows // step)), len(tensors), len(tensors), columns))
+    kernel, inputs = _kernels().column_grams, _Inputs(tensors, base)
 
     def work(start: int, end: int) -> None:
-        if kernel(c_base, c_tensors, len(tensors), *shape, start, end, sums.ctypes.data):
+        if kernel(*inputs.arguments, columns, start, end, sums[start // step].ctypes.data):
             raise MemoryError
 
-    run_spans(count, work, span)
+    run_spans(rows, work, step)
+    return np.asarray(sums.sum(0))
+
+
+class _Inputs:
+    """The first arguments of kernels: the base, the tensors and their number."""
+
+    def __init__(self, tensors: Sequence[Tensor], base: Tensor | None) -> None:
+        c_tensors = (CTensor * len(tensors))(*map(CTensor.of, tensors))
+        self.arguments = CTensor.of(base), c_tensors, len(tensors)
 
 
 def inner_products(
@@ -91,7 +93,7 @@ def _kernels() -> Any:
     kernels.gram.restype = ctypes.c_int
     kernels.row_grams.argtypes = (CTensor, tensors, size, size, size, size, ctypes.c_void_p)
     kernels.row_grams.restype = ctypes.c_int
-    kernels.column_grams.argtypes = (CTensor, tensors, size, size, size, size, size, ctypes.c_void_p)
+    kernels.column_grams.argtypes = (CTensor, tensors, size, size, size, size, ctypes.c_void_p)
     kernels.column_grams.restype = ctypes.c_int
     kernels.inner_products.argtypes = (CTensor, CTensor, tensors, size, ctypes.c_int, size, size, ctypes.c_void_p)
     kernels.inner_products.restype = None

@@ -161,7 +161,11 @@ int energies(const struct numbers *of, float least, int64_t start, int64_t end, 
     load_numbers(of, start, n, room);
     for (int64_t i = 0; i < of->k; i++) {
       const float *delta = room + (i + 1) * TILE;
-      for (int64_t j = 0; j < n; j++) wide[j] = room[j] < least ? 0 : (double)delta[j];
+      for (int64_t j = 0; j < n; j++) {
+        uint32_t bits, kept = -(uint32_t)!(room[j] < least); /* not a condition, which compilers make a branch */
+        memcpy(&bits, delta + j, sizeof bits);
+        wide[j] = from_bits(bits & kept);
+      }
       sums[i] += dot(wide, wide, n);
     }
   }
