@@ -53,12 +53,12 @@ def run_jobs(jobs: Sequence[Callable[[], T]]) -> list[T]:
     return [results[index] for index in range(len(jobs))]
 
 
-def run_small(size: int, job: Callable[[], T]) -> T:
-    """Returns the result of a job on a tensor of ``size`` elements. torch uses one thread for a small one.
+def run_for(size: int, *jobs: Callable[[], T]) -> list[T]:
+    """Returns the results of jobs on a tensor of ``size`` elements: of a small one by ``run_jobs``, else in turn.
 
-    So the result is that of ``run_jobs``, on any number of threads.
+    So they have the same bits if small tensors are worked on at once, on any number of threads.
     """
-    return run_jobs([job])[0] if size <= SMALL else job()
+    return run_jobs(jobs) if size <= SMALL else [job() for job in jobs]
 
 
 def run_on_threads(work: Callable[[], None], limit: int) -> None:

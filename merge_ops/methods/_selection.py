@@ -11,7 +11,7 @@ from mergesearch.merge_ops.kernels.numbers import Numbers
 from mergesearch.merge_ops.kernels.plans import Elementwise, Form
 from mergesearch.merge_ops.kernels.ranking import Layout, Ranges, Ranking
 from mergesearch.merge_ops.kernels.rowwise import row_of
-from mergesearch.merge_ops.kernels.threads import run_small
+from mergesearch.merge_ops.kernels.threads import run_for
 
 SMALLEST_PROBABILITY = 1e-8
 ELEMENTS_AT_ONCE = 1 << 17
@@ -36,7 +36,7 @@ class Importance:
         step = max(1, ELEMENTS_AT_ONCE // base_rows.shape[1])
         starts = range(0, len(base_rows), step)
         blocks = [(model_rows[i : i + step], base_rows[i : i + step]) for i in starts]
-        divergences = run_small(base.numel(), lambda: torch.cat([divergence(*block) for block in blocks]))
+        (divergences,) = run_for(base.numel(), lambda: torch.cat([divergence(*block) for block in blocks]))
         numbers = Numbers("importance", base, models, divergences)
         ranking = Ranking(lambda: [numbers], Ranges(Layout(wide, signed=True)), numbers.size)
         ranks = [numbers.size - int(part * (numbers.size - 1)) for part in (0.25, 0.5, 0.75)]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mergesearch.merge_ops.kernels.blocks import wide_dtype
 from mergesearch.merge_ops.kernels.plans import Elementwise, Form
-from mergesearch.merge_ops.kernels.threads import run_small
+from mergesearch.merge_ops.kernels.threads import run_for
 from mergesearch.merge_ops.methods._base import Statistics
 
 TOLERANCE = 1e-7
@@ -41,18 +41,18 @@ def decorrelated(statistics: Statistics, rank_share: float) -> list[Tensor]:
 
 
 def _decorrelate(rank_share: float, base: Tensor | None, models: Sequence[Tensor]) -> list[Tensor]:
-    return run_small(models[0].numel(), lambda: _decorrelated_terms(rank_share, task_matrices(base, models), models))
-
-
-def _decorrelated_terms(rank_share: float, deltas: Sequence[Tensor], models: Sequence[Tensor]) -> list[Tensor]:
-    wide = wide_dtype(models)
-    rank = max(1, int(rank_share * min(deltas[0].shape) / len(deltas))) if deltas[0].numel() else 0
-    truncated = [singular(delta, rank) for delta in deltas]
-    left, right = (polar(torch.cat([factors[side] for factors in truncated], dim=1))[1] for side in (0, 2))
+    deltas, wide, size = task_matrices(base, models), wide_dtype(models), models[0].numel()
+    rank = max(1, int(rank_share * min(deltas[0].shape) / len(deltas))) if size else 0
+    truncated = run_for(size, *(partial(singular, delta, rank) for delta in deltas))
+    sides = [torch.cat([factors[side] for factors in truncated], dim=1) for side in (0, 2)]
     sizes = [s.numel() for _, s, _ in truncated]
-    us, vs = (torch.split(vectors, sizes, dim=1) for vectors in (left, right))
+    us, vs = (torch.split(factor, sizes, dim=1) for _, factor in run_for(size, *(partial(polar, m) for m in sides)))
     terms = zip(us, truncated, vs, strict=True)
-    return [((u * s) @ v.t()).reshape(-1).to(wide) for u, (_, s, _), v in terms]
+    return run_for(size, *(partial(_term, u * s, v, wide) for u, (_, s, _), v in terms))
+
+
+def _term(u: Tensor, v: Tensor, wide: torch.dtype) -> Tensor:
+    return (u @ v.t()).reshape(-1).to(wide)
 
 
 def singular(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,4 +100,4 @@ def _isotropic(base: Tensor | None, models: Sequence[Tensor]) -> Tensor:
         mean = s.mean() if s.numel() else 0.0
         return (mean * factor).reshape(-1).to(wide_dtype(models))
 
-    return run_small(models[0].numel(), compute)
+    return run_for(models[0].numel(), compute)[0]

@@ -42,13 +42,13 @@ def decide(statistics: Statistics, values: ParameterValues) -> Plan:
 
 def _solve(grams: "Sequence[Tensor]", alpha: float, _: "Tensor | None", models: "Sequence[Tensor]") -> "Tensor":
     from mergesearch.merge_ops.kernels.blocks import wide_dtype
-    from mergesearch.merge_ops.kernels.threads import run_small
+    from mergesearch.merge_ops.kernels.threads import run_for
     from mergesearch.merge_ops.methods._regression import softened, solve
 
     row_per_output = grams[0].dim() == 2
     soft = [softened(gram if row_per_output else gram[0], alpha, RIDGE) for gram in grams]
     weights = [model.double() if row_per_output else model.double().t() for model in models]
-    solved = run_small(models[0].numel(), lambda: solve(weights, soft))
+    (solved,) = run_for(models[0].numel(), lambda: solve(weights, soft))
     return (solved if row_per_output else solved.t()).reshape(-1).to(wide_dtype(models))
 
 
