@@ -18,7 +18,7 @@ CACHE_BYTES = 2**30
 GRADIENT_SHARE = {"cpu": 0.5}
 """Tokens of a batch with gradients, per token of a batch that is scored: the activations of all layers are kept."""
 GRADIENT_SHARE_ELSEWHERE = 0.25
-CALL_TOKENS = {"cpu": 64}
+CALL_TOKENS = {"cpu": 32}
 """Tokens that take about as long as what a call of the model takes beside its tokens."""
 CALL_TOKENS_ELSEWHERE = 1_024
 

@@ -15,6 +15,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 EXTRA_TOKENS = 16
 """Tokens for which a new buffer of keys or values has space in addition to those that it gets."""
+ALIGNMENT = 16
+"""Buffers have a multiple of so many tokens: attention is slow on a CPU where its vectors are not full."""
 
 
 @dataclass
@@ -63,7 +65,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """See transformers' ``DynamicLayer.get_mask_sizes``."""
         length, size = self.keys.shape[-2] + query_length, self._buffers[0].shape[-2]
-        return size if length <= size else length + EXTRA_TOKENS, 0
+        return size if length <= size else _aligned(length + EXTRA_TOKENS), 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """See transformers' ``DynamicLayer.update``."""
@@ -84,12 +86,18 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def _buffer(parts: Sequence[Tensor], length: int, space: int) -> Tensor:
-    """[all rows, heads, length + space, width]; zero before and after each part."""
+    """[all rows, heads, length + space, aligned, width]; zero before and after each part."""
     (_, heads, _, width), rows = parts[0].shape, sum(map(len, parts))
-    buffer = parts[0].new_zeros(rows, heads, length + space, width)
+    buffer = parts[0].new_empty(rows, heads, _aligned(length + space), width)
+    buffer[:, :, length:] = 0
     for part, target in zip(parts, torch.split(buffer[:, :, :length], [len(part) for part in parts]), strict=True):
-        target[:, :, length - part.shape[-2] :] = part
+        start = length - part.shape[-2]
+        target[:, :, :start], target[:, :, start:] = 0, part
     return buffer
+
+
+def _aligned(tokens: int) -> int:
+    return -(-tokens // ALIGNMENT) * ALIGNMENT
 
 
 class StemLayer(DynamicLayer):  # type: ignore[misc]

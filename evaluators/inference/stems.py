@@ -13,7 +13,7 @@ from mergesearch.evaluators.inference.prefix_tree import in_order, row_work, tre
 
 SHORTEST = 16
 """Tokens of the shortest stem."""
-CALLS_TOKENS = 128
+CALLS_TOKENS = 64
 """A stem makes two more calls of the model. They cost about as much as so many tokens."""
 WORTH = 0.9
 """A stem is used if what it is for takes less than this fraction of the work without it."""
