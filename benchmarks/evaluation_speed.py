@@ -228,7 +228,7 @@ def write(rows: list[dict[str, Any]], batch_size: int) -> None:
     by_key = {(row["size"], row["task"]): row for row in (*earlier, *rows)}
     rows = [by_key[key] for key in ((size, task) for size in SIZES for task in TASKS) if key in by_key]
     write_result("evaluation_speed", {"batch_size": batch_size, "rows": rows})
-    machines = "; ".join(dict.fromkeys(f"{row['processor']}, {row['threads']} threads" for row in rows))
+    machines = "; ".join(dict.fromkeys(f"{row['processor']}, threads: {row['threads']}" for row in rows))
     sections = ["# Scoring, beside its floor and lm-eval", str(__doc__).strip(), markdown(rows, COLUMNS), machines]
     (FOLDER / "evaluation_speed.md").write_text("\n\n".join(sections) + "\n")
 
