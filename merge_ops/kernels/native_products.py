@@ -20,13 +20,12 @@ COLUMN_SPAN = 1 << 20
 
 def gram(tensors: Sequence[Tensor], base: Tensor | None) -> list[list[list[float]]]:
     """Returns the inner products of flat tensors in a matrix for each span. Only the upper halves are filled."""
-    kernels, size, count = _kernels(), tensors[0].numel(), len(tensors)
-    c_base = CTensor.of(base)
-    c_tensors = (CTensor * count)(*map(CTensor.of, tensors))
+    size, count = tensors[0].numel(), len(tensors)
     sums = np.zeros((max(1, -(-size // SPAN)), count, count))
+    kernel, inputs = _kernels().gram, _Inputs(tensors, base)
 
     def work(start: int, end: int) -> None:
-        if kernels.gram(c_base, c_tensors, count, start, end, sums[start // SPAN].ctypes.data):
+        if kernel(*inputs.arguments, start, end, sums[start // SPAN].ctypes.data):
             raise MemoryError
 
     run_spans(size, work)
@@ -72,14 +71,12 @@ def inner_products(
     vector: Tensor, base: Tensor | None, tensors: Sequence[Tensor], relative: bool
 ) -> NDArray[np.float64]:
     """Returns [spans, 1 + tensors]: see ``kernels.inner_products``, for each span of flat tensors."""
-    kernels, size, count = _kernels(), vector.numel(), len(tensors)
-    c_vector, c_base = CTensor.of(vector), CTensor.of(base)
-    c_tensors = (CTensor * count)(*map(CTensor.of, tensors))
-    sums = np.zeros((max(1, -(-size // SPAN)), 1 + count))
+    size, c_vector = vector.numel(), CTensor.of(vector)
+    sums = np.zeros((max(1, -(-size // SPAN)), 1 + len(tensors)))
+    kernel, inputs = _kernels().inner_products, _Inputs(tensors, base)
 
     def work(start: int, end: int) -> None:
-        row = sums[start // SPAN].ctypes.data
-        kernels.inner_products(c_vector, c_base, c_tensors, count, relative, start, end, row)
+        kernel(c_vector, *inputs.arguments, relative, start, end, sums[start // SPAN].ctypes.data)
 
     run_spans(size, work)
     return sums

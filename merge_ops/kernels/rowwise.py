@@ -25,10 +25,11 @@ def row_grams(tensors: Sequence[Tensor], base: Tensor | None, axis: int) -> NDAr
     outer = prod(shape[: axis % len(shape)]) if shape else 1
     whole = [tensor.contiguous() for tensor in tensors]
     origin = None if base is None else base.contiguous()
-    if 1 in (inner, outer) and native_products.reads([*whole, *([] if origin is None else [origin])]):
-        by_rows = inner == 1
-        rows = native_products.row_grams(whole, origin, outer, length).transpose(1, 2, 0) if by_rows else None
-        upper = native_products.column_grams(whole, origin, length, inner) if rows is None else rows
+    is_read = native_products.reads([*whole, *([] if origin is None else [origin])])
+    if is_read and inner == 1:
+        upper = native_products.row_grams(whole, origin, outer, length).transpose(1, 2, 0)
+    elif is_read and outer == 1:
+        upper = native_products.column_grams(whole, origin, length, inner)
     else:
         upper = _in_torch(whole, origin, (outer, length, inner))
     return np.stack([np.stack([upper[min(i, j), max(i, j)] for j in range(size)]) for i in range(size)])

@@ -137,14 +137,10 @@ class Loop:
             with self._store.folder.locked():
                 if not self._leases.is_held(trial):
                     return  # it took so long that another worker was given it
-                with noted_together(self._store.study):
-                    self._end(trial, outcome)
-
-    def _end(self, trial: Trial, outcome: Scored | Exception) -> None:
-        if isinstance(outcome, Exception):
-            self._fail(trial, outcome)
-        else:
-            self._tell(trial, outcome)
+                if isinstance(outcome, Exception):
+                    self._fail(trial, outcome)
+                else:
+                    self._tell(trial, outcome)
 
     def _score(self, recipe: Recipe, in_full: bool) -> Scored | Exception:
         try:
@@ -165,10 +161,15 @@ class Loop:
         self._store.study.tell(trial, state=TrialState.FAIL)
 
     def _tell(self, trial: Trial, scored: Scored) -> None:
-        result, study = scored.result, self._store.study
+        result = scored.result
         if result.scores:
             name = t.scores_name(trial.number)
             self._store.folder.save_scores(name, result.scores, result.items, result.margins)
+        with noted_together(self._store.study):
+            self._note(trial, scored)
+
+    def _note(self, trial: Trial, scored: Scored) -> None:
+        result, study = scored.result, self._store.study
         trial.set_user_attr(t.PHENOTYPE, scored.phenotype)
         trial.set_user_attr(t.VALUES, result.values)
         trial.set_user_attr(t.SECONDS, scored.seconds)

@@ -177,15 +177,15 @@ class _Race:
 
     def whole(self) -> Result:
         """The result of a candidate that was scored on all items."""
-        return whole_result(self._tasks, *self._so_far())
+        _, scores, margins = self._so_far()
+        return whole_result(self._tasks, scores, margins)
 
     def stopped(self) -> Result:
         """The result of a candidate that is stopped."""
-        foretold, (scores, margins) = self._foretold(), self._so_far()
+        foretold, (seen, scores, margins) = self._foretold(), self._so_far()
         known = np.where(self._seen, self._metric, self._references.metric_of(foretold))
         searched = {task.name: task for task in self._tasks.searched}
-        seen = {name: self._scored[name].in_order()[0].tolist() for name in scores}
-        items = {name: [searched[name].search[number] for number in numbers] for name, numbers in seen.items()}
+        items = {name: [searched[name].search[number] for number in seen[name].tolist()] for name in seen}
         raced = dict(zip(self._raced, (self._plan.shares @ known).tolist(), strict=True))
         in_full = {task.name: task.value("search", scores[task.name]) for task in self._plan.in_full}
         values = {name: (in_full | raced)[name] for name in searched}
@@ -195,11 +195,12 @@ class _Race:
         estimate = float(self._objective.combine(_flat(rows)))
         return Result(scores, items, values, True, estimate, margins, error)
 
-    def _so_far(self) -> tuple[Scores, Margins]:
-        """Scores and margins in the order of the split."""
+    def _so_far(self) -> tuple[dict[str, Ints], Scores, Margins]:
+        """The numbers of the items of each task that were scored, in the order of the split; scores and margins."""
         found = {name: scored.in_order() for name, scored in self._scored.items() if scored}
+        seen = {name: numbers for name, (numbers, _, _) in found.items()}
         scores = {name: scores for name, (_, scores, _) in found.items()}
-        return scores, {name: margins for name, (_, _, margins) in found.items() if margins is not None}
+        return seen, scores, {name: margins for name, (_, _, margins) in found.items() if margins is not None}
 
 
 class _Scored:
