@@ -1,11 +1,9 @@
 """Candidates that end the process that scores them, or that take too long."""
 
-import faulthandler
 import multiprocessing
 import os
 import re
 import time
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -60,7 +58,6 @@ def with_judge(config: Data, tmp_path: Path, act: str, number: int = 2) -> Data:
 
 
 def work(config: Data, results: Path, grace: float | None) -> None:
-    faulthandler.disable()  # pytest's own
     torch.set_num_threads(1)
     if grace is not None:
         time_limit.GRACE = grace
@@ -71,11 +68,9 @@ def work(config: Data, results: Path, grace: float | None) -> None:
 
 
 def process(config: Data, results: Path, grace: float | None = None) -> Any:
-    """A process at the run, which may die."""
-    started = multiprocessing.get_context("fork").Process(target=work, args=(config, results, grace))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: the child sets torch to one
-        started.start()
+    """A fresh process at the run, which may die: a fork beside the threads of earlier tests may die of itself."""
+    started = multiprocessing.get_context("spawn").Process(target=work, args=(config, results, grace))
+    started.start()
     return started
 
 
@@ -138,9 +133,10 @@ def test_a_crash_does_not_take_the_other_worker_along(config: Data, tmp_path: Pa
     workers = [process(data, tmp_path) for _ in range(2)]
     for worker in workers:
         worker.join(120)
-    assert sorted(worker.exitcode for worker in workers) == [-11, 0]
     lost = failed(study_of(tmp_path / "small"))  # that candidate, and where it is asked for again
     assert lost
+    left = {file.name: file.read_text() for file in (tmp_path / "small" / "attempts").iterdir()}
+    assert sorted(worker.exitcode for worker in workers) == [-11, 0], left
     assert all("this candidate, by signal 11" in trial.user_attrs[t.REASON] for trial in lost)
 
 
