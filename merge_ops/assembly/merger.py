@@ -14,7 +14,7 @@ from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.quantization import check_plain
 from mergesearch.merge_ops.checkpoint.tensor_files import StoredBytes
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint, align
-from mergesearch.merge_ops.inputs.labels import LabelOrders, head_tensors, label_orders
+from mergesearch.merge_ops.inputs.labels import LabelOrders, label_orders
 from mergesearch.merge_ops.inputs.memory import MemoryPlan, StreamPlan, plan_memory
 from mergesearch.merge_ops.inputs.read_ahead import ReadAhead
 from mergesearch.merge_ops.inputs.tensor_cache import Key, TensorCache
@@ -76,7 +76,7 @@ class Merger:
             reference: sum(info.bytes for info in entry.tensors.values()) for reference, entry in self.inputs.items()
         }
         self.label_orders = label_orders(self.inputs)
-        """For each classifier with another order of labels, its row of each of the template's labels."""
+        """For each model with another order of labels, the order of each tensor that depends on it."""
         # The functions below do not refer to the merger, so that it is freed as soon as nobody uses it.
         read = partial(_read, self.inputs, self.label_orders, allow_nan)
         self.tensors: TensorCache | None = None
@@ -149,7 +149,7 @@ class Merger:
     def stored(self, reference: str, name: str) -> StoredBytes | None:
         """Returns the place of a tensor's bytes in a file, or None if it is kept in memory or changed when read."""
         entry = self.inputs[reference]
-        is_reordered = reference in self.label_orders and name in head_tensors(entry)
+        is_reordered = name in self.label_orders.get(reference, ())
         return None if self.tensors is not None or is_reordered else entry.stored(name)
 
     def prefetch(self, entries: Iterable[tuple[str, str]]) -> None:
@@ -178,8 +178,8 @@ def _read(
 ) -> Tensor:
     entry = inputs[reference]
     tensor = entry.tensor(name)
-    if reference in orders and name in head_tensors(entry):
-        tensor = tensor[list(orders[reference])]
+    if order := orders.get(reference, {}).get(name):
+        tensor = order.applied(tensor)
     if not (allow_nan or is_finite(tensor)):
         raise UserError(
             f"{reference}: {name} has {not_finite(tensor)}, expected finite numbers; repair the model, or give "
