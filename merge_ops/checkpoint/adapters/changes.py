@@ -132,9 +132,9 @@ def product_shape(layout: Layout, a: Shape, b: Shape) -> Shape:
 
 @dataclass(frozen=True)
 class Piece:
-    """The part of a fused parameter that a stored tensor is: a view of one expert's matrix."""
+    """The part of a fused parameter that a stored tensor is: a view of one expert's matrix, or of all (None)."""
 
-    expert: int
+    expert: int | None
     shape: Shape
     stride: Shape
     offset: int
@@ -176,9 +176,12 @@ class Experts:
     def applied(self, weight: Tensor, read: Read) -> Tensor:
         a, b = read(self.a.name), read(self.b.name)
         a, b = a.reshape(self.count, -1, a.shape[1]), b.reshape(b.shape[0], -1, self.count)
+        if self.piece is None or self.piece.expert is None:
+            delta = torch.stack([self._delta(a, b, expert) for expert in range(self.count)])
+        else:
+            delta = self._delta(a, b, self.piece.expert).contiguous()
         if self.piece is None:
-            return weight + torch.stack([self._delta(a, b, expert) for expert in range(self.count)])
-        delta = self._delta(a, b, self.piece.expert).contiguous()
+            return weight + delta
         return weight + delta.as_strided(self.piece.shape, self.piece.stride, self.piece.offset)
 
     def _delta(self, a: Tensor, b: Tensor, expert: int) -> Tensor:

@@ -11,6 +11,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.adapters.changes import Layout, Piece
 from mergesearch.merge_ops.checkpoint.architecture import Architecture
 
@@ -114,12 +115,12 @@ class BaseNames:
             return dict.fromkeys(whole)
         assert self.architecture is not None
         fused = self.architecture.model.get_parameter(parameter)
-        matrix = fused[0].numel()
-        return {
-            own: Piece(v.storage_offset() // matrix, tuple(v.shape), v.stride(), v.storage_offset() % matrix)
-            for name, v in _saved_views(self.architecture.model, parameter, fused).items()
-            for own in self.stored([live for live in _live([name], self.architecture).values() if live])
-        }
+        pieces: dict[str, Piece | None] = {}
+        for name, view in _saved_views(self.architecture.model, parameter, fused).items():
+            piece = _piece(view, fused, parameter)
+            live = _live([name], self.architecture).values()
+            pieces |= dict.fromkeys(self.stored(own for own in live if own), piece)
+        return pieces
 
     def _reprefixed(self, name: str) -> str:
         prefix, superfluous = self._prefixes
@@ -150,6 +151,15 @@ def _live(stored: Collection[str], architecture: Architecture | None) -> dict[st
         return {name: name for name in stored}
     # A tensor that the model drops stays a tensor of the result under its own name.
     return {own: live.name if live.loaded else None for own, live in architecture.live_names(stored).items()}
+
+
+def _piece(view: Tensor, fused: Tensor, parameter: str) -> Piece:
+    """Returns where a part of a parameter is. Raises UserError if it is no view: then the elements change places."""
+    if view.untyped_storage()._cdata != fused.untyped_storage()._cdata:
+        raise UserError(f"{parameter} is stored in another order than in memory; merge the adapter with PEFT first")
+    matrix = fused[0].numel()
+    expert, offset = (None, view.storage_offset()) if view.ndim == fused.ndim else divmod(view.storage_offset(), matrix)
+    return Piece(expert, tuple(view.shape), view.stride(), offset)
 
 
 def _saved_views(model: nn.Module, parameter: str, fused: Tensor) -> dict[str, Tensor]:

@@ -267,3 +267,20 @@ def test_old_files_with_a_copy_of_the_base(base: str, tmp_path: Path) -> None:
     parts = {f"model.norm.{name}.weight": value for name, value in zip(names, (saved, original), strict=True)}
     checkpoint = Checkpoint(f"{base}+{adapter(tmp_path / 'a', parts, modules_to_save=['norm'])}")
     assert torch.equal(checkpoint.tensor("model.norm.weight"), saved)
+
+
+def test_experts_that_are_stored_in_another_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where transformers interleaves rows: what is stored is no part of the parameter in memory."""
+    base = base_of("experts", tmp_path / "base")
+    experts = "model.layers.0.mlp.experts"
+    given = adapter(
+        tmp_path / "adapter", a_and_b(experts, (8, 24), (16, 8)), target_parameters=["experts.down_proj"], r=4
+    )
+    assert read_all(f"{base}+{given}")
+    names = [f"{experts}.{expert}.w2.weight" for expert in range(2)]
+    monkeypatch.setattr(
+        "mergesearch.merge_ops.checkpoint.adapters.names._saved_views",
+        lambda _, __, fused: {name: fused[n].clone() for n, name in enumerate(names)},
+    )
+    with pytest.raises(UserError, match=r"experts\.down_proj is stored in another order than in memory; merge the"):
+        read_all(f"{base}+{given}")
