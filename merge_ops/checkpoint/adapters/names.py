@@ -157,9 +157,11 @@ def _piece(view: Tensor, fused: Tensor, parameter: str) -> Piece:
     """Returns where a part of a parameter is. Raises UserError if it is no view: then the elements change places."""
     if view.untyped_storage()._cdata != fused.untyped_storage()._cdata:
         raise UserError(f"{parameter} is stored in another order than in memory; merge the adapter with PEFT first")
-    matrix = fused[0].numel()
-    expert, offset = (None, view.storage_offset()) if view.ndim == fused.ndim else divmod(view.storage_offset(), matrix)
-    return Piece(expert, tuple(view.shape), view.stride(), offset)
+    shape, stride, offset = tuple(view.shape), view.stride(), int(view.storage_offset())
+    if view.ndim == fused.ndim:
+        return Piece(None, shape, stride, offset)
+    expert, offset = divmod(offset, fused[0].numel())
+    return Piece(expert, shape, stride, offset)
 
 
 def _saved_views(model: nn.Module, parameter: str, fused: Tensor) -> dict[str, Tensor]:
