@@ -11,6 +11,7 @@ from mergesearch.merge_ops.assembly.candidate_cache import TensorProperties
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.assembly.unmerged_names import (
     copies,
+    integer_warnings,
     kept,
     layouts_without,
     mismatch_warnings,
@@ -88,6 +89,7 @@ class ResultLayout:
             *self._mismatch_warnings(),
             *self._filter_warnings(),
             *unused_warnings(self._inputs, self.template, self._unused),
+            *integer_warnings(self._inputs, self.template, sorted(self.infos.keys() - self._unused)),
             *module_warnings(checkpoints),
             *(line for checkpoint in checkpoints for line in checkpoint.warnings),
         ]

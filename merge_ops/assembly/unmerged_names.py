@@ -1,6 +1,7 @@
 """Tensors that a recipe's checkpoints do not merge on their own: unused ones, and copies of tied ones."""
 
 from collections.abc import Collection, Iterator, Mapping
+from math import prod
 
 from mergesearch.errors import listed
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
@@ -69,6 +70,27 @@ def unused_warnings(inputs: Inputs, template: str, unused: Collection[str]) -> I
                 f"{reference}: {_count(others)} that transformers does not need and that {template} does not have: the "
                 f"result does not have them: {listed(others)}"
             )
+
+
+def integer_warnings(inputs: Inputs, template: str, names: Collection[str]) -> Iterator[str]:
+    """Yields which of these tensors are integers that differ between the checkpoints, by a sample of their bytes.
+
+    They are never merged. Counters and buffers that models compute are not worth a word.
+    """
+    infos, computed = inputs[template].tensors, inputs[template].computed
+    several = [n for n in names if n in infos and n not in computed and prod(infos[n].shape) > 1]
+    integers = [name for name in several if not infos[name].dtype.is_floating_point]
+    samples = [(entry, entry.checkpoint.samples()) for entry in inputs.values()] if integers else []
+    differing = [
+        name
+        for name in integers
+        if len({own[entry.own_names[name]] for entry, own in samples if name in entry.own_names}) > 1
+    ]
+    if differing:
+        yield (
+            f"{_count(differing)} of integers, which are not merged and differ between the models: the result has "
+            f"those of {template}: {listed(differing)}"
+        )
 
 
 def mismatch_warnings(unmerged: Collection[str], partly: Collection[str], template: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine.engine import Engine, merge
+from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
 from ...tolerances import assert_close
@@ -129,7 +130,12 @@ def unet(seed: int, channels: int = 4) -> dict[str, Tensor]:
 
 def test_a_bare_state_dict(tmp_path: Path) -> None:
     base, one, two = (save(tmp_path / f"{seed}.safetensors", unet(seed)) for seed in (1, 10, 20))
-    merge(task_arithmetic(base, [one, two]), tmp_path / "out")
+    said: list[str] = []
+    merge(task_arithmetic(base, [one, two]), tmp_path / "out", options=MergeOptions(warn=said.append))
+    assert ["1 tensor of integers, which are not merged and differ between the models" in line for line in said] == [
+        True
+    ]
+    assert said[0].endswith(f"{base}: betas")
     written, first = read(tmp_path / "out"), unet(1)
     assert same_bytes(written["betas"], first["betas"])
     for key in first.keys() - {"betas"}:
