@@ -117,9 +117,10 @@ def demo(trials: int | None) -> None:
 def run(config: Path, results: Path | None, **overrides: Any) -> None:
     """Run a search, or resume it.
 
-    CONFIG has a recipe with holes, the tasks and the budget. Writes best.yml, verdict.json, report.html and the merged
-    model to results/runs/NAME. Ctrl-C stops the run; the same command resumes it. Started again while the run goes on,
-    the command joins it as another worker: start it once for each GPU, or on hosts that share the results folder.
+    CONFIG has a recipe with holes, the tasks and the budget. Writes verdict.json, report.html, best.yml (the best of
+    the search), recommended.yml and its model to results/runs/NAME. Ctrl-C stops the run; the same command resumes it.
+    Started again while the run goes on, the command joins it as another worker: start it once for each GPU, or on hosts
+    that share the results folder.
     """
     _run(config, overrides, results)
 
@@ -165,7 +166,8 @@ def _run_config(config: "Config", file: Path, results: Path | None) -> None:
         raise click.exceptions.Exit(130) from None
     print_verdict(screen, verdict)
     screen.print(f"recommended, {verdict.recommended}: {folder / 'recommended.yml'}")
-    screen.print(f"the search's best: {folder / 'best.yml'}   report: {folder / 'report.html'}")
+    screen.print(f"the best of the search, {verdict.winner.name}: {folder / 'best.yml'}")
+    screen.print(f"report: {folder / 'report.html'}")
 
 
 @main.command(**_example("mergesearch remerge results/runs/demo --out next.yml"))

@@ -1,6 +1,6 @@
 """A whole run: open, search, judge, write."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,16 +24,18 @@ from mergesearch.search.verdict.finalists import decision, finalists
 from mergesearch.search.verdict.judge import Judge
 from mergesearch.search.verdict.prospects import Prospects, prospects
 from mergesearch.search.verdict.result import FRONT, CandidateRow, Verdict, read_verdict, write_verdict
+from mergesearch.search.verdict.wording import UNJUDGED, best_comment, recommended_comment
+from mergesearch.text import as_line
 
 
 def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
     """Runs a search, or resumes the run of its name, and leaves everything in ``results/NAME``.
 
-    Written there: the resolved config, the study, per-item scores, ``best.yml`` (the search's winner),
-    ``recommended.yml`` (the winner where it is proven to be better, else the best baseline), with several objectives
+    Written there: the resolved config, the study, per-item scores, ``best.yml`` (the best candidate of the search),
+    ``recommended.yml`` (the same where it is proven to be better, else the best baseline), with several objectives
     ``front/NUMBER.yml`` (every candidate of the front, by its trial), ``verdict.json``, ``report.html`` and, unless the
-    config says otherwise, the winner's ``model``. A run that has all its trials and its verdict is only read: the test
-    items are not looked at again. So is a run in a folder that this user may not write to.
+    config says otherwise, the recommended ``model``. A run that has all its trials and its verdict is only read: the
+    test items are not looked at again. So is a run in a folder that this user may not write to.
 
     Where another process works on the same run, this one joins it: the two share its trials, and one of them concludes.
     Raises UserError where the disk is full or the database fails; the run can be resumed afterwards.
@@ -90,7 +92,7 @@ class Conclusion:
         if earlier is not None and earlier.trials == count and self._is_written(earlier):
             return earlier
         winner, _ = finalists(store, session.signal)
-        write_text(folder.path / "best.yml", _text(t.recipe_of(winner)))
+        write_text(folder.path / "best.yml", _text(t.recipe_of(winner), UNJUDGED))
         self.watcher.stage("verdict: scoring the winner and the baselines on the test items")
         looks = folder.note_look({"trials": count, **decision(store, session.plan.problem.tasks, session.signal)})
         warnings = session.plan.problem.warnings
@@ -101,8 +103,8 @@ class Conclusion:
             self.watcher.stage("scoring the ensemble of the models")
             verdict = replace(verdict, ensemble=self._ensemble())
         if config.output.model:
-            self.watcher.stage("writing the winner's model")
-            self._write_model(self._recipe(verdict.winner.trial))
+            self.watcher.stage(f"writing the recommended model, {verdict.recommended}")
+            self._write_model(self._recipe(verdict.recommended_row.trial))
         write_verdict(folder, verdict)
         write_report(store, verdict)
         return verdict
@@ -112,9 +114,16 @@ class Conclusion:
 
     def _write_recipes(self, verdict: Verdict) -> None:
         folder = self.session.store.folder.path
-        write_text(folder / "best.yml", _text(self._recipe(verdict.winner.trial)))
         self._write_front(verdict)
-        write_text(folder / "recommended.yml", _text(self._recipe(verdict.recommended_row.trial)))
+        for name, text in self._recipes(verdict).items():
+            write_text(folder / name, text)
+
+    def _recipes(self, verdict: Verdict) -> dict[str, str]:
+        """The two recipes that a run hands over, by the names of their files, with comments."""
+        return {
+            "best.yml": _text(self._recipe(verdict.winner.trial), best_comment(verdict)),
+            "recommended.yml": _text(self._recipe(verdict.recommended_row.trial), recommended_comment(verdict)),
+        }
 
     def _earlier(self) -> Verdict | None:
         """The verdict that the folder has; None where it has none, or a damaged one, which is written anew."""
@@ -159,7 +168,7 @@ class Conclusion:
             return None
 
     def _write_model(self, recipe: Recipe) -> None:
-        """Writes the winner and compares the files with the live model: what was scored is what is saved."""
+        """Writes a model and compares the files with the live model: what was scored is what is saved."""
         folder, engine = self.session.store.folder.path / "model", self.session.live.engine
         engine.build(recipe)
         engine.write(recipe, folder, _text(recipe))
@@ -170,12 +179,13 @@ class Conclusion:
     def _is_written(self, verdict: Verdict) -> bool:
         """Whether the folder has all that belongs to its verdict, and no file of it is cut."""
         folder, config = self.session.store.folder.path, self.session.plan.problem.config
-        recipes = {"best.yml": verdict.winner.trial, "recommended.yml": verdict.recommended_row.trial}
-        recipes |= {member.recipe: member.trial for member in (verdict.front.members if verdict.front else ())}
+        front = {member.recipe: member.trial for member in (verdict.front.members if verdict.front else ())}
+        numbers = [verdict.winner.trial, verdict.recommended_row.trial, *front.values()]
         trials = self.session.store.study.get_trials(deepcopy=False)
         return (
-            all(number < len(trials) and t.RECIPE in trials[number].user_attrs for number in recipes.values())
-            and all(has_text(folder / name, _text(self._recipe(number))) for name, number in recipes.items())
+            all(number < len(trials) and t.RECIPE in trials[number].user_attrs for number in numbers)
+            and all(has_text(folder / name, text) for name, text in self._recipes(verdict).items())
+            and all(has_text(folder / name, _text(self._recipe(number))) for name, number in front.items())
             and is_whole_report(folder)
             and (
                 not config.output.model
@@ -184,9 +194,9 @@ class Conclusion:
         )
 
 
-def _text(recipe: Recipe) -> str:
-    """The recipe as it is written: with those of its models that are merges of other runs."""
-    return documents_text(from_checkpoints(recipe))
+def _text(recipe: Recipe, comment: Sequence[str] = ()) -> str:
+    """The recipe as it is written: with those of its models that are merges of other runs, after a comment."""
+    return "".join(f"# {as_line(line)}\n" for line in comment) + documents_text(from_checkpoints(recipe))
 
 
 def _is_model(folder: Path, has_config: bool) -> bool:

@@ -19,7 +19,7 @@ RESULTS = Path("results/runs")
 
 
 class Output(Strict):
-    """``name`` is the folder under ``results/runs``; ``model`` writes the winner's weights there as well."""
+    """``name`` is the folder under ``results/runs``; ``model`` writes the recommended weights there as well."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     model: bool = True

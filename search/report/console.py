@@ -29,16 +29,16 @@ from mergesearch.search.study import trials as t
 from mergesearch.search.verdict.finalists import search_estimate
 from mergesearch.search.verdict.formatting import interval
 from mergesearch.search.verdict.front import Front
-from mergesearch.search.verdict.result import SIDES, CandidateRow, Verdict, shown_name
+from mergesearch.search.verdict.result import SIDES, CandidateRow, Verdict
 from mergesearch.search.verdict.wording import (
     comparisons_in_words,
-    difference_in_words,
     evidence_in_words,
     front_in_words,
     graded_in_words,
     left_out_in_words,
     limits_in_words,
     looks_in_words,
+    marked_name,
     optimism_in_words,
     shown_baselines,
 )
@@ -151,14 +151,13 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
     for task, metric in verdict.metrics.items():
         table.add_column(f"{shown(task, CELL)}\n{shown(metric, CELL)}", justify="right", no_wrap=True)
     for row in shown_baselines(verdict):
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, verdict))
     table.add_section()
-    table.add_row(*_cells(verdict.winner), style="bold")
+    table.add_row(*_cells(verdict.winner, verdict), style="bold")
     if verdict.ensemble:
         table.add_section()
-        table.add_row(*_cells(verdict.ensemble), style="dim")
+        table.add_row(*_cells(verdict.ensemble, verdict), style="dim")
     screen.print(table)
-    screen.print(difference_in_words(verdict))
     screen.print(verdict.sentence, style="bold")
     if verdict.front:
         _print_front(screen, verdict.front, verdict.winner.trial)
@@ -194,9 +193,9 @@ def _print_front(screen: Console, front: Front, winner: int) -> None:
     screen.print(table)
 
 
-def _cells(row: CandidateRow) -> list[str]:
+def _cells(row: CandidateRow, verdict: Verdict) -> list[str]:
     tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
-    return [shown_name(row), interval(row.search), interval(row.test), *tasks]
+    return [marked_name(verdict, row), interval(row.search), interval(row.test), *tasks]
 
 
 def print_plan(screen: Console, plan: SearchPlan, cost: Cost) -> None:

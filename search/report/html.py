@@ -22,6 +22,7 @@ from mergesearch.search.verdict.wording import (
     left_out_in_words,
     limits_in_words,
     looks_in_words,
+    marked_name,
     optimism_in_words,
     shown_baselines,
 )
@@ -55,7 +56,7 @@ pre { background: #f6f7f8; padding: .8rem; overflow-x: auto; } .note { color: #5
 def write_report(store: RunStore, verdict: Verdict) -> None:
     """Writes ``report.html`` to the run's folder."""
     name = as_html(store.folder.path.name)
-    winner = next(trial for trial in t.completed(store.study) if trial.number == verdict.winner.trial)
+    winner = next(trial for trial in t.finished(store.study) if trial.number == verdict.winner.trial)
     rows = [*shown_baselines(verdict), verdict.winner, *([verdict.ensemble] if verdict.ensemble else [])]
     recipe = t.recipe_of(winner).to_yaml()
     parts = [
@@ -120,7 +121,6 @@ def _prospects(verdict: Verdict) -> list[str]:
 def _facts(verdict: Verdict) -> str:
     share = verdict.items_spent / max(1, verdict.items_in_full)
     facts = [
-        f"Recommended: {verdict.recommended}.",
         left_out_in_words(verdict),
         limits_in_words(verdict),
         comparisons_in_words(verdict),
@@ -175,16 +175,16 @@ def _table(rows: Sequence[CandidateRow], verdict: Verdict) -> str:
     objective = "weighted sum, " if verdict.front else ""
     heads = ["", f"{objective}search", "test", *(f"{task} {metric}" for task, metric in verdict.metrics.items())]
     head = "".join(f"<th>{as_html(text)}</th>" for text in heads)
-    body = "".join(_table_row(row, row is verdict.winner) for row in rows)
+    body = "".join(_table_row(row, verdict) for row in rows)
     note = "<p class=note>With 95 % intervals; the tasks' columns are on the test items.</p>"
     return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>{note}"
 
 
-def _table_row(row: CandidateRow, wins: bool) -> str:
+def _table_row(row: CandidateRow, verdict: Verdict) -> str:
     both = (interval(estimate) for estimate in (row.search, row.test))
     tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
-    cells = "".join(f"<td>{as_html(text)}</td>" for text in (row.name, *both, *tasks))
-    return f"<tr{' class=winner' if wins else ''}>{cells}</tr>"
+    cells = "".join(f"<td>{as_html(text)}</td>" for text in (marked_name(verdict, row), *both, *tasks))
+    return f"<tr{' class=winner' if row is verdict.winner else ''}>{cells}</tr>"
 
 
 def _html(figure: Any, name: str, first: bool = False) -> str:

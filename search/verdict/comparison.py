@@ -2,13 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import ceil, floor, inf, isnan, log10
 
 import numpy as np
 
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores
-from mergesearch.search.statistics import LEVEL, Contrast, Estimate, Outcome, against_all, difference_of, sign_flip_test
+from mergesearch.search.statistics import (
+    LEVEL,
+    Contrast,
+    Estimate,
+    Outcome,
+    against_all,
+    detectable_difference,
+    difference_of,
+    sign_flip_test,
+)
 from mergesearch.seeds import derive
 
 NO_DIFFERENCE = Estimate(0.0, 0.0, 0.0)
@@ -61,6 +70,34 @@ class Claim:
     def is_refuted(self) -> bool:
         """Whether the winner is worse than the best baseline: p < 0.05, and so the interval is below 0."""
         return self.difference.value < 0 and self.p < LEVEL
+
+
+@dataclass(frozen=True)
+class Power:
+    """What the test items can prove of a gain: ``detectable`` or more, with a power of 80 %.
+
+    ``items`` is how many test items would do for the gain that was found, to two digits; None where it is no gain, or
+    the items do already.
+    """
+
+    detectable: float
+    items: int | None = None
+
+    @classmethod
+    def of(cls, difference: Contrast, items: int) -> "Power | None":
+        """What so many items can prove, if they differ as in ``difference``; None where that does not vary."""
+        detectable = detectable_difference(difference.standard_error, difference.degrees)
+        if not 0 < detectable < inf:
+            return None
+        if not 0 < difference.value < detectable:
+            return cls(detectable)
+        return cls(detectable, _to_two_digits(items * (detectable / difference.value) ** 2))
+
+
+def _to_two_digits(count: float) -> int:
+    """Rounded up."""
+    step = int(10 ** max(0, floor(log10(count)) - 1))
+    return ceil(count / step) * step
 
 
 @dataclass(frozen=True)

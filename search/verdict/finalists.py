@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 import torch
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.errors import UserError, in_words
 from mergesearch.merge_ops.recipe.recipe import Recipe
@@ -28,8 +28,10 @@ Failures = dict[str, str]
 def finalists(store: RunStore, signal: Signal, without: Collection[int] = ()) -> tuple[FrozenTrial, list[FrozenTrial]]:
     """The winner on the search items, and the baselines; a soup that was a step to another is neither.
 
-    The winner is the best by the signal, which tells more of a candidate than its scores: the one with the highest
-    score is mostly the luckiest. With several objectives it is one of the front, which is that of the scores.
+    The winner is the best that the search found, no baseline nor the same model as one. It is the best by the signal,
+    which tells more of a candidate than its scores: the one with the highest score is mostly the luckiest. With several
+    objectives it has the best weighted sum of the scores. Where no candidate was scored in full, because all were
+    behind the best baseline, it is the best of those that were stopped; where there is none, the best baseline.
 
     ``without``: trials that are neither, because they could not be scored on the test items. Raises UserError where no
     baseline could be scored.
@@ -38,8 +40,18 @@ def finalists(store: RunStore, signal: Signal, without: Collection[int] = ()) ->
     baselines = [trial for trial in trials if t.kind_of(trial) == t.BASELINE]
     if not baselines:
         raise UserError("no baseline could be scored, so there is nothing to compare the winner with")
+    known = {trial.user_attrs[t.PHENOTYPE] for trial in baselines}
+    stopped = [trial for trial in t.stopped(store.study) if trial.number not in without]
+    if found := [trial for trial in trials if trial.user_attrs[t.PHENOTYPE] not in known]:
+        return _best(store, signal, found), baselines
+    if found := [trial for trial in stopped if trial.user_attrs[t.PHENOTYPE] not in known]:
+        return t.best(found), baselines
+    return _best(store, signal, baselines), baselines
+
+
+def _best(store: RunStore, signal: Signal, trials: Sequence[FrozenTrial]) -> FrozenTrial:
     winner = None if is_pareto(store.study) else signal.best(trials)
-    return winner or t.best(trials), baselines
+    return winner or t.best(trials)
 
 
 def soup_trials(store: RunStore) -> list[FrozenTrial]:
@@ -94,13 +106,16 @@ class FinalScores:
         return folder.load_scores_and_margins(name, self._tasks.items("test")) if folder.has_scores(name) else None
 
     def _both(self, trial: FrozenTrial) -> tuple[Sides, Failures]:
-        """Search scores as they were recorded, and those of tasks that the search did not look at."""
+        """Search scores as they were recorded, and those of tasks that the search did not look at.
+
+        The search has no scores of a trial that was stopped.
+        """
         recipe, name = t.recipe_of(trial), trial.user_attrs[t.PHENOTYPE]
         test, failures = self._saved(f"test-{name}", "test", self._tasks.all, recipe)
-        searched = {task.name for task in self._tasks.searched}
-        others = [task for task in self._tasks if task.name not in searched and task.search]
+        recorded = {} if trial.state == TrialState.PRUNED else self._store.scores_of(trial)
+        others = [task for task in self._tasks if task.search and task.name not in recorded]
         unseen, more = self._saved(f"search-{name}", "search", others, recipe) if others else ({}, {})
-        return {"search": {**self._store.scores_of(trial), **unseen}, "test": test}, {**failures, **more}
+        return {"search": {**recorded, **unseen}, "test": test}, {**failures, **more}
 
     def _saved(self, name: str, side: str, tasks: Sequence[Task], recipe: Recipe) -> tuple[Scores, Failures]:
         folder = self._store.folder

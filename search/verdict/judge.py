@@ -17,13 +17,13 @@ from mergesearch.search.statistics import Contrast
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.pareto import knee, points_of
 from mergesearch.search.study.run_store import RunStore
-from mergesearch.search.verdict.comparison import Claim, Comparison, Evidence, compared, contrasts, evidence
+from mergesearch.search.verdict.comparison import Claim, Comparison, Evidence, Power, compared, contrasts, evidence
 from mergesearch.search.verdict.constraint_checks import Check, check
 from mergesearch.search.verdict.finalists import FinalScores, Sides, estimate, task_values
 from mergesearch.search.verdict.front import Front, FrontMember, on_test_front, standings
 from mergesearch.search.verdict.result import FRONT, CandidateRow, ConstraintResult, Verdict
 from mergesearch.search.verdict.scored_finalists import ScoredFinalists, scored_finalists
-from mergesearch.search.verdict.wording import headline
+from mergesearch.search.verdict.wording import headline, is_step
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Standing:
     search_claim: Claim = field(default_factory=Claim)
     graded: Claim | None = None
     evidence: list[Evidence] = field(default_factory=list)
+    power: Power | None = None
 
 
 class Judge:
@@ -109,7 +110,10 @@ class Judge:
         ]
 
     def _standing(self, found: ScoredFinalists, sides: Mapping[int, Sides]) -> "Standing":
-        """The winner among the baselines; a winner that is a baseline has no rival but itself, and nothing to claim."""
+        """The winner among the baselines.
+
+        Where the search has no candidate of its own, the best baseline is the winner, and has nothing to claim.
+        """
         winner, others = found.winner, [trial for trial in found.baselines if trial.number != found.winner.number]
 
         def differences(side: str) -> list[Contrast]:
@@ -122,7 +126,7 @@ class Judge:
         if winner in found.baselines:
             return Standing(winner, comparisons)
         rivals = _rivals(others)
-        best = min(rivals, key=lambda n: (test[n].value, t.rank(others[n])))
+        best = min(rivals, key=lambda n: (test[n].value, is_step(t.label_of(others[n])), t.rank(others[n])))
         search = differences("search")
         return Standing(
             others[best],
@@ -131,6 +135,7 @@ class Judge:
             Claim.of(compared([search[n] for n in rivals], self._seed)),
             None if found.left_out else self._graded(winner, [others[n] for n in rivals]),
             evidence(self._tasks, test[best]),
+            Power.of(test[best], sum(len(task.test) for task in self._tasks.counted("test"))),
         )
 
     def _graded(self, winner: FrozenTrial, rivals: Sequence[FrozenTrial]) -> Claim | None:
@@ -158,7 +163,7 @@ class Judge:
         spent = [t.items_of(trial) for trial in t.finished(self._store.study)]
         same_tasks = tasks.counted("search") == tasks.counted("test")
         return Verdict(
-            sentence=headline(rows[winner.number], rows[best.number], claim, items, constraints),
+            sentence=headline(rows[winner.number], rows[best.number], claim, items, standing.power, constraints),
             beyond_chance=claim.is_proven,
             recommended=rows[winner.number if constraints.allow(claim.is_proven) else best.number].name,
             difference=claim.difference,
@@ -179,6 +184,7 @@ class Judge:
             baselines=[rows[trial.number] for trial in baselines],
             metrics={task.name: task.evaluator.metric.name for task in tasks},
             evidence=standing.evidence,
+            power=standing.power,
             graded=standing.graded,
             soups=[rows[trial.number] for trial in soups],
             checks=constraints.checks,

@@ -10,7 +10,7 @@ from mergesearch.errors import DamagedFileError
 from mergesearch.evaluators import content_hash
 from mergesearch.search.statistics import Estimate
 from mergesearch.search.study.run_folder import RunFolder
-from mergesearch.search.verdict.comparison import Claim, Comparison, Evidence
+from mergesearch.search.verdict.comparison import Claim, Comparison, Evidence, Power
 from mergesearch.search.verdict.constraint_checks import Check, broken
 from mergesearch.search.verdict.front import Front
 from mergesearch.search.verdict.prospects import Prospects
@@ -61,19 +61,20 @@ class ConstraintResult:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The winner compared with all baselines, and with the best of them.
+    """The winner, which is the best candidate of the search, compared with all baselines, and with the best of them.
 
     ``best_baseline`` is the best baseline on the test items, of those that satisfy the constraints on the search items
-    as well as any does; if the winner is a baseline itself, it is the winner. ``difference`` is winner − best baseline
-    in the objective on the same test items; ``p`` is two-sided. Both do not depend on which baseline is the best there,
-    see ``against_all``. ``comparisons`` are with each baseline; ``evidence`` is each task's part in the difference from
-    ``best_baseline``. ``graded`` is the difference in the graded objective that the search is told, for reference; None
-    where it is the metric. ``search_difference`` is winner − best baseline on the search items, on which the winner was
-    selected; ``optimism`` is how much larger it is there (None where search and test have other tasks). ``recommended``
-    is the winner if it is better beyond chance, and else the best baseline. ``test_looks`` counts how often this run
-    has scored the test items, this verdict included. ``items_spent`` is the number of scored search items, out of
-    ``items_in_full`` if no candidate had been stopped; ``items_descended`` are those that gradients were taken on, in
-    the processor time of scoring ``items_worth`` of them.
+    as well as any does. Where the search has no candidate of its own, winner and best baseline are the baseline that is
+    best on the search items. ``difference`` is winner − best baseline in the objective on the same test items; ``p`` is
+    two-sided. Both do not depend on which baseline is the best there, see ``against_all``. ``comparisons`` are with
+    each baseline; ``evidence`` is each task's part in the difference from ``best_baseline``, and ``power`` what the
+    test items can prove of it. ``graded`` is the difference in the graded objective that the search is told, for
+    reference; None where it is the metric. ``search_difference`` is winner − best baseline on the search items, on
+    which the winner was selected; ``optimism`` is how much larger it is there (None where search and test have other
+    tasks). ``recommended`` is the winner if it is proven better, and else the best baseline. ``test_looks`` counts how
+    often this run has scored the test items, this verdict included. ``items_spent`` is the number of scored search
+    items, out of ``items_in_full`` if no candidate had been stopped; ``items_descended`` are those that gradients were
+    taken on, in the processor time of scoring ``items_worth`` of them.
     ``ensemble`` is the average of the models' outputs, for reference. ``soups`` are those that the config asks for.
     ``prospects`` is what there was to win after the baselines. ``ended`` says why the search ended. ``left_out`` is
     what could not be scored on the test items. ``warnings`` are those about the checkpoints.
@@ -102,6 +103,7 @@ class Verdict:
     baselines: list[CandidateRow]
     metrics: dict[str, str]
     evidence: list[Evidence] = field(default_factory=list)
+    power: Power | None = None
     graded: Claim | None = None
     ensemble: CandidateRow | None = None
     soups: list[CandidateRow] = field(default_factory=list)

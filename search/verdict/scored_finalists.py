@@ -94,7 +94,7 @@ def _without(tasks: TaskSet, lost: set[str], failures: FailuresByTrial) -> TaskS
 
 
 def _left_out(store: RunStore, lost: set[str], excluded: set[int], failures: FailuresByTrial) -> list[LeftOut]:
-    by_number = {trial.number: trial for trial in t.completed(store.study)}
+    by_number = {trial.number: trial for trial in t.finished(store.study)}
     tasks = [
         LeftOut(f"the test items of task {name!r}", next(each[name] for each in failures.values() if name in each))
         for name in sorted(lost)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mergesearch.search.verdict.comparison import Claim, deciding
+from mergesearch.search.verdict.comparison import Claim, Power, deciding
 from mergesearch.search.verdict.constraint_checks import broken
 from mergesearch.search.verdict.formatting import interval
 from mergesearch.search.verdict.result import CandidateRow, ConstraintResult, Verdict, shown_name
@@ -10,35 +10,80 @@ from mergesearch.search.verdict.result import CandidateRow, ConstraintResult, Ve
 NO_CONSTRAINTS = ConstraintResult([])
 
 
-def headline(
+def headline(  # noqa: PLR0913, PLR0917 - what a verdict says
     winner: CandidateRow,
     rival: CandidateRow,
     claim: Claim,
     items: int,
+    power: Power | None = None,
     limits: ConstraintResult = NO_CONSTRAINTS,
 ) -> str:
     """The headline: what the verdict recommends, and why."""
     name = shown_name(winner)
+    if winner.trial == rival.trial:
+        return f"Use {name}, the best baseline: the search has no other candidate."
     if not limits.winner_keeps:
         missed = " and ".join(f"{c.constraint} (by {-c.search:.4f})" for c in limits.checks if c.search < 0)
-        return f"No candidate satisfies every constraint on the search items: {name}, the nearest, misses {missed}."
+        no = f"Use {rival.name}: no candidate of the search" if limits.rival_keeps else "No candidate"
+        return (
+            f"{no} satisfies every constraint on the search items; the nearest of the search, {name}, misses {missed}."
+        )
     if failed := broken(limits.checks):
         missed = " and ".join(f"{check.constraint} (by {-check.margin:.4f})" for check in failed)
-        return f"{name}, the best candidate of the search, is not recommended: on the test items it breaks {missed}."
-    if winner.trial == rival.trial:
-        return f"Use {winner.name}: the search found nothing better."
-    return _compared_in_words(name, rival, claim, items, limits.rival_keeps)
-
-
-def _compared_in_words(name: str, rival: CandidateRow, claim: Claim, items: int, rival_keeps: bool) -> str:
-    gain = f"{interval(claim.difference, '+', 4)} on {items} test items, p = {claim.p:.4f}"
-    if not rival_keeps:
-        return f"{name} satisfies every constraint, which no baseline does; minus the nearest, {rival.name}: {gain}."
+        return f"Use {rival.name}: the best candidate of the search, {name}, breaks {missed} on the test items."
+    gain = f"{interval(claim.difference, '+', 4)} on {items:,} test items, p = {claim.p:.4f}"
+    if not limits.rival_keeps:
+        return f"Use {name}: it satisfies every constraint, which no baseline does; minus {rival.name}: {gain}."
     if claim.is_proven:
-        return f"{name} beats every baseline beyond chance; minus the best of them, {rival.name}: {gain}."
+        return f"Use {name}: it is proven better than every baseline; minus the best of them, {rival.name}: {gain}."
+    return f"{_unproven(name, rival.name, claim)}: {gain}.{_power_in_words(claim, items, power)}"
+
+
+def _unproven(name: str, rival: str, claim: Claim) -> str:
     if claim.is_refuted:
-        return f"Use {rival.name}: the best candidate of the search, {name}, is worse beyond chance: {gain}."
-    return f"Use {rival.name}: the best candidate of the search, {name}, is not proven better: {gain}."
+        return f"Use {rival}: it is proven better than the best candidate of the search, {name}; {name} − {rival}"
+    if claim.difference.value < 0:
+        return f"Use {rival}: on the test items it is above the best candidate of the search, {name}; {name} − {rival}"
+    return f"Use {rival}: the best candidate of the search, {name}, is not proven better; {name} − {rival}"
+
+
+def _power_in_words(claim: Claim, items: int, power: Power | None) -> str:
+    """What the test items cannot prove, where a gain was not proven."""
+    if power is None or claim.is_refuted:
+        return ""
+    enough = f"; {power.items:,} would do for {claim.difference.value:+.4f}" if power.items else ""
+    return f" With {items:,} test items a gain below {power.detectable:.4f} cannot be counted on to be proven{enough}."
+
+
+UNJUDGED = ["The best candidate of the search, by the search items alone. The verdict is not given yet."]
+"""The comment of ``best.yml`` before the verdict."""
+
+
+def best_comment(verdict: Verdict) -> list[str]:
+    """What ``best.yml`` says of itself, line by line; without a trial's number, which a killed run has another of."""
+    row = verdict.winner
+    if row.name == verdict.best_baseline:
+        return [f"The best baseline, {row.name}: {_values(row)}. The search has no other candidate."]
+    is_recommended = verdict.recommended == row.name
+    advice = "It is recommended" if is_recommended else f"{verdict.recommended} is recommended instead"
+    return [f"The best candidate of the search ({row.method}): {_values(row)}. {advice}.", _gain(verdict)]
+
+
+def recommended_comment(verdict: Verdict) -> list[str]:
+    """What ``recommended.yml`` says of itself, line by line; see ``best_comment``."""
+    row = verdict.recommended_row
+    if row.name == verdict.winner.name != verdict.best_baseline:
+        return [f"Recommended: the best candidate of the search ({row.method}): {_values(row)}.", _gain(verdict)]
+    return [f"Recommended: the baseline {row.name}: {_values(row)}."]
+
+
+def _values(row: CandidateRow) -> str:
+    return f"{interval(row.search)} on the search items, {interval(row.test)} on the test items"
+
+
+def _gain(verdict: Verdict) -> str:
+    gain = interval(verdict.difference, "+", 4)
+    return f"Minus {verdict.best_baseline}, the best baseline on the test items: {gain}, p = {verdict.p:.4f}."
 
 
 def optimism_in_words(verdict: Verdict) -> str:
@@ -46,21 +91,9 @@ def optimism_in_words(verdict: Verdict) -> str:
     if verdict.optimism is None or verdict.winner.name == verdict.best_baseline:
         return ""
     before, now = verdict.search_difference.value, verdict.difference.value
-    gains = (
-        f"The gain is {before:+.4f} on the search items, on which the winner was selected, and {now:+.4f} on the test"
-    )
-    return (
-        f"{gains} items: {verdict.optimism:.4f} of it came from the selection." if before > now else f"{gains} items."
-    )
-
-
-def difference_in_words(verdict: Verdict) -> str:
-    """The winner compared with the best baseline."""
-    on = f"on {verdict.test_items} test items"
-    if verdict.winner.name == verdict.best_baseline:
-        return f"winner − best baseline {on}: none, the winner is the best baseline, {verdict.best_baseline}"
-    difference = interval(verdict.difference, "+")
-    return f"winner − best baseline ({verdict.best_baseline}) {on}: {difference}, p = {verdict.p:.4f}"
+    lead = f"The lead of {verdict.winner.name} over {verdict.best_baseline} is"
+    leads = f"{lead} {before:+.4f} on the search items, on which it was selected, and {now:+.4f} on the test items"
+    return f"{leads}: {verdict.optimism:.4f} of it came from the selection." if before > max(now, 0) else f"{leads}."
 
 
 def comparisons_in_words(verdict: Verdict) -> str:
@@ -95,7 +128,7 @@ def front_in_words(verdict: Verdict) -> str:
     """The size of the front, its knee, and how the winner was selected from it."""
     if verdict.front is None:
         return ""
-    return f"{verdict.front.in_words} {verdict.winner.name} has the best weighted sum of the tasks."
+    return f"{verdict.front.in_words} {verdict.winner.name} has the best weighted sum of the search's own candidates."
 
 
 def limits_in_words(verdict: Verdict) -> str:
@@ -127,12 +160,18 @@ def shown_baselines(verdict: Verdict) -> Sequence[CandidateRow]:
 
     A step of the greedy soup is shown where it is the best baseline.
     """
-    baselines = [row for row in verdict.baselines if row.name == verdict.best_baseline or not _is_step(row)]
+    baselines = [row for row in verdict.baselines if row.name == verdict.best_baseline or not is_step(row.name)]
     shown: dict[str, CandidateRow] = {}
     for row in [*baselines, *verdict.soups]:
         shown.setdefault(row.name, row)
     return [row for row in shown.values() if row.trial != verdict.winner.trial]
 
 
-def _is_step(row: CandidateRow) -> bool:
-    return row.name.startswith("soup of ")
+def marked_name(verdict: Verdict, row: CandidateRow) -> str:
+    """The name of a row in the table of candidates, which says which one is recommended."""
+    return f"{shown_name(row)}, recommended" if row is verdict.recommended_row else shown_name(row)
+
+
+def is_step(name: str) -> bool:
+    """Whether a baseline of that name is a step on the way to the greedy soup."""
+    return name.startswith("soup of ")

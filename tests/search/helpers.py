@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 from optuna.study import Study
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial
 from torch import Tensor
 
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
@@ -56,6 +56,17 @@ def session_of(data: Data, results: Path, worker: str = "") -> Session:
 def study_of(folder: Path) -> Study:
     """The study of a run, in the storage that its config names."""
     return RunFolder(folder).open_study(read_yaml(folder / CONFIG)["search"].get("storage"))
+
+
+def searched(study: Study) -> list[FrozenTrial]:
+    """The trials that can win the run and are no baseline's model."""
+    known = {trial.user_attrs[t.PHENOTYPE] for trial in t.of_kind(study, t.BASELINE)}
+    return [trial for trial in t.contenders(study) if trial.user_attrs[t.PHENOTYPE] not in known]
+
+
+def written(recipe: Path) -> str:
+    """A recipe file without its comments."""
+    return "".join(line for line in recipe.read_text().splitlines(keepends=True) if not line.startswith("#"))
 
 
 def course(folder: Path) -> list[tuple[Any, ...]]:

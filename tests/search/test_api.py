@@ -18,6 +18,7 @@ from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 
 from ..tolerances import close
+from .helpers import written
 
 Data = dict[str, Any]
 
@@ -32,18 +33,18 @@ def test_a_run(run: mergesearch.Run, tmp_path: Path) -> None:
     assert run.folder == tmp_path / "runs" / "small"
     assert run.verdict.trials == 13
     assert run.config.output.name == "small"
-    assert run.best.recipe.to_yaml() == (run.folder / "best.yml").read_text()
-    assert run.recommended.recipe.to_yaml() == (run.folder / "recommended.yml").read_text()
+    assert run.best.recipe.to_yaml() == written(run.folder / "best.yml")
+    assert run.recommended.recipe.to_yaml() == written(run.folder / "recommended.yml")
 
 
 def test_what_is_built_and_written_is_what_was_scored(run: mergesearch.Run, tmp_path: Path) -> None:
     scored = Checkpoint(str(run.folder / "model"))
-    model, tokenizer = run.best.build()
+    model, tokenizer = run.recommended.build()
     assert tokenizer("abc")["input_ids"]
     assert not model.training
     views = bind(model, scored)
     assert tensors_digest((name, views[name]) for name in scored.tensors) == scored.digest()
-    run.best.write(tmp_path / "merged")
+    run.recommended.write(tmp_path / "merged")
     assert Checkpoint(str(tmp_path / "merged")).digest() == scored.digest()
 
 

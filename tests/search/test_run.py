@@ -31,8 +31,7 @@ def test_what_a_run_leaves(config: Data, tmp_path: Path) -> None:
     assert json.loads((folder / "verdict.json").read_text())["sentence"] == verdict.sentence
     assert verdict.trials == config["search"]["trials"]
     assert not list(folder.glob(".*")), "temporary files"
-    best = Recipe.read(yaml.safe_load((folder / "best.yml").read_text()))
-    merge(best, tmp_path / "again")
+    merge(Recipe.read(yaml.safe_load((folder / "recommended.yml").read_text())), tmp_path / "again")
     again, model = ((tmp_path / place / "model.safetensors").read_bytes() for place in ("again", "small/model"))
     assert again == model
 

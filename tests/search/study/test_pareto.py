@@ -156,29 +156,34 @@ KEPT, BROKEN = (Check("a at least 0.7", 0.01, Estimate(m, m - 0.1, m + 0.1)) for
     [
         (
             ConstraintResult([KEPT]),
-            "trial 9 (ties) beats every baseline beyond chance; minus the best of them, base: ",
+            "Use trial 9 (ties): it is proven better than every baseline; minus the best of them, base: ",
             True,
         ),
         (
             ConstraintResult([KEPT, BROKEN]),
-            "trial 9 (ties), the best candidate of the search, is not recommended: on the",
+            "Use base: the best candidate of the search, trial 9 (ties), breaks a at least 0.7 (by 0.0200) on the",
             False,
         ),
         (
             ConstraintResult([KEPT], rival_keeps=False),
-            "trial 9 (ties) satisfies every constraint, which no baseline does; ",
+            "Use trial 9 (ties): it satisfies every constraint, which no baseline does; ",
             True,
         ),
         (
             ConstraintResult([KEPT], winner_keeps=False),
-            "No candidate satisfies every constraint on the search items: trial 9",
+            "Use base: no candidate of the search satisfies every constraint on the search items; the nearest",
+            False,
+        ),
+        (
+            ConstraintResult([KEPT], winner_keeps=False, rival_keeps=False),
+            "No candidate satisfies every constraint on the search items; the nearest of the search, trial 9 (ties), ",
             False,
         ),
     ],
 )
 def test_headlines_and_recommendations_under_constraints(limits: ConstraintResult, begins: str, allowed: bool) -> None:
     claim = Claim(Estimate(0.02, 0.01, 0.03), 0.001)
-    assert headline(row("trial 9", 9), row("base", 0), claim, 100, limits).startswith(begins)
+    assert headline(row("trial 9", 9), row("base", 0), claim, 100, limits=limits).startswith(begins)
     assert limits.allow(beyond_chance=True) == allowed
     assert limits.allow(beyond_chance=False) == (allowed and not limits.rival_keeps)
 

@@ -15,7 +15,7 @@ from mergesearch.search.run import run
 from mergesearch.search.study import trials as t
 from mergesearch.search.verdict.wording import left_out_in_words
 
-from ..helpers import Data, go, study_of
+from ..helpers import Data, go, searched, study_of, written
 from ..optimize.test_attempts import ran
 
 JUDGES = """
@@ -103,6 +103,7 @@ def failing_for(config: Data, tmp_path: Path, which: str) -> Data:
     data = judged(config, tmp_path, act)
     (tmp_path / "bad").write_text("")
     data["output"]["name"] = "before"
+    data["search"]["trials"] = 16
     before = go(data, tmp_path)
     spoiled = before.winner if which == "winner" else next(row for row in before.baselines if row.name == which)
     trial = next(trial for trial in t.completed(study_of(tmp_path / "before")) if trial.number == spoiled.trial)
@@ -123,9 +124,9 @@ def test_a_candidate_that_fails_is_left_out(config: Data, tmp_path: Path, which:
     names = {each.what for each in verdict.left_out}
     assert not names & {row.name for row in verdict.rows}
     assert "This verdict is held without " in left_out_in_words(verdict)
-    contenders = [trial for trial in t.contenders(study_of(tmp_path / "small")) if t.label_of(trial) not in names]
+    contenders = [trial for trial in searched(study_of(tmp_path / "small")) if t.label_of(trial) not in names]
     assert verdict.winner.trial == t.best(contenders).number
-    assert (tmp_path / "small" / "best.yml").read_text() == t.recipe_of(t.best(contenders)).to_yaml()
+    assert written(tmp_path / "small" / "best.yml") == t.recipe_of(t.best(contenders)).to_yaml()
     assert go(data, tmp_path) == verdict
 
 

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.engine.documents import merge_file
 from mergesearch.search.candidates.baselines import Baselines, Endpoints
 from mergesearch.search.config import Config
 from mergesearch.search.evaluate import evaluate_model
 from mergesearch.search.signal.signal import Signal
 from mergesearch.search.statistics import Array, Contrast, Estimate, Stratum, difference_of, sign_flip_test
 from mergesearch.search.study import trials as t
-from mergesearch.search.verdict.comparison import Claim, Evidence, deciding
+from mergesearch.search.verdict.comparison import Claim, Evidence, Power, deciding
 from mergesearch.search.verdict.result import ConstraintResult, Verdict
-from mergesearch.search.verdict.wording import difference_in_words, headline, looks_in_words, shown_baselines
+from mergesearch.search.verdict.wording import headline, looks_in_words, marked_name, shown_baselines
 
 from ...tolerances import close
-from ..helpers import Data, go, killed, row, study_of
+from ..helpers import Data, go, killed, row, searched, study_of, written
 
 
 def looks(results: Path) -> list[dict[str, Any]]:
@@ -131,9 +133,20 @@ def test_what_a_second_look_is_called() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "p", "begins"),
     [
-        (0.01, 0.03, 0.001, "trial 9 (ties) beats every baseline beyond chance; minus the best of them, base: +0.0200"),
+        (
+            0.01,
+            0.03,
+            0.001,
+            "Use trial 9 (ties): it is proven better than every baseline; minus the best of them, base: +0.02",
+        ),
         (-0.01, 0.03, 0.2, "Use base: the best candidate of the search, trial 9 (ties), is not proven better"),
-        (-0.05, -0.01, 0.001, "Use base: the best candidate of the search, trial 9 (ties), is worse beyond chance"),
+        (
+            -0.03,
+            0.01,
+            0.2,
+            "Use base: on the test items it is above the best candidate of the search, trial 9 (ties); ",
+        ),
+        (-0.05, -0.01, 0.001, "Use base: it is proven better than the best candidate of the search, trial 9 (ties); "),
     ],
 )
 def test_the_headline(low: float, high: float, p: float, begins: str) -> None:
@@ -143,19 +156,62 @@ def test_the_headline(low: float, high: float, p: float, begins: str) -> None:
 
 def test_sentence_interval_and_p_never_contradict_each_other() -> None:
     rng = np.random.default_rng(0)
-    begins = {True: "trial 9 (ties) beats every baseline beyond chance", False: "Use base: the best candidate of the"}
+    begins = {True: "Use trial 9 (ties): it is proven better", False: "Use base: "}
     found = []
     for seed in range(60):
         gains = rng.normal(rng.choice([-0.8, 0.0, 0.8]), 1.0, (3, 20))
         claim = Claim.of(sign_flip_test([_gain_of(row) for row in gains], seed))
         sentence = headline(row("trial 9", 9), row("base", 0), claim, 20)
         assert sentence.startswith(begins[claim.is_proven])
-        assert ("beyond chance" in sentence) == (claim.p < 0.05) == (claim.is_proven or claim.is_refuted)
+        assert ("is proven better" in sentence) == (claim.p < 0.05) == (claim.is_proven or claim.is_refuted)
         assert claim.is_proven == (claim.difference.low > 0)
         assert claim.is_refuted == (claim.difference.high < 0)
         assert ConstraintResult([]).allow(claim.is_proven) == claim.is_proven
         found.append((claim.is_proven, claim.is_refuted))
     assert len(set(found)) == 3, "all three cases"
+
+
+def test_what_the_test_items_cannot_prove_is_said_where_a_gain_is_not_proven() -> None:
+    close_call = Claim(Estimate(0.01, -0.01, 0.03), 0.3)
+    sentence = headline(row("trial 9", 9), row("base", 0), close_call, 640, Power(0.031, 6200))
+    assert sentence.endswith(
+        "p = 0.3000. With 640 test items a gain below 0.0310 cannot be counted on to be proven; 6,200 would do for "
+        "+0.0100."
+    )
+    proven = headline(row("trial 9", 9), row("base", 0), Claim(Estimate(0.01, 0.001, 0.02), 0.03), 640, Power(0.031))
+    assert "proven;" not in proven
+
+
+def test_as_many_items_as_would_do_prove_the_gain_four_times_in_five() -> None:
+    rng, gain, items = np.random.default_rng(0), 0.2, 100
+    found = Power.of(_gain_of(gain + rng.permutation(np.linspace(-1.7, 1.7, items))), items)
+    assert found is not None
+    assert found.items is not None
+    proven = [
+        Claim.of(sign_flip_test([_gain_of(rng.normal(gain, 1.0, found.items))], seed)).is_proven for seed in range(200)
+    ]
+    assert 0.7 < np.mean(proven) < 0.9
+    assert Power.of(_gain_of(np.linspace(-2.0, 1.0, items)), items).items is None, "there is no gain"
+    assert Power.of(_gain_of(np.zeros(items)), items) is None
+
+
+def test_the_best_of_the_search_is_shown_where_a_baseline_wins(config: Data, tmp_path: Path) -> None:
+    config["search"]["trials"] = 20
+    verdict = go(config, tmp_path)
+    folder, study = tmp_path / "small", study_of(tmp_path / "small")
+    baselines = [one.trial for one in verdict.baselines]
+    assert verdict.winner.trial not in baselines
+    assert verdict.recommended in verdict.sentence
+    model = Checkpoint(str(folder / "model")).digest()
+    merge_file(folder / "recommended.yml", tmp_path / "again")
+    assert Checkpoint(str(tmp_path / "again")).digest() == model
+    comments = {name: (folder / name).read_text().splitlines()[:2] for name in ("best.yml", "recommended.yml")}
+    assert comments["best.yml"][0].startswith("# The best candidate of the search (")
+    assert f"{verdict.difference.value:+.4f}" in comments["best.yml"][1]
+    assert comments["recommended.yml"][0].startswith("# Recommended: the ")
+    named = [marked_name(verdict, one) for one in [*shown_baselines(verdict), verdict.winner]]
+    assert sum(name.endswith(", recommended") for name in named) == 1
+    assert study.get_trials()[verdict.winner.trial].user_attrs[t.RECIPE] == written(folder / "best.yml")
 
 
 def _gain_of(gains: Array) -> Contrast:
@@ -167,13 +223,12 @@ def _gain_of(gains: Array) -> Contrast:
 def test_the_simpler_recipe_is_recommended_unless_the_winner_is_better(config: Data, tmp_path: Path) -> None:
     verdict = go(config, tmp_path)
     folder = tmp_path / "small"
-    best, recommended = ((folder / name).read_text() for name in ("best.yml", "recommended.yml"))
+    best, recommended = (written(folder / name) for name in ("best.yml", "recommended.yml"))
     assert verdict.recommended == (verdict.winner.name if verdict.beyond_chance else verdict.best_baseline)
     assert (best == recommended) == (verdict.recommended == verdict.winner.name)
     assert Verdict.from_json(json.loads((folder / "verdict.json").read_text())) == verdict
     base = next(one for one in verdict.baselines if one.name == "base")
     beaten = replace(verdict, winner=base, best_baseline="base")
-    assert difference_in_words(beaten).endswith("none, the winner is the best baseline, base")
     assert base not in shown_baselines(beaten), "it is shown once, as the winner"
     again = replace(verdict, soups=[row("uniform soup", 90), row("pruned soup", 91)])
     shown = [one.name for one in shown_baselines(again)]
@@ -205,13 +260,13 @@ def test_the_winner_is_compared_with_every_baseline(
 
 def test_the_winner_is_the_best_by_the_signal(config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the one with the highest score, and the sealed items are scored for that one alone."""
-    config["search"]["trials"] = 10
+    config["search"]["trials"] = 17
     monkeypatch.setattr(Signal, "best", lambda _, trials: sorted(trials, key=t.rank)[2])
     verdict = go(config, tmp_path)
     folder = tmp_path / "small"
-    ranked = sorted(t.contenders(study_of(folder)), key=t.rank)
+    ranked = sorted(searched(study_of(folder)), key=t.rank)
     assert verdict.winner.trial == ranked[2].number
-    assert (folder / "best.yml").read_text() == t.recipe_of(ranked[2]).to_yaml()
+    assert written(folder / "best.yml") == t.recipe_of(ranked[2]).to_yaml()
     assert (looks(tmp_path)[0])["winner"] == ranked[2].user_attrs[t.PHENOTYPE]
 
 

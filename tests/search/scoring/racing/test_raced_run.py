@@ -23,7 +23,7 @@ from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.trials import recipe_of
 
 from ....tolerances import close
-from ...helpers import Data, course, go, killed, study_of
+from ...helpers import Data, course, go, killed, searched, study_of, written
 
 
 @pytest.fixture
@@ -52,8 +52,23 @@ def test_stopped_trials_cost_less_and_never_win(raced: Data, tmp_path: Path) -> 
         assert trial.value == close(min(estimate, values[trial.user_attrs[t.AGAINST]]), 4)
     winner = study.get_trials()[verdict.winner.trial]
     assert winner.state == TrialState.COMPLETE
-    assert winner.value == max(trial.value for trial in t.completed(study))
+    assert winner.value == max(trial.value for trial in searched(study))
     assert len(t.finished(study)) == 22
+
+
+def test_the_best_of_those_that_were_stopped_is_judged_where_no_other_is_left(raced: Data, tmp_path: Path) -> None:
+    """Its search items are scored in full for that, once."""
+    for model in raced["recipe"]["models"]:
+        model["parameters"] = {"weight": {"search": [40.0, 60.0]}}
+    verdict = go(raced, tmp_path)
+    study = study_of(tmp_path / "small")
+    assert not searched(study)
+    best = t.best(t.stopped(study))
+    assert verdict.winner.trial == best.number
+    assert written(tmp_path / "small" / "best.yml") == recipe_of(best).to_yaml()
+    assert verdict.winner.search.value < max(each.search.value for each in verdict.baselines)
+    assert verdict.recommended != verdict.winner.name
+    assert go(raced, tmp_path) == verdict
 
 
 def test_what_was_stopped_is_worse_and_the_estimate_is_near(raced: Data, tmp_path: Path) -> None:
