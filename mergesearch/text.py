@@ -6,9 +6,12 @@ functions escape that for what they are named after.
 
 import codecs
 import html
+import os
 import re
 import sys
+from pathlib import Path
 from reprlib import Repr
+from typing import TextIO
 
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """Characters that no file name and no UTF-8 can have: NUL, and halves of surrogate pairs."""
@@ -128,11 +131,26 @@ def as_encoded(text: str, encoding: str) -> str:
 
 
 def print_anything() -> None:
-    """Lets standard output and error print every text, whatever their encoding is; see ``as_encoded``."""
+    """Lets standard output and error print every text, whatever their encoding is; see ``as_encoded``.
+
+    Where one of them is closed, what is printed there goes nowhere.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, _nowhere(number))
     codecs.register_error(_ENCODING_ERRORS, _typed)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a caller replaced it
             stream.reconfigure(errors=_ENCODING_ERRORS)
+
+
+def _nowhere(number: int) -> TextIO:
+    """A stream for a closed one. No other file gets its number, into which libraries print, too."""
+    try:
+        os.fstat(number)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_RDWR), number)
+    return Path(os.devnull).open("r+", encoding="utf-8")
 
 
 def _typed(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, in_words
 from mergesearch.files import ended_by_exception
 from mergesearch.foreign import other_code
 from mergesearch.text import SCREEN, as_line, print_anything, shown
@@ -43,10 +43,10 @@ def _user_errors(command: CommandFunction) -> CommandFunction:
                 command(*args, **kwargs)
         except UserError as error:
             _end(*error.problems)
+        except BrokenPipeError:
+            raise  # click ends without a word where nobody reads
         except OSError as error:
-            if error.filename is None:
-                raise
-            _end(f"{error.filename}: {error.strerror}")
+            _end(in_words(error) if error.filename is None else f"{error.filename}: {error.strerror}")
 
     return wrapped
 

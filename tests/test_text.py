@@ -1,7 +1,10 @@
 """Text of other people: nothing in it is interpreted, and everything can be printed and stored."""
 
 import io
+import shlex
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -107,3 +110,32 @@ def test_every_encoding_can_print_everything(encoding: str, monkeypatch: pytest.
 
 def test_a_user_error_in_words() -> None:
     assert in_words(UserError("x: found 1")) == "UserError: x: found 1"
+
+
+PRINTING = """
+import os, sys
+from mergesearch.text import print_anything
+{first}
+print_anything()
+with open("other", "w") as other:
+    {libraries}
+    print("a", flush=True)
+    print("b", file=sys.stderr, flush=True)
+    other.write("mine")
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "libraries"),
+    [
+        ("", "os.write(1, b'out'), os.write(2, b'error')"),
+        ("files = [open('before', 'a') for _ in range(3)]  # which have the streams' numbers", "pass"),
+    ],
+)
+def test_closed_streams_print_into_no_other_file(first: str, libraries: str, tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text(PRINTING.format(first=first, libraries=libraries))
+    (tmp_path / "before").touch()
+    command = f"exec {shlex.quote(sys.executable)} code.py >&- 2>&- <&-"
+    assert subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False).returncode == 0
+    assert (tmp_path / "other").read_text() == "mine"
+    assert not (tmp_path / "before").read_text()

@@ -1,6 +1,7 @@
 """The commands as a person uses them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.cli import main
+from mergesearch.search.report.console import console
 from mergesearch.search.report.methods_page import clauses
 from mergesearch.search.samplers import SAMPLERS
 
@@ -43,6 +45,32 @@ def test_python_m() -> None:
         [sys.executable, "-m", "mergesearch", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("python -m mergesearch, version")
+
+
+def test_output_that_cannot_be_written_is_an_error() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mergesearch", "methods"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_goes_on_where_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as closed:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdout", closed)
+        screen = console()
+        screen.print("checking")
+        screen.print("searching")
+        assert screen.quiet
 
 
 def test_the_demos_config_is_found_from_anywhere(tmp_path: Path) -> None:
