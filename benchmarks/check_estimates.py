@@ -64,7 +64,7 @@ def compared(data: dict[str, Any], trials: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = RunFolder(Path(name))
         study = folder.open_run(plan.problem.config.dump(), None, plan.problem.tasks.directions)
-        session = Session(plan, RunStore(folder, study))
+        session = Session(plan, RunStore(folder, study, plan.problem.tasks.items("search")))
         session.prepare()
         begin = time.perf_counter()
         session.search()

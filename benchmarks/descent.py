@@ -62,7 +62,7 @@ class Bench:
         plan = open_plan(Config.model_validate(data), str(config))
         self.problem, self.folder = plan.problem, RunFolder(folder)
         self.study = optuna.create_study(direction="maximize")
-        self.session = Session(plan, RunStore(self.folder, self.study))
+        self.session = Session(plan, RunStore(self.folder, self.study, plan.problem.tasks.items("search")))
         self.session.prepare()
 
     def add(self, kind: str, name: str, point: Point) -> FrozenTrial:

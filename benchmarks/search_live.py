@@ -222,9 +222,9 @@ def our_arm(**settings: Any) -> Arm:
             score = trial.value if trial.state == TrialState.COMPLETE and trial.value is not None else -np.inf
             trajectory.add(score, lambda: live.gain(seed, t.recipe_of(trial)))
 
-        study = optuna.create_study(direction="maximize")
-        store = RunStore(MeteredRunFolder(trajectory.spend, study), study)
-        session = Session(live.new_plan(seed, **settings), store)
+        study, plan = optuna.create_study(direction="maximize"), live.new_plan(seed, **settings)
+        store = RunStore(MeteredRunFolder(trajectory.spend, study), study, plan.problem.tasks.items("search"))
+        session = Session(plan, store)
         session.prepare()
         session.loop.run(on_trial)
 

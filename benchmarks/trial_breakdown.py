@@ -159,7 +159,8 @@ def measure(bed: str, trials: int) -> dict[str, Any]:
 def _session(data: dict[str, Any], folder: Path) -> Session:
     folder.mkdir()
     run_folder = RunFolder(folder)
-    return Session(open_plan(Config.model_validate(data), "config"), RunStore(run_folder, run_folder.open_study(None)))
+    plan = open_plan(Config.model_validate(data), "config")
+    return Session(plan, RunStore(run_folder, run_folder.open_study(None), plan.problem.tasks.items("search")))
 
 
 def table_of(found: dict[str, dict[str, Any]], trials: int) -> Table:

@@ -81,7 +81,7 @@ def measure(trials: int, sampler: str) -> dict[str, float]:
         plan = open_plan(Config.model_validate(config), "config")
         folder = RunFolder(Path(name) / "overhead")
         folder.path.mkdir()
-        session = Session(plan, RunStore(folder, folder.open_study(None)))
+        session = Session(plan, RunStore(folder, folder.open_study(None), plan.problem.tasks.items("search")))
         stub(session)
         ended = []
         for _ in range(trials):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators.contract.evaluator import Metric
+from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.lm_eval.subtask import Subtask
 
 
@@ -21,19 +23,29 @@ class SubtaskScores:
 
     Attributes:
         subtask: The subtask.
-        indices: Indices of its items among all items.
+        indices: [indices] int64, of its items among all items.
         rows: [indices, width] float64, see ``DocumentMetric``; or margins, see ``Decisions``.
-        weights: Weights of its items.
+        items: All items.
     """
 
     subtask: Subtask
-    indices: list[int]
+    indices: Tensor
     rows: Tensor
-    weights: list[float]
+    items: Sequence[Item]
+
+    @cached_property
+    def weights(self) -> list[float]:
+        """[indices]: the weights of its items."""
+        return [self.items[index].weight for index in self.indices.tolist()]
 
     def value(self) -> float:
         """The subtask's value."""
         return self.subtask.document_metric.value(self.rows, self.weights)
+
+    def contributions(self) -> Tensor:
+        """[indices] float64: what its items contribute to that."""
+        metric = self.subtask.document_metric
+        return self.rows[:, 0] if metric.is_mean else metric.contributions(self.rows, self.weights)
 
 
 class GroupAggregation:
@@ -68,7 +80,7 @@ class GroupAggregation:
 
     def contributions(self, parts: Sequence[SubtaskScores]) -> Tensor:
         """[items] float64. Those of a subtask are scaled so that their weighted mean over all items is its share."""
-        own = [part.subtask.document_metric.contributions(part.rows, part.weights) for part in parts]
+        own = [part.contributions() for part in parts]
         return self._shared(own, parts)
 
     def graded_contributions(self, parts: Sequence[SubtaskScores], scale: float) -> Tensor:
@@ -76,6 +88,8 @@ class GroupAggregation:
         return self._shared([part.subtask.decisions.contributions(part.rows, scale) for part in parts], parts)
 
     def _shared(self, contributions_by_part: Sequence[Tensor], parts: Sequence[SubtaskScores]) -> Tensor:
+        if len(parts) == 1:
+            return contributions_by_part[0]
         contributions = torch.zeros(sum(len(part.indices) for part in parts), dtype=torch.float64)
         total = sum(sum(part.weights) for part in parts)
         for own, part in zip(contributions_by_part, parts, strict=True):

@@ -201,7 +201,7 @@ class LmEval:
             for part in parts:
                 factor = self._aggregation.factor(part, parts) / (sum(part.weights) or 1.0)
                 scorer = self._gold_texts().scorer if part.subtask.generates else runner.scorer
-                own = [self._target(scorer, items[index], factor) for index in part.indices]
+                own = [self._target(scorer, items[index], factor) for index in part.indices.tolist()]
                 by_scorer.setdefault(scorer, []).extend(own)
         return JoinedTargets([ContinuationTargets(scorer, targets) for scorer, targets in by_scorer.items()])
 
@@ -270,14 +270,21 @@ class LmEval:
         """The rows by subtask, in the order of the subtasks. Subtasks without an item are left out."""
         from mergesearch.evaluators.lm_eval.groups import SubtaskScores
 
-        indices: dict[str, list[int]] = {}
-        for index, item in enumerate(items):
-            indices.setdefault(self._document[item][0].name, []).append(index)
-        present = [(subtask, indices[subtask.name]) for subtask in self.subtasks if subtask.name in indices]
         return [
-            SubtaskScores(subtask, own, table[own][:, : width(subtask)], [items[n].weight for n in own])
-            for subtask, own in present
+            SubtaskScores(subtask, own, table[own][:, : width(subtask)], items)
+            for subtask, own in self._by_subtask(items)
         ]
+
+    def _by_subtask(self, items: Sequence[Item]) -> list[tuple[Subtask, Tensor]]:
+        """The subtasks that any of the items belong to, with the numbers of those items."""
+        import torch
+
+        if len(self.subtasks) == 1:
+            return [(self.subtasks[0], torch.arange(len(items)))] if items else []
+        numbers: dict[str, list[int]] = {}
+        for number, item in enumerate(items):
+            numbers.setdefault(self._document[item][0].name, []).append(number)
+        return [(each, torch.tensor(numbers[each.name])) for each in self.subtasks if each.name in numbers]
 
 
 def _table(rows: Sequence[Sequence[float]], width: int) -> Tensor:

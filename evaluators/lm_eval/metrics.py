@@ -29,10 +29,12 @@ class DocumentMetric(ABC):
     Attributes:
         width: How many numbers a row has.
         has_contributions: Whether ``contributions`` show how the value varies from sample to sample.
+        is_mean: Whether the value is the mean of the documents' numbers, one for each.
     """
 
     width = 1
     has_contributions = True
+    is_mean = False
 
     @abstractmethod
     def row(self, result: Any) -> list[float]:
@@ -80,7 +82,6 @@ class ScalarMetric(DocumentMetric):
     def __init__(self, aggregation: AggregationFunction) -> None:
         self._aggregation = aggregation
         self.is_mean = aggregation is get_aggregation("mean")
-        """Whether the value is the mean of the documents' numbers."""
 
     def row(self, result: Any) -> list[float]:
         """See ``DocumentMetric.row``."""

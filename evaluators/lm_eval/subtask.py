@@ -21,7 +21,7 @@ from mergesearch.evaluators.lm_eval.answers import Answers, check_gold
 from mergesearch.evaluators.lm_eval.command_line import as_command_line
 from mergesearch.evaluators.lm_eval.decisions import TESTED_DOCUMENTS, Decisions, GreedyText, decisions_on_given
 from mergesearch.evaluators.lm_eval.examples import Examples, TestItems
-from mergesearch.evaluators.lm_eval.metrics import DocumentMetric, ScalarMetric, WeightedMetric, metric_of
+from mergesearch.evaluators.lm_eval.metrics import DocumentMetric, WeightedMetric, metric_of
 from mergesearch.evaluators.lm_eval.task_loading import TaskOverrides, build_instances, cache_rendering
 
 SCORES_GIVEN = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
@@ -232,7 +232,7 @@ class Subtask:
         return self._decisions
 
     def _known_decisions(self) -> Decisions | None:
-        is_mean = isinstance(self.document_metric, ScalarMetric) and self.document_metric.is_mean
+        is_mean = self.document_metric.is_mean
         if not self.generates:
             return decisions_on_given(self._task, self.metric_name, is_mean, self.docs)
         is_known = is_mean and any(self.gold_texts(number) for number in range(len(self.docs))[:TESTED_DOCUMENTS])

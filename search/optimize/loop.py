@@ -163,8 +163,7 @@ class Loop:
     def _tell(self, trial: Trial, scored: Scored) -> None:
         result = scored.result
         if result.scores:
-            name = t.scores_name(trial.number)
-            self._store.folder.save_scores(name, result.scores, result.items, result.margins)
+            self._store.save_marks(trial.number, result.scores, result.items, result.margins)
         with noted_together(self._store.study):
             self._note(trial, scored)
 

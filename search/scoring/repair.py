@@ -67,6 +67,6 @@ def _score_again(store: RunStore, scorer: Scorer, trial: FrozenTrial, say: Say) 
             f"{store.folder.path}: the scores of trial {trial.number} are lost, and its candidate cannot be scored "
             f"again: {in_words(error)}"
         ) from error
-    store.folder.save_scores(t.scores_name(trial.number), result.scores, result.items, result.margins)
+    store.save_marks(trial.number, result.scores, result.items, result.margins)
     if result.values != trial.user_attrs[t.VALUES]:
         say(f"trial {trial.number} is worth {result.values} now, and was {trial.user_attrs[t.VALUES]}")

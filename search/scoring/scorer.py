@@ -84,7 +84,6 @@ class Scorer:
         self._attempts = Attempts(folder.path / "attempts", folder.workers, folder.worker)
         self._constraint_results: dict[str, Result] = {}
         self._references: list[int] = []
-        self._marks: dict[int, tuple[Scores, Margins]] = {}
         self.race_plan: RacePlan | None = None
         """How candidates are raced; None before the baselines are scored, and where racing is off."""
 
@@ -155,12 +154,9 @@ class Scorer:
         trials.sort(key=lambda trial: (t.kind_of(trial) != t.BASELINE, t.rank(trial)))
         references = sorted(trial.number for trial in trials[:MOST_REFERENCES])
         if references != self._references:
-            self._marks = {number: self._marks.get(number) or self._load_marks(number) for number in references}
-            self.race_plan = plan_race(self._tasks, [*self._marks.values()], self._racing, self._seed)
+            marks = [self._store.marks_of(number) for number in references]
+            self.race_plan = plan_race(self._tasks, marks, self._racing, self._seed)
             self._references = references
-
-    def _load_marks(self, number: int) -> tuple[Scores, Margins]:
-        return self._store.folder.load_scores_and_margins(t.scores_name(number), self._tasks.items("search"))
 
     def score_constraint_baselines(self) -> None:
         """Scores the baselines that constraints name, with which every trial is compared. Raises UserError."""
@@ -208,7 +204,7 @@ class Scorer:
         """The result of a race, where candidates are raced."""
         if self.race_plan is None:
             return self._score_in_full()
-        scores, _ = self._marks.get(incumbent.number) or self._load_marks(incumbent.number)
+        scores, _ = self._store.marks_of(incumbent.number)
         plan = self.race_plan if may_stop else replace(self.race_plan, error=0.0)
         return run_race(self._tasks, plan, scores, self._score_items, phenotype)
 

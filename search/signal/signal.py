@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.evaluators.contract.graded import spread
 from mergesearch.search.problem.task_set import TaskSet
-from mergesearch.search.problem.tasks import Margins, Scores, Task
+from mergesearch.search.problem.tasks import Task
 from mergesearch.search.signal.bandwidth import BANDWIDTHS, FEWEST_CANDIDATES, USUAL, Choice, choose_bandwidth
 from mergesearch.search.signal.foresight import Foresight
 from mergesearch.search.signal.parts import Parts
@@ -77,7 +77,6 @@ class Signal:
         self.is_graded = setting != "metric" and any(task.graded for task in tasks.counted("search"))
         """Whether any value differs from the metric."""
         self._objective = tasks.objective("search")
-        self._marks: dict[int, tuple[Scores, Margins]] = {}
         self._parts = Parts(tasks)
         self._metric = Readings(self._parts)
         self._epoch = _Epoch((), self._metric, [])
@@ -127,7 +126,7 @@ class Signal:
 
     def _share_seen(self, number: int) -> float:
         """The share of the items that were scored; the others, which are predicted, hardly differ from the mean."""
-        scored = [seen(self._marks_of(number)[0][task.name]) for task in self._counted]
+        scored = [seen(self._store.marks_of(number)[0][task.name]) for task in self._counted]
         return float(np.concatenate(scored).mean())
 
     def strata_of(self, trial: FrozenTrial) -> list[Stratum]:
@@ -139,7 +138,7 @@ class Signal:
 
         As if the objective were the weighted mean, not normalised. None for a trial without scores of its own.
         """
-        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not self._has_scores(trial.number):
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not self._store.has_marks(trial.number):
             return None
         found = self._contributions_of(trial.number)
         adds = [
@@ -178,22 +177,12 @@ class Signal:
     def _is_read(self, trial: FrozenTrial) -> bool:
         """Whether the trial has a value that is read from its scores."""
         is_scored = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        return self.is_graded and is_scored and self._has_scores(trial.number)
-
-    def _has_scores(self, number: int) -> bool:
-        """False for a candidate that took over the estimate of an identical one."""
-        return number in self._marks or self._store.folder.has_scores(t.scores_name(number))
-
-    def _marks_of(self, number: int) -> tuple[Scores, Margins]:
-        if number not in self._marks:
-            items = self._tasks.items("search")
-            self._marks[number] = self._store.folder.load_scores_and_margins(t.scores_name(number), items, partial=True)
-        return self._marks[number]
+        return self.is_graded and is_scored and self._store.has_marks(trial.number)
 
     def _contributions_of(self, number: int) -> Contributions:
         epoch = self._current()
         if number not in self._contributions:
-            read = epoch.readings.contributions("search", *self._marks_of(number))
+            read = epoch.readings.contributions("search", *self._store.marks_of(number))
             self._contributions[number] = epoch.filled(read)
         return self._contributions[number]
 
@@ -210,7 +199,7 @@ class Signal:
         numbers = self._chosen_on()
         if numbers != self._epoch.numbers:
             readings = Readings(self._parts, {task.name: self._read(task, numbers) for task in self._counted})
-            candidates = [readings.contributions("search", *self._marks_of(number)) for number in numbers]
+            candidates = [readings.contributions("search", *self._store.marks_of(number)) for number in numbers]
             self._epoch = _Epoch(numbers, readings, candidates)
             for cache in (self._contributions, self._values, self._errors, self._shown):
                 cache.clear()
@@ -242,7 +231,7 @@ class Signal:
         return np.array([[part.mean(each) for each in contributions] for part in self._parts.of(task, "search")])
 
     def _task_contributions(self, readings: Readings, task: Task, number: int) -> Array:
-        scores, margins = self._marks_of(number)
+        scores, margins = self._store.marks_of(number)
         return readings.of_task(task, "search", scores[task.name], margins.get(task.name))
 
     def _choice(self, task: Task, numbers: Sequence[int]) -> Choice:
@@ -256,7 +245,7 @@ class Signal:
 
     def _grades(self, task: Task, number: int, bandwidth: float) -> Array:
         """[items]: what they contribute to the graded value, or with bandwidth 0 to the metric."""
-        margins = self._marks_of(number)[1][task.name]
+        margins = self._store.marks_of(number)[1][task.name]
         if not bandwidth or task.graded is None:
             return self._task_contributions(self._metric, task, number)
         return task.graded.graded_contributions(task.search, margins, bandwidth * spread(margins)).numpy()

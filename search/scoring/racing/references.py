@@ -66,6 +66,8 @@ class References:
 
     def spreads(self, foretold: Foretold) -> Array:
         """[items]: the standard deviation of the metric about what is expected of this candidate."""
+        if self.decisions.all():
+            return self.spread
         return np.asarray(np.where(self.decisions, self.spread, np.maximum(self.spread, foretold.deviation)))
 
     def room(self, weights: Array, expected: Array, spreads: Array) -> Array:
