@@ -11,17 +11,18 @@ from mergesearch.merge_ops.checkpoint.side_files import SENTENCE_MODULES, side_f
 def module_warnings(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """Returns a warning for each module that is not the first checkpoint's in another one. They are never merged."""
     template, *others = checkpoints
-    own = _modules(template.folder)
-    warnings = []
-    for checkpoint in others:
-        theirs = _modules(checkpoint.folder)
-        differing = [name for name in {**own, **theirs} if theirs and own.get(name) != theirs.get(name)]
-        warnings += [
-            f"{name}: differs between {template.reference} and {checkpoint.reference}; modules of "
-            f"sentence-transformers are not merged: the result has what {template.reference} has"
-            for name in sorted(differing)
-        ]
-    return warnings
+    return [
+        f"{name}: differs between {template.reference} and {checkpoint.reference}; modules of "
+        f"sentence-transformers are not merged: the result has what {template.reference} has"
+        for checkpoint in others
+        for name in differing_modules(template, checkpoint)
+    ]
+
+
+def differing_modules(template: Checkpoint, other: Checkpoint) -> list[str]:
+    """Returns the files of modules that are not the same in both. A checkpoint without modules has the template's."""
+    own, theirs = _modules(template.folder), _modules(other.folder)
+    return sorted(name for name in {**own, **theirs} if theirs and own.get(name) != theirs.get(name))
 
 
 def _modules(folder: Path | None) -> dict[str, str]:

@@ -9,6 +9,7 @@ from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.side_files import CHAT_TEMPLATES, TOKENIZER_FILES, side_files
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
 from mergesearch.merge_ops.inputs.model_config import config_differences
+from mergesearch.merge_ops.inputs.sentence_modules import differing_modules
 from mergesearch.merge_ops.inputs.tokenizer import load_tokenizer
 from mergesearch.reading import read_json_object
 
@@ -18,8 +19,8 @@ GENERATION = "generation_config.json"
 def standalone(inputs: Mapping[str, AlignedCheckpoint]) -> list[str]:
     """Returns the references of models that only a live model of their own can stand for.
 
-    They differ from the first one, the template, in config, tokenizer or settings of generation, and have all of its
-    tensors.
+    They differ from the first one, the template, in config, tokenizer, settings of generation or modules of
+    sentence-transformers, and have all of its tensors.
     """
     template, *others = inputs.values()
     if not template.checkpoint.has_config:
@@ -32,6 +33,8 @@ def _is_another(template: AlignedCheckpoint, other: AlignedCheckpoint) -> bool:
     if not template.tensors.keys() <= other.tensors.keys():
         return False
     if config_differences(one, two, with_usage=True) or _generation(one) != _generation(two):
+        return True
+    if differing_modules(one, two):
         return True
     return not same_tokenizer(one, two)
 

@@ -119,6 +119,31 @@ def test_a_winner_that_is_such_a_baseline_is_written_as_it_was_scored(
     assert torch.equal(built.state_dict()["model.norm.weight"], stored["model.norm.weight"])
 
 
+def test_a_baseline_with_another_pooling_is_scored_with_its_own(config: Data, models: Path, tmp_path: Path) -> None:
+    folders = []
+    for name, flag in (("base", "cls_token"), ("two", "mean_tokens")):
+        folders.append(Path(copy_of(models / name, tmp_path / name)))
+        (folders[-1] / "1_Pooling").mkdir()
+        (folders[-1] / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{flag}": True}))
+    rows = [{"sentence1": "ab"[n % 2] * n, "sentence2": "abc"[n % 3] * 9, "score": n * 7 % 10} for n in range(1, 25)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = two_only(config, str(folders[1]))
+    data["recipe"]["base_model"] = str(folders[0])
+    task = {"evaluator": "embedding", "task": "text", "data": str(tmp_path / "pairs.jsonl")}
+    data["evaluate"] = {"tasks": [task], "split": {"search": 0.5, "test": 0.5}}
+    scores = baselines(data, tmp_path / "results")
+    for folder in folders:
+        own = evaluate_model(str(folder), Config.model_validate(data), "config")["tasks"]["text"]["spearman"]
+        assert scores[folder.name] == rescored(own)
+    assert own_pooling_matters(data, folders[1], scores["two"])
+
+
+def own_pooling_matters(data: Data, folder: Path, score: float) -> bool:
+    data["evaluate"]["tasks"][0]["pooling"] = "cls"
+    found = evaluate_model(str(folder), Config.model_validate(data), "config")
+    return bool(score != rescored(found["tasks"]["text"]["spearman"]))
+
+
 def test_models_of_another_kind_are_refused_by_check(config: Data, models: Path, tmp_path: Path) -> None:
     data = two_only(config, copy_of(models / "two", tmp_path / "two", hidden_act="relu"))
     with pytest.raises(UserError, match=r"config: recipe: .*two: config\.json: .*hidden_act"):
