@@ -1,6 +1,6 @@
 """Assembles the tensors of one recipe's result from a merger's open checkpoints."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,21 +50,28 @@ class Assembly:
         """The shape and dtype of each tensor of the result."""
         return self.layout.infos
 
-    def write(self, outs: Mapping[str, Tensor]) -> None:
-        """Writes tensors to ``outs``, which has them by name."""
+    def write(self, outs: Mapping[str, Tensor]) -> set[str]:
+        """Writes tensors to ``outs``, which has them by name; returns the names of some that are finite for certain."""
         if self._merger.keeps_all:
-            combine_all(self._passes(outs))
-            return
+            copies = {name: key for name in outs if (key := self.copied(name))}
+            finite = {id(out) for out in combine_all(self._passes(outs, copies))}
+            return {name for name, out in outs.items() if id(out) in finite or self._is_exact(name, copies)}
         for (name, out), following in zip(outs.items(), [*list(outs)[1:], None], strict=True):
             if following is not None:
                 self._merger.prefetch(self.layout.tensor_recipes[following].inputs)
             self.write_tensor(name, out)
+        return set()
 
-    def _passes(self, outs: Mapping[str, Tensor]) -> Iterator[Pass]:
-        """Yields a pass for each tensor that is merged, and writes the others."""
-        plans = self._planned_at_once(outs)
+    def _is_exact(self, name: str, copies: Mapping[str, InputKey]) -> bool:
+        """Returns whether a tensor is a copy with the values of its input, which were checked."""
+        same = name in copies and self.layout.info_of(*copies[name]) == self.infos[name]
+        return same and not self._merger.allows_nan
+
+    def _passes(self, outs: Mapping[str, Tensor], copies: Collection[str]) -> Iterator[Pass]:
+        """Yields a pass for each tensor that is merged, and writes the others, the ``copies`` among them."""
+        plans = self._planned_at_once({name: out for name, out in outs.items() if name not in copies})
         for name, out in outs.items():
-            planned = plans.get(name) or (None if self.copied(name) else self.planned(name))
+            planned = plans.get(name) or (None if name in copies else self.planned(name))
             if planned is None:
                 self.write_tensor(name, out)
             else:
@@ -72,7 +79,7 @@ class Assembly:
 
     def _planned_at_once(self, outs: Mapping[str, Tensor]) -> dict[str, PlannedTensor | None]:
         """Plans the small tensors of heavy methods on several threads. Large ones are left to torch's own threads."""
-        heavy = [name for name, out in outs.items() if self._is_heavy(name, out.numel()) and not self.copied(name)]
+        heavy = [name for name, out in outs.items() if self._is_heavy(name, out.numel())]
         if self._merger.device != "cpu" or len(heavy) < 2:
             return {}
         # The first one computes what all tensors of a model share.

@@ -99,25 +99,31 @@ class Engine:
         template = self._template_model
         self.model, tokenizer, self._views = self._standalone_models.find(recipe) or template
         self.tokenizer = tokenizer or template.tokenizer
+        finite: set[str] = set()
         if self._standalone_models.has(recipe):
             self._checked_assembly(recipe)
         elif recipe.keeps_shapes or recipe.vocabulary:
-            self._write_views(self._assembly(recipe))
+            finite = self._write_views(self._assembly(recipe))
         elif self._has_fixed_depth:
             raise UserError("slices: a model that `builder` makes has the layers that it has; expected models")
         else:
             self.model, self._views = self._sliced_model.build(self._checked_assembly(recipe))
-        if (name := first_not_finite(self._views)) is not None:
+        unsure = {name: view for name, view in self._views.items() if name not in finite}
+        if (name := first_not_finite(unsure)) is not None:
             raise FloatingPointError(f"{name} of the merged model has {not_finite(self._views[name])}")
         self._built = recipe
         return self.model
 
-    def _write_views(self, assembly: Assembly) -> None:
-        """Writes the assembly's tensors. Tensors that its template does not have and does not need are the engine's."""
+    def _write_views(self, assembly: Assembly) -> set[str]:
+        """Writes the assembly's tensors; returns the names of some that are finite for certain.
+
+        Tensors that its template does not have and does not need are the engine's.
+        """
         made = self._made_views(assembly)
-        assembly.write(made)
+        finite = assembly.write(made)
         for name in self._views.keys() - made.keys():
             self._views[name].copy_(self._merger.tensor(self._template, name))
+        return finite
 
     def _made_views(self, assembly: Assembly) -> dict[str, Tensor]:
         return {name: view for name, view in self._views.items() if name in assembly.layout.tensor_recipes}

@@ -34,15 +34,19 @@ def combine(plan: Plan, base: Tensor | None, models: Sequence[Tensor], out: Tens
     combine_all([Pass(plan, base, models, out)])
 
 
-def combine_all(passes: Iterable[Pass]) -> None:
+def combine_all(passes: Iterable[Pass]) -> list[Tensor]:
     """Writes the output of every pass.
 
     On the CPU, all passes are one call of the compiled kernels for each thread, and threads take parts of any tensor
     without waiting for each other.
+
+    Returns:
+        The outputs that are finite for certain, as the compiled kernels see while they write them.
     """
     native = [scaled for scaled in map(_with_scales, passes) if not _combine_elsewhere(scaled)]
-    if native:
-        native_backend.combine(native)
+    if not native:
+        return []
+    return [each.out for each, is_finite in zip(native, native_backend.combine(native), strict=True) if is_finite]
 
 
 def _combine_elsewhere(tensor_pass: Pass) -> bool:

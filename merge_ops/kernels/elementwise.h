@@ -154,12 +154,15 @@ INLINE floats function(const struct pass *p, int form, int64_t index, struct pla
 INLINE void walk_function(const struct pass *p, int form, int64_t first, int64_t last, int64_t start, int dtype) {
   int out = dtype == MIXED ? p->out.dtype : dtype, past_cache = (uintptr_t)p->out.data % 64 == 0;
   struct place at = form == VECTORS || form == IMPORTANT ? place_of(p, start + first) : (struct place){0, 0, LANES};
+  words seen = {0};
   for (int64_t index = first; index < last; index += STEP) {
     struct place second = after(at);
     struct wide value = {function(p, form, index, at, dtype), function(p, form, index + LANES, second, dtype)};
     store(p->out.data + index * bytes_of(out), out, value, past_cache);
+    seen = and_overflow(seen, value, out);
     at = after(second);
   }
+  tell_overflow(p, seen);
 }
 
 /* The compiler specializes the walk for each form. */

@@ -201,11 +201,14 @@ INLINE struct wide sign_consensus(const struct pass *p, int64_t index, int64_t s
 INLINE void walk(const struct pass *p, int64_t first, int64_t last, int64_t start, int dtype, int kind) {
   int out = dtype == MIXED ? p->out.dtype : dtype;
   int past_cache = (uintptr_t)p->out.data % 64 == 0;
+  words seen = {0};
   for (int64_t index = first; index < last; index += STEP) {
     struct wide value = kind == NO_SIGNS ? linear_combination(p, index, dtype)
                                          : sign_consensus(p, index, start, dtype, kind);
     store(p->out.data + index * bytes_of(out), out, value, past_cache);
+    seen = and_overflow(seen, value, out);
   }
+  tell_overflow(p, seen);
 }
 
 INLINE void walk_form(const struct pass *p, int64_t first, int64_t last, int64_t start, int dtype) {

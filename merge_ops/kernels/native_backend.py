@@ -66,7 +66,8 @@ TERM = np.dtype(
 )
 PASS = np.dtype(
     [(name, "i8") for name in ("size", "first_span", "k", "tables", "inner", "length")]
-    + [("terms", "u8"), ("models", "u8"), ("factors", "u8"), ("base", TENSOR), ("out", TENSOR)]
+    + [(name, "u8") for name in ("terms", "models", "factors", "overflow")]
+    + [("base", TENSOR), ("out", TENSOR)]
     + [(name, "i4") for name in ("form", "task_vectors", "elect", "normalize", "vote")]
     + [(name, "f4") for name in ("base_coefficient", "lambda", "rounding", "least_spread")]
     + [("numbers", "f4", 2)],
@@ -93,10 +94,13 @@ def reads(tensors: Sequence[Tensor]) -> bool:
     return all(t.dtype in DTYPES and t.device.type == "cpu" for t in tensors) and library() is not None
 
 
-def combine(passes: Sequence[Pass]) -> None:
+def combine(passes: Sequence[Pass]) -> list[bool]:
     """Writes the output of every pass, by one call of the compiled kernels for each thread.
 
     All tensors must be contiguous. Raises ValueError if a plan and its pass differ in the number of models.
+
+    Returns:
+        For each pass, whether its output is finite for certain.
     """
     kernels, structs = library(), _Structs(passes)
     assert kernels is not None
@@ -107,6 +111,7 @@ def combine(passes: Sequence[Pass]) -> None:
             raise MemoryError
 
     run_on_threads(work, structs.spans)
+    return [not overflow for overflow in structs.overflows]
 
 
 class _Structs:
@@ -123,6 +128,8 @@ class _Structs:
         self.passes["terms"] = _addresses(self.terms, [len(each) for each in terms])
         self.passes["models"] = _addresses(self.models, [len(each) for each in models])
         self.passes["factors"] = _addresses(self.factors, [len(each) for each in factors])
+        self.overflows = np.zeros(len(passes), np.int32)
+        self.passes["overflow"] = _addresses(self.overflows, [1] * len(passes))
         spans = -(-self.passes["size"] // SPAN)
         self.passes["first_span"] = np.cumsum(spans) - spans
         self.spans = int(spans.sum())
@@ -139,7 +146,7 @@ def _tensor(tensor: Tensor) -> Struct:
 
 
 def _pass(tensor_pass: Pass) -> Struct:
-    """Returns the struct of a pass with zeros for its first span and its pointers to terms and models."""
+    """Returns the struct of a pass with zeros for its first span and its pointers."""
     base = NO_TENSOR if tensor_pass.base is None else _tensor(tensor_pass.base)
     out, plan = tensor_pass.out, tensor_pass.plan
     vectors = plan.form.vectors if isinstance(plan, Elementwise) and plan.form else (1, 1)
@@ -149,9 +156,7 @@ def _pass(tensor_pass: Pass) -> Struct:
         len(tensor_pass.models),
         len(_tables(plan)),
         *vectors,
-        0,
-        0,
-        0,
+        *(0, 0, 0, 0),
         base,
         _tensor(out),
         *_plan(plan),

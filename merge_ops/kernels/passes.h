@@ -17,12 +17,14 @@ struct term {
 /* One pass: the plan of one tensor, its base, its k models and its output. Spans are numbered through all passes.
  *
  * Some forms also have tables, which are float32 tensors behind the models, and factors: for a model, a number for each
- * vector along an axis of this length, of which inner elements follow each other. */
+ * vector along an axis of this length, of which inner elements follow each other. overflow is set to 1 if a result is
+ * not finite, and otherwise stays 0, unless elements that only fill a step up are not finite. */
 struct pass {
   int64_t size, first_span, k, tables, inner, length;
   const struct term *terms;
   const struct tensor *models;
   const float *const *factors;
+  int32_t *overflow;
   struct tensor base, out;
   int32_t form, task_vectors, elect, normalize, vote;
   float base_coefficient, lambda, rounding, least_spread, numbers[2];
@@ -145,6 +147,19 @@ INLINE void store(char *to, int dtype, struct wide value, int past_cache) {
     for (int l = 0; l < STEP; l++) narrow[l] = wide[l];
     put(to, narrow, sizeof narrow, past_cache);
   }
+}
+
+/* What was stored, and the results that are infinite or NaN in this dtype: then the highest bit of a lane is set. */
+INLINE words and_overflow(words seen, struct wide value, int dtype) {
+  uint32_t infinite = dtype == FLOAT32 ? 0x7F800000 : dtype == BFLOAT16 ? 0x7F7F8000 : 0x477FF000; /* rounded */
+  uint32_t room = 0x80000000u - infinite;
+  return seen | ((words)magnitude(value.a) + room) | ((words)magnitude(value.b) + room);
+}
+
+INLINE void tell_overflow(const struct pass *p, words seen) {
+  uint32_t any = 0;
+  for (int l = 0; l < LANES; l++) any |= seen[l];
+  if (any >> 31) __atomic_store_n(p->overflow, 1, __ATOMIC_RELAXED);
 }
 
 INLINE const char *at(struct tensor t, int dtype, int64_t index) { return t.data + index * bytes_of(dtype); }

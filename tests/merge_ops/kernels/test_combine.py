@@ -301,3 +301,35 @@ def test_jobs_run_on_threads_that_use_one_each() -> None:
         threads.run_jobs([partial(divmod, 1, 0)] * 3)
     assert torch.get_num_threads() == 2
     assert threads.run_jobs([]) == []
+
+
+LARGEST = {torch.float32: 0x7F7FFFFF, torch.bfloat16: 0x7F7F7FFF, torch.float16: 0x477FEFFF}
+"""The bits of the largest float32 that does not become infinite."""
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_outputs_that_are_finite_are_known(dtype: torch.dtype) -> None:
+    """One element is as large as it may be, or one larger, wherever in a tensor it is."""
+    copy, values = LinearCombination((1.0,)), torch.linspace(-3, 3, 2 * threads.SPAN + 7)
+    for place in (0, 17, 31, threads.SPAN, len(values) - 9, len(values) - 1):
+        for sign in (1, -1):
+            largest = sign * torch.tensor(LARGEST[dtype], dtype=torch.int32).view(torch.float32)
+            for extreme in (largest, largest.nextafter(largest * torch.inf), torch.tensor(torch.nan)):
+                values[place] = extreme
+                out = torch.empty(len(values), dtype=dtype)
+                known = combine_all([Pass(copy, None, [values], out)])
+                assert bool(known) == bool(out.isfinite().all()) == (extreme is largest)
+        values[place] = 0
+
+
+@compiled
+@plans
+def test_every_plan_tells_what_is_not_finite(plan: Plan) -> None:
+    """Of 3,001 elements one is NaN in all inputs; no output that is not finite is taken for one that is."""
+    base, models = inputs((3001,), 5, 3)
+    for place in (5, 3000):
+        spoilt = [tensor.clone().index_fill_(0, torch.tensor([place]), torch.nan) for tensor in (base, *models)]
+        passes = [Pass(plan, spoilt[0], spoilt[1:], torch.empty(3001)), Pass(plan, base, models, torch.empty(3001))]
+        known = [id(out) for out in combine_all(passes)]
+        assert [id(one.out) in known for one in passes] == [bool(one.out.isfinite().all()) for one in passes]
