@@ -31,6 +31,7 @@ from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
 from mergesearch.evaluators.contract.token_budget import Budget, default_tokens
 from mergesearch.evaluators.data.content import content_hash
+from mergesearch.evaluators.data.limit import limited
 from mergesearch.evaluators.data.split import split_items, split_together, without_shared
 from mergesearch.evaluators.lm_eval.lm_eval import LmEval
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
@@ -72,6 +73,7 @@ __all__ = [
     "has_targets",
     "is_evaluator",
     "is_graded",
+    "limited",
     "open_evaluator",
     "pseudo_values",
     "soft_decisions",

@@ -219,7 +219,7 @@ def merge(recipe: Path, out: Path, allow_nan: bool, verify: bool, trust: bool) -
 def evaluate(model: str, config: Path, as_json: bool, trust: bool) -> None:
     """Score a model on the tasks of a config.
 
-    MODEL is the folder of a checkpoint. All items of CONFIG's tasks are scored, search and test items alike.
+    MODEL is the folder of a checkpoint. The items of CONFIG's tasks are scored, search and test items alike.
     """
     from mergesearch.search.evaluate import evaluate_model
 

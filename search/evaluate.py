@@ -1,4 +1,4 @@
-"""``mergesearch eval``: scores one checkpoint on all items of a config's tasks."""
+"""``mergesearch eval``: scores one checkpoint on the search and the test items of a config's tasks."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def evaluate_model(
     values: dict[str, dict[str, float]] = {}
     for task in tasks:
         values.setdefault(task.evaluator.task, {})[task.evaluator.metric.name] = _value(task, subject, reference)
-    return {"model": reference, "items": {task.name: len(_items(task)) for task in tasks}, "tasks": values}
+    return {"model": reference, "items": {task.name: len(task.used) for task in tasks}, "tasks": values}
 
 
 def _note_look(folder: RunFolder, tasks: TaskSet, reference: str, tell: Say) -> None:
@@ -70,10 +70,6 @@ def _alone(reference: str, dtype: str | None) -> Recipe:
     return Recipe.read({key: value for key, value in data.items() if value}, reference)
 
 
-def _items(task: Task) -> list[Any]:
-    return list(task.evaluator.items)
-
-
 def _value(task: Task, subject: LoadedModel, reference: str) -> float:
     with located(reference), task.refusals():
-        return task.evaluator.value(_items(task), task.score(subject, _items(task)))
+        return task.evaluator.value(task.used, task.score(subject, task.used))

@@ -24,6 +24,7 @@ class Item:
         text: Content that is compared with other items to keep near-duplicates on the same side of a split. Empty
             if a group field in the config decides which items belong together.
         subtask: Name of the subtask, for items of a group of tasks. Empty otherwise.
+        content: Hash of the item's content, where the fingerprint is that of a group. Empty otherwise.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Item:
     chance: float | None = None
     text: str = field(default="", compare=False, repr=False)
     subtask: str = ""
+    content: str = field(default="", compare=False, repr=False)
 
 
 def aggregate(items: Sequence[Item], scores: Tensor | Sequence[float]) -> float:

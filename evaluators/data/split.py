@@ -1,13 +1,15 @@
 """The split of items into search items, which candidates are compared on, and test items for the final verdict.
 
-Items with equal fingerprints or nearly equal texts are on the same side. Within a task they form a group; groups of
-several tasks that share content form a unit.
+Items with equal fingerprints or nearly equal texts are on the same side, or are both left unused. Within a task they
+form a group; groups of several tasks that share content form a unit.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators.contract.item import Item
@@ -19,6 +21,20 @@ SplitItems = tuple[list[Item], list[Item]]
 """Search items and test items."""
 Unit = tuple[int, str]
 """A part and a group of it, for all groups that share its content."""
+Side = Literal["search", "test", "unused"]
+
+
+@dataclass(frozen=True)
+class Fractions:
+    """Of the items of a part, those that the search uses and those for the verdict. The others are left unused."""
+
+    search: float
+    test: float
+
+    @property
+    def use_everything(self) -> bool:
+        """Whether no item is left unused."""
+        return self.search + self.test > 1 - 1e-9
 
 
 def split_items(items: Sequence[Item], search: float, seed: int) -> SplitItems:
@@ -40,7 +56,8 @@ def split_items(items: Sequence[Item], search: float, seed: int) -> SplitItems:
     by_task: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         by_task[item.task].append(item)
-    parts = {task: _split([*part], Units([part]), 0, {}, search, seed)[0] for task, part in by_task.items()}
+    fractions = Fractions(search, 1 - search)
+    parts = {task: _split([*part], Units([part]), 0, {}, fractions, seed)[0] for task, part in by_task.items()}
     searched = {(task, item.fingerprint) for task, part in parts.items() for item in part}
     sides: SplitItems = ([], [])
     for item in items:
@@ -49,17 +66,20 @@ def split_items(items: Sequence[Item], search: float, seed: int) -> SplitItems:
 
 
 def split_together(
-    parts: Sequence[Sequence[Item]], search: float, seed: int, searched: Sequence[str] = ()
+    parts: Sequence[Sequence[Item]], search: float, seed: int, searched: Sequence[str] = (), test: float | None = None
 ) -> list[SplitItems]:
     """Splits the items of several parts, such as a config's tasks; what has the same content is on the same side.
 
-    A part that shares nothing with those before it is split as ``split_items`` does.
+    A part that shares nothing with those before it is split as ``split_items`` does. What shares content with an item
+    that is left unused is left unused, too. The test items come from the other end of the order of hashes than the
+    search items, so that neither fraction changes the other side, as long as items are left.
 
     Args:
         parts: The items of each part, which have one task.
         search: Fraction of each part's items that are search items.
         seed: Seed of the run.
         searched: Texts that the search uses beside the items. Items that share content with them are search items.
+        test: Fraction of each part's items that are test items; None: all others.
 
     Returns:
         (search items, test items) of each part, in the order given.
@@ -67,9 +87,9 @@ def split_together(
     Raises:
         UserError: One side of a part would be empty.
     """
-    units = Units(parts)
-    sides = dict.fromkeys(units.sharing(searched), True)
-    return [_split(part, units, index, sides, search, seed) for index, part in enumerate(parts)]
+    units, fractions = Units(parts), Fractions(search, 1 - search if test is None else test)
+    sides: dict[Unit, Side] = dict.fromkeys(units.sharing(searched), "search")
+    return [_split(part, units, index, sides, fractions, seed) for index, part in enumerate(parts)]
 
 
 def without_shared(parts: Sequence[Sequence[Item]], others: Sequence[Sequence[Item]]) -> list[list[Item]]:
@@ -144,36 +164,48 @@ class Units:
 
 
 def _split(  # noqa: PLR0913, PLR0917 - what a split depends on
-    part: Sequence[Item], units: Units, index: int, sides: dict[Unit, bool], search: float, seed: int
+    part: Sequence[Item], units: Units, index: int, sides: dict[Unit, Side], fractions: Fractions, seed: int
 ) -> SplitItems:
     """The sides of one part. ``sides`` has those of units that are settled, and gets those of the part's others.
 
-    Takes the units in the order of the hashes of their groups, and each unit that brings the number of items closer to
-    the one wanted.
+    Takes the units in the order of the hashes of their groups, and for each side each unit that brings the number of
+    its items closer to the one wanted.
     """
     sizes = Counter(units.of(index, item) for item in part)
     names: dict[Unit, str] = {}
     for group, unit in sorted((units.group_of(index, item), units.of(index, item)) for item in part):
         names.setdefault(unit, group)
-    wanted, settled = search * sizes.total(), sizes.keys() & sides.keys()
-    count = sum(size for unit, size in sizes.items() if sides.get(unit))
-    task = part[0].task if part else ""
-    for unit in sorted(sizes.keys() - sides, key=lambda unit: (derive(seed, task, names[unit], bits=128), names[unit])):
-        sides[unit] = abs(count + sizes[unit] - wanted) < abs(count - wanted)
-        count += sizes[unit] * sides[unit]
-    if not 0 < sum(sides[unit] for unit in sizes) < len(sizes):
-        raise UserError(_one_sided(task, sizes, search, len(settled)))
-    both: SplitItems = ([], [])
+    task, settled = part[0].task if part else "", sizes.keys() & sides.keys()
+    left = sorted(sizes.keys() - sides, key=lambda unit: (derive(seed, task, names[unit], bits=128), names[unit]))
+    _take(left, sizes, sides, "search", fractions.search)
+    if not fractions.use_everything:
+        _take([unit for unit in reversed(left) if unit not in sides], sizes, sides, "test", fractions.test)
+    sides.update({unit: "test" if fractions.use_everything else "unused" for unit in left if unit not in sides})
+    found = {sides[unit] for unit in sizes}
+    if not found >= {"search", "test"}:
+        raise UserError(_one_sided(task, sizes, fractions, len(settled)))
+    both: dict[Side, list[Item]] = {"search": [], "test": [], "unused": []}
     for item in part:
-        both[not sides[units.of(index, item)]].append(item)
-    return both
+        both[sides[units.of(index, item)]].append(item)
+    return both["search"], both["test"]
 
 
-def _one_sided(task: str, sizes: Mapping[Unit, int], search: float, settled: int) -> str:
+def _take(left: Sequence[Unit], sizes: Mapping[Unit, int], sides: dict[Unit, Side], side: Side, share: float) -> None:
+    """Gives a side its share of the items, from the units that are left."""
+    wanted = share * sum(sizes.values())
+    count = sum(size for unit, size in sizes.items() if sides.get(unit) == side)
+    for unit in left:
+        if abs(count + sizes[unit] - wanted) < abs(count - wanted):
+            sides[unit] = side
+            count += sizes[unit]
+
+
+def _one_sided(task: str, sizes: Mapping[Unit, int], fractions: Fractions, settled: int) -> str:
+    test = "" if fractions.use_everything else f" with a test fraction of {fractions.test:g}"
     elsewhere = f", {settled} of which are in another task or a calibration text too" if settled else ""
     return (
         f"task {task!r}: its {sum(sizes.values())} items cannot be split: they form {len(sizes)} groups of equal or "
-        f"nearly equal items{elsewhere}, and a search fraction of {search:g} leaves one side empty; "
+        f"nearly equal items{elsewhere}, and a search fraction of {fractions.search:g}{test} leaves one side empty; "
         "give the task more items or change evaluate.split"
     )
 

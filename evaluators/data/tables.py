@@ -94,6 +94,11 @@ class DataTable:
         columns = [self.column(field, "group" if group else "data") for field in ([group] if group else fields)]
         return [content_hash(values) for values in zip(*columns, strict=True)]
 
+    def hashes(self, fields: Sequence[str], group: str | None) -> list[str]:
+        """For each row what ``Item.content`` is."""
+        found = self.fingerprints(fields, None)
+        return found if group else [""] * len(found)
+
     def contents(self, fields: Sequence[str], group: str | None) -> list[str]:
         """For each row the text of these fields, to find near-duplicates; empty if there is a ``group``."""
         columns = [self.column(field, "data") for field in fields]

@@ -92,6 +92,7 @@ class Subtask:
             chance=self._chance(doc),
             text=content_text(doc) if group is None else "",
             subtask="" if task_name == self.name else self.name,
+            content="" if group is None else content_hash(doc),
         )
 
     def _weight(self, doc: dict[str, Any]) -> float:

@@ -73,10 +73,10 @@ class Classification(FunctionOfMeans):
         self._gold = [_label(self._table, options.label, row) for row in range(len(self._texts))]
         chance = self._chance()
         fingerprints = self._table.fingerprints(fields, shared.group)
-        contents = self._table.contents(fields, shared.group)
+        contents, hashes = self._table.contents(fields, shared.group), self._table.hashes(fields, shared.group)
         self.items = [
-            Item(str(n), self.task, fingerprint, chance=chance, text=text)
-            for n, (fingerprint, text) in enumerate(zip(fingerprints, contents, strict=True))
+            Item(str(n), self.task, fingerprint, chance=chance, text=text, content=content)
+            for n, (fingerprint, text, content) in enumerate(zip(fingerprints, contents, hashes, strict=True))
         ]
         self._number = {item: number for number, item in enumerate(self.items)}
         self._cached_encoder: Encoder | None = None

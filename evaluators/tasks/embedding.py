@@ -59,9 +59,10 @@ class Embedding(Jackknife):
         self._ratings = _ratings(table, options.score)
         fields = [options.text, options.text_pair]
         fingerprints, contents = table.fingerprints(fields, shared.group), table.contents(fields, shared.group)
+        hashes = table.hashes(fields, shared.group)
         self.items = [
-            Item(str(n), self.task, fingerprint, chance=0.0, text=text)
-            for n, (fingerprint, text) in enumerate(zip(fingerprints, contents, strict=True))
+            Item(str(n), self.task, fingerprint, chance=0.0, text=text, content=content)
+            for n, (fingerprint, text, content) in enumerate(zip(fingerprints, contents, hashes, strict=True))
         ]
         self._number = {item: number for number, item in enumerate(self.items)}
         texts = dict.fromkeys(text for pair in self._pairs for text in pair)

@@ -94,7 +94,8 @@ class Perplexity(FunctionOfMeans):
             size = len(re.split(r"\s+", document.text))
         else:
             size = len(document.text.encode())
-        return Item(document.name, self.task, document.fingerprint, float(size), text=document.text)
+        content = content_hash(document.text)
+        return Item(document.name, self.task, document.fingerprint, float(size), text=document.text, content=content)
 
     def content_of(self, item: Item) -> object:
         """See ``HasContent``."""

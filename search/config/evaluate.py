@@ -15,7 +15,7 @@ Aggregation = Literal["mean", "min", "geometric_mean", "pareto"]
 
 
 class Split(Strict):
-    """The share of the items for the search and for the test.
+    """The share of the items for the search and for the test. Others are left unused.
 
     Items are assigned by a hash of their content, or of one of its fields (``group``), so equal items stay together.
     """
@@ -26,10 +26,22 @@ class Split(Strict):
     group: str | None = None
 
     @model_validator(mode="after")
-    def _everything_is_used(self) -> "Split":
-        if abs(self.search + self.test - 1) > 1e-9:
-            raise ValueError(f"search and test are {self.search:g} and {self.test:g}, expected a sum of 1")
+    def _nothing_is_used_twice(self) -> "Split":
+        if self.search + self.test - 1 > 1e-9:
+            raise ValueError(f"search and test are {self.search:g} and {self.test:g}, expected a sum of 1 or less")
         return self
+
+
+def _read_limit(value: Any) -> Any:
+    """A number of items, or a fraction of them; 1 could be meant as either."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"found {quoted(value)}, expected a number of items, such as 1000, or a fraction, such as 0.1")
+    if value == 1 or not (0 < value < 1 or (value > 1 and value == int(value))):
+        raise ValueError(f"found {value:g}, expected a number of items, 2 or more, or a fraction between 0 and 1")
+    return value if value < 1 else int(value)
+
+
+Limit = Annotated[int | float, BeforeValidator(_read_limit)]
 
 
 Normalization = Literal["none", "leaderboard"]
@@ -38,13 +50,14 @@ Normalization = Literal["none", "leaderboard"]
 class TaskEntry(Strict):
     """One task: the options of its evaluator, and its weight in the objective (0: shown in the verdict only).
 
-    ``normalize`` and ``chance`` override ``Evaluate.normalize`` for this task.
+    ``normalize``, ``chance`` and ``limit`` override those of ``Evaluate`` for this task.
     """
 
     weight: float = Field(1.0, ge=0)
     evaluator: str = "lm_eval"
     normalize: Normalization | None = None
     chance: float | None = Field(None, ge=0, lt=1)
+    limit: Limit | None = None
     options: SerializeAsAny[EvaluatorOptions]
 
 
@@ -74,6 +87,8 @@ TaskKeys = Annotated[TaskEntry, BeforeValidator(_read_entry)]
 class Evaluate(Strict):
     """The tasks. With ``test_tasks``, the verdict uses these, and ``tasks`` are for the search only.
 
+    ``limit`` is how many items of each task are used, or which fraction of them; see ``limited``.
+
     ``aggregate`` and ``normalize`` define how the values of the tasks become the objective, or several: see
     ``Objective``. ``constraints`` restrict the winner; their tasks are scored whatever their weight. ``ensemble`` shows
     the average of the models' outputs beside the winner. With ``quantization``, candidates are scored as bitsandbytes
@@ -84,6 +99,7 @@ class Evaluate(Strict):
     tasks: list[TaskKeys] = Field(min_length=1)
     test_tasks: list[TaskKeys] = Field(default_factory=list)
     split: Split | None = None
+    limit: Limit | None = None
     batch_size: int = Field(32, ge=1)
     batch_tokens: int | None = Field(None, ge=64)
     max_length: int | None = Field(None, gt=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators import TakesExamples, split_together, without_shared
+from mergesearch.evaluators import Item, TakesExamples, split_together, without_shared
 from mergesearch.merge_ops.methods import FILE_PARAMETERS
 from mergesearch.reading import read_bytes
 from mergesearch.search.config.evaluate import Split
@@ -14,17 +14,21 @@ from mergesearch.search.problem.tasks import Task
 
 
 def with_split(tasks: Sequence[Task], split: Split, calibration: Sequence[str]) -> list[Task]:
-    """The tasks with search and test items; what has the same content is on the same side in all tasks.
+    """The tasks, of search items, with search, test and unused items; what has the same content is on the same side.
 
     ``calibration``: texts that the search uses; items that share content with them are search items. A single item,
     which is one number for the whole model, belongs to the search: it cannot be split. Raises UserError where a side of
     a task would be empty.
     """
-    several = [task for task in tasks if len(task.evaluator.items) > 1]
-    items = [task.evaluator.items for task in several]
-    sides = dict(zip(map(id, several), split_together(items, split.search, split.seed, calibration), strict=True))
-    both = [sides.get(id(task), (list(task.evaluator.items), [])) for task in tasks]
-    return [replace(task, search=search, test=test) for task, (search, test) in zip(tasks, both, strict=True)]
+    several = [task for task in tasks if len(task.search) > 1]
+    found = split_together([task.search for task in several], split.search, split.seed, calibration, split.test)
+    sides = dict(zip(map(id, several), found, strict=True))
+    return [_on_sides(task, *sides.get(id(task), (task.search, []))) for task in tasks]
+
+
+def _on_sides(task: Task, search: Sequence[Item], test: Sequence[Item]) -> Task:
+    used = {item.id for item in (*search, *test)}
+    return replace(task, search=search, test=test, unused=[item for item in task.search if item.id not in used])
 
 
 def without_test_items(searched: Sequence[Task], tested: Sequence[Task]) -> tuple[list[Task], list[str]]:
@@ -46,9 +50,18 @@ def without_test_items(searched: Sequence[Task], tested: Sequence[Task]) -> tupl
     return [replace(task, search=items) for task, items in zip(searched, kept, strict=True)], notes
 
 
+def left_items(tasks: Sequence[Task]) -> list[str]:
+    """Says which tasks are not used as a whole, because of a limit or a split."""
+    counts = [(task, len(task.used), len(task.evaluator.items)) for task in tasks]
+    return [f"task {task.name!r}: {used:,} of {items:,} items are used" for task, used, items in counts if used < items]
+
+
 def separated_examples(tasks: Sequence[Task]) -> list[str]:
-    """Keeps test items out of the examples before search items; says how examples are drawn. Raises UserError."""
-    test = [item for task in tasks for item in task.test]
+    """Keeps test and unused items out of the examples before search items; says how examples are drawn.
+
+    Raises UserError.
+    """
+    test = [item for task in tasks for item in (*task.test, *task.unused)]
     notes = []
     for task in tasks:
         if isinstance(task.evaluator, TakesExamples):

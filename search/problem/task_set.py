@@ -13,7 +13,7 @@ from mergesearch.merge_ops.live.quantized import check_available
 from mergesearch.search.config.constraints import Constraint, check_tasks
 from mergesearch.search.config.evaluate import Aggregation, Evaluate
 from mergesearch.search.problem.objective import Objective
-from mergesearch.search.problem.sides import separated_examples, with_split, without_test_items
+from mergesearch.search.problem.sides import left_items, separated_examples, with_split, without_test_items
 from mergesearch.search.problem.tasks import Margins, Scores, Task, distinct, opened_task
 from mergesearch.search.statistics import Stratum
 from mergesearch.search.study.trials import Direction
@@ -111,7 +111,7 @@ class TaskSet:
     def _nothing_to_judge(self) -> UserError:
         weighted = [task for task in self.all if task.weight]
         names = listed(repr(task.name) for task in weighted)
-        items = sum(len(task.evaluator.items) for task in weighted)
+        items = sum(len(task.used) for task in weighted)
         if items > len(weighted):
             return UserError(f"tasks: {names}: {items} items are too few for a search and a verdict, expected more")
         return UserError(
@@ -131,7 +131,7 @@ def open_tasks(evaluate: Evaluate, calibration: Sequence[str] = (), keeps_margin
     with located("evaluate"):
         opened, notes = _opened(evaluate, calibration)
         opened = [replace(task, keeps_margins=keeps_margins) for task in opened]
-        notes += separated_examples(opened)
+        notes += [*left_items(opened), *separated_examples(opened)]
         tasks = TaskSet(opened, evaluate.aggregate, evaluate.constraints, notes)
         _check_contributions(tasks)
         for side in ("search", "test"):

@@ -8,7 +8,7 @@ from functools import cached_property
 from torch import Tensor
 
 from mergesearch.errors import UserError, in_words
-from mergesearch.evaluators import Evaluator, Item, LoadedModel, aggregate, open_evaluator
+from mergesearch.evaluators import Evaluator, Item, LoadedModel, aggregate, limited, open_evaluator
 from mergesearch.evaluators.contract.graded import Graded, is_graded
 from mergesearch.files import is_disk_full
 from mergesearch.foreign import other_code
@@ -28,6 +28,7 @@ class Task:
 
     ``normalize``: whether the objective takes its values normalised, by ``chance`` where that is said, or by what the
     items say of themselves. ``keeps_margins``: whether its items are scored with margins, where its evaluator has any.
+    ``unused``: items that a split leaves out, which nothing looks at.
     """
 
     name: str
@@ -38,6 +39,13 @@ class Task:
     normalize: bool = False
     chance: float | None = None
     keeps_margins: bool = False
+    unused: Sequence[Item] = ()
+
+    @property
+    def used(self) -> list[Item]:
+        """The search and the test items, in the order of the evaluator."""
+        ids = {item.id for item in (*self.search, *self.test)}
+        return [item for item in self.evaluator.items if item.id in ids]
 
     @cached_property
     def graded(self) -> Graded | None:
@@ -146,9 +154,11 @@ class Task:
 
 
 def opened_task(evaluate: Evaluate, entry: TaskEntry, side: str) -> Task:
-    """A task of the config with all its items on one side. Raises UserError for a task that is unknown."""
+    """A task of the config with its items, as far as its limit goes, on one side. Raises UserError if it is unknown."""
     evaluator = open_evaluator(entry.evaluator, entry.options, evaluate.shared())
-    items, normalize = list(evaluator.items), (entry.normalize or evaluate.normalize) == "leaderboard"
+    limit = entry.limit or evaluate.limit
+    items = limited(evaluator.items, limit) if limit else list(evaluator.items)
+    normalize = (entry.normalize or evaluate.normalize) == "leaderboard"
     search, test = (items, []) if side == "search" else ([], items)
     return Task(evaluator.task, evaluator, entry.weight, search, test, normalize, entry.chance)
 

@@ -181,3 +181,39 @@ def test_search_items_that_are_test_items_elsewhere_are_left_out() -> None:
     texts = random_documents()
     ((kept),) = without_shared([named("a", texts[:40])], [named("b", texts[30:])])
     assert on(kept) == set(texts[:30])
+
+
+@pytest.mark.parametrize(("search", "test"), [(0.1, 0.2), (0.25, 0.5), (0.3, 0.7)])
+def test_items_may_be_left_unused(search: float, test: float) -> None:
+    items = items_of_groups("a", [1] * 100)
+    ((searched, tested),) = split_together([items], search, 0, test=test)
+    assert (len(searched), len(tested)) == (100 * search, 100 * test)
+    assert not set(searched) & set(tested)
+
+
+def test_each_fraction_leaves_the_other_side_as_it_is() -> None:
+    items = items_of_groups("a", [1] * 100)
+    ((searched, tested),) = split_together([items], 0.1, 0, test=0.2)
+    ((more, same),) = split_together([items], 0.5, 0, test=0.2)
+    ((first, larger),) = split_together([items], 0.1, 0, test=0.6)
+    assert (same, first) == (tested, searched)
+    assert set(more) > set(searched)
+    assert set(larger) > set(tested)
+    assert ((searched, [item for item in items if item not in searched]),) == (*split_together([items], 0.1, 0),)
+
+
+def test_what_is_like_an_unused_item_is_unused() -> None:
+    """In its task, and in others that have items like it."""
+    texts = random_documents()
+    twins = [text.replace(text.split()[7], "Other,", 1) + " !" for text in texts]
+    parts = [named("a", texts), named("b", twins), named("c", texts)]
+    for seed in range(3):
+        found = split_together(parts, 0.2, seed, test=0.3)
+        sides = [[{int(item.id) for item in side} for side in part] for part in found]
+        assert sides[0] == sides[1] == sides[2]
+        assert (len(sides[0][0]), len(sides[0][1])) == (12, 18)
+
+
+def test_a_side_of_a_small_split_is_not_empty() -> None:
+    with pytest.raises(UserError, match=r"search fraction of 0.5 with a test fraction of 0.001 leaves one side empty"):
+        split_together([items_of_groups("a", [1] * 10)], 0.5, 0, test=0.001)

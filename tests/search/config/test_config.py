@@ -74,6 +74,14 @@ WRONG: dict[str, tuple[Edit, str]] = {
         "there is no evaluator 'lm-eval'; did you mean 'lm_eval'?",
     ),
     "no split": (lambda data: data["evaluate"].pop("split"), "evaluate: expected split"),
+    "limit of one": (
+        put("evaluate", "limit", to=1),
+        "evaluate.limit: found 1, expected a number of items, 2 or more, or",
+    ),
+    "limit of a task": (
+        lambda data: data["evaluate"]["tasks"][0].update(limit="all"),
+        "limit: found 'all', expected a number of items, such as 1000",
+    ),
     "split does not add up": (put("evaluate", "split", "search", to=0.7), "search and test are 0.7 and 0.5"),
     "nothing counts": (put("evaluate", "tasks", 0, "weight", to=0), "every weight in tasks is 0"),
     "task twice": (
