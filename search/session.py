@@ -19,7 +19,6 @@ from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.candidates.sampler_source import SamplerSource
 from mergesearch.search.candidates.soup_source import SoupSource
 from mergesearch.search.candidates.source import Source
-from mergesearch.search.candidates.usual_settings import UsualSettings
 from mergesearch.search.optimize.ask import Asker
 from mergesearch.search.optimize.callbacks import QUIET, RunView, Watcher
 from mergesearch.search.optimize.loop import Loop
@@ -158,7 +157,7 @@ class Session:
         return Loop(problem.space, problem.tasks, self.store, self.scorer, asker, baselines, coordinates, stopping)
 
     def _sources(self, baselines: BaselineSource) -> tuple[list[Source], SamplerSource | None]:
-        """In the order of their turns: baselines, soups, usual settings, levels, gradient, centre, sampler."""
+        """In the order of their turns: baselines, soups, levels, gradient, centre, sampler."""
         problem, config = self.plan.problem, self.plan.problem.config
         sources: list[Source] = [baselines]
         if self.plan.soups and self._learner:
@@ -166,8 +165,6 @@ class Session:
             sources.append(SoupSource(self.plan.soups, baselines, problem.tasks, self.store, self.signal, seed, learn))
         if config.soup:
             return sources, None
-        reserved = None if self.plan.soups else len(self.plan.baselines)
-        sources.append(UsualSettings(problem.space, config.search.trials, reserved))
         if self.plan.levels:
             left, deepest = config.search.trials - len(self.plan.baselines), DEEPEST if self.gradient else None
             sources.append(CoarseToFine(problem.space, left, config.search.seed, deepest, self.signal.told))

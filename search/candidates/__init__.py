@@ -1,1 +1,1 @@
-"""Where candidates come from: baselines, soups, usual settings, gradients, the sampler."""
+"""Where candidates come from: baselines, soups, gradients, the sampler."""

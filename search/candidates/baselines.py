@@ -8,23 +8,28 @@ from typing import Any
 from optuna.study import Study
 
 from mergesearch.errors import UserError, nearest
+from mergesearch.merge_ops.methods import Scalar
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.soups import Members, follow, greedy, soup_recipe
 from mergesearch.search.candidates.source import Candidate, Done, Wait
-from mergesearch.search.candidates.usual_settings import usual_settings
+from mergesearch.search.candidates.usual_settings import USUAL, usual_settings
 from mergesearch.search.config.constraints import Constraint
 from mergesearch.search.space.paths import model_labels
+from mergesearch.search.space.space import Space
 from mergesearch.search.study import trials as t
 
 UNIFORM = "uniform soup"
+AVERAGE = "plain average"
+"""That of the base and the only model."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A recipe that the search has to beat."""
+    """A recipe that the search has to beat. ``point`` is its place in the space, where it is known."""
 
     name: str
     recipe: Recipe
+    point: Mapping[str, Scalar] | None = None
 
 
 class Endpoints:
@@ -61,6 +66,10 @@ class Endpoints:
         """The number of baselines."""
         return sum(1 for _ in self._standard())
 
+    def _named(self) -> Iterator[Baseline]:
+        """Those that depend on no score."""
+        yield from self._standard()
+
     def _standard(self) -> Iterator[Baseline]:
         for reference, label in self._labels.items():
             yield Baseline(label, self._soup([reference]))
@@ -70,7 +79,7 @@ class Endpoints:
 
         Raises KeyError with the nearest name.
         """
-        named = {baseline.name: baseline.recipe for baseline in self._standard()}
+        named = {baseline.name: baseline.recipe for baseline in self._named()}
         paths = {reference: named[label] for reference, label in self._labels.items()}
         base = {"base": paths[self._base]} if self._base else {}
         if name not in (known := {**base, **paths, **named}):
@@ -88,22 +97,46 @@ class Endpoints:
 
 
 class Baselines(Endpoints):
-    """The endpoints, the uniform and the greedy soup, and standard methods at their usual settings."""
+    """The endpoints, plain averages, the greedy soup, and methods at their usual settings.
+
+    ``usual`` are the usual settings of the space's methods. They are scored after the others, or while another worker
+    scores what the next soup depends on.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what baselines are made from
+        self,
+        models: Sequence[str],
+        base: str | None,
+        fixed: Mapping[str, Any],
+        beside: Sequence[str] = (),
+        standalone: Sequence[str] = (),
+        usual: Sequence[Baseline] = (),
+    ) -> None:
+        super().__init__(models, base, fixed, beside, standalone)
+        self._usual = usual
 
     def following(self, scores: Mapping[str, float], in_work: Collection[str] = ()) -> Baseline | None:
         """See ``Endpoints.following``."""
-        return super().following(scores, in_work) or (None if in_work else self._next_soup(scores))
+        first = super().following(scores, in_work) or (None if in_work else self._next_soup(scores))
+        left = (each for each in self._usual if each.name not in {*scores, *in_work})
+        return first or next(left, None)
 
     def __len__(self) -> int:
-        return super().__len__() + (len(self._models) if len(self._models) > 1 else 0)
+        return super().__len__() + (len(self._models) if len(self._models) > 1 else 0) + len(self._usual)
+
+    def _named(self) -> Iterator[Baseline]:
+        yield from super()._named()
+        yield from self._usual
 
     def _standard(self) -> Iterator[Baseline]:
         yield from super()._standard()
         if len(self._models) > 1:
             yield Baseline(UNIFORM, self._soup(self._models))
+        if self._base and len(self._models) == 1:
+            yield Baseline(AVERAGE, self._soup([self._base, *self._models]))
         if self._base and self._models:
             for method in ("task_arithmetic", "ties", "dare_ties"):
-                yield Baseline(method, self._usual(method))
+                yield Baseline(method, self._usual_recipe(method))
 
     def _next_soup(self, scores: Mapping[str, float]) -> Baseline | None:
         """The greedy soup, one step at a time."""
@@ -125,7 +158,7 @@ class Baselines(Endpoints):
         labels = [self._labels[model] for model in soup]
         return labels[0] if len(labels) == 1 else f"soup of {' + '.join(labels)}"
 
-    def _usual(self, method: str) -> Recipe:
+    def _usual_recipe(self, method: str) -> Recipe:
         settings = usual_settings(len(self._models))[method]
         models = [{"model": reference, "parameters": dict(settings)} for reference in self._models]
         data = {**self._fixed, "merge_method": method, "base_model": self._base, "models": models}
@@ -147,7 +180,8 @@ class BaselineSource:
         in_work = t.names_in_work(study)
         baseline = self._baselines.following(self._values(study), in_work)
         if baseline is not None:
-            return Candidate(t.BASELINE, baseline.name, recipe=lambda: baseline.recipe)
+            recipe = None if baseline.point else lambda: baseline.recipe
+            return Candidate(t.BASELINE, baseline.name, recipe, baseline.point)
         return Wait() if in_work else Done("every baseline is scored")
 
     def are_scored(self, study: Study) -> bool:
@@ -159,6 +193,13 @@ class BaselineSource:
         """The objective of the baselines that are scored, by name."""
         trials = t.of_kind(study, t.BASELINE)
         return {str(trial.user_attrs[t.NAME]): t.score_of(self._told(trial)) for trial in trials}
+
+
+def usual_baselines(space: Space) -> list[Baseline]:
+    """For each method of the space the point nearest to its usual settings, else to the middle of the ranges."""
+    settings = usual_settings(len(space.models))
+    points = ((method, space.start(method, settings.get(method.name, {}))) for method in space.methods)
+    return [Baseline(f"{method.name}{USUAL}", space.fill(method, point), point) for method, point in points]
 
 
 def constraint_baselines(constraints: Sequence[Constraint], baselines: Endpoints) -> dict[str, Recipe]:

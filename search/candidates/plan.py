@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from mergesearch.errors import located
-from mergesearch.search.candidates.baselines import Baselines, Endpoints, constraint_baselines
+from mergesearch.search.candidates.baselines import Baselines, Endpoints, constraint_baselines, usual_baselines
 from mergesearch.search.candidates.gradient.feasibility import StartChoice, check_learning, choose_start
 from mergesearch.search.candidates.soup_ingredients import check_shared_start
 from mergesearch.search.candidates.soup_source import SoupPlan
@@ -82,8 +82,8 @@ def open_plan(config: Config, where: str) -> SearchPlan:
 
 def _plan(problem: Problem) -> SearchPlan:
     config, space = problem.config, problem.space
-    kind = Endpoints if config.soup else Baselines
-    baselines = kind(space.models, space.base, problem.shared_keys, beside=space.bases, standalone=problem.standalone)
+    ends = (space.models, space.base, problem.shared_keys, space.bases, problem.standalone)
+    baselines = Endpoints(*ends) if config.soup else Baselines(*ends, usual_baselines(space))
     constraint_baselines(config.evaluate.constraints, baselines)
     if config.evaluate.aggregate == "pareto":
         check_follow_several(plan(space, config.search, several=True))

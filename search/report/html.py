@@ -30,7 +30,6 @@ from mergesearch.text import SCREEN, as_html
 
 COLOURS = {
     t.BASELINE: "#8a8f98",
-    t.START: "#c98a1b",
     t.GRADIENT: "#7a4fb5",
     t.SWEEP: "#9db4c9",
     t.LEVEL: "#3f8fa8",

@@ -60,8 +60,6 @@ SCORE = "score"
 # Kinds of candidates.
 BASELINE = "baseline"
 """A recipe that the search must beat."""
-START = "start"
-"""A method's usual setting within the space."""
 GRADIENT = "gradient"
 """A point that a descent by gradients reached."""
 SWEEP = "sweep"

@@ -199,6 +199,7 @@ class Judge:
             search=estimate(self._tasks, "search", sides["search"], self._seed),
             test=estimate(self._tasks, "test", sides["test"], self._seed),
             tasks={task.name: task_values(task, sides) for task in self._tasks},
+            same_as=trial.user_attrs.get(t.SAME_AS, ""),
         )
 
     def _front(self, front: list[FrozenTrial], judged: Mapping[int, Judged], best_baseline: int) -> Front:

@@ -27,7 +27,10 @@ FRONT = "front"
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """One candidate. ``tasks``: each task's metric on the search items, the test items and all items."""
+    """One candidate. ``tasks``: each task's metric on the search items, the test items and all items.
+
+    ``same_as``: the name of an earlier candidate that is the same model, if there is one.
+    """
 
     name: str
     trial: int
@@ -35,6 +38,7 @@ class CandidateRow:
     search: Estimate
     test: Estimate
     tasks: dict[str, dict[str, float]]
+    same_as: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mergesearch.search.candidates.usual_settings import USUAL
 from mergesearch.search.verdict.comparison import Claim, Power, deciding
 from mergesearch.search.verdict.constraint_checks import broken
 from mergesearch.search.verdict.formatting import interval
@@ -158,9 +159,10 @@ def looks_in_words(before: int) -> str:
 def shown_baselines(verdict: Verdict) -> Sequence[CandidateRow]:
     """The rows of a table beside the winner: baselines and soups, each once.
 
-    A step of the greedy soup is shown where it is the best baseline.
+    A step of the greedy soup is shown where it is the best baseline. A method of the space at its usual settings is
+    shown where it is another model than the baselines before it.
     """
-    baselines = [row for row in verdict.baselines if row.name == verdict.best_baseline or not is_step(row.name)]
+    baselines = [row for row in verdict.baselines if row.name == verdict.best_baseline or not _is_hidden(row)]
     shown: dict[str, CandidateRow] = {}
     for row in [*baselines, *verdict.soups]:
         shown.setdefault(row.name, row)
@@ -170,6 +172,10 @@ def shown_baselines(verdict: Verdict) -> Sequence[CandidateRow]:
 def marked_name(verdict: Verdict, row: CandidateRow) -> str:
     """The name of a row in the table of candidates, which says which one is recommended."""
     return f"{shown_name(row)}, recommended" if row is verdict.recommended_row else shown_name(row)
+
+
+def _is_hidden(row: CandidateRow) -> bool:
+    return is_step(row.name) or (row.name.endswith(USUAL) and bool(row.same_as))
 
 
 def is_step(name: str) -> bool:

@@ -65,7 +65,7 @@ def test_trials_are_a_data_frame(run: mergesearch.Run) -> None:
     assert list(table.index) == [trial.number for trial in trials]
     assert list(table["value"]) == [trial.value for trial in trials]
     assert list(table["name"][:3]) == ["base", "one", "two"]
-    assert set(table["kind"]) == {t.BASELINE, t.START, t.SAMPLED}
+    assert set(table["kind"]) == {t.BASELINE, t.SAMPLED}
     assert table["values.text"].notna().all()
     assert table["params.one.density"].notna().sum() == sum("one.density" in trial.params for trial in trials)
     assert {"seconds.build", "seconds.score", "recipe", "phenotype", "reason", "state"} <= set(table.columns)

@@ -61,8 +61,8 @@ def test_a_model_that_does_not_fit_is_not_loaded(config: Data, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("trials", "warning"),
     [
-        (9, "search.trials: 9 are all taken by the 9 baselines"),
-        (15, "15 less 9 baselines are 6 for 7 dimensions"),
+        (12, "search.trials: 12 are all taken by the 12 baselines"),
+        (18, "18 less 12 baselines are 6 for 7 dimensions"),
         (40, ""),
     ],
 )
@@ -73,14 +73,14 @@ def test_a_budget_that_is_too_small_is_warned_of(config: Data, trials: int, warn
     assert all(warning in each for each in warnings)
 
 
-def test_the_base_as_the_only_model_is_a_problem_without_baselines(config: Data) -> None:
+def test_the_base_as_the_only_model_has_itself_and_the_method_as_baselines(config: Data) -> None:
     base = config["recipe"]["base_model"]
     config["recipe"] = {
         "merge_method": "linear",
         "base_model": base,
         "models": [{"model": base, "parameters": {"weight": {"search": [0.5, 1.0]}}}],
     }
-    assert len(plan_of(config).baselines) == 1
+    assert len(plan_of(config).baselines) == 2
 
 
 def test_a_space_without_dimensions_is_warned_of(config: Data) -> None:

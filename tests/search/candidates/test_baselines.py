@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mergesearch.search.candidates.baselines import Baselines
+from mergesearch.search.candidates.baselines import Baseline, Baselines, usual_baselines
+from mergesearch.search.space.space import Space
 
 
 def names_in(baselines: Baselines, score: Callable[[list[str]], float]) -> dict[str, float]:
@@ -40,7 +41,12 @@ def test_without_a_base_there_are_no_task_vectors() -> None:
 
 def test_one_model() -> None:
     found = names_in(Baselines(["m/one"], "m/base", {}), lambda members: float(len(members)))
-    assert list(found) == ["base", "one", "task_arithmetic", "ties", "dare_ties"]
+    assert list(found) == ["base", "one", "plain average", "task_arithmetic", "ties", "dare_ties"]
+    average = Baselines(["m/one"], "m/base", {}).recipe_named("plain average")
+    assert [(entry.model, entry.parameters) for entry in average.models] == [
+        ("m/base", {"weight": 1.0}),
+        ("m/one", {"weight": 1.0}),
+    ]
 
 
 def test_the_base_is_no_ingredient_even_where_it_is_listed() -> None:
@@ -91,3 +97,26 @@ def test_a_soup_that_is_only_as_good_is_left() -> None:
     last = baselines.following(found)
     assert last is not None
     assert [entry.model for entry in last.recipe.models] == ["m/one"]
+
+
+SLERP = {"merge_method": "slerp", "base_model": "base", "parameters": {"t": {"search": [0.0, 1.0], "curve": 3}}}
+
+
+def test_the_methods_of_the_space_at_their_usual_settings() -> None:
+    space = Space({**SLERP, "models": [{"model": "one"}]}, 2, "recipe")
+    (usual,) = usual_baselines(space)
+    assert usual.name == "slerp (usual)"
+    assert usual.recipe.merge_method == "slerp"
+    assert usual.point == dict.fromkeys(("t[0]", "t[1]", "t[2]"), 0.5)
+
+
+def test_usual_settings_come_last_or_while_a_soup_is_scored_elsewhere() -> None:
+    usual = [Baseline("ties (usual)", Baselines(["m/one"], None, {}).recipe_named("m/one"))]
+    baselines = Baselines(["m/one", "m/two"], None, {}, usual=usual)
+    found = names_in(baselines, lambda members: float(len(members)))
+    assert list(found)[-2:] == ["greedy soup", "ties (usual)"]
+    assert len(baselines) == len(found)
+    early = dict.fromkeys(["one", "two"], 0.0)
+    assert baselines.following(early, {"uniform soup"}) == usual[0]
+    assert baselines.following(early, {"uniform soup", "ties (usual)"}) is None
+    assert baselines.recipe_named("ties (usual)") == usual[0].recipe

@@ -58,7 +58,7 @@ def test_a_centre_near_a_scored_point_is_not_scored_again() -> None:
     offer = source.next(study)
     assert isinstance(offer, Candidate)
     assert offer.point
-    _add(study, t.START, {name: float(value) + 0.001 for name, value in offer.point.items()})
+    _add(study, t.SAMPLED, {name: float(value) + 0.001 for name, value in offer.point.items()})
     assert isinstance(source.next(study), Done)
 
 

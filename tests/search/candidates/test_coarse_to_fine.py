@@ -158,7 +158,7 @@ def test_every_kind_of_space_is_searched_level_by_level(leveled: Data, models: P
         ),
     }[kind]
     leveled["recipe"] = recipe
-    leveled["search"]["trials"] = 26
+    leveled["search"]["trials"] = 30
     go(leveled, tmp_path)
     trials = t.finished(study_of(tmp_path / "small"))
     assert not [trial.user_attrs[t.REASON] for trial in trials if t.REASON in trial.user_attrs]

@@ -236,7 +236,7 @@ def test_legs_follow_while_they_pay_on_items_that_they_do_not_follow(guided: Dat
         gain = validation.gain(trials[place], trials[beginning], 0.35)
         assert gain is not None
         assert (gain.value > 0) == (place != places[-1]) or len(places) == 3
-    begun = [t.BASELINE] * 9 + [t.START] * 2 + [t.GRADIENT] * len(places)
+    begun = [t.BASELINE] * 11 + [t.GRADIENT] * len(places)
     assert [row[0] for row in rows] == begun + [t.SAMPLED] * (16 - len(begun)) + [t.CENTRE]
 
 
@@ -290,7 +290,7 @@ def test_the_descent_goes_down(guided: Data, tmp_path: Path) -> None:
     guided["search"]["gradient"] = {"steps": 12, "items": 1.0, "points": 1}
     go(guided, tmp_path)
     rows = course(tmp_path)
-    start = max(row[3] for row in rows if row[0] == t.START and row[2]["merge_method"] == "task_arithmetic")
+    start = max(row[3] for row in rows if row[0] == t.BASELINE and row[2].get("merge_method") == "task_arithmetic")
     assert [row[3] for row in rows if row[0] == t.GRADIENT][-1] > start
 
 
@@ -462,7 +462,7 @@ def test_auto_descends_where_there_are_many_dimensions(automatic: Data, tmp_path
     assert plan.start == StartChoice(True, "6 dimensions, and every task has a loss")
     assert plan.takes_gradients
     run(plan, tmp_path)
-    assert [row[0] for row in course(tmp_path)][9:] == [t.START, t.GRADIENT, t.SAMPLED]
+    assert [row[0] for row in course(tmp_path)][10:] == [t.GRADIENT, t.SAMPLED]
     file = tmp_path / "config.yml"
     file.write_text(dump_yaml(automatic))
     shown = " ".join(CliRunner().invoke(main, ["check", str(file)]).output.split())
@@ -518,4 +518,4 @@ def test_auto_goes_without_what_only_the_whole_model_shows_to_be_missing(
     said: list[str] = []
     run(open_plan(Config.model_validate(automatic), "config"), tmp_path, Watcher(stage=said.append))
     assert any(line.startswith("no gradient start: ") for line in said)
-    assert [row[0] for row in course(tmp_path)][9:11] == [t.START, t.SAMPLED]
+    assert [row[0] for row in course(tmp_path)][9:11] == [t.BASELINE, t.SAMPLED]

@@ -482,10 +482,9 @@ def test_soups_are_a_stage_of_a_search(config: Data, tmp_path: Path) -> None:
     assert len(trials) == 18
     assert [kind for kind, _ in itertools.groupby(kinds) if kind not in (t.STEP, t.SOUP)] == [
         t.BASELINE,
-        t.START,
         t.SAMPLED,
     ]
-    assert kinds.index(t.SOUP) < kinds.index(t.START)
+    assert kinds.index(t.SOUP) < kinds.index(t.SAMPLED)
     assert [row.name for row in verdict.soups] == ["greedy soup (safe)", "pruned soup"]
 
 
@@ -502,7 +501,7 @@ def test_soups_and_the_steps_to_them_are_never_raced(
     config["search"] |= {"soups": ["greedy_safe"], "trials": 18}
     go(config, tmp_path)
     kinds = [t.kind_of(trial) for trial in RunFolder(tmp_path / "small").open_study(None).trials]
-    assert {kinds[number] for number in raced} == {t.START, t.SAMPLED}
+    assert {kinds[number] for number in raced} == {t.SAMPLED}
 
 
 def test_adapters_are_applied_to_the_base(soup: Data, tmp_path: Path) -> None:

@@ -87,9 +87,9 @@ def test_only_sources_that_may_overtake_go_ahead(may_overtake: bool) -> None:
 
 def test_a_point_is_asked_of_the_sampler_whole() -> None:
     sampler, study = Random(), optuna.create_study()
-    source = Scripted([Candidate(t.START, "ties", point={"x": 0.25}), DONE])
+    source = Scripted([Candidate(t.LEVEL, "ties", point={"x": 0.25}), DONE])
     trial, candidate = Asker([source, sampler], cast(SamplerSource, sampler)).ask(study) or pytest.fail("nothing")
-    assert (candidate.kind, trial.user_attrs) == (t.START, {t.KIND: t.START, t.NAME: "ties"})
+    assert (candidate.kind, trial.user_attrs) == (t.LEVEL, {t.KIND: t.LEVEL, t.NAME: "ties"})
     assert trial.suggest_float("x", 0, 1) == 0.25
 
 

@@ -265,7 +265,7 @@ def test_samplers_ask_for_different_points_while_others_are_at_theirs(
 
 
 def test_baselines_in_work_are_not_asked_again(config: Data, tmp_path: Path) -> None:
-    """What depends on them waits; the methods' usual settings do not, while the trials suffice."""
+    """What depends on them waits; the methods' usual settings do not."""
     folder = RunFolder(tmp_path / "small")
     with folder.joined():
         loop = session_of(with_trials(config, 17), tmp_path, folder.worker).loop
@@ -273,7 +273,7 @@ def test_baselines_in_work_are_not_asked_again(config: Data, tmp_path: Path) -> 
         trials = [trial for trial, _, _ in asked]
         names = [trial.user_attrs[t.NAME] for trial in trials]
     assert names[:7] == ["base", "one", "two", "uniform soup", "task_arithmetic", "ties", "dare_ties"]
-    assert [trial.user_attrs[t.KIND] for trial in trials] == [t.BASELINE] * 7 + [t.START] * 3
+    assert [trial.user_attrs[t.KIND] for trial in trials] == [t.BASELINE] * 10
 
 
 # Several processes
