@@ -88,9 +88,13 @@ class Architecture:
 
     @cached_property
     def embeddings(self) -> frozenset[str]:
-        """The names in the model of the parameters in its input and output embeddings, biases too."""
+        """The names in the model of the parameters in its input and output embeddings, biases too.
+
+        Embeddings of single tokens beside the matrix are none of them: they have no row for each token.
+        """
         modules = [self._module_by(getter) for getter in ("get_input_embeddings", "get_output_embeddings")]
-        ids = {id(p) for module in modules if module is not None for p in module.parameters(recurse=False)}
+        parameters = [[*module.parameters(recurse=False)] for module in modules if module is not None]
+        ids = {id(p) for own in parameters for p in own if p.shape[:1] == max(own, key=lambda p: p.ndim).shape[:1]}
         return frozenset(name for name, tensor in self._tensors.items() if id(tensor) in ids)
 
     def _module_by(self, getter: str) -> nn.Module | None:

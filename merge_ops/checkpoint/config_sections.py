@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Json = dict[str, Any]
+BY_TOKEN = ("vocab_size_per_layer_input",)
+"""The keys of sizes beside ``vocab_size`` that count the tokens of texts."""
 
 
 def each_section(config: Json, change: Callable[[Json], Json]) -> Json:
@@ -37,3 +39,18 @@ def with_rows(config: Json, old: int, new: int) -> Json:
         return {**section, "vocab_size": new} if section.get("vocab_size") == old else section
 
     return each_section(config, change)
+
+
+def with_one_token_more(config: Json) -> Json:
+    """Returns the config with one more token in the vocabulary of texts, and in those that depend on it."""
+    sizes = {section["vocab_size"] for section in sections(config) if "vocab_size" in section}
+    texts = config.get("vocab_size", max(sizes, default=None))
+
+    def change(section: Json) -> Json:
+        return {**section, **{k: v + 1 for k, v in section.items() if (k in BY_TOKEN or v == texts) and _is_size(k, v)}}
+
+    return each_section(config, change)
+
+
+def _is_size(key: str, value: object) -> bool:
+    return "vocab_size" in key and type(value) is int

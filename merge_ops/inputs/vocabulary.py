@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mergesearch.errors import UserError, listed
-from mergesearch.merge_ops.checkpoint.architecture import architecture
+from mergesearch.merge_ops.checkpoint.architecture import architecture, architecture_of
+from mergesearch.merge_ops.checkpoint.config_sections import with_one_token_more
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
 from mergesearch.merge_ops.inputs.guessed_names import is_embedding
@@ -86,6 +87,10 @@ class Vocabulary:
         target = torch.tensor([self.tokens[token] for token in shared], dtype=torch.long)
         permuted[target] = tensor[torch.tensor([self.embedded[model][token] for token in shared], dtype=torch.long)]
         return permuted
+
+    def moves(self, model: str) -> bool:
+        """Returns whether a token of the model has another row in the result."""
+        return any(self.tokens.get(token, row) != row for token, row in self.embedded[model].items())
 
     def _models_to_fill(self, models: Iterable[str]) -> dict[str, list[str]]:
         """Returns, by token, those of the models that do not keep an embedding of their own."""
@@ -181,7 +186,28 @@ def make_vocabulary(
     warnings = [f"{r} has no tokenizer: its rows are taken for {base}'s tokens" for r, t in loaded.items() if t is None]
     vocabulary = Vocabulary(config, tokenizer, tokenizer.get_vocab(), embedded, model_tokens, names, warnings)
     vocabulary.check(rows)
+    if vocabulary.size != rows[base] or any(map(vocabulary.moves, inputs)):
+        _check_others(inputs[base], names)
     return vocabulary
+
+
+def _check_others(template: AlignedCheckpoint, names: frozenset[str]) -> None:
+    """Raises UserError if tensors that are no embeddings have an entry for each token, too, such as a bias of logits.
+
+    They are the tensors that transformers makes larger in a model with one more token.
+    """
+    known = architecture(template.checkpoint)
+    larger = architecture_of(with_one_token_more(template.checkpoint.config)) if known else None
+    if known is None or larger is None:
+        return
+    live = known.live_names(template.own_names.values())
+    grown = {name for name, shape in known.shapes.items() if larger.shapes.get(name, shape) != shape}
+    others = [name for name, own in template.own_names.items() if live[own].name in grown and name not in names]
+    if others:
+        raise UserError(
+            f"tokenizer: {template.reference}: {listed(others)} has an entry for each token, too, which cannot follow "
+            "the tokens to other rows"
+        )
 
 
 def _row_count(entry: AlignedCheckpoint, names: frozenset[str]) -> int:

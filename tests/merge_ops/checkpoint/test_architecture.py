@@ -155,3 +155,10 @@ def test_without_a_config_or_transformers(tmp_path: Path) -> None:
         "weight": ("weight", True),
         "x": ("x", False),
     }
+
+
+def test_embeddings_of_single_tokens_have_no_row_for_each() -> None:
+    model = t.LlamaForCausalLM(t.LlamaConfig(**SMALL))
+    embedding = model.get_input_embeddings()
+    embedding.one_token = torch.nn.Parameter(torch.zeros(SMALL["hidden_size"]))
+    assert Architecture(model).embeddings == {"model.embed_tokens.weight", "lm_head.weight"}
