@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mergesearch.search.config import Config
 
 CommandFunction = Callable[..., None]
+_values = click.argument("values", nargs=-1, metavar="[KEY=VALUE]...")
 _trust = click.option(
     "--trust", is_flag=True, help="Allow code that tasks (!function) and merge methods (file.py:NAME) bring along."
 )
@@ -104,8 +105,9 @@ def demo(trials: int | None) -> None:
         _run(config, {"trials": trials}, None)
 
 
-@main.command(**_example("mergesearch run configs/demo.yml --trials 100"))
+@main.command(**_example("mergesearch run configs/demo.yml search.trials=100"))
 @click.argument("config", type=click.Path(path_type=Path))
+@_values
 @click.option("--name", help="Name of the run, and of its folder.")
 @click.option("--trials", type=click.IntRange(min=1), help="Number of trials, earlier ones of the run included.")
 @click.option("--timeout", metavar="TIME", help="Time limit of the search, e.g. 2h30m; the last trial is finished.")
@@ -117,16 +119,16 @@ def demo(trials: int | None) -> None:
 def run(config: Path, results: Path | None, **overrides: Any) -> None:
     """Run a search, or resume it.
 
-    CONFIG has a recipe with holes, the tasks and the budget. Writes verdict.json, report.html, best.yml (the best of
-    the search), recommended.yml and its model to results/runs/NAME. Ctrl-C stops the run; the same command resumes it.
-    Started again while the run goes on, the command joins it as another worker: start it once for each GPU, or on hosts
-    that share the results folder.
+    CONFIG has a recipe with holes, the tasks and the budget; values such as search.trials=200 override it. Writes
+    report.html, best.yml, recommended.yml and its model to results/runs/NAME. Ctrl-C stops the run; the same command
+    resumes it, or joins it as another worker: start it once for each GPU, or on hosts that share the results folder.
     """
     _run(config, overrides, results)
 
 
 @main.command(**_example("mergesearch soup configs/soup.yml"))
 @click.argument("config", type=click.Path(path_type=Path))
+@_values
 @click.option("--name", help="Name of the run, and of its folder.")
 @click.option("--results", type=click.Path(path_type=Path), help="Folder that holds the runs [results/runs].")
 @click.option("--storage", metavar="URL", help="Database URL of the study, e.g. sqlite:///study.db.")
@@ -213,32 +215,34 @@ def merge(recipe: Path, out: Path, allow_nan: bool, verify: bool, trust: bool) -
 @main.command("eval", **_example("mergesearch eval merged configs/demo.yml --json"))
 @click.argument("model")
 @click.argument("config", type=click.Path(path_type=Path))
+@_values
 @click.option("--json", "as_json", is_flag=True, help='Print {"tasks": {TASK: {METRIC: value}}}.')
 @_trust
 @_user_errors
-def evaluate(model: str, config: Path, as_json: bool, trust: bool) -> None:
+def evaluate(model: str, config: Path, values: tuple[str, ...], as_json: bool, trust: bool) -> None:
     """Score a model on the tasks of a config.
 
     MODEL is the folder of a checkpoint. The items of CONFIG's tasks are scored, search and test items alike.
     """
     from mergesearch.search.evaluate import evaluate_model
 
-    with _opened(config, {"trust": trust}) as opened:
+    with _opened(config, {"trust": trust, "values": values}) as opened:
         found = evaluate_model(model, opened, str(config), _tell)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    for task, values in found["tasks"].items():
-        for metric, value in values.items():
+    for task, metrics in found["tasks"].items():
+        for metric, value in metrics.items():
             _echo(f"{task:<24} {metric:<16} {value:.4f}")
 
 
 @main.command(**_example("mergesearch check configs/demo.yml"))
 @click.argument("config", type=click.Path(path_type=Path))
+@_values
 @click.option("--measure", is_flag=True, help="Build candidates and score more items to estimate the time better.")
 @_trust
 @_user_errors
-def check(config: Path, measure: bool, trust: bool) -> None:
+def check(config: Path, values: tuple[str, ...], measure: bool, trust: bool) -> None:
     """Check a config without running it.
 
     Checks keys, paths, tensors, method parameters and tasks of CONFIG, loads the model, and scores a few items with it:
@@ -248,7 +252,7 @@ def check(config: Path, measure: bool, trust: bool) -> None:
     from mergesearch.search.rehearsal import expected_cost
     from mergesearch.search.report.console import console, print_plan
 
-    with _opened(config, {"trust": trust}) as opened:
+    with _opened(config, {"trust": trust, "values": values}) as opened:
         plan = open_plan(opened, str(config))
         print_plan(console(), plan, expected_cost(plan, measure, _echo))
     _echo(f"{config}: ready to run")

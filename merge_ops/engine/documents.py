@@ -21,6 +21,9 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import read_yaml_documents
 from mergesearch.say import Say, silent
 
+OF_A_CONFIG = {"recipe", "soup", "evaluate"}
+"""Keys by which the config of a search is known."""
+
 
 def read_recipes(path: Path, warn: Say | None = None) -> list[Recipe]:
     """Returns the recipes of a file, each after those that it uses. The last one is the result's.
@@ -31,6 +34,11 @@ def read_recipes(path: Path, warn: Say | None = None) -> list[Recipe]:
         UserError: the file is not readable, or a recipe is not valid, not used, or part of a cycle.
     """
     documents = [_with_name(each) for each in read_yaml_documents(path, warn or silent) if each is not None]
+    if any(isinstance(each, dict) and each.keys() & OF_A_CONFIG for each in documents):
+        raise UserError(
+            f"{path}: is a config, not a recipe: `mergesearch run {path}` searches; the recipes that it writes, as "
+            "recommended.yml, can be merged"
+        )
     if len(documents) <= 1:
         return [Recipe.read(documents[0] if documents else None, str(path), warn)]
     problems, names = Problems(), [f"{path}: document {i + 1}" for i in range(len(documents))]

@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, located
 from mergesearch.evaluators import EVALUATORS
 from mergesearch.merge_ops.checkpoint.references import with_references
 from mergesearch.parsing import Strict, parse, read_yaml
 from mergesearch.search.config.evaluate import Evaluate
+from mergesearch.search.config.overrides import with_values
 from mergesearch.search.config.search import Search
 from mergesearch.search.config.soup import Soup
 
@@ -98,9 +99,20 @@ class Config(Strict):
 
 
 def read_sections(file: Path, **overrides: Any) -> Any:
-    """The unchecked content of a config file, with the command line's values; see ``Config.read``."""
+    """The unchecked content of a config file, with the command line's values; see ``Config.read``.
+
+    The override ``values`` has those of the form ``KEY=VALUE``. Raises UserError for a recipe.
+    """
     data = read_yaml(file)
-    return _overridden(data, file.stem, overrides) if isinstance(data, dict) else data
+    if not isinstance(data, dict):
+        return data
+    if "merge_method" in data and not {"recipe", "evaluate"} & data.keys():
+        raise UserError(
+            f"{file}: is a recipe, not a config: `mergesearch merge {file} OUT` writes its model; a config has a "
+            "recipe under recipe:, and tasks under evaluate:"
+        )
+    with located(str(file)):
+        return with_values(_overridden(data, file.stem, overrides), overrides.get("values", ()), Config)
 
 
 def _overridden(data: dict[str, Any], stem: str, overrides: dict[str, Any]) -> dict[str, Any]:

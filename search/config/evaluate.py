@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from mergesearch.errors import Problems
+from mergesearch.errors import Problems, nearest
 from mergesearch.evaluators import EVALUATORS, EvaluatorOptions, Shared, find_evaluator, is_evaluator
 from mergesearch.parsing import Strict, invalid, parse
 from mergesearch.search.config.constraints import Constraint
@@ -74,8 +74,14 @@ def _read_entry(data: Any) -> Any:
     if kind and not is_evaluator(kind):
         rest, own["evaluator"] = {"function": own["evaluator"], **rest}, "function"
         kind = EVALUATORS["function"]
+    if is_evaluator(kind):
+        valid = {field.alias or name for name, field in kind.Options.model_fields.items()}
+        unknown = rest.keys() - valid
+        names = valid | TaskEntry.model_fields.keys() - {"options"}
+        problems.found += [f"unknown key {key!r}{nearest(str(key), names)}" for key in rest if key in unknown]
+        rest = {key: value for key, value in rest.items() if key not in unknown}
     options = problems.attempt(parse, kind.Options, rest, "task") if is_evaluator(kind) else None
-    if options is None:
+    if problems.found:
         problems.attempt(parse, TaskEntry, {**own, "options": EvaluatorOptions(task="?")}, "task")
         raise invalid(problem.removeprefix("task: ") for problem in problems.found)
     return {**own, "options": options}

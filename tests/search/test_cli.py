@@ -15,6 +15,7 @@ from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.cli import main
+from mergesearch.search.problem.problem import read_config
 from mergesearch.search.report.console import console
 from mergesearch.search.report.methods_page import clauses
 from mergesearch.search.samplers import SAMPLERS
@@ -186,3 +187,44 @@ def test_eval_says_what_should_be_known_beside_its_json(
     evaluated = invoke("eval", config["recipe"]["base_model"], config_file, "--json")
     assert evaluated.stderr.splitlines()[-1] == "task 'text': 2 of 8 texts are cut"
     assert json.loads(evaluated.stdout)["items"].keys() == {"text"}
+
+
+def test_a_recipe_is_no_config_and_a_config_no_recipe(config_file: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text("merge_method: linear\nmodels: [{model: a}]\n")
+    for command in ("run", "check"):
+        found = invoke(command, recipe)
+        assert found.exit_code == 2
+        assert f"{recipe}: is a recipe, not a config: `mergesearch merge {recipe} OUT` writes its model" in found.output
+    found = invoke("merge", config_file, tmp_path / "out")
+    assert found.exit_code == 2
+    assert f"{config_file}: is a config, not a recipe: `mergesearch run {config_file}` searches" in found.output
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("search.trails=5", "there is no key 'search.trails'; did you mean 'search.trials'?"),
+        ("trials=5", "there is no key 'trials'; did you mean 'search.trials'?"),
+        ("serch.trials=5", "there is no key 'serch.trials'; did you mean 'search.trials'?"),
+        ("search.racing.eror=0.1", "there is no key 'search.racing.eror'; did you mean 'search.racing.error'?"),
+        ("search.trials", "found 'search.trials', expected KEY=VALUE, such as search.trials=200"),
+        ("search.trials=many", "search.trials: found 'many', expected: "),
+        ("search.trials={", "search.trials: found '{', which is not YAML: "),
+        ("evaluate.tasks[7].weight=1", "evaluate.tasks[7].weight: found '7', expected a place in a list: 0 to 0"),
+        ("evaluate.tasks[0].wieght=1", "evaluate.tasks[0]: unknown key 'wieght'; did you mean 'weight'?"),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_said(config_file: Path, value: str, message: str) -> None:
+    found = invoke("run", config_file, value)
+    assert found.exit_code == 2
+    assert f"error: {config_file}: {message}" in found.output
+
+
+def test_values_override_the_config(config_file: Path) -> None:
+    before = read_config(config_file)
+    values = ("search.trials=5", "evaluate.tasks[0].weight=2", "search.racing.error=0.1", "output={name: other}")
+    now = read_config(config_file, trials=7, values=values)
+    assert (now.search.trials, now.evaluate.tasks[0].weight, now.output.name) == (5, 2.0, "other")
+    assert now.search.racing == before.search.racing.model_copy(update={"error": 0.1})
+    assert now.recipe == before.recipe
