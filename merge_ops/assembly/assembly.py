@@ -125,8 +125,11 @@ class Assembly:
         for key in self.reads(name):
             self._merger.tensor(*key)
 
-    def write_tensor(self, name: str, out: Tensor) -> None:
-        """Writes one tensor to ``out``. Tensors that are not floats are copied from the base."""
+    def write_tensor(self, name: str, out: Tensor) -> bool:
+        """Writes one tensor to ``out``. Tensors that are not floats are copied from the base.
+
+        Returns whether the tensor is finite for certain, if its inputs are.
+        """
         tensor_recipe, properties = self.layout.tensor_recipes[name], self.layout.properties[name]
         if not properties.matched:
             self._write_mismatched(tensor_recipe, out)
@@ -136,8 +139,10 @@ class Assembly:
             out.copy_(self._read(tensor_recipe, tensor_recipe.inputs)[properties.owner])
         elif copied := self.copied(name):
             out.copy_(self._merger.tensor(*copied))
+            return self.layout.info_of(*copied) == self.infos[name]
         else:
-            self._combine(tensor_recipe, self._read(tensor_recipe, tensor_recipe.inputs), out)
+            return self._combine(tensor_recipe, self._read(tensor_recipe, tensor_recipe.inputs), out)
+        return False
 
     def _write_mismatched(self, tensor_recipe: TensorRecipe, out: Tensor) -> None:
         """Writes the base's tensor. With ``on_mismatch: overlap``, merges the corner that all inputs have."""
@@ -156,13 +161,14 @@ class Assembly:
         tensor_recipe = self.layout.tensor_recipes[name]
         return self._plan(tensor_recipe, self._method_inputs(tensor_recipe))
 
-    def _combine(self, tensor_recipe: TensorRecipe, tensors: Mapping[InputKey, Tensor], out: Tensor) -> None:
+    def _combine(self, tensor_recipe: TensorRecipe, tensors: Mapping[InputKey, Tensor], out: Tensor) -> bool:
         planned = self._plan(tensor_recipe, self._with_statistics(tensor_recipe, tensors))
         on_device = out.device.type == torch.device(self._merger.device).type
         target = out if on_device else torch.empty_like(out, device=self._merger.device)
-        combine(planned.plan, planned.base, planned.models, target)
+        is_finite = combine(planned.plan, planned.base, planned.models, target)
         if target is not out:
             out.copy_(target)
+        return is_finite
 
     def _plan(self, tensor_recipe: TensorRecipe, inputs: MethodInputs) -> PlannedTensor:
         def mask_keys(seed: int) -> tuple[int, ...]:

@@ -20,8 +20,8 @@ BLOCK = 1 << 14
 """Elements that the torch backend takes at a time: they stay in cache, and torch processes them on one thread."""
 
 
-def combine(plan: Plan, base: Tensor | None, models: Sequence[Tensor], out: Tensor) -> None:
-    """Writes the merged tensor to ``out``.
+def combine(plan: Plan, base: Tensor | None, models: Sequence[Tensor], out: Tensor) -> bool:
+    """Writes the merged tensor to ``out``. Returns whether that is finite for certain.
 
     Memory that grows with the tensor is allocated only if a tensor is not contiguous.
 
@@ -31,7 +31,7 @@ def combine(plan: Plan, base: Tensor | None, models: Sequence[Tensor], out: Tens
         models: the models, of the same shape and of any float dtype.
         out: the output, of the same shape and of any float dtype. It must not share memory with an input.
     """
-    combine_all([Pass(plan, base, models, out)])
+    return bool(combine_all([Pass(plan, base, models, out)]))
 
 
 def combine_all(passes: Iterable[Pass]) -> list[Tensor]:

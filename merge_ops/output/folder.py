@@ -65,8 +65,8 @@ def _write_weights(writer: Writer, assembly: Assembly, merger: Merger) -> None:
                 assembly.check_inputs(name)
                 writer.copy(stored)
                 continue
-            assembly.write_tensor(name, target)
-            if not merger.allows_nan:
+            is_finite = assembly.write_tensor(name, target)
+            if not (is_finite or merger.allows_nan):
                 _check_result(name, target, assembly)
 
 
