@@ -114,7 +114,7 @@ def test_classifiers_are_searched_judged_and_written(classification: Data, tmp_p
         encoded = [reader(row["text"], return_tensors="pt", truncation=True, max_length=12) for row in rows]
         said = [LABELS[int(model(**one).logits.argmax())] for one in encoded]
     right = sum(one == row["label"] for one, row in zip(said, rows, strict=True)) / len(rows)
-    assert verdict.winner.tasks["reviews:accuracy"]["all"] == close(right, 40)
+    assert verdict.recommended_row.tasks["reviews:accuracy"]["all"] == close(right, 40)
     is_sampled = verdict.winner.trial not in [row.trial for row in verdict.baselines]
     assert (verdict.graded is not None) == is_sampled
     assert bool(graded_in_words(verdict)) == is_sampled
@@ -345,7 +345,7 @@ def test_a_program_gets_what_merge_would_write(config: Data, tmp_path: Path) -> 
     assert digest in {line[0] for line in seen}
     assert {"config.json", "tokenizer.json", "README.md"} <= set(seen[0])
     winner = hashlib.sha256((tmp_path / "small" / "model" / "model.safetensors").read_bytes()).hexdigest()
-    assert verdict.winner.test.value == int(winner[:6], 16) / 16**6
+    assert verdict.recommended_row.test.value == int(winner[:6], 16) / 16**6
     file = tmp_path / "eval.yml"
     file.write_text(dump_yaml(config))
     found = CliRunner().invoke(main, ["eval", str(last), str(file), "--json"])
