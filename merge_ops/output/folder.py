@@ -18,6 +18,7 @@ from mergesearch.merge_ops.inputs.chat_templates import chat_template, write_cha
 from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
 from mergesearch.merge_ops.output import result_config
 from mergesearch.merge_ops.output.card import model_card
+from mergesearch.merge_ops.output.loadable import check_layers
 from mergesearch.merge_ops.output.result_config import SourceLayer
 from mergesearch.merge_ops.output.result_vocabulary import write_vocabulary
 from mergesearch.merge_ops.output.writer import Writer, written_checkpoint
@@ -45,6 +46,9 @@ def write_folder(
     checkpoint = merger.checkpoints[assembly.layout.template]
     if checkpoint.folder is not None:
         _check_side_files(checkpoint.folder, assembly, template)
+    if layered is not None:
+        config, infos = checkpoint.config, merger.inputs[assembly.layout.template].tensors
+        check_layers(checkpoint.reference, config, infos, layered, assembly.infos)
     with written_checkpoint(out, assembly.infos, checkpoint.weights.stem, verify) as writer:
         _write_weights(writer, assembly, merger)
         source = checkpoint.folder

@@ -5,8 +5,9 @@ Keys are found by their names, not by the architecture.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,10 @@ def _relayered(key: str, value: Any, stack: str, old_count: int, sources: Sequen
         return len(sources)
     if not isinstance(value, list) or key.endswith(("token_id", "token_ids", "architectures")):
         return value
-    if len(value) == old_count and PER_LAYER.search(key):
-        return [source.entry(key, value) for source in sources]
     if LAYER_INDICES.search(key) and _are_layer_indices(value, old_count):
         return [index for index, source in enumerate(sources) if source.is_in(key, value)]
+    if len(value) == old_count and PER_LAYER.search(key):
+        return [source.entry(key, value) for source in sources]
     return value
 
 
@@ -116,5 +117,6 @@ def _is_layer_count(key: str, value: Any, stack: str, old_count: int) -> bool:
     return bool(LAYER_COUNT.match(key)) and value == old_count and not isinstance(value, bool) and not is_others
 
 
-def _are_layer_indices(value: Iterable[Any], count: int) -> bool:
-    return all(isinstance(entry, int) and not isinstance(entry, bool) and 0 <= entry < count for entry in value)
+def _are_layer_indices(value: Sequence[Any], count: int) -> bool:
+    are_integers = all(isinstance(entry, int) and not isinstance(entry, bool) for entry in value)
+    return are_integers and all(a < b for a, b in pairwise([-1, *value, count]))

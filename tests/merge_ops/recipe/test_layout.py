@@ -166,6 +166,10 @@ def test_counts_and_lists_follow_the_layers() -> None:
     }
 
 
+def test_a_list_of_all_layers() -> None:
+    assert relayered(num_hidden_layers=4, mlp_only_layers=[0, 1, 2, 3])["mlp_only_layers"] == [0, 1, 2, 3, 4]
+
+
 def test_the_config_of_a_part() -> None:
     made = relayered(
         text_config={"num_hidden_layers": 4, "layer_types": list("abcd")},
