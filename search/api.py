@@ -173,7 +173,8 @@ def _config(config: Config | Mapping[str, Any] | PathName) -> Config:
 def _watching(progress: bool) -> AbstractContextManager[Watcher]:
     if not progress:
         return nullcontext(QUIET)
-    from mergesearch.search.report.console import console, shown_progress
+    from mergesearch.search.report.console import shown_progress
+    from mergesearch.search.report.screen import console
 
     return shown_progress(console())
 

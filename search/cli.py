@@ -98,7 +98,7 @@ def demo(trials: int | None) -> None:
     runs), then runs configs/demo.yml.
     """
     from mergesearch.demo.command import demo_config, make_with_progress
-    from mergesearch.search.report.console import console
+    from mergesearch.search.report.screen import console
 
     make_with_progress(console())
     with demo_config() as config:
@@ -155,7 +155,9 @@ def _run_config(config: "Config", file: Path, results: Path | None) -> None:
     from mergesearch.search import run as runner
     from mergesearch.search.candidates.plan import open_plan
     from mergesearch.search.config import RESULTS
-    from mergesearch.search.report.console import console, print_verdict, shown_progress
+    from mergesearch.search.report.console import shown_progress
+    from mergesearch.search.report.screen import console
+    from mergesearch.search.report.verdict_page import print_verdict
 
     screen, folder = console(), (results or RESULTS) / config.output.name
     screen.print(f"checking {file}", style="dim")
@@ -250,7 +252,8 @@ def check(config: Path, values: tuple[str, ...], measure: bool, trust: bool) -> 
     """
     from mergesearch.search.candidates.plan import open_plan
     from mergesearch.search.rehearsal import expected_cost
-    from mergesearch.search.report.console import console, print_plan
+    from mergesearch.search.report.console import print_plan
+    from mergesearch.search.report.screen import console
 
     with _opened(config, {"trust": trust, "values": values}) as opened:
         plan = open_plan(opened, str(config))
@@ -272,3 +275,54 @@ def methods(name: str | None, trust: bool) -> None:
 
     with trust_code(trust, _tell):
         click.echo(method_page(find_method(name)) if name else methods_table(METHODS))
+
+
+_results = click.option(
+    "--results",
+    default=Path("results/runs"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of runs.",
+)
+
+
+@main.command("list", **_example("mergesearch list"))
+@_results
+@_user_errors
+def list_runs(results: Path) -> None:
+    """List the runs: state, trials, and what is recommended."""
+    from mergesearch.search.report.runs_page import print_runs, runs_in
+    from mergesearch.search.report.screen import console
+
+    print_runs(console(), runs_in(results), results)
+
+
+@main.command(**_example("mergesearch show four-languages"))
+@click.argument("run")
+@_results
+@_user_errors
+def show(run: str, results: Path) -> None:
+    """Show a run: its verdict, or how far it is, and its files.
+
+    RUN is the name of a run, or its folder. Nothing is loaded or scored.
+    """
+    from mergesearch.search.report.runs_page import find_run, print_run
+    from mergesearch.search.report.screen import console
+
+    print_run(console(), find_run(run, results))
+
+
+@main.command(**_example("mergesearch status"))
+@click.argument("run", required=False)
+@_results
+@_user_errors
+def status(run: str | None, results: Path) -> None:
+    """Show how far runs are: those at work or stopped, or RUN.
+
+    RUN is the name of a run, or its folder.
+    """
+    from mergesearch.search.report.runs_page import find_run, print_status, runs_in
+    from mergesearch.search.report.screen import console
+
+    runs = [find_run(run, results)] if run else [each for each in runs_in(results) if each.state != "finished"]
+    print_status(console(), runs)

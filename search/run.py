@@ -22,7 +22,8 @@ from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.ensemble import ensemble_row, search_value
 from mergesearch.search.verdict.finalists import decision, finalists
 from mergesearch.search.verdict.judge import Judge
-from mergesearch.search.verdict.prospects import Prospects, prospects
+from mergesearch.search.verdict.outlook import Prospects
+from mergesearch.search.verdict.prospects import prospects
 from mergesearch.search.verdict.result import FRONT, CandidateRow, Verdict, read_verdict, write_verdict
 from mergesearch.search.verdict.wording import UNJUDGED, best_comment, recommended_comment
 from mergesearch.text import as_line

@@ -1,5 +1,6 @@
 """One process's work on a run."""
 
+import time
 from dataclasses import asdict
 from functools import cached_property
 
@@ -33,6 +34,8 @@ from mergesearch.search.signal.signal import Signal
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.pareto import is_pareto
+from mergesearch.search.study.progress import FILE as PROGRESS
+from mergesearch.search.study.progress import Progress
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.ensemble import ensemble_scores, search_value
 from mergesearch.search.verdict.prospects import prospects
@@ -66,6 +69,7 @@ class Session:
     def search(self) -> None:
         """Checks the tasks against the live model, and searches until the search has ended."""
         view = self._view()
+        self._clock = (time.time(), len(t.finished(self.store.study)))
         self._watcher.begun(view)
         self.prepare()
         with self.store.folder.locked():
@@ -77,6 +81,7 @@ class Session:
     def _told(self, view: RunView, trial: FrozenTrial) -> None:
         """Tells of a finished trial and, once the baselines are scored, of the signal and of what there is to win."""
         self._watcher.trial(view, trial)
+        self._note_progress(view)
         if self._baselines.are_scored(self.store.study):
             self._tell_signal()
         if not self._has_told_prospects and self._baselines.are_scored(self.store.study):
@@ -86,6 +91,21 @@ class Session:
             found = prospects(tasks, self.store, search_value(tasks, folder))
             for line in found.in_words if found else ():
                 self._watcher.stage(line)
+
+    def _note_progress(self, view: RunView) -> None:
+        study, now = self.store.study, time.time()
+        begun, before = self._clock
+        best, done = t.incumbent(study), len(t.finished(study))
+        progress = Progress(
+            done,
+            view.trials,
+            len(t.stopped(study)),
+            t.label_of(best) if best else "",
+            t.score_of(best) if best else None,
+            (now - begun) / max(1, done - before),
+            now,
+        )
+        self.store.folder.write_json(PROGRESS, asdict(progress))
 
     def _score_ensemble(self) -> None:
         """Scores the average of the models' outputs on the search items, where the config asks for it."""

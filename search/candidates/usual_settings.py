@@ -1,6 +1,11 @@
 """The usual settings of methods: what people try first."""
 
-from mergesearch.merge_ops.methods import Scalar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mergesearch.merge_ops.methods import Scalar
 
 USUAL = " (usual)"
 """The end of the name of a method of the space at its usual settings."""

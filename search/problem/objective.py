@@ -9,7 +9,7 @@ from mergesearch.errors import UserError, listed
 from mergesearch.evaluators import Metric
 from mergesearch.search.config.evaluate import Aggregation
 from mergesearch.search.statistics import Array
-from mergesearch.search.study.trials import Direction
+from mergesearch.search.study.direction import Direction
 
 
 @dataclass(frozen=True)

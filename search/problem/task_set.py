@@ -16,7 +16,7 @@ from mergesearch.search.problem.objective import Objective
 from mergesearch.search.problem.sides import left_items, separated_examples, with_split, without_test_items
 from mergesearch.search.problem.tasks import Margins, Scores, Task, distinct, opened_task
 from mergesearch.search.statistics import Stratum
-from mergesearch.search.study.trials import Direction
+from mergesearch.search.study.direction import Direction
 
 
 @dataclass(frozen=True)

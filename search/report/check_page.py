@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from math import sqrt
 
 from rich.console import Console
-from rich.table import Table
 
 from mergesearch.errors import listed
 from mergesearch.evaluators import has_targets
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.problem.task_set import TaskSet
+from mergesearch.search.report.screen import print_table
 from mergesearch.search.samplers import SAMPLERS, SamplerTraits
 from mergesearch.search.scoring.cost import Cost, memory_plan, spoken
 from mergesearch.search.space.dimension import Dimension
@@ -31,14 +31,12 @@ SHOWN = 60
 def print_space(screen: Console, space: Space) -> None:
     """A table of the dimensions: name, kind, range, and the methods that have it if not all do."""
     conditional = space.is_conditional
-    table = Table("dimension", "kind", "from", title=f"{len(space.dimensions)} dimensions", title_justify="left")
-    if conditional:
-        table.add_column("asked by")
-    for dimension in space.dimensions[:SHOWN]:
-        table.add_row(
-            dimension.name, dimension.kind, _meant(dimension), *([_askers(space, dimension)] if conditional else [])
-        )
-    screen.print(table)
+    heads = ["dimension", "kind", "from", *(["asked by"] if conditional else [])]
+    rows = [
+        [each.name, each.kind, _meant(each), *([_askers(space, each)] if conditional else [])]
+        for each in space.dimensions[:SHOWN]
+    ]
+    print_table(screen, f"{len(space.dimensions)} dimensions", heads, rows)
     if len(space.dimensions) > SHOWN:
         screen.print(f"and {len(space.dimensions) - SHOWN} more")
 
@@ -54,10 +52,11 @@ def _askers(space: Space, dimension: Dimension) -> str:
 
 def print_samplers(screen: Console, space: Space) -> None:
     """A table of the samplers, and how each fits the space."""
-    table = Table("sampler", "this space", "several objectives", "constraints", title="samplers", title_justify="left")
-    for name, can in SAMPLERS.items():
-        table.add_row(name, _fit(name, can, space), _yes(can.objectives), _yes(can.constraints))
-    screen.print(table)
+    heads = ("sampler", "this space", "several objectives", "constraints")
+    rows = [
+        [name, _fit(name, can, space), _yes(can.objectives), _yes(can.constraints)] for name, can in SAMPLERS.items()
+    ]
+    print_table(screen, "samplers", heads, rows)
 
 
 def _fit(name: str, can: SamplerTraits, space: Space) -> str:
@@ -85,13 +84,13 @@ def _yes(can: bool) -> str:
 def print_tasks(screen: Console, tasks: TaskSet) -> None:
     """A table of the tasks with their items, and about what the test items can prove."""
     heads = ("task", "metric", "weight", "search items", "test items", "test clusters", "standard error", "variance")
-    table, noise = Table(*heads, title="tasks", title_justify="left"), expected_noise(tasks)
+    rows, noise = [], expected_noise(tasks)
     for task in tasks:
         error = f"{0.5 / sqrt(len(task.test)):.4f}" if task.test and is_accuracy(task) else ""
         share = f"{noise.share(task.name):.0%}" if noise and task.name in noise.variances else ""
         counts = (len(task.search), len(task.test), clusters_of(task.test))
-        table.add_row(task.name, task.evaluator.metric.name, f"{task.weight:g}", *map(str, counts), error, share)
-    screen.print(table)
+        rows.append([task.name, task.evaluator.metric.name, f"{task.weight:g}", *map(str, counts), error, share])
+    print_table(screen, "tasks", heads, rows)
     if noise is not None:
         screen.print(
             f"the test items can prove a gain of about {noise.detectable:.4f} or more, if {EXPECTED_CHANGES:.0%} of "

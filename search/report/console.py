@@ -1,16 +1,13 @@
-"""What a run looks like in a terminal: progress while it goes, tables when it ends."""
+"""What a run looks like in a terminal while it goes, and what it would do."""
 
-import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from time import monotonic
-from typing import Any
 
 from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
 from mergesearch.search.candidates.plan import SearchPlan
@@ -24,52 +21,18 @@ from mergesearch.search.report.check_page import (
     print_start,
     print_tasks,
 )
+from mergesearch.search.report.screen import CELL
 from mergesearch.search.samplers.schedule import plan as plan_samplers
 from mergesearch.search.scoring.cost import Cost
 from mergesearch.search.study import trials as t
 from mergesearch.search.verdict.finalists import search_estimate
 from mergesearch.search.verdict.formatting import interval
-from mergesearch.search.verdict.front import Front
-from mergesearch.search.verdict.result import SIDES, CandidateRow, Verdict
-from mergesearch.search.verdict.wording import (
-    comparisons_in_words,
-    evidence_in_words,
-    front_in_words,
-    graded_in_words,
-    left_out_in_words,
-    limits_in_words,
-    looks_in_words,
-    marked_name,
-    optimism_in_words,
-    shown_baselines,
-)
-from mergesearch.text import LINE, as_encoded, shown
+from mergesearch.text import LINE, shown
 
-WIDTH = 140
-"""Columns where output is not a terminal."""
-CELL = 80
-"""The most characters of a name in a table."""
+NARROW = 100
+"""Columns up to which the bar is short, for what stands beside it."""
 LINE_SECONDS = 10.0
 """How often a run without a terminal prints where it is."""
-
-
-class _Screen(Console):
-    """A console that shows text as it is: no markup, no emoji codes, no terminal escapes in it."""
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        """See ``Console.render_str``; every string that is printed or stands in a table comes through here."""
-        return super().render_str(as_encoded(shown(text), self.encoding), **options)
-
-    def on_broken_pipe(self) -> None:
-        """See ``Console.on_broken_pipe``: a run goes on if nobody reads what it prints."""
-        self.quiet = True
-        with suppress(OSError, ValueError):  # it is no file
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-
-
-def console() -> Console:
-    """Standard output; wide enough for the tables where it is not a terminal."""
-    return _Screen(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 @contextmanager
@@ -78,9 +41,9 @@ def shown_progress(screen: Console) -> Iterator[Watcher]:
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=24 if screen.width > NARROW else 8),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[best]}", markup=False),
+        TextColumn("{task.fields[best]}", markup=False, table_column=Column(overflow="fold", ratio=1)),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=screen,
         disable=not screen.is_terminal,
@@ -147,62 +110,6 @@ def _spent(view: RunView) -> str:
     raced = [t.items_of(trial) for trial in t.finished(view.study) if t.kind_of(trial) not in t.NAMED]
     in_full = sum(map(bool, raced)) * view.tasks.search_items
     return f"  {stopped} stopped early, {sum(raced) / in_full:.0%} of the items scored"
-
-
-def print_verdict(screen: Console, verdict: Verdict) -> None:
-    """The table of candidates, the paired difference and the headline."""
-    table = Table(title="Candidates, with 95 % intervals; tasks on the test items", title_justify="left")
-    table.add_column("")
-    for side in SIDES:
-        table.add_column(side, justify="right", no_wrap=True)
-    for task, metric in verdict.metrics.items():
-        table.add_column(f"{shown(task, CELL)}\n{shown(metric, CELL)}", justify="right", no_wrap=True)
-    for row in shown_baselines(verdict):
-        table.add_row(*_cells(row, verdict))
-    table.add_section()
-    table.add_row(*_cells(verdict.winner, verdict), style="bold")
-    if verdict.ensemble:
-        table.add_section()
-        table.add_row(*_cells(verdict.ensemble, verdict), style="dim")
-    screen.print(table)
-    screen.print(verdict.sentence, style="bold")
-    if verdict.front:
-        _print_front(screen, verdict.front, verdict.winner.trial)
-    notes = (
-        left_out_in_words,
-        front_in_words,
-        limits_in_words,
-        comparisons_in_words,
-        evidence_in_words,
-        graded_in_words,
-        optimism_in_words,
-    )
-    for note in (words(verdict) for words in notes):
-        if note:
-            screen.print(note)
-    screen.print(looks_in_words(verdict.test_looks - 1))
-
-
-def _print_front(screen: Console, front: Front, winner: int) -> None:
-    """The front's members: objectives on the test items, and differences from the best baseline."""
-    table = Table(title="Pareto front of the search items, scored on the test items", title_justify="left")
-    table.add_column("")
-    tested = [task for task in front.directions if any(member.standings[task].test for member in front.members)]
-    for task in tested:
-        for head in (f"{task}\n{front.directions[task]}", "− best baseline"):
-            table.add_column(head, justify="right", no_wrap=True)
-    for member in front.members:
-        marks = [mark for mark, number in (("winner", winner), ("knee", front.knee)) if number == member.trial]
-        standings = [member.standings[task] for task in tested]
-        cells = [cell for s in standings for cell in (interval(s.test), interval(s.difference, "+"))]
-        name = f"{member.name} ({', '.join([member.method, *marks])})"
-        table.add_row(name, *cells, style="bold" if member.trial == winner else "")
-    screen.print(table)
-
-
-def _cells(row: CandidateRow, verdict: Verdict) -> list[str]:
-    tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
-    return [marked_name(verdict, row), interval(row.search), interval(row.test), *tasks]
 
 
 def print_plan(screen: Console, plan: SearchPlan, cost: Cost) -> None:

@@ -24,16 +24,16 @@ from mergesearch.say import Say, silent
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.config_changes import another_config, forbidden_changes
 from mergesearch.search.study.database import open_database, without_password
+from mergesearch.search.study.direction import Direction
 from mergesearch.search.study.journal import open_journal
 from mergesearch.search.study.locks import held_lock
 from mergesearch.search.study.scores import load_scores, save_scores
-from mergesearch.search.study.trials import Direction
 from mergesearch.search.study.workers import Workers
 
 CONFIG = "config.yml"
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
-DERIVED = ("scores", "attempts", "batches.json", "gradient.json", "identity.json")
+DERIVED = ("scores", "attempts", "batches.json", "gradient.json", "identity.json", "progress.json")
 """What a run leaves before its first trial."""
 LOOKS_REMEDY = (
     "it counts how often the test items were looked at: bring it back from a copy, or delete it and know that "

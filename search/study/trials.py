@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import inf
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from optuna.study import Study
@@ -13,8 +13,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import parse_yaml
-
-Direction = Literal["maximize", "minimize"]
 
 CONFIG = "config"
 """The study's user attribute with the resolved config, which the run's folder has as a file."""

@@ -19,13 +19,13 @@ class Workers:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     @contextmanager
     def joined(self) -> Iterator[str]:
         """Makes this process a worker until the context ends; gives its name."""
         name = f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:16]}"
-        file = self._folder / name
+        file = self.folder / name
         try:
             with file_lock(file):
                 yield name
@@ -37,11 +37,11 @@ class Workers:
 
         To be called while no worker joins.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        names = sorted(file.name for file in self._folder.iterdir())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = sorted(file.name for file in self.folder.iterdir())
         living = [name for name in names if self._is_locked(name)]
         for name in set(names) - set(living):
-            (self._folder / name).unlink(missing_ok=True)
+            (self.folder / name).unlink(missing_ok=True)
         return living
 
     def is_dead(self, name: str) -> bool:
@@ -53,7 +53,7 @@ class Workers:
         return bool(name) and self._is_locked(name)
 
     def _is_locked(self, name: str) -> bool:
-        file = self._folder / name
+        file = self.folder / name
         if not file.exists():  # taking the lock would create it
             return False
         try:

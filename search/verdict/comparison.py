@@ -1,13 +1,14 @@
 """The winner against each baseline and against the best of them, and what each task's test items have to say."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf, isnan, log10
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mergesearch.search.problem.task_set import TaskSet
-from mergesearch.search.problem.tasks import Scores
 from mergesearch.search.statistics import (
     LEVEL,
     Contrast,
@@ -19,6 +20,10 @@ from mergesearch.search.statistics import (
     sign_flip_test,
 )
 from mergesearch.seeds import derive
+
+if TYPE_CHECKING:  # a verdict is read without torch
+    from mergesearch.search.problem.task_set import TaskSet
+    from mergesearch.search.problem.tasks import Scores
 
 NO_DIFFERENCE = Estimate(0.0, 0.0, 0.0)
 MOST = 0.5
@@ -41,7 +46,7 @@ class Comparison:
     p_together: float
 
     @classmethod
-    def of(cls, baseline: str, found: Outcome) -> "Comparison":
+    def of(cls, baseline: str, found: Outcome) -> Comparison:
         return cls(baseline, found.estimate, found.p, found.together, found.p_together)
 
     @property
@@ -58,7 +63,7 @@ class Claim:
     p: float = 1.0
 
     @classmethod
-    def of(cls, differences: Sequence[Outcome]) -> "Claim":
+    def of(cls, differences: Sequence[Outcome]) -> Claim:
         return cls(*against_all(differences))
 
     @property
@@ -84,7 +89,7 @@ class Power:
     items: int | None = None
 
     @classmethod
-    def of(cls, difference: Contrast, items: int) -> "Power | None":
+    def of(cls, difference: Contrast, items: int) -> Power | None:
         """What so many items can prove, if they differ as in ``difference``; None where that does not vary."""
         detectable = detectable_difference(difference.standard_error, difference.degrees)
         if not 0 < detectable < inf:

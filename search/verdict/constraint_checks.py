@@ -1,15 +1,20 @@
 """Whether the finalists satisfy the constraints, on the search items and on the test items."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from mergesearch.search.config.constraints import Constraint
-from mergesearch.search.problem.tasks import Task
 from mergesearch.search.statistics import Estimate, difference_of, estimated, value_of
 from mergesearch.search.verdict.formatting import interval
 from mergesearch.seeds import derive
+
+if TYPE_CHECKING:  # a verdict is read without torch
+    from torch import Tensor
+
+    from mergesearch.search.config.constraints import Constraint
+    from mergesearch.search.problem.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,22 @@
 """The Pareto front in a verdict: its members, objective by objective, on the search items and on the test items."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mergesearch.search.problem.objective import Objective
-from mergesearch.search.problem.task_set import TaskSet
-from mergesearch.search.problem.tasks import Scores, Task
 from mergesearch.search.statistics import Array, Combine, Contrast, Estimate, difference_of, estimated, value_of
-from mergesearch.search.study.pareto import best_of
-from mergesearch.search.study.trials import Direction
+from mergesearch.search.study.direction import Direction
 from mergesearch.search.verdict.comparison import compared
 from mergesearch.search.verdict.constraint_checks import Check
 from mergesearch.seeds import derive
+
+if TYPE_CHECKING:  # a verdict is read without torch
+    from mergesearch.search.problem.task_set import TaskSet
+    from mergesearch.search.problem.tasks import Scores, Task
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def _values(tasks: TaskSet, sides: Mapping[str, Scores], seed: int) -> dict[str,
 
 def _alone(task: Task, side: str) -> Combine:
     """One task's (normalised) value as a function of its strata."""
+    from mergesearch.search.problem.objective import Objective
+
     each = Objective([task.share(side)]).each
 
     def value(values: Array) -> Array:
@@ -115,6 +119,8 @@ def _difference(task: Task, mine: Scores, other: Scores) -> Contrast:
 
 def on_test_front(tasks: TaskSet, found: Mapping[int, Mapping[str, Standing]]) -> dict[int, bool]:
     """Whether no other member dominates a member on the test items, by trial."""
+    from mergesearch.search.study.pareto import best_of
+
     shares = [task.share("test") for task in tasks.counted("test")]
     points = [[share.sign * _tested(standing[share.task]) for share in shares] for standing in found.values()]
     return dict(zip(found, best_of(np.array(points)), strict=True))

@@ -1,19 +1,22 @@
 """The facts of a verdict: whether the winner beats the best baseline on items that the search did not use."""
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass, field
 from math import isinf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from mergesearch.errors import DamagedFileError
-from mergesearch.evaluators import content_hash
 from mergesearch.search.statistics import Estimate
-from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.comparison import Claim, Comparison, Evidence, Power
 from mergesearch.search.verdict.constraint_checks import Check, broken
 from mergesearch.search.verdict.front import Front
-from mergesearch.search.verdict.prospects import Prospects
+from mergesearch.search.verdict.outlook import Prospects
+
+if TYPE_CHECKING:  # a verdict is read without torch
+    from mergesearch.search.study.run_folder import RunFolder
 
 SIDES = ("search", "test")
 VERDICT = "verdict.json"
@@ -129,7 +132,7 @@ class Verdict:
         return Claim(self.difference, self.p)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Verdict":
+    def from_json(cls, data: dict[str, Any]) -> Verdict:
         """What ``to_json`` gave."""
         return TypeAdapter(cls).validate_python(data)
 
@@ -151,11 +154,15 @@ def _as_json(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def write_verdict(folder: RunFolder, verdict: Verdict) -> None:
     """Writes the verdict of a run."""
+    from mergesearch.evaluators import content_hash
+
     folder.write_json(VERDICT, {**verdict.to_json(), SUM: content_hash(verdict.to_json())})
 
 
 def read_verdict(folder: RunFolder) -> Verdict | None:
     """The verdict of a run; None where it has none yet. Raises DamagedFileError where its file is damaged."""
+    from mergesearch.evaluators import content_hash
+
     verdict = folder.read_json(VERDICT, Verdict, REMEDY)
     content = folder.read_json(VERDICT, dict[str, Any], REMEDY) or {}
     if SUM in content and content.pop(SUM) != content_hash(content):

@@ -16,13 +16,13 @@ from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.cli import main
 from mergesearch.search.problem.problem import read_config
-from mergesearch.search.report.console import console
 from mergesearch.search.report.methods_page import clauses
+from mergesearch.search.report.screen import console
 from mergesearch.search.samplers import SAMPLERS
 
 from .helpers import rescored
 
-COMMANDS = ["demo", "run", "soup", "merge", "remerge", "eval", "check", "methods"]
+COMMANDS = ["demo", "run", "soup", "merge", "remerge", "eval", "check", "methods", "list", "show", "status"]
 
 
 def invoke(*arguments: object) -> Any:

@@ -10,7 +10,8 @@ from mergesearch.errors import UserError
 from mergesearch.merge_ops.engine.engine import Engine
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
-from mergesearch.search.report.console import console, print_verdict
+from mergesearch.search.report.screen import console
+from mergesearch.search.report.verdict_page import print_verdict
 from mergesearch.search.run import run
 from mergesearch.search.study import trials as t
 from mergesearch.search.verdict.wording import left_out_in_words

@@ -11,7 +11,8 @@ from mergesearch.search.config import Config
 from mergesearch.search.optimize.callbacks import Watcher
 from mergesearch.search.run import run
 from mergesearch.search.study import trials as t
-from mergesearch.search.verdict.prospects import Noise, Prospects, TaskProspect
+from mergesearch.search.verdict.outlook import Prospects, TaskProspect
+from mergesearch.search.verdict.prospects import Noise
 
 from ..helpers import Data, study_of
 
