@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from rich.cells import cell_len
@@ -28,6 +29,12 @@ class _Screen(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """See ``Console.render_str``; every string that is printed or stands in a table comes through here."""
         return super().render_str(as_encoded(shown(text), self.encoding), **options)
+
+    def on_broken_pipe(self) -> None:
+        """See ``Console.on_broken_pipe``: a run goes on if nobody reads what it prints."""
+        self.quiet = True
+        with suppress(OSError, ValueError):  # it is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 def console() -> Console:
