@@ -19,14 +19,13 @@ INLINE struct wide linear_combination(const struct pass *p, int64_t index, int d
   struct wide base = all(0), total = all(-0.0f);
   int empty = 1;
   if (p->base.data) {
-    base = load(at(p->base, dtype == MIXED ? p->base.dtype : dtype, index), dtype == MIXED ? p->base.dtype : dtype);
+    base = load(p->base, index, dtype);
     if (p->base_coefficient != 0) total = added(total, base, base, 0, p->base_coefficient), empty = 0;
   }
   for (int64_t i = 0; i < p->k; i++) {
     float c = p->terms[i].weight;
     if (c == 0) continue;
-    int from = dtype == MIXED ? p->models[i].dtype : dtype;
-    total = added(total, load(at(p->models[i], from, index), from), base, p->task_vectors && p->base.data, c);
+    total = added(total, load(p->models[i], index, dtype), base, p->task_vectors && p->base.data, c);
     empty = 0;
   }
   return empty ? all(0) : total;
@@ -122,8 +121,10 @@ struct drops {
   ints a, b;
 };
 
-INLINE struct drops drawn(const struct term *t, int64_t index, ints kept_a, ints kept_b) {
+/* An element is dropped where its 16 random bits, a number with a sign, are not less than what is kept. */
+INLINE struct drops drawn(const struct term *t, int64_t index, ints kept_a, ints kept_b, int dtype) {
   words random = mask_words(t->key, index);
+  if (dtype == BFLOAT16) return (struct drops){(ints)(random << 16) >> 16 >= kept_a, (ints)random >> 16 >= kept_b};
   shorts half[2];
   memcpy(half, &random, sizeof half);
   return (struct drops){widened_signed(half[0]) >= kept_a, widened_signed(half[1]) >= kept_b};
@@ -140,17 +141,18 @@ INLINE ints gathered(const void *table, words indices) {
 }
 
 /* A random drop by rank, with the factor of each element. */
-INLINE struct drops drawn_by_rank(const struct term *t, int64_t index, struct wide *factors) {
+INLINE struct drops drawn_by_rank(const struct term *t, int64_t index, struct wide *factors, int dtype) {
   halves half[2];
+  words both;
   memcpy(half, t->places + 2 * index, sizeof half);
-  words a = widened(half[0]), b = widened(half[1]);
+  memcpy(&both, half, sizeof both);
+  words a = dtype == BFLOAT16 ? both & 0xFFFF : widened(half[0]), b = dtype == BFLOAT16 ? both >> 16 : widened(half[1]);
   *factors = (struct wide){(floats)gathered(t->factors, a), (floats)gathered(t->factors, b)};
-  return drawn(t, index, gathered(t->kept, a), gathered(t->kept, b));
+  return drawn(t, index, gathered(t->kept, a), gathered(t->kept, b), dtype);
 }
 
 INLINE struct wide task_vector(const struct pass *p, int64_t i, int64_t index, struct wide base, int dtype) {
-  int from = dtype == MIXED ? p->models[i].dtype : dtype;
-  struct wide x = load(at(p->models[i], from, index), from);
+  struct wide x = load(p->models[i], index, dtype);
   return (struct wide){x.a - base.a, x.b - base.b};
 }
 
@@ -173,8 +175,7 @@ INLINE struct drops below_least_spread(const struct pass *p, int64_t index, stru
 
 INLINE struct wide sign_consensus(const struct pass *p, int64_t index, int64_t start, int dtype, int kind) {
   int vote = kind > ELECTION ? MASS : p->vote, normalize = kind == MEAN_OF_TRIMMED || (kind == ELECTION && p->normalize);
-  int from = dtype == MIXED ? p->base.dtype : dtype;
-  struct wide base = load(at(p->base, from, index), from);
+  struct wide base = load(p->base, index, dtype);
   struct sums a = {0}, b = {0};
   struct drops close = {0};
   if (kind <= ELECTION && p->least_spread > 0) close = below_least_spread(p, index, base, dtype);
@@ -184,11 +185,11 @@ INLINE struct wide sign_consensus(const struct pass *p, int64_t index, int64_t s
     struct drops drop = {0};
     if (kind <= ELECTION && t->places) {
       struct wide factors;
-      drop = drawn_by_rank(t, start + index, &factors);
+      drop = drawn_by_rank(t, start + index, &factors, dtype);
       delta.a = unless(drop.a, delta.a) * factors.a, delta.b = unless(drop.b, delta.b) * factors.b;
     } else if (kind != MEAN_OF_TRIMMED && t->grains < ALL) {
       ints kept = (ints){0} + (t->grains - ALL / 2);
-      drop = drawn(t, start + index, kept, kept);
+      drop = drawn(t, start + index, kept, kept, dtype);
     }
     add_term(&a, delta.a, t, drop.a | close.a, kind, vote);
     add_term(&b, delta.b, t, drop.b | close.b, kind, vote);
@@ -205,7 +206,7 @@ INLINE void walk(const struct pass *p, int64_t first, int64_t last, int64_t star
   for (int64_t index = first; index < last; index += STEP) {
     struct wide value = kind == NO_SIGNS ? linear_combination(p, index, dtype)
                                          : sign_consensus(p, index, start, dtype, kind);
-    store(p->out.data + index * bytes_of(out), out, value, past_cache);
+    store_loaded(p->out, index, dtype, value, past_cache);
     seen = and_overflow(seen, value, out);
   }
   tell_overflow(p, seen);

@@ -30,7 +30,8 @@ struct pass {
   float base_coefficient, lambda, rounding, least_spread, numbers[2];
 };
 
-/* One step in registers. */
+/* One step in registers: its first and its second half. Of a pass whose tensors all are in bfloat16, the elements with
+ * even and with odd indices: so each conversion is one instruction. */
 struct wide {
   floats a, b;
 };
@@ -103,17 +104,14 @@ INLINE floats load_half(const char *from, int dtype) {
   return dtype == BFLOAT16 ? load_bfloat16(from) : load_float16(from);
 }
 
-INLINE struct wide load(const char *from, int dtype) {
-  return (struct wide){load_half(from, dtype), load_half(from + bytes_of(dtype) * LANES, dtype)};
+
+/* Rounds to nearest, ties to even, in the upper 16 bits; the lower ones are arbitrary. NaN stays NaN. */
+INLINE words rounded(floats value) {
+  words bits = (words)value, nan = (words)(value != value), up = bits + 0x7FFF + ((bits >> 16) & 1);
+  return (up & ~nan) | (nan & 0x7FC00000);
 }
 
-/* Rounds to nearest, ties to even. NaN stays NaN. */
-INLINE halves to_bfloat16(floats value) {
-  words bits = (words)value;
-  words rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-  words nan = (words)(value != value);
-  return narrowed((rounded & ~nan) | (nan & 0x7FC0));
-}
+INLINE halves to_bfloat16(floats value) { return narrowed(rounded(value) >> 16); }
 
 INLINE void put(char *to, const void *bytes, int size, int past_cache) {
 #if defined(__AVX512F__)
@@ -163,5 +161,23 @@ INLINE void tell_overflow(const struct pass *p, words seen) {
 }
 
 INLINE const char *at(struct tensor t, int dtype, int64_t index) { return t.data + index * bytes_of(dtype); }
+
+INLINE struct wide load(struct tensor t, int64_t index, int dtype) {
+  int from = dtype == MIXED ? t.dtype : dtype;
+  const char *data = at(t, from, index);
+  if (dtype != BFLOAT16) return (struct wide){load_half(data, from), load_half(data + bytes_of(from) * LANES, from)};
+  words bits;
+  memcpy(&bits, data, sizeof bits);
+  return (struct wide){(floats)(bits << 16), (floats)(bits & 0xFFFF0000)};
+}
+
+/* Stores what load gave the form of. */
+INLINE void store_loaded(struct tensor t, int64_t index, int dtype, struct wide value, int past_cache) {
+  int to = dtype == MIXED ? t.dtype : dtype;
+  char *data = t.data + index * bytes_of(to);
+  if (dtype != BFLOAT16) return store(data, to, value, past_cache);
+  words bits = rounded(value.a) >> 16 | (rounded(value.b) & 0xFFFF0000);
+  put(data, &bits, sizeof bits, past_cache);
+}
 
 #endif
