@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mergesearch.search.config import Config
 
 CommandFunction = Callable[..., None]
+_verbose = click.option("--verbose", "-v", is_flag=True, help="Print a line for each trial.")
+_quiet = click.option("--quiet", "-q", is_flag=True, help="Print the verdict's sentence and its recipe alone.")
 _values = click.argument("values", nargs=-1, metavar="[KEY=VALUE]...")
 _trust = click.option(
     "--trust", is_flag=True, help="Allow code that tasks (!function) and merge methods (file.py:NAME) bring along."
@@ -90,8 +92,10 @@ def main() -> None:
 
 @main.command(**_example("mergesearch demo"))
 @click.option("--trials", type=click.IntRange(min=1), help="Number of trials.")
+@_verbose
+@_quiet
 @_user_errors
-def demo(trials: int | None) -> None:
+def demo(trials: int | None, verbose: bool, quiet: bool) -> None:
     """Train four small expert models, search for their best merge, and judge it.
 
     Trains a base and experts of Python, C++, English and YAML in a few minutes (kept under results/demo for later
@@ -102,26 +106,28 @@ def demo(trials: int | None) -> None:
 
     make_with_progress(console())
     with demo_config() as config:
-        _run(config, {"trials": trials}, None)
+        _run(config, {"trials": trials, "verbose": verbose, "quiet": quiet}, None)
 
 
 @main.command(**_example("mergesearch run configs/demo.yml search.trials=100"))
 @click.argument("config", type=click.Path(path_type=Path))
 @_values
 @click.option("--name", help="Name of the run, and of its folder.")
-@click.option("--trials", type=click.IntRange(min=1), help="Number of trials, earlier ones of the run included.")
-@click.option("--timeout", metavar="TIME", help="Time limit of the search, e.g. 2h30m; the last trial is finished.")
+@click.option("--trials", type=click.IntRange(min=1), help="Number of trials in all.")
+@click.option("--timeout", metavar="TIME", help="Time limit of the search, e.g. 2h30m.")
 @click.option("--results", type=click.Path(path_type=Path), help="Folder that holds the runs [results/runs].")
 @click.option("--storage", metavar="URL", help="Database URL of the study, e.g. sqlite:///study.db.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all random choices.")
 @_trust
+@_verbose
+@_quiet
 @_user_errors
 def run(config: Path, results: Path | None, **overrides: Any) -> None:
     """Run a search, or resume it.
 
-    CONFIG has a recipe with holes, the tasks and the budget; values such as search.trials=200 override it. Writes
-    report.html, best.yml, recommended.yml and its model to results/runs/NAME. Ctrl-C stops the run; the same command
-    resumes it, or joins it as another worker: start it once for each GPU, or on hosts that share the results folder.
+    CONFIG has a recipe with holes, the tasks and the budget; values such as search.trials=200 override it. Writes a
+    report, recipes and the recommended model to results/runs/NAME. Ctrl-C stops the run; the same command goes on with
+    it, or joins it as another worker: start it once for each GPU, or on hosts that share the results folder.
     """
     _run(config, overrides, results)
 
@@ -134,6 +140,8 @@ def run(config: Path, results: Path | None, **overrides: Any) -> None:
 @click.option("--storage", metavar="URL", help="Database URL of the study, e.g. sqlite:///study.db.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all random choices.")
 @_trust
+@_verbose
+@_quiet
 @_user_errors
 def soup(config: Path, results: Path | None, **overrides: Any) -> None:
     """Average checkpoints of training runs, or resume that.
@@ -148,26 +156,32 @@ def _run(file: Path, overrides: dict[str, Any], results: Path | None, section: s
     with _opened(file, overrides) as config:
         if section == "soup" and config.soup is None:
             raise UserError(f"{file}: soup: is missing; use `mergesearch run` for a config with a recipe")
-        _run_config(config, file, results)
+        _run_config(config, file, results, overrides["verbose"], overrides["quiet"])
 
 
-def _run_config(config: "Config", file: Path, results: Path | None) -> None:
+def _run_config(config: "Config", file: Path, results: Path | None, verbose: bool, quiet: bool) -> None:
     from mergesearch.search import run as runner
     from mergesearch.search.candidates.plan import open_plan
     from mergesearch.search.config import RESULTS
+    from mergesearch.search.optimize.callbacks import QUIET
     from mergesearch.search.report.console import shown_progress
     from mergesearch.search.report.screen import console
     from mergesearch.search.report.verdict_page import print_verdict
 
     screen, folder = console(), (results or RESULTS) / config.output.name
-    screen.print(f"checking {file}", style="dim")
+    if not quiet:
+        screen.print(f"checking {file}", style="dim")
     try:
         plan = open_plan(config, str(file))
-        with ended_by_exception(), shown_progress(screen) as watcher:
+        with ended_by_exception(), nullcontext(QUIET) if quiet else shown_progress(screen, verbose) as watcher:
             verdict = runner.run(plan, folder.parent, watcher)
     except KeyboardInterrupt:
         click.echo(f"\nStopped. All finished trials are kept in {folder}; the same command resumes the run.", err=True)
         raise click.exceptions.Exit(130) from None
+    if quiet:
+        screen.print(verdict.sentence)
+        screen.print(str(folder / "recommended.yml"))
+        return
     print_verdict(screen, verdict)
     screen.print(f"recommended, {verdict.recommended}: {folder / 'recommended.yml'}")
     screen.print(f"the best of the search, {verdict.winner.name}: {folder / 'best.yml'}")

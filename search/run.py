@@ -14,6 +14,7 @@ from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.problem.origins import from_checkpoints
 from mergesearch.search.report.html import is_whole_report, write_report
+from mergesearch.search.report.run_log import logged
 from mergesearch.search.session import Session
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.failures import stopped_by
@@ -44,16 +45,21 @@ def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
     folder = RunFolder(results / plan.problem.config.output.name, watcher.stage)
     if not folder.is_writable:
         return _read(folder, plan, watcher)
-    with _failures_told(folder), folder.joined() as others:
-        if others:
-            watcher.stage(f"joining {len(others)} other worker{'s' * (len(others) > 1)}: {', '.join(others)}")
-        with folder.locked():
-            config = plan.problem.config
-            study = folder.open_run(config.dump(), config.search.storage, plan.problem.tasks.directions)
-        session = Session(plan, RunStore(folder, study, plan.problem.tasks.items("search")), watcher)
-        session.search()
-        with folder.locked():
-            return Conclusion(session, watcher).write()
+    with _failures_told(folder), folder.joined() as others, logged(folder.path, watcher) as listener:
+        return _joined(folder, plan, listener, others)
+
+
+def _joined(folder: RunFolder, plan: SearchPlan, watcher: Watcher, others: Sequence[str]) -> Verdict:
+    """A worker's part in a run that it has joined, beside ``others``."""
+    if others:
+        watcher.stage(f"joining {len(others)} other worker{'s' * (len(others) > 1)}: {', '.join(others)}")
+    with folder.locked():
+        config = plan.problem.config
+        study = folder.open_run(config.dump(), config.search.storage, plan.problem.tasks.directions)
+    session = Session(plan, RunStore(folder, study, plan.problem.tasks.items("search")), watcher)
+    session.search()
+    with folder.locked():
+        return Conclusion(session, watcher).write()
 
 
 def _read(folder: RunFolder, plan: SearchPlan, watcher: Watcher) -> Verdict:

@@ -21,6 +21,7 @@ from mergesearch.search.report.check_page import (
     print_start,
     print_tasks,
 )
+from mergesearch.search.report.run_log import trial_in_words
 from mergesearch.search.report.screen import CELL
 from mergesearch.search.samplers.schedule import plan as plan_samplers
 from mergesearch.search.scoring.cost import Cost
@@ -36,8 +37,11 @@ LINE_SECONDS = 10.0
 
 
 @contextmanager
-def shown_progress(screen: Console) -> Iterator[Watcher]:
-    """A watcher that shows a bar with trials, best score with its interval, and time left."""
+def shown_progress(screen: Console, verbose: bool = False) -> Iterator[Watcher]:
+    """A watcher that shows a bar with trials, best score with its interval, and time left.
+
+    ``verbose`` shows a line for each trial, too.
+    """
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -48,12 +52,13 @@ def shown_progress(screen: Console) -> Iterator[Watcher]:
         console=screen,
         disable=not screen.is_terminal,
     ) as progress:
-        yield _Bar(screen, progress).watcher()
+        yield _Bar(screen, progress, verbose).watcher()
 
 
 class _Bar:
-    def __init__(self, screen: Console, progress: Progress) -> None:
+    def __init__(self, screen: Console, progress: Progress, verbose: bool) -> None:
         self._screen = screen
+        self._verbose = verbose
         self._progress = progress
         self._task = progress.add_task("trials", total=None, best="")
         self._best = -1
@@ -77,7 +82,9 @@ class _Bar:
         self._progress.update(self._task, total=total, completed=min(done, total))
 
     def _trial(self, view: RunView, trial: FrozenTrial) -> None:
-        if t.REASON in trial.user_attrs:
+        if self._verbose:
+            self._stage(trial_in_words(view, trial))
+        elif t.REASON in trial.user_attrs:
             reason = shown(trial.user_attrs[t.REASON], LINE)
             self._screen.print(Text.assemble((f"{shown(t.label_of(trial))} failed:", "red"), f" {reason}"))
         self._note_race(view, trial)
