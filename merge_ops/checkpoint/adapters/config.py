@@ -1,5 +1,6 @@
 """``adapter_config.json`` of PEFT: what of it decides how an adapter changes a model."""
 
+import re
 import time
 from functools import lru_cache
 from math import sqrt
@@ -25,6 +26,10 @@ UNSUPPORTED = (
     "use_qalora",
     "velora_config",
 )
+OF_TRAINING = ("corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_config", "runtime_config")
+"""Settings that are nothing to a merge; ``init_lora_weights`` says what of them matters."""
+VARIANT = re.compile(r"use_\w+|\w+_config")
+"""The keys by which PEFT switches variants of LoRA on."""
 HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 """Values of ``init_lora_weights`` with which A and B are added to the base as it is."""
 REBUILT_STARTS = ("pissa", "olora")
@@ -67,7 +72,9 @@ class AdapterConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_other_methods(cls, data: Any) -> Any:
-        unsupported = [key for key in UNSUPPORTED if data.get(key)]
+        known = {*cls.model_fields, *OF_TRAINING}
+        variants = [key for key in data if isinstance(key, str) and VARIANT.fullmatch(key) and key not in known]
+        unsupported = [key for key in dict.fromkeys([*UNSUPPORTED, *variants]) if data.get(key)]
         if unsupported:
             raise ValueError(f"{unsupported[0]}: is not supported; merge the adapter with PEFT first")
         return data

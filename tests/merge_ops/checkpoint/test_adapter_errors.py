@@ -46,6 +46,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "no type": ({"peft_type": None}, "peft_type: found None"),
     "layers copied": ({"layer_replication": [[0, 1]]}, "layer_replication: is not supported; merge the adapter"),
     "activated": ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens: is not supported"),
+    "a variant of tomorrow": ({"use_xlora": True}, "use_xlora: is not supported; merge the adapter with PEFT first"),
+    "its settings": ({"xlora_config": {"depth": 1}}, "xlora_config: is not supported"),
     "kasa": ({"kasa_config": {"beta": 1}}, "kasa_config: is not supported"),
     "pissa by chance": (
         {"init_lora_weights": "pissa_niter_4"},
