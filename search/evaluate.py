@@ -15,6 +15,7 @@ from mergesearch.search.problem.sides import calibration_texts
 from mergesearch.search.problem.task_set import TaskSet, open_tasks
 from mergesearch.search.problem.tasks import Task
 from mergesearch.search.scoring.live_model import builder_for, scored_model
+from mergesearch.search.scoring.threads import chosen_threads
 from mergesearch.search.scoring.token_budget import new_budget
 from mergesearch.search.study.run_folder import CONFIG, RunFolder
 
@@ -34,6 +35,12 @@ def evaluate_model(
     """
     with located(where):
         tasks = open_tasks(config.evaluate, calibration_texts(config.recipe))
+    with chosen_threads(config.threads, tell):
+        return _evaluated(reference, config, tasks, tell, results)
+
+
+def _evaluated(reference: str, config: Config, tasks: TaskSet, tell: Say, results: Path) -> dict[str, Any]:
+    """See ``evaluate_model``."""
     dtype = config.recipe.get("out_dtype") or config.recipe.get("dtype")
     device, builder = find_device(config.device), builder_for(config, tasks, reference)
     model, tokenizer = live.load(Checkpoint(reference), device, torch_dtype(dtype), builder)

@@ -11,6 +11,7 @@ from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.scoring import cost as costs
 from mergesearch.search.scoring.cost import Cost
+from mergesearch.search.scoring.threads import chosen_threads
 from mergesearch.search.session import Session
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
@@ -25,7 +26,7 @@ def expected_cost(plan: SearchPlan, measured: bool, say: Say) -> Cost:
             say(line)
         say(f"the model does not fit in the memory of this machine ({size(memory.free)} free): it was not loaded")
         return costs.guess_unloaded(problem)
-    with rehearsed(plan, Watcher(stage=say)) as session:
+    with chosen_threads(problem.config.threads, say), rehearsed(plan, Watcher(stage=say)) as session:
         return costs.estimate(problem, session.live, measured)
 
 

@@ -15,6 +15,7 @@ from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.problem.origins import from_checkpoints
 from mergesearch.search.report.html import is_whole_report, write_report
 from mergesearch.search.report.run_log import logged
+from mergesearch.search.scoring.threads import chosen_threads
 from mergesearch.search.session import Session
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.failures import stopped_by
@@ -45,7 +46,12 @@ def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
     folder = RunFolder(results / plan.problem.config.output.name, watcher.stage)
     if not folder.is_writable:
         return _read(folder, plan, watcher)
-    with _failures_told(folder), folder.joined() as others, logged(folder.path, watcher) as listener:
+    with (
+        _failures_told(folder),
+        folder.joined() as others,
+        logged(folder.path, watcher) as listener,
+        chosen_threads(plan.problem.config.threads, listener.stage),
+    ):
         return _joined(folder, plan, listener, others)
 
 

@@ -38,8 +38,8 @@ class Config(Strict):
     """A config file: a ``recipe`` with holes, or a ``soup``, from which the recipe follows.
 
     ``builder`` names a function, ``module:function`` or ``path/to/file.py:function``, that makes the live model from
-    the path of a checkpoint, for models that transformers does not know. ``trust`` allows code that tasks and merge
-    methods bring along to run: see ``trust_code``.
+    the path of a checkpoint, for models that transformers does not know. ``threads``: see ``chosen_threads``. ``trust``
+    allows code that tasks and merge methods bring along to run: see ``trust_code``.
     """
 
     recipe: Annotated[dict[str, Any], BeforeValidator(with_references)]
@@ -48,6 +48,7 @@ class Config(Strict):
     search: Search = Search()
     output: Output
     device: Literal["cpu", "cuda", "auto"] = "auto"
+    threads: int | None = Field(None, ge=1)
     builder: str | None = Field(None, pattern=":")
     trust: bool = False
 

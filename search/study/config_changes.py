@@ -10,6 +10,7 @@ MAY_CHANGE = {
     *(("search", key) for key in ("trials", "timeout", "trial_timeout", "patience", "target", "storage")),
     ("output", "model"),
     ("soup", "kinds"),
+    ("threads",),
     ("trust",),
 }
 """The keys of a config that may change when a run is resumed."""

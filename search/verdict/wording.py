@@ -34,18 +34,20 @@ def headline(  # noqa: PLR0913, PLR0917 - what a verdict says
         return f"Use {rival.name}: the best candidate of the search, {name}, breaks {missed} on the test items."
     gain = f"{interval(claim.difference, '+', 4)} on {items:,} test items, p = {claim.p:.4f}"
     if not limits.rival_keeps:
-        return f"Use {name}: it satisfies every constraint, which no baseline does; minus {rival.name}: {gain}."
+        why = f"it satisfies every constraint, which no baseline does; its gain over the nearest, {rival.name}"
+        return f"Use {name}: {why}, is {gain}."
     if claim.is_proven:
-        return f"Use {name}: it is proven better than every baseline; minus the best of them, {rival.name}: {gain}."
-    return f"{_unproven(name, rival.name, claim)}: {gain}.{_power_in_words(claim, items, power)}"
+        why = f"it is proven better than every baseline; its gain over the best of them, {rival.name}"
+        return f"Use {name}: {why}, is {gain}."
+    return f"{_unproven(name, rival.name, claim)} {gain}.{_power_in_words(claim, items, power)}"
 
 
 def _unproven(name: str, rival: str, claim: Claim) -> str:
     if claim.is_refuted:
-        return f"Use {rival}: it is proven better than the best candidate of the search, {name}; {name} − {rival}"
+        return f"Use {rival}: it is proven better than the best candidate of the search, {name}, whose gain is"
     if claim.difference.value < 0:
-        return f"Use {rival}: on the test items it is above the best candidate of the search, {name}; {name} − {rival}"
-    return f"Use {rival}: the best candidate of the search, {name}, is not proven better; {name} − {rival}"
+        return f"Use {rival}: on the test items it is above the best candidate of the search, {name}, whose gain is"
+    return f"Use {rival}: the best candidate of the search, {name}, is not proven better; its gain is"
 
 
 def _power_in_words(claim: Claim, items: int, power: Power | None) -> str:

@@ -156,7 +156,7 @@ KEPT, BROKEN = (Check("a at least 0.7", 0.01, Estimate(m, m - 0.1, m + 0.1)) for
     [
         (
             ConstraintResult([KEPT]),
-            "Use trial 9 (ties): it is proven better than every baseline; minus the best of them, base: ",
+            "Use trial 9 (ties): it is proven better than every baseline; its gain over the best of them, base, is ",
             True,
         ),
         (

@@ -137,16 +137,16 @@ def test_what_a_second_look_is_called() -> None:
             0.01,
             0.03,
             0.001,
-            "Use trial 9 (ties): it is proven better than every baseline; minus the best of them, base: +0.02",
+            "Use trial 9 (ties): it is proven better than every baseline; its gain over the best of them, base, is",
         ),
         (-0.01, 0.03, 0.2, "Use base: the best candidate of the search, trial 9 (ties), is not proven better"),
         (
             -0.03,
             0.01,
             0.2,
-            "Use base: on the test items it is above the best candidate of the search, trial 9 (ties); ",
+            "Use base: on the test items it is above the best candidate of the search, trial 9 (ties), ",
         ),
-        (-0.05, -0.01, 0.001, "Use base: it is proven better than the best candidate of the search, trial 9 (ties); "),
+        (-0.05, -0.01, 0.001, "Use base: it is proven better than the best candidate of the search, trial 9 (ties), "),
     ],
 )
 def test_the_headline(low: float, high: float, p: float, begins: str) -> None:

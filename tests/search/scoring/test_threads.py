@@ -1,0 +1,55 @@
+"""How many threads a run takes: what the config says, else what is free; and afterwards as before."""
+
+import os
+
+import pytest
+import torch
+
+from mergesearch.search.config import Config
+from mergesearch.search.rehearsal import expected_cost
+from mergesearch.search.scoring import threads
+from mergesearch.search.scoring.threads import chosen_threads, free_processors
+
+from ..helpers import Data
+from ..test_rehearsal import plan_of
+
+
+@pytest.mark.parametrize(
+    ("wanted", "variable", "free", "count", "why"),
+    [
+        (3, "8", 0.0, 3, "the config says so"),
+        (None, "8", 0.0, 8, "as OMP_NUM_THREADS says"),
+        (None, None, 7.8, 8, "7.8 processors are free"),
+        (None, None, 6.9, 4, "of 8, because 6.9 processors are free"),
+        (None, None, 1.2, 1, "of 8, because 1.2 processors are free"),
+        (None, None, 0.0, 1, "of 8, because 0.0 processors are free"),
+    ],
+)
+def test_what_is_taken(  # noqa: PLR0917
+    monkeypatch: pytest.MonkeyPatch, wanted: int | None, variable: str | None, free: float, count: int, why: str
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    before, said = torch.get_num_threads(), list[str]()
+    monkeypatch.setattr(threads, "free_processors", lambda: free)
+    torch.set_num_threads(8)
+    try:
+        with chosen_threads(wanted, said.append):
+            assert torch.get_num_threads() == count
+        assert torch.get_num_threads() == 8
+    finally:
+        torch.set_num_threads(before)
+    assert said[0].startswith(f"threads: {count}, {why}")
+
+
+def test_no_more_processors_are_free_than_there_are() -> None:
+    assert 0 <= free_processors() <= (os.cpu_count() or 1)
+
+
+def test_check_says_it(config: Data) -> None:
+    said: list[str] = []
+    expected_cost(plan_of({**config, "threads": 1}), False, said.append)
+    assert "threads: 1, the config says so" in said
+    with pytest.raises(ValueError, match="threads"):
+        Config.model_validate({**config, "threads": 0})
