@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 from mergesearch.say import Say
 
 VARIABLE = "OMP_NUM_THREADS"
+NUMPY = "libscipy_openblas"
+"""The beginning of the names of the libraries that NumPy's and SciPy's own packages bring. Torch's are others."""
 LOOK_SECONDS = 0.2
 FREE = (1, 3, 4)
 """The fields of a line of /proc/stat with time that a new thread could have: of processes of low priority, idle, and
@@ -26,14 +29,15 @@ def chosen_threads(wanted: int | None, say: Say) -> Iterator[None]:
     """Has torch compute on so many threads until the context ends, and says so.
 
     None: torch's number, which ``OMP_NUM_THREADS`` may set, where as many processors are free; else the largest power
-    of two that is. Sums are the same on most such numbers.
+    of two that is. Sums are the same on most such numbers. NumPy and SciPy, whose matrices are small here, get one.
     """
     before = torch.get_num_threads()
     count, why = (wanted, "the config says so") if wanted else _by_load(before)
     say(f"threads: {count}, {why}")
     torch.set_num_threads(count)
     try:
-        yield
+        with ThreadpoolController().select(prefix=NUMPY).limit(limits=1):
+            yield
     finally:
         torch.set_num_threads(before)
 

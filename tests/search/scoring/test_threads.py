@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from mergesearch.search.config import Config
 from mergesearch.search.rehearsal import expected_cost
@@ -41,6 +42,18 @@ def test_what_is_taken(  # noqa: PLR0917
     finally:
         torch.set_num_threads(before)
     assert said[0].startswith(f"threads: {count}, {why}")
+
+
+def test_small_matrices_wait_for_no_threads() -> None:
+    def numpys() -> set[int]:
+        return {found["num_threads"] for found in threadpool_info() if found["prefix"] == threads.NUMPY}
+
+    with threadpool_limits(3, user_api="blas"):
+        before = numpys()
+        with chosen_threads(2, lambda _: None):
+            assert numpys() <= {1}
+            assert torch.get_num_threads() == 2
+        assert numpys() == before
 
 
 def test_no_more_processors_are_free_than_there_are() -> None:
