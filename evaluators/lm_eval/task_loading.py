@@ -14,6 +14,7 @@ from lm_eval.tasks import TaskManager
 from mergesearch.errors import UserError, in_words, listed, nearest
 from mergesearch.evaluators.lm_eval.command_line import as_command_line
 from mergesearch.evaluators.lm_eval.task_code import only_trusted_code
+from mergesearch.reading import check_file
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def _manager_with(name: str, include_path: Path | None) -> Any:
     """The task manager that has the task: of the user's own folder if the task is there, otherwise of lm-eval."""
     if include_path is not None and not include_path.is_dir():
         raise UserError(f"include_path: there is no folder {str(include_path)!r}")
+    for path in _yaml_files(include_path) if include_path else ():
+        check_file(path)
     own = TaskManager(include_path=str(include_path), include_defaults=False) if include_path else None
     if own and name in own.all_tasks:
         return own if _has_all_members(own, name) else TaskManager(include_path=str(include_path))
@@ -132,9 +135,13 @@ def _hint(name: str, own: Any, builtin: Any) -> str:
     return f"; tasks in include_path: {listed(own_tasks)}" if own_tasks else "; `lm-eval ls tasks` lists all tasks"
 
 
+def _yaml_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.y*ml") if not path.is_dir())
+
+
 def _check_files(name: str, own: Any, include_path: Path) -> None:
     """Raises UserError if a file that lm-eval ignores without a message may be the task's."""
-    for path in sorted(include_path.rglob("*.y*ml")):
+    for path in _yaml_files(include_path):
         text = path.read_text(encoding="utf-8", errors="replace")
         if name != path.stem and f"task: {name}\n" not in f"{text}\n":
             continue

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mergesearch.errors import UserError
+from mergesearch.reading import check_file
 
 CHAT_TEMPLATES = ("chat_template*", "additional_chat_templates/*")
 VOCABULARIES = (
@@ -47,10 +48,11 @@ SIDE_FILES = (
 
 
 def side_files(folder: Path, patterns: tuple[str, ...] = SIDE_FILES) -> Iterator[Path]:
-    """Yields each file that matches, once. Raises UserError for a link that leads nowhere."""
+    """Yields each file that matches, once. Raises UserError for a link that leads nowhere, and for a pipe or device."""
     for file in dict.fromkeys(file for pattern in patterns for file in _matching(folder, pattern)):
         check_link(file)
-        if file.is_file():
+        if file.exists() and not file.is_dir():
+            check_file(file)
             yield file
 
 

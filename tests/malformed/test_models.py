@@ -1,6 +1,7 @@
 """Models whose JSON files are mutated, merged and checked: done, or refused with the folder's name, at once."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,19 @@ def check(command: str, file: str, models: Path, data: Data, examples: int) -> N
         assert len(result.text) < 5000
 
     fuzz(check_one, examples)
+
+
+@pytest.mark.parametrize("file", [*FILES, "special_tokens_map.json", "chat_template.jinja", "merges.txt"])
+def test_a_pipe_in_the_place_of_a_file(file: str, models: Path, config: Data) -> None:
+    shutil.copytree(models / "base", "model")
+    Path("model", file).unlink(missing_ok=True)
+    os.mkfifo(Path("model", file))
+    recipe = {"merge_method": "linear", "models": [{"model": "model", "parameters": {"weight": 1}}]}
+    Path("recipe.yml").write_text(dump_yaml(recipe))
+    for words in (("merge", "recipe.yml", "out"), checked(config)):
+        result = ending(*words)
+        assert result.kind == "refused", result.text
+        assert f"model/{file}: is a pipe, expected a file" in result.text
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -1,5 +1,6 @@
 """Tasks by name: where they are looked for, and what can be wrong with their files and data."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ def test_all_builtin_tasks_are_known() -> None:
 def test_include_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"include_path: there is no folder '.*nowhere'"):
         open_lm_eval(tmp_path / "nowhere", task="toy_mc")
+
+
+@pytest.mark.parametrize("name", ["pipe.yaml", "inner/pipe.yml"])
+def test_a_pipe_among_the_task_files(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=rf"{name}: is a pipe, expected a file"):
+        open_lm_eval(tmp_path, task="toy_mc")
 
 
 @pytest.mark.parametrize(
