@@ -90,11 +90,14 @@ def _gain(verdict: Verdict) -> str:
 
 
 def optimism_in_words(verdict: Verdict) -> str:
-    """The gain on the search items, on which the winner was selected, beside the gain on the test items."""
+    """The gain on the search items, on which the winner was selected, beside the gain on the test items.
+
+    The best baseline on the one may be another than that on the other.
+    """
     if verdict.optimism is None or verdict.winner.name == verdict.best_baseline:
         return ""
     before, now = verdict.search_difference.value, verdict.difference.value
-    lead = f"The lead of {verdict.winner.name} over {verdict.best_baseline} is"
+    lead = f"The lead of {verdict.winner.name} over the best baseline on the same items is"
     leads = f"{lead} {before:+.4f} on the search items, on which it was selected, and {now:+.4f} on the test items"
     return f"{leads}: {verdict.optimism:.4f} of it came from the selection." if before > max(now, 0) else f"{leads}."
 

@@ -19,7 +19,7 @@ from mergesearch.search.statistics import Array, Contrast, Estimate, Stratum, di
 from mergesearch.search.study import trials as t
 from mergesearch.search.verdict.comparison import Claim, Evidence, Power, deciding
 from mergesearch.search.verdict.result import ConstraintResult, Verdict
-from mergesearch.search.verdict.wording import headline, looks_in_words, marked_name, shown_baselines
+from mergesearch.search.verdict.wording import headline, looks_in_words, marked_name, optimism_in_words, shown_baselines
 
 from ...tolerances import close
 from ..helpers import Data, go, killed, row, searched, study_of, written
@@ -248,6 +248,8 @@ def test_the_winner_is_compared_with_every_baseline(
     size = abs(verdict.winner.search.value)
     assert verdict.search_difference.value == close(gains[0], 4, magnitude=size)
     assert verdict.optimism == close(gains[0] - gains[1], 8, magnitude=size)
+    words = optimism_in_words(verdict)
+    assert f"over the best baseline on the same items is {verdict.search_difference.value:+.4f} on the search" in words
     assert next(row for row in verdict.baselines if row.name == verdict.best_baseline).test.value == best[1]
     assert [one.baseline for one in verdict.comparisons] == [row.name for row in verdict.baselines]
     assert min(one.difference.value for one in verdict.comparisons) == verdict.difference.value
