@@ -14,6 +14,7 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
+from threading import RLock
 from typing import IO, Any
 
 from filelock import BaseFileLock
@@ -57,20 +58,36 @@ def open_journal(file: Path, say: Say = silent) -> BaseStorage:
 def noted_together(study: Study) -> AbstractContextManager[None]:
     """Inside this block the notes of a study with a journal take the journal's lock once. To be left soon."""
     storage = study._storage  # Optuna has no public name for it.
-    return storage.held() if isinstance(storage, _Journal) else nullcontext()
+    return storage.together() if isinstance(storage, _Journal) else nullcontext()
+
+
+def noted_aside(study: Study) -> AbstractContextManager[object]:
+    """For notes of another thread than the one that uses ``noted_together``.
+
+    That thread holds the journal's lock, and waits for the storage's own lock at each note. A note elsewhere takes the
+    two the other way round, so it must not fall into such a block.
+    """
+    storage = study._storage  # Optuna has no public name for it.
+    return storage.aside if isinstance(storage, _Journal) else nullcontext()
 
 
 class _Journal(JournalStorage):
     """A journal's trials, kept in a list: only those that had not finished are looked up again.
 
-    ``held`` holds the journal's lock.
+    ``aside`` is held by whoever notes something beside the thread that notes ``together``.
     """
 
     def __init__(self, backend: "ChainedJournal") -> None:
-        self.held = backend.held
+        self._held, self.aside = backend.held, RLock()
         self._trials: dict[int, list[FrozenTrial]] = {}
         self._unfinished: dict[int, list[int]] = {}
         super().__init__(backend)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Holds the journal's lock."""
+        with self.aside, self._held():
+            yield
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None

@@ -14,6 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.journal import noted_aside
 from mergesearch.search.study.workers import Workers
 
 SECONDS = 120.0
@@ -63,5 +64,6 @@ class Leases:
 
     def _renew(self, trial: Trial, is_over: threading.Event) -> None:
         while not is_over.wait(RENEWED):
-            with suppress(Exception):  # a storage that fails is reported when the trial is told
+            # A storage that fails is reported when the trial is told.
+            with suppress(Exception), noted_aside(self._study):
                 self.take(trial)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.session import Session
 from mergesearch.search.study import leases
 from mergesearch.search.study import trials as t
-from mergesearch.search.study.journal import ChainedJournal
+from mergesearch.search.study.journal import ChainedJournal, noted_together
 from mergesearch.search.study.run_folder import LOOKS, RunFolder
 from mergesearch.search.study.workers import Workers
 
@@ -247,6 +248,29 @@ def test_the_lease_is_renewed_while_scoring(begun: Data, tmp_path: Path, monkeyp
                 break
             time.sleep(0.02)
     assert until() > first
+
+
+def test_renewals_and_notes_do_not_wait_for_each_other(
+    begun: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would wait for a lock that the other has, if they took the journal's and the storage's in another order."""
+    monkeypatch.setattr(leases, "RENEWED", 0.0)
+    session = session_of(with_trials(begun), tmp_path, "me.1.1")
+    study = session.store.study
+    trial, _, _ = session.loop._begin() or pytest.fail("nothing to ask")
+
+    def note() -> None:
+        with session.loop._leases.renewed(trial):
+            for number in range(300):
+                with noted_together(study):
+                    trial.set_user_attr("note", number)
+                    trial.set_user_attr("again", number)
+
+    noting = threading.Thread(target=note, daemon=True)
+    noting.start()
+    noting.join(60)
+    assert not noting.is_alive()
+    assert study.get_trials()[trial.number].user_attrs["again"] == 299
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
