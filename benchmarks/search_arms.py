@@ -20,7 +20,6 @@ from mergesearch.search.optimize.callbacks import RunView, Watcher
 from mergesearch.search.run import run
 from mergesearch.search.signal.signal import Signal
 from mergesearch.search.study import trials as t
-from mergesearch.search.verdict.finalists import finalists
 from mergesearch.search.verdict.result import Verdict
 
 
@@ -88,9 +87,9 @@ def our_arm(**settings: Any) -> Arm:
 
         def on_trial(view: RunView, _: FrozenTrial) -> None:
             spent.items, spent.seconds = items_spent(view), time.process_time() - began
-            winner, _baselines = finalists(view.store, signals[0])
-            recipe = t.recipe_of(winner)
-            trace.note(spent, problem.key(recipe), recipe)
+            if best := signals[0].best(t.contenders(view.study)):
+                recipe = t.recipe_of(best)
+                trace.note(spent, problem.key(recipe), recipe)
 
         with TemporaryDirectory() as folder:
             verdict = run(plan, Path(folder), Watcher(begun=on_begun, trial=on_trial))
