@@ -115,7 +115,7 @@ class _Naming(Protocol):
 
 def _naming(checkpoints: Sequence[Checkpoint]) -> _Naming:
     known = next(filter(None, map(architecture, checkpoints)), None)
-    if known is None:
+    if known is None or not _is_read(known.live_names(checkpoints[0].tensors)):
         return _GuessedNaming(checkpoints)
     naming = _TransformersNaming(known, list(checkpoints[0].tensors))
     for checkpoint in checkpoints[1:]:
@@ -179,11 +179,16 @@ class _TransformersNaming:
 def _readable_names(stored: Sequence[str], model: Architecture, template: Sequence[str]) -> dict[str, LiveName]:
     """Returns the model's names. If transformers cannot read the file (``module.model...``), they are guessed."""
     found = model.live_names(stored)
-    if 2 * sum(live.loaded for live in found.values()) >= len(found):
+    if _is_read(found):
         return found
     guessed = names_in_template(stored, template)
     live_names = model.live_names(guessed.values())
     return {own: live_names[name] for own, name in guessed.items()}
+
+
+def _is_read(names: Mapping[str, LiveName]) -> bool:
+    """Returns whether the model takes at least half of the stored tensors."""
+    return 2 * sum(live.loaded for live in names.values()) >= len(names)
 
 
 class _GuessedNaming:

@@ -8,7 +8,8 @@ from typing import Literal
 PREFIX = "base_model.model."
 WRAPPERS = ("base_layer", "modules_to_save", "original_module")
 PART = re.compile(r"\.(?:lora_(?P<embedding>embedding_)?(?P<side>[AB])|lora_magnitude_vector)(?:\.weight)?$")
-FACTOR = re.compile(r"\.lora_(?:embedding_)?[AB](?:\.|$)")
+FACTOR = re.compile(r"\.(?:lora_(?:(?:embedding_)?[AB]|down|up)|hada_w\d_[ab]|lokr_w\d(?:_[ab])?)(?:\.|$)")
+"""Also in the files of other libraries, such as those for diffusion models."""
 BIAS = ".lora_B.bias"
 TOKENS = ".token_adapter.trainable_tokens_delta"
 

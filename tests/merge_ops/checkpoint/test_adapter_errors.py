@@ -286,3 +286,12 @@ def test_experts_that_are_stored_in_another_order(tmp_path: Path, monkeypatch: p
     )
     with pytest.raises(UserError, match=r"experts\.down_proj is stored in another order than in memory; merge the"):
         read_all(f"{base}+{given}")
+
+
+@pytest.mark.parametrize(
+    "ends", [("lora_down.weight", "lora_up.weight"), ("hada_w1_a", "hada_w1_b"), ("lokr_w1", "lokr_w2_a")]
+)
+def test_factors_of_other_libraries_are_no_model(ends: tuple[str, str], tmp_path: Path) -> None:
+    file = save(tmp_path / "a.safetensors", {f"lora_unet_x.{end}": tensor((4, 4), n) for n, end in enumerate(ends)})
+    with pytest.raises(UserError, match="is an adapter, not a model"):
+        _ = Checkpoint(file).tensors

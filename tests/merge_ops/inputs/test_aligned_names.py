@@ -98,6 +98,16 @@ def test_a_prefix_that_transformers_does_not_know(prefix: str, tmp_path: Path) -
         assert_close(read(tmp_path / "out")[name], value, OPERATIONS)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_a_base_with_a_prefix_that_transformers_does_not_know(prefix: str, tmp_path: Path) -> None:
+    """Its tensors are not taken for tensors that its model does not use."""
+    base, other = llama(tmp_path / "base", 0, with_prefix(prefix)), llama(tmp_path / "other", 1)
+    merge(recipe(base, other), tmp_path / "out")
+    theirs = {f"{prefix}{name}": value for name, value in read(Path(other)).items()}
+    for name, value in halfway(read(Path(base)), theirs).items():
+        assert_close(read(tmp_path / "out")[name], value, OPERATIONS)
+
+
 def test_slices_of_files_with_other_names_and_more_layers(tmp_path: Path) -> None:
     base, deep = gpt2(tmp_path / "base", 0, bare), gpt2(tmp_path / "deep", 1, n_layer=4)
     sources = [(base, [0, 2]), (deep, [2, 4])]
