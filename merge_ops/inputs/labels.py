@@ -172,11 +172,13 @@ def label_names(checkpoint: Checkpoint) -> list[str] | None:
 
 
 def _by_number(entries: Any, pair: Any) -> list[str] | None:
-    """Returns the names in the order of their numbers, or None if these are not 0, 1, 2, ..."""
+    """Returns the names in the order of their numbers, with these where they are not 0, 1, 2, ...; None without any."""
     if not isinstance(entries, dict):
         return None
     try:
         numbered = {int(number): str(name) for number, name in (pair(*entry) for entry in entries.items())}
     except (TypeError, ValueError):
         return None
-    return [numbered[n] for n in range(len(numbered))] if sorted(numbered) == list(range(len(numbered))) else None
+    if all(map(UNNAMED.match, numbered.values())) or sorted(numbered) == list(range(len(numbered))):
+        return [name for _, name in sorted(numbered.items())]
+    return [f"{number}: {name}" for number, name in sorted(numbered.items())]

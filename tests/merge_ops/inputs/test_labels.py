@@ -103,3 +103,14 @@ def test_labels_of_a_model_that_has_no_head(tmp_path: Path) -> None:
         t.BertModel(t.BertConfig(**SMALL, vocab_size=8)).save_pretrained(folder)
         with_config(folder, id2label=dict(enumerate(names)))
     assert mean([str(tmp_path / "0"), str(tmp_path / "1")], tmp_path / "out") == []
+
+
+def test_labels_with_gaps_in_their_numbers(tmp_path: Path) -> None:
+    make, axes = HEADS["text"]
+    one, two, three = (saved(tmp_path / str(n), make, NAMES, axes) for n in range(3))
+    with_config(Path(one), id2label={"1": "x", "2": "y", "7": "z"})
+    with_config(Path(two), id2label={"1": "y", "2": "x", "7": "z"})
+    with_config(Path(three), id2label={"1": "x", "2": "y", "7": "z"})
+    with pytest.raises(UserError, match=r"has other labels \(id2label\)"):
+        mean([one, two], tmp_path / "out")
+    assert mean([one, three], tmp_path / "out") == []
