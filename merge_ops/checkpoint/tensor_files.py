@@ -1,14 +1,12 @@
-"""Safetensors files, read tensor by tensor into newly allocated memory.
+"""Safetensors files, read tensor by tensor into memory of their own.
 
 Files are not memory-mapped: mapped pages count as the process's memory for as long as the file is open. Here the memory
 of a tensor is free as soon as the tensor is dropped.
 """
 
 import json
-import mmap
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import FileIO
@@ -20,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mergesearch.errors import UserError, first_line
+from mergesearch.merge_ops.checkpoint.pages import allocated
 from mergesearch.reading import check_file
 
 DTYPES = {
@@ -36,8 +35,6 @@ DTYPES = {
 }
 SAMPLE_BYTES = 64
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-HUGE = 4 << 20
-"""From so many bytes on, memory is asked for in huge pages."""
 LFS_POINTER = b"version https://git-lfs"
 """How a file begins that Git LFS would replace by the true one."""
 
@@ -160,13 +157,3 @@ def _entry(entry: Any) -> dict[str, Any]:
 def as_bytes(data: Tensor) -> memoryview:
     """Returns the memory of a contiguous tensor on the CPU."""
     return data.reshape(-1).view(torch.uint8).numpy().data
-
-
-def allocated(count: int) -> Tensor:
-    """Returns memory for so many bytes. Much of it is in huge pages, which the system gives several times faster."""
-    if count < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(count, dtype=torch.uint8)
-    pages = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a system without huge pages
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=torch.uint8)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mergesearch.errors import UserError, listed
 from mergesearch.files import atomic_path, ended_by_exception, write_text
+from mergesearch.merge_ops.checkpoint.pages import allocated
 from mergesearch.merge_ops.checkpoint.side_files import CHAT_TEMPLATES, TOKENIZER_FILES, side_files
-from mergesearch.merge_ops.checkpoint.tensor_files import DTYPE_NAMES, StoredBytes, TensorFile, TensorInfo, allocated
+from mergesearch.merge_ops.checkpoint.tensor_files import DTYPE_NAMES, StoredBytes, TensorFile, TensorInfo
 from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX
 from mergesearch.merge_ops.inputs.chat_templates import stored_template
 from mergesearch.merge_ops.output.write_behind import WriteBehind, checksum, write_all
