@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ VARIABLE = "OMP_NUM_THREADS"
 NUMPY = "libscipy_openblas"
 """The beginning of the names of the libraries that NumPy's and SciPy's own packages bring. Torch's are others."""
 LOOK_SECONDS = 0.2
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
 FREE = (1, 3, 4)
 """The fields of a line of /proc/stat with time that a new thread could have: of processes of low priority, idle, and
 waiting for a disk."""
@@ -62,7 +64,16 @@ def free_processors() -> float:
         return max(0.0, (os.cpu_count() or 1) - busy)
     time.sleep(LOOK_SECONDS)
     after = _times() or before
-    return sum(_share(before[name], after[name]) for name in before.keys() & after.keys())
+    return min(_quota(), sum(_share(before[name], after[name]) for name in before.keys() & after.keys()))
+
+
+def _quota() -> float:
+    """How many processors a container may use at once, by its control group."""
+    try:
+        most, period = (int(value) for value in QUOTA.read_text(encoding="ascii").split())
+    except (OSError, ValueError):  # there is none, or it says max
+        return inf
+    return most / period
 
 
 def _times() -> Mapping[str, list[int]] | None:

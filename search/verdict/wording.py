@@ -104,7 +104,8 @@ def optimism_in_words(verdict: Verdict) -> str:
 
 def comparisons_in_words(verdict: Verdict) -> str:
     """The baselines that the winner is proven to be better than, where that is not so for all of them."""
-    names = [one.baseline for one in verdict.comparisons if one.is_proven]
+    shown = {row.name for row in shown_baselines(verdict)}
+    names = [one.baseline for one in verdict.comparisons if one.is_proven and one.baseline in shown]
     if verdict.beyond_chance or not names:
         return ""
     return f"{verdict.winner.name} is proven better than {', '.join(names)} (p of all comparisons together)."

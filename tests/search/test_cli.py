@@ -109,7 +109,7 @@ def test_run_then_run_again_then_eval_and_merge(config_file: Path, tmp_path: Pat
     results = tmp_path / "runs"
     first = invoke("run", config_file, "--trials", 10, "--results", results, "--name", "mine")
     assert first.exit_code == 0, first.output
-    for label in ("base", "one", "two", "uniform soup", "greedy soup", "ties", "winner − best baseline"):
+    for label in ("base", "one", "two", "uniform soup", "greedy soup", "ties", "Use "):
         assert label in first.output
     again = invoke("run", config_file, "--trials", 12, "--results", results, "--name", "mine")
     assert "10 of 12 trials are done" in again.output

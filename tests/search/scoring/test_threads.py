@@ -1,6 +1,7 @@
 """How many threads a run takes: what the config says, else what is free; and afterwards as before."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +58,14 @@ def test_small_matrices_wait_for_no_threads() -> None:
 
 
 def test_no_more_processors_are_free_than_there_are() -> None:
+    assert 0 <= free_processors() <= (os.cpu_count() or 1)
+
+
+def test_a_container_has_its_quota(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(threads, "QUOTA", tmp_path / "cpu.max")
+    (tmp_path / "cpu.max").write_text("1000 100000\n")
+    assert free_processors() <= 0.01
+    (tmp_path / "cpu.max").write_text("max 100000\n")
     assert 0 <= free_processors() <= (os.cpu_count() or 1)
 
 
