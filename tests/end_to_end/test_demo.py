@@ -14,6 +14,7 @@ import torch
 from optuna.trial import TrialState
 
 from mergesearch.demo import LANGUAGES, TINY
+from mergesearch.search.report.runs_page import RunState
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 
@@ -87,10 +88,12 @@ def test_interrupted_with_ctrl_c(place: Place, whole: Path) -> None:
 
 
 def test_what_is_scored_is_what_is_saved_and_what_lm_eval_prints(place: Place, whole: Path) -> None:
-    place.call("merge", whole / "best.yml", "merged")
+    place.call("merge", whole / "recommended.yml", "merged")
     merged = place.folder / "merged"
     assert (merged / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
-    recorded = json.loads((whole / "verdict.json").read_text())["winner"]["tasks"]
+    verdict = RunState(whole).verdict
+    assert verdict is not None
+    recorded = verdict.recommended_row.tasks
     printed = lm_eval(place, merged)
     evaluated = json.loads(place.call("eval", "merged", CONFIG, "--json"))["tasks"]
     for task in TASKS:

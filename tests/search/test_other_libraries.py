@@ -193,10 +193,10 @@ def test_a_search_with_a_function(kind: str, form: str, nets: Path) -> None:
     net = user.cnn() if kind == "cnn" else user.unet("")
     net.load_state_dict(load_file(written), strict=True)
     run = Run.read(nets / "results" / "nets")
-    built = run.best.build().model.state_dict()
+    built = run.recommended.build().model.state_dict()
     assert built.keys() == net.state_dict().keys()
     assert all(torch.equal(built[name], value) for name, value in net.state_dict().items())
-    assert_merged(run.best.recipe, references, net.state_dict())
+    assert_merged(run.recommended.recipe, references, net.state_dict())
 
 
 def assert_merged(recipe: Recipe, references: list[str], result: dict[str, Tensor]) -> None:

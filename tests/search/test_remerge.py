@@ -134,8 +134,8 @@ def test_a_second_round(config: Data, tmp_path: Path, monkeypatch: pytest.Monkey
 def _check_the_next(folder: Path, first: Path) -> None:
     run, scored = Run.read(folder), Checkpoint(str(folder / "model")).digest()
     shutil.rmtree("next")
-    run.best.write("api")
-    merge_file(folder / "best.yml", Path("file"))
+    run.recommended.write("api")
+    merge_file(folder / "recommended.yml", Path("file"))
     assert Checkpoint("api").digest() == Checkpoint("file").digest() == scored
     assert len(read_recipes(folder / "model" / "mergesearch_recipe.yml")) > 1
     originals = set(Run.read(first).best.recipe.references)

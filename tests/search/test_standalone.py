@@ -100,7 +100,7 @@ def test_a_baseline_is_scored_as_its_owner_has_it(kind: str, config: Data, model
     assert ("config.json differs" in (folder / "report.html").read_text()) == bool(changed)
 
 
-def test_a_winner_that_is_such_a_baseline_is_written_as_it_was_scored(
+def test_such_a_baseline_is_written_as_it_was_scored_where_it_is_recommended(
     config: Data, models: Path, tmp_path: Path
 ) -> None:
     """With its own norm, which brings all logits near to zero, it is better than the base and all merges."""
@@ -110,11 +110,11 @@ def test_a_winner_that_is_such_a_baseline_is_written_as_it_was_scored(
     scores = baselines(data, tmp_path / "results")
     folder = tmp_path / "results" / "small"
     assert scores["two"] < scores["base"]
-    assert mergesearch.Run.read(folder).verdict.winner.name == "two"
+    assert mergesearch.Run.read(folder).verdict.recommended == "two"
     assert own_score(data, folder / "model") == rescored(scores["two"])
     merge(Recipe.read(read_yaml(folder / "recommended.yml")), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["rms_norm_eps"] == 100.0
-    built = mergesearch.Run.read(folder).best.build().model
+    built = mergesearch.Run.read(folder).recommended.build().model
     stored = load_file(tmp_path / "out" / "model.safetensors")
     assert torch.equal(built.state_dict()["model.norm.weight"], stored["model.norm.weight"])
 

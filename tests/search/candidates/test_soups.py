@@ -219,7 +219,7 @@ def test_every_soup_that_was_scored_is_written_again_bit_for_bit(
         merge(recipe_of(trial), tmp_path / str(trial.number))
         assert Checkpoint(str(tmp_path / str(trial.number))).digest() == engine.digest()
     written = Checkpoint(str(place / "soup" / "model")).digest()
-    engine.build(recipe_of(trials_of(place)[verdict.winner.trial]))
+    engine.build(recipe_of(trials_of(place)[verdict.recommended_row.trial]))
     assert written == engine.digest()
 
 
@@ -385,7 +385,7 @@ def test_the_command(soup: Data, tmp_path: Path) -> None:
     assert "uniform, greedy of 5 models" in checked.output, checked.output
     done = CliRunner().invoke(main, ["soup", str(file), "--results", str(tmp_path / "runs")])
     assert done.exit_code == 0, done.output
-    for label in ("checkpoint-1000", "uniform soup", "greedy soup", "winner − best baseline"):
+    for label in ("checkpoint-1000", "uniform soup", "greedy soup", "Use "):
         assert label in done.output
 
 

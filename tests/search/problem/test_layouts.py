@@ -73,10 +73,10 @@ def searched(data: Data, results: Path) -> dict[str, float]:
 
 
 def rebuilt(results: Path, out: Path) -> None:
-    """The winner is written as it is rebuilt from its recipe, and transformers finds every tensor that it expects."""
+    """What is recommended is written as its recipe rebuilds it, and transformers finds every tensor that it expects."""
     import transformers
 
-    merge(Recipe.read(yaml.safe_load((results / "small" / "best.yml").read_text())), out)
+    merge(Recipe.read(yaml.safe_load((results / "small" / "recommended.yml").read_text())), out)
     for name in ("model.safetensors", "config.json"):
         assert (out / name).read_bytes() == (results / "small" / "model" / name).read_bytes()
     _, info = transformers.AutoModelForCausalLM.from_pretrained(results / "small" / "model", output_loading_info=True)

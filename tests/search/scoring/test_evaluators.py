@@ -498,4 +498,4 @@ def test_a_search_of_quantised_candidates(config: Data, tmp_path: Path) -> None:
     file.write_text(dump_yaml(config))
     found = CliRunner().invoke(main, ["eval", str(tmp_path / "small" / "model"), str(file), "--json"])
     printed = json.loads(found.stdout)["tasks"]["text"]["bits_per_byte"]
-    assert verdict.winner.tasks["text"]["all"] == rescored(printed)
+    assert verdict.recommended_row.tasks["text"]["all"] == rescored(printed)

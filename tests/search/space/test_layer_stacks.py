@@ -377,8 +377,7 @@ def test_a_search_over_stacks_leaves_the_model_that_was_scored(config: Data, mod
         depths.add(sum(end - start for _, start, end in runs(recipe)))
     assert len(depths) >= 3
     assert verdict.trials == 20
-    best = Recipe.read(yaml.safe_load((folder / "best.yml").read_text()))
-    merge(best, tmp_path / "again")
+    merge(Recipe.read(yaml.safe_load((folder / "recommended.yml").read_text())), tmp_path / "again")
     assert Checkpoint(str(tmp_path / "again")).digest() == Checkpoint(str(folder / "model")).digest()
 
 
