@@ -64,7 +64,7 @@ class Assembly:
 
     def _is_exact(self, name: str, copies: Mapping[str, InputKey]) -> bool:
         """Returns whether a tensor is a copy with the values of its input, which were checked."""
-        same = name in copies and self.layout.info_of(*copies[name]) == self.infos[name]
+        same = name in copies and self.layout.info_of(*copies[name]) == self.infos.get(name)
         return same and not self._merger.allows_nan
 
     def _passes(self, outs: Mapping[str, Tensor], copies: Collection[str]) -> Iterator[Pass]:
@@ -139,7 +139,7 @@ class Assembly:
             out.copy_(self._read(tensor_recipe, tensor_recipe.inputs)[properties.owner])
         elif copied := self.copied(name):
             out.copy_(self._merger.tensor(*copied))
-            return self.layout.info_of(*copied) == self.infos[name]
+            return self.layout.info_of(*copied) == self.infos.get(name)
         else:
             return self._combine(tensor_recipe, self._read(tensor_recipe, tensor_recipe.inputs), out)
         return False
