@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from mergesearch.errors import UserError
     from mergesearch.merge_ops.engine.engine import Engine
     from mergesearch.merge_ops.recipe.recipe import Recipe
+    from mergesearch.search.across.pairing import PairedComparison
     from mergesearch.search.api import Best, Built, Run, merge, run
+    from mergesearch.search.compare import compare
     from mergesearch.search.config import Config
     from mergesearch.search.remerge import remerge
     from mergesearch.search.verdict.result import Verdict
@@ -27,10 +29,12 @@ __all__ = [
     "Built",
     "Config",
     "Engine",
+    "PairedComparison",
     "Recipe",
     "Run",
     "UserError",
     "Verdict",
+    "compare",
     "merge",
     "remerge",
     "run",
@@ -42,10 +46,12 @@ _HOMES = {
     "Built": "search.api",
     "Config": "search.config",
     "Engine": "merge_ops.engine.engine",
+    "PairedComparison": "search.across.pairing",
     "Recipe": "merge_ops.recipe.recipe",
     "Run": "search.api",
     "UserError": "errors",
     "Verdict": "search.verdict.result",
+    "compare": "search.compare",
     "merge": "search.api",
     "remerge": "search.remerge",
     "run": "search.api",

@@ -66,6 +66,11 @@ def _echo(text: str, err: bool = False) -> None:
 _tell = partial(_echo, err=True)
 
 
+def _print(text: str) -> None:
+    """Prints text for other programs, whose parts are fit to be printed."""
+    click.echo(text, nl=False)
+
+
 @contextmanager
 def _opened(file: Path, overrides: dict[str, Any]) -> "Iterator[Config]":
     """The config. Within the context, its code is told before it runs, and runs where the config trusts it."""
@@ -255,6 +260,36 @@ def evaluate(model: str, config: Path, values: tuple[str, ...], as_json: bool, t
     for task, metrics in found["tasks"].items():
         for metric, value in metrics.items():
             _echo(f"{task:<24} {metric:<16} {value:.4f}")
+
+
+@main.command(**_example("mergesearch compare logs/one logs/other --flips 3"))
+@click.argument("a")
+@click.argument("b")
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--candidate", type=click.Choice(["recommended", "winner"]), default="recommended", help="Of runs, which."
+)
+@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Of logs, a metric [each task's first].")
+@click.option("--group", metavar="FIELD", help="Of logs, a field of the documents; equal values count once.")
+@click.option("--any-prompt", is_flag=True, help="Compare items that the two were asked in other words, too.")
+@click.option("--flips", type=click.IntRange(min=0), default=0, help="Show so many items that one wins and one loses.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "csv", "md"]), default="table", show_default=True)
+@_user_errors
+def compare(a: str, b: str, config: Path | None, flips: int, form: str, **options: Any) -> None:
+    """Compare two candidates on the same items: paired differences by task, with intervals and p.
+
+    A and B are finished runs, folders with samples_*.jsonl of `lm_eval --log_samples`, or models (checkpoints, recipes,
+    names on the hub) that are scored on the tasks of CONFIG.
+    """
+    from mergesearch.search.compare import compare as make
+    from mergesearch.search.report.comparison_page import comparison_text, print_comparison
+    from mergesearch.search.report.console import console
+
+    found = make(a, b, config, say=_tell, **options)
+    if form == "table":
+        print_comparison(console(), found, flips)
+    else:
+        _print(comparison_text(found, form, flips))
 
 
 @main.command(**_example("mergesearch check configs/demo.yml"))

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mergesearch.errors import located
 from mergesearch.evaluators import LoadedModel
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
@@ -13,7 +15,7 @@ from mergesearch.say import Say, silent
 from mergesearch.search.config import RESULTS, Config
 from mergesearch.search.problem.sides import calibration_texts
 from mergesearch.search.problem.task_set import TaskSet, open_tasks
-from mergesearch.search.problem.tasks import Task
+from mergesearch.search.problem.tasks import Scores, Task
 from mergesearch.search.scoring.live_model import builder_for, scored_model
 from mergesearch.search.scoring.threads import chosen_threads
 from mergesearch.search.scoring.token_budget import new_budget
@@ -27,7 +29,24 @@ def evaluate_model(
     tell: Say = silent,
     results: Path = RESULTS,
 ) -> dict[str, Any]:
-    """``{"model": ..., "items": {TASK: count}, "tasks": {TASK: {METRIC: value}}}``, in the recipe's dtype.
+    """``{"model": ..., "items": {TASK: count}, "tasks": {TASK: {METRIC: value}}}``: the values of ``score_model``."""
+    tasks, scores = score_model(reference, config, where, tell, results)
+    values: dict[str, dict[str, float]] = {}
+    for task in tasks:
+        with located(reference), task.refusals():
+            value = task.evaluator.value(task.used, scores[task.name])
+        values.setdefault(task.evaluator.task, {})[task.evaluator.metric.name] = value
+    return {"model": reference, "items": {task.name: len(task.used) for task in tasks}, "tasks": values}
+
+
+def score_model(
+    reference: str,
+    config: Config,
+    where: str,
+    tell: Say = silent,
+    results: Path = RESULTS,
+) -> tuple[TaskSet, Scores]:
+    """The config's tasks, prepared, and a checkpoint's scores on all their used items, in the recipe's dtype.
 
     ``tell`` gets notes for the user. Where ``results`` has a run of the config's name, this is a look at its test
     items, which the run counts. Raises UserError for invalid tasks or checkpoints, and for outputs that are not
@@ -54,10 +73,7 @@ def _evaluated(reference: str, config: Config, tasks: TaskSet, tell: Say, result
     for note in tasks.prepare(subject):
         tell(note)
     _note_look(RunFolder(results / config.output.name), tasks, reference, tell)
-    values: dict[str, dict[str, float]] = {}
-    for task in tasks:
-        values.setdefault(task.evaluator.task, {})[task.evaluator.metric.name] = _value(task, subject, reference)
-    return {"model": reference, "items": {task.name: len(task.used) for task in tasks}, "tasks": values}
+    return tasks, {task.name: _scores(task, subject, reference) for task in tasks}
 
 
 def _note_look(folder: RunFolder, tasks: TaskSet, reference: str, tell: Say) -> None:
@@ -77,6 +93,6 @@ def _alone(reference: str, dtype: str | None) -> Recipe:
     return Recipe.read({key: value for key, value in data.items() if value}, reference)
 
 
-def _value(task: Task, subject: LoadedModel, reference: str) -> float:
+def _scores(task: Task, subject: LoadedModel, reference: str) -> Tensor:
     with located(reference), task.refusals():
-        return task.evaluator.value(task.used, task.score(subject, task.used))
+        return task.score(subject, task.used)

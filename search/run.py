@@ -10,6 +10,7 @@ from mergesearch.files import atomic_path, has_text, sync, write_text
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.documents import documents_text
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.across.finalists import FINALISTS, write_finalists
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.problem.origins import from_checkpoints
@@ -118,6 +119,8 @@ class Conclusion:
         if config.output.model:
             self.watcher.stage(f"writing the recommended model, {verdict.recommended}")
             self._write_model(self._recipe(verdict.recommended_row.trial))
+        engine, tasks = session.live.engine, session.plan.problem.tasks
+        write_finalists(tasks, store, verdict, engine.parameters, session.live.contents)
         write_verdict(folder, verdict)
         write_report(store, verdict)
         return verdict
@@ -200,6 +203,7 @@ class Conclusion:
             and all(has_text(folder / name, text) for name, text in self._recipes(verdict).items())
             and all(has_text(folder / name, _text(self._recipe(number))) for name, number in front.items())
             and is_whole_report(folder)
+            and (folder / FINALISTS).is_file()
             and (
                 not config.output.model
                 or _is_model(folder / "model", Checkpoint(self.session.plan.problem.template).has_config)

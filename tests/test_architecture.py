@@ -19,10 +19,11 @@ ALLOWED = {
 ROOMS = {
     "search": [
         {"cli", "api"},
-        {"rehearsal"},
+        {"rehearsal", "compare"},
         {"run", "evaluate", "remerge"},
         {"session"},
         {"report"},
+        {"across"},
         {"verdict"},
         {"optimize"},
         {"candidates"},

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,10 @@ class Engine:
         if not self._standalone_models.has(recipe):
             return self._merger
         return Merger(recipe.references, device=self._merger.device, dequantize=self._merger.dequantizes)
+
+    def parameters(self, recipe: Recipe) -> int:
+        """Returns how many numbers the tensors have that ``write`` writes; what is tied counts once."""
+        return sum(prod(info.shape) for info in Assembly(self._merger_of(recipe), recipe).infos.values())
 
     def is_standalone(self, recipe: Recipe) -> bool:
         """Returns whether the recipe is a checkpoint that has a live model of its own."""

@@ -38,10 +38,14 @@ class Identity:
         again.
         """
         known = before.checkpoints if before else {}
+        texts = calibration_files(problem.config.recipe)
         return cls(
             {name: CheckpointContent.of(Checkpoint(name), known.get(name)) for name in problem.references},
             items_content(problem.tasks),
-            {**_code(problem.tasks), **{str(path): _digest(path) for path in calibration_files(problem.config.recipe)}},
+            {
+                **_code(problem.tasks),
+                **{str(path): digest_of(path) for path in texts},
+            },
         )
 
     def changes(self, now: "Identity") -> list[str]:
@@ -80,10 +84,11 @@ def items_content(tasks: TaskSet) -> dict[str, dict[str, str]]:
 
 def _code(tasks: TaskSet) -> dict[str, str]:
     found = ((task.name, code_of(task.evaluator)) for task in tasks)
-    return {f"{name} (task {task!r})": _digest(part) for task, parts in found for name, part in parts.items()}
+    return {f"{name} (task {task!r})": digest_of(part) for task, parts in found for name, part in parts.items()}
 
 
-def _digest(content: object) -> str:
+def digest_of(content: object) -> str:
+    """A digest of a file, or of other content."""
     return (digest(content) if isinstance(content, Path) else content_hash(content))[:DIGITS]
 
 

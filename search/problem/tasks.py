@@ -107,8 +107,11 @@ class Task:
 
     def share(self, side: str) -> Share:
         """The task's share of that side's objective. Raises UserError where its chance level is needed and unknown."""
-        chances = [self._chance(items) for items, _ in self.parts(side)] if self.normalize else ()
-        return Share(self.name, self.weight, self.evaluator.metric, chances)
+        return Share(self.name, self.weight, self.evaluator.metric, self.chances(side) if self.normalize else ())
+
+    def chances(self, side: str) -> list[float]:
+        """What guessing scores, for each part. Raises UserError where it is not known."""
+        return [self._chance(items) for items, _ in self.parts(side)]
 
     def prepare(self, model: LoadedModel) -> list[str]:
         """Checks the task against the model before anything is scored. Returns notes for the user; raises UserError."""

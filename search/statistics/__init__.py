@@ -1,6 +1,7 @@
-"""Numbers computed from items in clusters (``contrast``), and one test with its interval for them (``sign_flips``)."""
+"""Numbers computed from items in clusters (``contrast``), one test with its interval (``sign_flips``), and ``holm``."""
 
 from mergesearch.search.statistics.contrast import Array, Combine, Contrast, Stratum, difference_of, value_of
+from mergesearch.search.statistics.corrections import holm
 from mergesearch.search.statistics.sign_flips import (
     LEVEL,
     Estimate,
@@ -23,6 +24,7 @@ __all__ = [
     "detectable_difference",
     "difference_of",
     "estimated",
+    "holm",
     "sign_flip_test",
     "value_of",
 ]

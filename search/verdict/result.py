@@ -124,7 +124,7 @@ class Verdict:
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self, dict_factory=_as_json)
+        return asdict(self, dict_factory=as_json)
 
     @property
     def claim(self) -> Claim:
@@ -147,7 +147,7 @@ class Verdict:
         return [self.winner, *self.baselines, *self.soups]
 
 
-def _as_json(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def as_json(items: list[tuple[str, Any]]) -> dict[str, Any]:
     """JSON has no infinities: an end of an interval that is infinite becomes null; see ``Estimate``."""
     return {key: None if isinstance(value, float) and isinf(value) and key in ENDS else value for key, value in items}
 

@@ -22,7 +22,8 @@ from mergesearch.search.samplers import SAMPLERS
 
 from .helpers import rescored
 
-COMMANDS = ["demo", "run", "soup", "merge", "remerge", "eval", "check", "methods", "list", "show", "status"]
+COMMANDS = ["demo", "run", "soup", "merge", "remerge", "eval", "compare", "check", "methods"]
+COMMANDS += ["list", "show", "status"]
 
 
 def invoke(*arguments: object) -> Any:

@@ -1,0 +1,1 @@
+"""Candidates of several runs, models and logs beside each other: what they scored by item, and how they differ."""
