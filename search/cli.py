@@ -283,7 +283,7 @@ def compare(a: str, b: str, config: Path | None, flips: int, form: str, **option
     """
     from mergesearch.search.compare import compare as make
     from mergesearch.search.report.comparison_page import comparison_text, print_comparison
-    from mergesearch.search.report.console import console
+    from mergesearch.search.report.screen import console
 
     found = make(a, b, config, say=_tell, **options)
     if form == "table":

@@ -55,11 +55,11 @@ def score_model(
     with located(where):
         tasks = open_tasks(config.evaluate, calibration_texts(config.recipe))
     with chosen_threads(config.threads, tell):
-        return _evaluated(reference, config, tasks, tell, results)
+        return tasks, _scored(reference, config, tasks, tell, results)
 
 
-def _evaluated(reference: str, config: Config, tasks: TaskSet, tell: Say, results: Path) -> dict[str, Any]:
-    """See ``evaluate_model``."""
+def _scored(reference: str, config: Config, tasks: TaskSet, tell: Say, results: Path) -> Scores:
+    """See ``score_model``."""
     dtype = config.recipe.get("out_dtype") or config.recipe.get("dtype")
     device, builder = find_device(config.device), builder_for(config, tasks, reference)
     model, tokenizer = live.load(Checkpoint(reference), device, torch_dtype(dtype), builder)
@@ -73,7 +73,7 @@ def _evaluated(reference: str, config: Config, tasks: TaskSet, tell: Say, result
     for note in tasks.prepare(subject):
         tell(note)
     _note_look(RunFolder(results / config.output.name), tasks, reference, tell)
-    return tasks, {task.name: _scores(task, subject, reference) for task in tasks}
+    return {task.name: _scores(task, subject, reference) for task in tasks}
 
 
 def _note_look(folder: RunFolder, tasks: TaskSet, reference: str, tell: Say) -> None:

@@ -137,7 +137,7 @@ def test_formats(logs: Logs) -> None:
 
 
 def test_the_table_fits_eighty_columns(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mergesearch.search.report.console.WIDTH", 80)
+    monkeypatch.setattr("mergesearch.search.report.screen.WIDTH", 80)
     lines = invoke(logs.one, logs.two).stdout.splitlines()
     assert max(len(line) for line in lines) <= 80
     p = mergesearch.compare(logs.one, logs.two).tasks[0].p
