@@ -1,1 +1,1 @@
-"""What people look at: the report page, the terminal, the pages of `check` and `methods`."""
+"""What people look at: the report page, the terminal, the log, and the pages of commands."""
