@@ -292,6 +292,31 @@ def compare(a: str, b: str, config: Path | None, flips: int, form: str, **option
         _print(comparison_text(found, form, flips))
 
 
+@main.command(**_example("mergesearch leaderboard results/runs --format html > leaderboard.html"))
+@click.argument("results", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json", "html", "md"]), default="table", show_default=True
+)
+@_user_errors
+def leaderboard(results: tuple[Path, ...], form: str) -> None:
+    """Rank the winners, baselines and parents of all runs.
+
+    RESULTS are runs, or folders with runs [results/runs]. Equal models are one row, and runs that measured other items,
+    prompts or versions of tasks are other tables. Rows that a paired test does not separate share a rank.
+    """
+    from mergesearch.search.across.leaderboard import leaderboard as make
+    from mergesearch.search.config import RESULTS
+    from mergesearch.search.report.leaderboard_html import leaderboard_html
+    from mergesearch.search.report.leaderboard_page import leaderboard_text, print_leaderboard
+    from mergesearch.search.report.screen import console
+
+    found = make(results or [RESULTS])
+    if form == "table":
+        print_leaderboard(console(), found)
+    else:
+        _print(leaderboard_html(found) if form == "html" else leaderboard_text(found, form))
+
+
 @main.command(**_example("mergesearch check configs/demo.yml"))
 @click.argument("config", type=click.Path(path_type=Path))
 @_values

@@ -22,7 +22,7 @@ from mergesearch.search.samplers import SAMPLERS
 
 from .helpers import rescored
 
-COMMANDS = ["demo", "run", "soup", "merge", "remerge", "eval", "compare", "check", "methods"]
+COMMANDS = ["demo", "run", "soup", "merge", "remerge", "eval", "compare", "leaderboard", "check", "methods"]
 COMMANDS += ["list", "show", "status"]
 
 
