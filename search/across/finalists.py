@@ -287,7 +287,7 @@ def _finalist(
 
 
 def _role(trial: FrozenTrial, verdict: Verdict) -> str:
-    if trial.number == verdict.winner.trial:
+    if trial.number == verdict.winner.trial and t.kind_of(trial) != t.BASELINE:
         return "winner"
     if t.recipe_of(trial).only_model is not None:
         return "parent"

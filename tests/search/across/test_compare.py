@@ -42,7 +42,8 @@ def test_finalists_have_the_values_of_the_verdict(verdict: Verdict, tmp_path: Pa
         assert float(found.objective.combine(values)) == close(row.test.value, 12, magnitude=8.0)
     roles = {each.name: each.role for each in found.about.candidates}
     assert {roles[name] for name in ("base", "one", "two")} == {"parent"}
-    assert roles[verdict.winner.name] == "winner"
+    baselines = {row.name for row in verdict.baselines}
+    assert {name for name, role in roles.items() if role == "winner"} == {verdict.winner.name} - baselines
     assert all(each.parameters > 1000 and each.scored for each in found.about.candidates)
 
 
