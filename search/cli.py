@@ -189,13 +189,16 @@ def _run_config(config: "Config", file: Path, results: Path | None, verbose: boo
         click.echo(f"\nStopped. All finished trials are kept in {folder}; the same command resumes the run.", err=True)
         raise click.exceptions.Exit(130) from None
     if quiet:
-        screen.print(verdict.sentence)
-        screen.print(str(folder / "recommended.yml"))
-        return
-    print_verdict(screen, verdict)
-    screen.print(f"recommended, {verdict.recommended}: {folder / 'recommended.yml'}")
-    screen.print(f"the best of the search, {verdict.winner.name}: {folder / 'best.yml'}")
-    screen.print(f"report: {folder / 'report.html'}")
+        lines = [verdict.sentence, str(folder / "recommended.yml")]
+    else:
+        print_verdict(screen, verdict)
+        lines = [
+            f"recommended, {verdict.recommended}: {folder / 'recommended.yml'}",
+            f"the best of the search, {verdict.winner.name}: {folder / 'best.yml'}",
+            f"report: {folder / 'report.html'}",
+        ]
+    for line in lines:
+        screen.print(line, soft_wrap=True)  # a path is copied as a whole
 
 
 @main.command(**_example("mergesearch remerge results/runs/demo --out next.yml"))

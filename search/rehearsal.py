@@ -26,7 +26,7 @@ def expected_cost(plan: SearchPlan, measured: bool, say: Say) -> Cost:
             say(line)
         say(f"the model does not fit in the memory of this machine ({size(memory.free)} free): it was not loaded")
         return costs.guess_unloaded(problem)
-    with chosen_threads(problem.config.threads, say), rehearsed(plan, Watcher(stage=say)) as session:
+    with rehearsed(plan, Watcher(stage=say)) as session, chosen_threads(problem.config.threads, say):
         return costs.estimate(problem, session.live, measured)
 
 

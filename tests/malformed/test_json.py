@@ -85,7 +85,7 @@ def test_values_that_transformers_cannot_take(
     result = ending("eval", "model", "x.yml")
     assert result.kind == "refused", result.text
     assert said in result.text
-    assert len(result.text.splitlines()) == 1
+    assert len([line for line in result.text.splitlines() if not line.startswith("threads: ")]) == 1
 
 
 def test_a_file_whose_reading_fails(recipe: dict[str, Any], config: dict[str, Any]) -> None:

@@ -199,11 +199,13 @@ def test_where_the_first_candidates_all_fail_for_one_reason_the_run_ends_there(
     with monkeypatch.context() as patch:
         failing(patch, "no memory for {n} bytes")
         for _ in range(2):
-            with pytest.raises(UserError, match=r"the first 9 candidates all failed for one reason, .*: no memory for"):
+            with pytest.raises(
+                UserError, match=r"the first 12 candidates all failed for one reason, .*: no memory for"
+            ):
                 go(config, tmp_path)
-            assert len(course(tmp_path / "small")) == 9
-    config["search"]["trials"] = 11
-    assert go(config, tmp_path).trials == 11
+            assert len(course(tmp_path / "small")) == 12
+    config["search"]["trials"] = 14
+    assert go(config, tmp_path).trials == 14
     assert None not in [value for *_, value in course(tmp_path / "small")]
 
 

@@ -31,7 +31,7 @@ def looks(results: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("killed_in", "call", "rescored"), [("score", 9, 6), ("save_scores", 12, 5), ("write_json", 4, 0)]
+    ("killed_in", "call", "rescored"), [("score", 9, 6), ("save_scores", 12, 5), ("write_json", 13, 0)]
 )
 def test_a_killed_verdict_goes_on_with_its_scores_and_is_one_look(  # noqa: PLR0917
     config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str, call: int, rescored: int
@@ -84,11 +84,11 @@ def test_further_trials_that_change_no_finalist_are_the_same_look(
     config: Data, tmp_path: Path, counted_scores: list[int]
 ) -> None:
     """An extended run says of its finalists, byte by byte, what it said before."""
-    config["search"] |= {"trials": 10, "sampler": "random"}
+    config["search"] |= {"trials": 14, "sampler": "random"}
     first = go(config, tmp_path)
     before = first.to_json()
     counted_scores.clear()
-    config["search"]["trials"] = 12
+    config["search"]["trials"] = 16
     second = go(config, tmp_path)
     if second.winner.trial == first.winner.trial:
         assert second.test_looks == 1
