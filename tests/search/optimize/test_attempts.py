@@ -3,10 +3,12 @@
 import multiprocessing
 import os
 import re
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from mergesearch.search.study import trials as t
 
 from ..helpers import Data, go, study_of
 
+ROOT = Path(__file__).parents[3]
 JUDGE = """
 import ctypes, os, signal, sys, threading, time
 from pathlib import Path
@@ -70,7 +73,8 @@ def work(config: Data, results: Path, grace: float | None) -> None:
 def process(config: Data, results: Path, grace: float | None = None) -> Any:
     """A fresh process at the run, which may die: a fork beside the threads of earlier tests may die of itself."""
     started = multiprocessing.get_context("spawn").Process(target=work, args=(config, results, grace))
-    started.start()
+    with mock.patch.object(sys, "path", [str(ROOT), *sys.path]):  # where it finds this module
+        started.start()
     return started
 
 
