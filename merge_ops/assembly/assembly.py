@@ -55,17 +55,18 @@ class Assembly:
         if self._merger.keeps_all:
             copies = {name: key for name in outs if (key := self.copied(name))}
             finite = {id(out) for out in combine_all(self._passes(outs, copies))}
-            return {name for name, out in outs.items() if id(out) in finite or self._is_exact(name, copies)}
+            checked = {} if self._merger.allows_nan else copies
+            exact = {name for name, key in checked.items() if self._is_exact(name, key)}
+            return exact | {name for name, out in outs.items() if id(out) in finite}
         for (name, out), following in zip(outs.items(), [*list(outs)[1:], None], strict=True):
             if following is not None:
                 self._merger.prefetch(self.layout.tensor_recipes[following].inputs)
             self.write_tensor(name, out)
         return set()
 
-    def _is_exact(self, name: str, copies: Mapping[str, InputKey]) -> bool:
-        """Returns whether a tensor is a copy with the values of its input, which were checked."""
-        same = name in copies and self.layout.info_of(*copies[name]) == self.infos.get(name)
-        return same and not self._merger.allows_nan
+    def _is_exact(self, name: str, copied: InputKey) -> bool:
+        """Returns whether a tensor that is a copy of an input has its values, in its dtype."""
+        return self.layout.info_of(*copied) == self.infos.get(name)
 
     def _passes(self, outs: Mapping[str, Tensor], copies: Collection[str]) -> Iterator[Pass]:
         """Yields a pass for each tensor that is merged, and writes the others, the ``copies`` among them."""
@@ -139,7 +140,7 @@ class Assembly:
             out.copy_(self._read(tensor_recipe, tensor_recipe.inputs)[properties.owner])
         elif copied := self.copied(name):
             out.copy_(self._merger.tensor(*copied))
-            return self.layout.info_of(*copied) == self.infos.get(name)
+            return self._is_exact(name, copied)
         else:
             return self._combine(tensor_recipe, self._read(tensor_recipe, tensor_recipe.inputs), out)
         return False

@@ -9,13 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mergesearch.search.across.pairing import Flip, PairedComparison, TaskDifference
+from mergesearch.search.report.screen import CELL
 from mergesearch.search.report.table_text import as_csv, as_markdown
 from mergesearch.search.verdict.formatting import interval
 from mergesearch.search.verdict.result import as_json
 from mergesearch.text import as_code, as_code_block, as_heading, as_line, shown
 
-CELL = 80
-"""The most characters of a name in a table."""
 HEADS = ("task", "items", "A", "B", "A − B", "p", "Holm", "A : B")
 EXPLAINED = (
     "Paired differences with 95 % intervals; two-sided p, and the same corrected by Holm for the number of tasks; "

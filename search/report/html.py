@@ -15,15 +15,10 @@ from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.formatting import interval
 from mergesearch.search.verdict.result import CandidateRow, Verdict
 from mergesearch.search.verdict.wording import (
-    comparisons_in_words,
-    evidence_in_words,
     front_in_words,
-    graded_in_words,
-    left_out_in_words,
-    limits_in_words,
     looks_in_words,
     marked_name,
-    optimism_in_words,
+    notes_in_words,
     shown_baselines,
 )
 from mergesearch.text import SCREEN, as_html
@@ -120,12 +115,7 @@ def _prospects(verdict: Verdict) -> list[str]:
 def _facts(verdict: Verdict) -> str:
     share = verdict.items_spent / max(1, verdict.items_in_full)
     facts = [
-        left_out_in_words(verdict),
-        limits_in_words(verdict),
-        comparisons_in_words(verdict),
-        evidence_in_words(verdict),
-        graded_in_words(verdict),
-        optimism_in_words(verdict),
+        *notes_in_words(verdict, with_front=False),
         f"{verdict.trials} trials, {verdict.stopped} of them stopped early; {verdict.items_spent:,} items scored, "
         f"{share:.0%} of the items that all trials in full would take{_descended(verdict)}.",
         f"The search ended: {verdict.ended}." if verdict.ended else "",

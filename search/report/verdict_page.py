@@ -6,29 +6,8 @@ from mergesearch.search.report.screen import CELL, print_table
 from mergesearch.search.verdict.formatting import interval
 from mergesearch.search.verdict.front import Front
 from mergesearch.search.verdict.result import SIDES, CandidateRow, Verdict
-from mergesearch.search.verdict.wording import (
-    comparisons_in_words,
-    evidence_in_words,
-    front_in_words,
-    graded_in_words,
-    left_out_in_words,
-    limits_in_words,
-    looks_in_words,
-    marked_name,
-    optimism_in_words,
-    shown_baselines,
-)
+from mergesearch.search.verdict.wording import looks_in_words, marked_name, notes_in_words, shown_baselines
 from mergesearch.text import shown
-
-NOTES = (
-    left_out_in_words,
-    front_in_words,
-    limits_in_words,
-    comparisons_in_words,
-    evidence_in_words,
-    graded_in_words,
-    optimism_in_words,
-)
 
 
 def print_verdict(screen: Console, verdict: Verdict) -> None:
@@ -42,9 +21,8 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
     screen.print(verdict.sentence, style="bold")
     if verdict.front:
         _print_front(screen, verdict.front, verdict.winner.trial)
-    for note in (words(verdict) for words in NOTES):
-        if note:
-            screen.print(note)
+    for note in notes_in_words(verdict, with_front=True):
+        screen.print(note)
     screen.print(looks_in_words(verdict.test_looks - 1))
 
 

@@ -151,6 +151,20 @@ def left_out_in_words(verdict: Verdict) -> str:
     )
 
 
+def notes_in_words(verdict: Verdict, with_front: bool) -> list[str]:
+    """What there is to say beside the headline, a paragraph each; ``with_front``: of the Pareto front, too."""
+    notes = [
+        left_out_in_words(verdict),
+        front_in_words(verdict) if with_front else "",
+        limits_in_words(verdict),
+        comparisons_in_words(verdict),
+        evidence_in_words(verdict),
+        graded_in_words(verdict),
+        optimism_in_words(verdict),
+    ]
+    return [note for note in notes if note]
+
+
 def looks_in_words(before: int) -> str:
     """How often the test items were scored before, and what that means."""
     if not before:

@@ -10,7 +10,7 @@ import pytest
 
 from mergesearch.parsing import dump_yaml
 
-from .helpers import save_fine_tunes
+from .helpers import llama_of_letters, save_fine_tunes
 
 if TYPE_CHECKING:
     from .postgresql import Server
@@ -19,23 +19,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the checkpoints base, one and two, which differ a little."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
     folder = tmp_path_factory.mktemp("models")
-    letters = {letter: index for index, letter in enumerate(["<s>", *"abcdefghijklmnopqrstuvwxyz .\n"])}
-    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="<s>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", unk_token="<s>")
-    config = LlamaConfig(
-        vocab_size=len(letters),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-    )
-    save_fine_tunes(folder, lambda: LlamaForCausalLM(config), fast, 0.02)
+    save_fine_tunes(folder, *llama_of_letters("abcdefghijklmnopqrstuvwxyz .\n", layers=2), 0.02)
     return folder
 
 

@@ -126,6 +126,26 @@ def row(name: str, trial: int) -> CandidateRow:
     return CandidateRow(name, trial, "ties", Estimate(0.5, 0.4, 0.6), Estimate(0.5, 0.4, 0.6), {})
 
 
+def llama_of_letters(letters: str, layers: int) -> tuple[Callable[[], Any], Any]:
+    """What makes a small Llama whose tokens are letters, and its tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokens = {letter: index for index, letter in enumerate(["<s>", *letters])}
+    tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", unk_token="<s>")
+    config = LlamaConfig(
+        vocab_size=len(tokens),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    )
+    return lambda: LlamaForCausalLM(config), fast
+
+
 def save_fine_tunes(folder: Path, make: Callable[[], Any], tokenizer: Any, spread: float) -> None:
     """Writes base, one and two: a new model, and twice the same with so much noise on its weights."""
     with torch.random.fork_rng():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ...evaluators import command_line
-from ..helpers import save_fine_tunes
+from ..helpers import llama_of_letters, save_fine_tunes
 
 LETTERS = "abcdefghij"
 
@@ -27,7 +27,7 @@ class Logs:
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
     """A task of twelve questions, one of eighty with two metrics, and one of texts."""
     folder, calls = tmp_path_factory.mktemp("logs"), {}
-    save_fine_tunes(folder / "models", *_model(), 0.5)
+    save_fine_tunes(folder / "models", *llama_of_letters(f"{LETTERS} ", layers=1), 0.5)
     _write_tasks(folder / "tasks")
     for name in ("one", "two"):
         calls[name] = ["--model_args", f"pretrained={folder / 'models' / name},max_length=64"]
@@ -35,26 +35,6 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
     arguments = ["--model", "hf", "--device", "cpu", "--tasks", tasks, "--include_path", str(folder / "tasks")]
     printed = command_line.run(arguments, calls, folder, folder / "cache")
     return Logs(folder / "one", folder / "two", printed)
-
-
-def _model() -> tuple[Any, Any]:
-    """What makes a model, and its tokenizer of letters."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    letters = {letter: index for index, letter in enumerate(["<s>", *LETTERS, " "])}
-    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="<s>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", unk_token="<s>")
-    config = LlamaConfig(
-        vocab_size=len(letters),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-    )
-    return lambda: LlamaForCausalLM(config), fast
 
 
 def _write_tasks(folder: Path) -> None:
