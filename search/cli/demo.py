@@ -1,0 +1,24 @@
+"""The command demo."""
+
+import click
+
+from mergesearch.search.cli.common import command, quiet_option, verbose_option
+from mergesearch.search.cli.searching import run_file
+
+
+@command("mergesearch demo")
+@click.option("--trials", type=click.IntRange(min=1), help="Number of trials.")
+@verbose_option
+@quiet_option
+def demo(trials: int | None, verbose: bool, quiet: bool) -> None:
+    """Train four small expert models, search for their best merge, and judge it.
+
+    Trains a base and experts of Python, C++, English and YAML in a few minutes (kept under results/demo for later
+    runs), then runs configs/demo.yml.
+    """
+    from mergesearch.demo.command import demo_config, make_with_progress
+    from mergesearch.search.report.screen import console
+
+    make_with_progress(console())
+    with demo_config() as config:
+        run_file(config, {"trials": trials, "verbose": verbose, "quiet": quiet}, None)
