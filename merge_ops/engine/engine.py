@@ -19,6 +19,7 @@ from mergesearch.merge_ops.assembly.coefficient_gradients import (
     input_weights,
     is_exact,
 )
+from mergesearch.merge_ops.assembly.effective_coefficients import PartCoefficients, effective_coefficients
 from mergesearch.merge_ops.assembly.merger import MemoryReserve, Merger
 from mergesearch.merge_ops.assembly.result_layout import torch_dtype
 from mergesearch.merge_ops.checkpoint.checkpoint import common_dtype, tensors_digest
@@ -187,6 +188,17 @@ class Engine:
         loss = backward_in_place(self.model, backward)
         assembly = self._assembly(recipe)
         return loss, coefficient_gradients(assembly, self._made_views(assembly))
+
+    def effective_coefficients(self) -> list[PartCoefficients]:
+        """Returns which models the parts of the live model come from. Empty for a standalone checkpoint.
+
+        Every tensor of the checkpoints is read once.
+        """
+        recipe = self._built_recipe
+        if self.is_standalone(recipe):
+            return []
+        assembly = Assembly(self._merger, recipe)
+        return effective_coefficients(assembly, self._merger, lambda name: self._tensor(assembly, name))
 
     def _assembly(self, recipe: Recipe) -> Assembly:
         if not recipe.keeps_shapes:
