@@ -10,7 +10,7 @@ run.best.write("merged")
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -36,6 +36,7 @@ from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.problem.problem import read_config
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
+from mergesearch.search.verdict.layers import COLUMNS, read_layers
 from mergesearch.search.verdict.result import Verdict, read_verdict
 from mergesearch.trust import trust_code
 
@@ -110,6 +111,17 @@ class Run:
         with trust_code(self.config.trust):
             *before, recipe = read_recipes(file)
             return Best(recipe, self.config.device, self.config.builder, before)
+
+    @cached_property
+    def layers(self) -> "DataFrame":
+        """Which layers of the winner, and of the recommended model, come from which model.
+
+        A row for each model in each part of a candidate; the columns are the attributes of ``LayerRow``. Raises
+        UserError where the run has no such table.
+        """
+        from pandas import DataFrame
+
+        return DataFrame(map(asdict, read_layers(self.folder)), columns=COLUMNS)
 
     @cached_property
     def trials(self) -> "DataFrame":

@@ -25,6 +25,7 @@ from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.ensemble import ensemble_row, search_value
 from mergesearch.search.verdict.finalists import decision, finalists
 from mergesearch.search.verdict.judge import Judge
+from mergesearch.search.verdict.layers import LAYERS, write_layers
 from mergesearch.search.verdict.outlook import Prospects
 from mergesearch.search.verdict.prospects import prospects
 from mergesearch.search.verdict.result import FRONT, CandidateRow, Verdict, read_verdict, write_verdict
@@ -119,6 +120,7 @@ class Conclusion:
         if config.output.model:
             self.watcher.stage(f"writing the recommended model, {verdict.recommended}")
             self._write_model(self._recipe(verdict.recommended_row.trial))
+        self._write_layers(verdict)
         engine, tasks = session.live.engine, session.plan.problem.tasks
         write_finalists(tasks, store, verdict, engine.parameters, session.live.contents)
         write_verdict(folder, verdict)
@@ -192,6 +194,12 @@ class Conclusion:
             raise RuntimeError(f"{folder}: differs from the model that was scored")
         sync(folder)
 
+    def _write_layers(self, verdict: Verdict) -> None:
+        """Writes which layers of the recommended model, which was built last, and of the winner come from whom."""
+        session, rows = self.session, (verdict.recommended_row, verdict.winner)
+        recipes = {(row.trial, row.name): self._recipe(row.trial) for row in rows}
+        write_layers(session.store.folder.path, session.live.engine, recipes, session.plan.problem.space.base)
+
     def _is_written(self, verdict: Verdict) -> bool:
         """Whether the folder has all that belongs to its verdict, and no file of it is cut."""
         folder, config = self.session.store.folder.path, self.session.plan.problem.config
@@ -204,6 +212,7 @@ class Conclusion:
             and all(has_text(folder / name, _text(self._recipe(number))) for name, number in front.items())
             and is_whole_report(folder)
             and (folder / FINALISTS).is_file()
+            and (folder / LAYERS).is_file()
             and (
                 not config.output.model
                 or _is_model(folder / "model", Checkpoint(self.session.plan.problem.template).has_config)

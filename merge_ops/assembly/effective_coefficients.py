@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mergesearch.merge_ops.assembly.assembly import Assembly, InputKey
 from mergesearch.merge_ops.assembly.merger import Merger
+from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.recipe.layout import layer_of
 from mergesearch.merge_ops.recipe.resolution import TensorRecipe
 from mergesearch.merge_ops.statistics.gram import gram
@@ -92,7 +93,7 @@ class _Sums:
 
 
 def effective_coefficients(
-    assembly: Assembly, merger: Merger, built: Callable[[str], Tensor]
+    assembly: Assembly, merger: Merger, built: Callable[[str], Tensor], base: str | None = None
 ) -> list[PartCoefficients]:
     """Returns the effective coefficients of each part of a model, from the parts of single layers to the whole.
 
@@ -102,11 +103,12 @@ def effective_coefficients(
         assembly: the model's assembly.
         merger: the open checkpoints.
         built: from a tensor's name to the built tensor.
+        base: the reference of the base of whole models whose recipe names none.
     """
     sums: dict[tuple[Part, tuple[Input, ...]], _Sums] = {}
-    for name, inputs, base in _tensors(assembly):
-        present = {each: key for each, key in inputs.items() if _has_shape_of(assembly, key, name)}
-        found = _sums(merger, built(name), list(present.values()), base)
+    for name, inputs, origin in _tensors(assembly, merger, base):
+        present = {each: key for each, key in inputs.items() if _has_shape(merger, key, assembly.infos[name])}
+        found = _sums(merger, built(name), list(present.values()), origin)
         spread = _spread(found, [list(inputs).index(each) for each in present], len(inputs))
         for part in _parts(name, in_place=bool(assembly.recipe.models)):
             key = part, tuple(inputs)
@@ -114,21 +116,25 @@ def effective_coefficients(
     return [_solved(part, inputs, total) for (part, inputs), total in sums.items()]
 
 
-def _tensors(assembly: Assembly) -> Iterator[tuple[str, dict[Input, InputKey], InputKey | None]]:
+def _tensors(
+    assembly: Assembly, merger: Merger, base: str | None
+) -> Iterator[tuple[str, dict[Input, InputKey], InputKey | None]]:
     """Yields each float tensor of the result with its inputs and its base.
 
     Left out are those that the base does not have in this shape, and of slices those that are the base's.
     """
     recipe = assembly.recipe
-    models = [reference for reference in recipe.references if reference != recipe.base_model]
-    for name in (name for name, info in assembly.infos.items() if info.dtype.is_floating_point):
+    base = recipe.base_model or base
+    models = [reference for reference in recipe.references if reference != base]
+    for name, info in assembly.infos.items():
+        if not info.dtype.is_floating_point:
+            continue
         if recipe.models:
-            base = (recipe.base_model, name) if recipe.base_model else None
-            inputs = {Input(model): (model, name) for model in models}
+            origin, inputs = (base, name) if base else None, {Input(model): (model, name) for model in models}
         else:
-            inputs, base = _sliced(assembly.layout.tensor_recipes[name])
-        if (recipe.models or inputs) and (base is None or _has_shape_of(assembly, base, name)):
-            yield name, inputs, base
+            inputs, origin = _sliced(assembly.layout.tensor_recipes[name])
+        if (recipe.models or inputs) and (origin is None or _has_shape(merger, origin, info)):
+            yield name, inputs, origin
 
 
 def _sliced(tensor_recipe: TensorRecipe) -> tuple[dict[Input, InputKey], InputKey | None]:
@@ -141,19 +147,19 @@ def _sliced(tensor_recipe: TensorRecipe) -> tuple[dict[Input, InputKey], InputKe
     return inputs, tensor_recipe.inputs[0] if has_base else None
 
 
-def _has_shape_of(assembly: Assembly, key: InputKey, name: str) -> bool:
-    info = assembly.layout.info_of(*key)
-    return info is not None and info.shape == assembly.infos[name].shape
+def _has_shape(merger: Merger, key: InputKey, info: TensorInfo) -> bool:
+    own = merger.inputs[key[0]].tensors.get(key[1])
+    return own is not None and own.shape == info.shape
 
 
-def _sums(merger: Merger, built: Tensor, inputs: Sequence[InputKey], base: InputKey | None) -> _Sums:
+def _sums(merger: Merger, built: Tensor, inputs: Sequence[InputKey], origin: InputKey | None) -> _Sums:
     """Returns the inner products of one tensor."""
     tensors = [*(merger.tensor(*key) for key in inputs), built.to(merger.device)]
-    origin = merger.tensor(*base) if base else None
-    products = np.array(gram(tensors, origin))
-    square = float(products[-1, -1]) if origin is None else gram(tensors[-1:])[0][0]
+    base = merger.tensor(*origin) if origin else None
+    products = np.array(gram(tensors, base))
+    square = float(products[-1, -1]) if base is None else gram(tensors[-1:])[0][0]
     rounding = square * torch.finfo(built.dtype).eps ** 2 / 12
-    return _Sums(products, None if origin is None else gram([origin])[0][0], rounding)
+    return _Sums(products, None if base is None else gram([base])[0][0], rounding)
 
 
 def _spread(sums: _Sums, places: Sequence[int], count: int) -> _Sums:

@@ -189,16 +189,16 @@ class Engine:
         assembly = self._assembly(recipe)
         return loss, coefficient_gradients(assembly, self._made_views(assembly))
 
-    def effective_coefficients(self) -> list[PartCoefficients]:
+    def effective_coefficients(self, base: str | None = None) -> list[PartCoefficients]:
         """Returns which models the parts of the live model come from. Empty for a standalone checkpoint.
 
-        Every tensor of the checkpoints is read once.
+        Every tensor of the recipe's checkpoints is read once. ``base`` is that of whole models whose recipe names none.
         """
         recipe = self._built_recipe
         if self.is_standalone(recipe):
             return []
         assembly = Assembly(self._merger, recipe)
-        return effective_coefficients(assembly, self._merger, lambda name: self._tensor(assembly, name))
+        return effective_coefficients(assembly, self._merger, lambda name: self._tensor(assembly, name), base)
 
     def _assembly(self, recipe: Recipe) -> Assembly:
         if not recipe.keeps_shapes:

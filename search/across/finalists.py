@@ -18,9 +18,7 @@ from torch import Tensor, equal
 
 from mergesearch.errors import DamagedFileError, UserError, in_words, listed
 from mergesearch.evaluators import Item, Metric, content_hash
-from mergesearch.files import atomic_path
 from mergesearch.merge_ops.recipe.recipe import Recipe
-from mergesearch.reading import check_file
 from mergesearch.search.across.scored_task import Asked, Measured, ScoredTask, asked_of, only_whole, version_of
 from mergesearch.search.config.evaluate import Aggregation
 from mergesearch.search.problem.objective import Objective, Share
@@ -29,14 +27,12 @@ from mergesearch.search.problem.tasks import Task
 from mergesearch.search.statistics import Array, Stratum
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
+from mergesearch.search.study.table_file import REMEDY, read_table, write_table
 from mergesearch.search.verdict.result import Verdict
 
 Contents = Mapping[str, Mapping[str, str]]
 FINALISTS = "finalists.parquet"
 ITEM = ("task", "part", "item", "cluster", "weight", "document", "prompt", "question")
-REMEDY = "run the config again, which writes it anew from the scores"
-ABOUT = b"mergesearch"
-"""The key of the file's metadata that has tasks, aggregation and candidates."""
 
 
 @dataclass(frozen=True)
@@ -114,31 +110,18 @@ class Finalists:
 
     def write(self) -> None:
         """Writes the file atomically."""
-        import pyarrow
-        from pyarrow import parquet
-
-        table = pyarrow.Table.from_pydict(dict(self.columns)).replace_schema_metadata(
-            {ABOUT: TypeAdapter(About).dump_json(self.about)}
-        )
-        with atomic_path(self.folder / FINALISTS) as temporary:
-            parquet.write_table(table, temporary, write_page_checksum=True)
+        write_table(self.folder / FINALISTS, self.columns, TypeAdapter(About).dump_json(self.about))
 
     @classmethod
     def read(cls, folder: Path) -> "Finalists":
         """Reads a run's file. Raises UserError where there is none, or it is damaged."""
-        from pyarrow import ArrowException, parquet
-
         file = folder / FINALISTS
-        if not file.exists():
-            raise UserError(f"{folder}: has no {FINALISTS}; run its config to its end, or again")
-        check_file(file)
+        columns, content = read_table(file, ITEM)
         try:
-            table = parquet.read_table(file, page_checksum_verification=True)
-            about = TypeAdapter(About).validate_json((table.schema.metadata or {}).get(ABOUT, b""), strict=True)
-            columns: dict[str, list[Any]] = table.to_pydict()
-        except (ArrowException, OSError, UnicodeDecodeError, ValidationError) as error:
+            about = TypeAdapter(About).validate_json(content, strict=True)
+        except ValidationError as error:
             raise DamagedFileError(file, f"is damaged ({in_words(error).splitlines()[0]})", REMEDY) from None
-        if missing := {*ITEM, *(str(each.trial) for each in about.candidates)} - columns.keys():
+        if missing := {str(each.trial) for each in about.candidates} - columns.keys():
             raise DamagedFileError(file, f"has no column {listed(missing)}", REMEDY)
         return cls(folder, about, columns)
 

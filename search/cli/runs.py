@@ -19,16 +19,23 @@ def list_runs(results: Path) -> None:
 
 @command("mergesearch show four-languages")
 @click.argument("run")
+@click.option("--layers", is_flag=True, help="Show which layers of its models come from which model instead.")
 @results_option
-def show(run: str, results: Path) -> None:
+def show(run: str, layers: bool, results: Path) -> None:
     """Show a run: its verdict, or how far it is, and its files.
 
     RUN is the name of a run, or its folder. Nothing is loaded or scored.
     """
+    from mergesearch.search.report.layers_page import print_layers
     from mergesearch.search.report.runs_page import find_run, print_run
     from mergesearch.search.report.screen import console
+    from mergesearch.search.verdict.layers import read_layers
 
-    print_run(console(), find_run(run, results))
+    found = find_run(run, results)
+    if layers:
+        print_layers(console(), read_layers(found.folder))
+    else:
+        print_run(console(), found)
 
 
 @command("mergesearch status")

@@ -115,6 +115,16 @@ def test_a_linear_merge_has_its_weights_without_a_base(engine: Engine) -> None:
         assert each.explained == pytest.approx(1.0, abs=ROUNDED)
 
 
+def test_a_linear_merge_can_be_measured_from_a_base(engine: Engine) -> None:
+    weights, models = [0.5, 0.3, 0.2], [TUNED[0], BASE, TUNED[1]]
+    entries = [{"model": m, "parameters": {"weight": w}} for m, w in zip(models, weights, strict=True)]
+    engine.build(Recipe.read({"merge_method": "linear", "models": entries}))
+    whole = next(each for each in engine.effective_coefficients(BASE) if each.part == WHOLE)
+    assert whole.inputs == (Input(TUNED[0]), Input(TUNED[1]))
+    assert list(whole.coefficients) == pytest.approx([0.5, 0.2], abs=ROUNDED)
+    assert whole.explained == pytest.approx(1.0, abs=ROUNDED)
+
+
 def test_a_copy_is_not_changed(engine: Engine) -> None:
     found = by_part(
         engine, Recipe.read({"merge_method": "linear", "models": [{"model": TUNED[0]}], "parameters": {"weight": 1}})
