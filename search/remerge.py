@@ -46,7 +46,7 @@ class Merge:
     @property
     def rank(self) -> tuple[float, float, int]:
         """A sort key, best first."""
-        return t.rank(self.run.signal.told(self.trial))
+        return t.rank(*self.run.signal.told([self.trial]))
 
     @property
     def name(self) -> str:

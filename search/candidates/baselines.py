@@ -17,6 +17,7 @@ from mergesearch.search.config.constraints import Constraint
 from mergesearch.search.space.paths import model_labels
 from mergesearch.search.space.space import Space
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.told import Told, as_they_are
 
 UNIFORM = "uniform soup"
 AVERAGE = "plain average"
@@ -170,7 +171,7 @@ class BaselineSource:
 
     may_overtake = False
 
-    def __init__(self, baselines: Endpoints, told: t.Told = t.as_it_is) -> None:
+    def __init__(self, baselines: Endpoints, told: Told = as_they_are) -> None:
         self._baselines = baselines
         self._told = told
         self._are_scored = False
@@ -192,7 +193,7 @@ class BaselineSource:
     def _values(self, study: Study) -> dict[str, float]:
         """The objective of the baselines that are scored, by name."""
         trials = t.of_kind(study, t.BASELINE)
-        return {str(trial.user_attrs[t.NAME]): t.score_of(self._told(trial)) for trial in trials}
+        return {str(trial.user_attrs[t.NAME]): t.score_of(trial) for trial in self._told(trials)}
 
 
 def usual_baselines(space: Space) -> list[Baseline]:

@@ -11,6 +11,7 @@ from mergesearch.search.samplers import StudyWithEstimates
 from mergesearch.search.samplers.branches import Point
 from mergesearch.search.samplers.schedule import Strategy
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.told import Told
 
 EVERY = 20
 """How many points of the sampler come before each centre."""
@@ -24,7 +25,7 @@ class CentreSource:
 
     may_overtake = False
 
-    def __init__(self, strategy: Strategy, trials: int, told: t.Told | None = None) -> None:
+    def __init__(self, strategy: Strategy, trials: int, told: Told | None = None) -> None:
         self._strategy, self._trials, self._told = strategy, trials, told
 
     def next(self, study: Study) -> Candidate | Wait | Done:

@@ -22,6 +22,7 @@ from mergesearch.search.samplers.tied import TiedBox, is_tied
 from mergesearch.search.space.levels import NAMES, SINGLE, Level, levels_of
 from mergesearch.search.space.space import Space
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.told import Told, as_they_are, ranked
 from mergesearch.seeds import derive
 
 BEST_SINGLE = "best single weight"
@@ -53,7 +54,7 @@ class CoarseToFine:
     may_overtake = False
 
     def __init__(
-        self, space: Space, trials: int, seed: int, deepest: int | None = None, told: t.Told = t.as_it_is
+        self, space: Space, trials: int, seed: int, deepest: int | None = None, told: Told = as_they_are
     ) -> None:
         self._space, self._trials, self._seed, self._deepest, self._told = space, trials, seed, deepest, told
         self._distributions = {each.name: each.distribution for each in space.dimensions}
@@ -72,7 +73,7 @@ class CoarseToFine:
     def _method(self, study: Study) -> Method:
         """The method of the levels that have begun, else that of the best point so far."""
         own = [trial for trial in t.begun(study) if t.kind_of(trial) in KINDS]
-        points = own[:1] or sorted((trial for trial in t.completed(study) if trial.params), key=self._rank)
+        points = own[:1] or self._ranked([trial for trial in t.completed(study) if trial.params])
         names = [str(trial.params[METHOD]) for trial in points if METHOD in trial.params]
         return find_method(names[0]) if names else self._space.methods[0]
 
@@ -88,7 +89,7 @@ class CoarseToFine:
             return Candidate(t.SWEEP, level.name, point=line.point(unit))
         if any(not trial.state.is_finished() for trial in own):
             return Wait()
-        best = min(line.trials, key=self._rank, default=None)
+        best = next(iter(self._ranked(line.trials)), None)
         if best is None or t.kind_of(best) in t.NAMED:
             return Done("the best single weight is a baseline")
         return Candidate(t.BASELINE, BEST_SINGLE, point=best.params)
@@ -100,10 +101,10 @@ class CoarseToFine:
         (names,) = level.groups
         box = TiedBox(start, level.groups, self._distributions, 1.0)
         trials = [trial for trial in t.begun(study) if box.contains(trial.params)]
-        return _Line(start, names, self._distributions[names[0]], [self._told(trial) for trial in trials])
+        return _Line(start, names, self._distributions[names[0]], self._told(trials))
 
-    def _rank(self, trial: FrozenTrial) -> tuple[float, float, int]:
-        return t.rank(self._told(trial))
+    def _ranked(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        return ranked(trials, self._told)
 
     def _search(self, study: Study, method: Method, level: Level) -> Candidate | Done:
         """The next point near the best one that the level has."""
@@ -125,7 +126,7 @@ class CoarseToFine:
     def _tied(self, study: Study, method: Method, level: Level) -> list[FrozenTrial]:
         """The completed trials of the method that are points of the level, the best first."""
         of_method = [trial for trial in t.completed(study) if trial.params.get(METHOD, method.name) == method.name]
-        return sorted((trial for trial in of_method if is_tied(trial.params, level.groups)), key=self._rank)
+        return self._ranked([trial for trial in of_method if is_tied(trial.params, level.groups)])
 
     def _later(self, study: Study, level: Level) -> bool:
         """Whether a level after this one has begun: a level that has ended stays so, if the run gets more trials."""

@@ -10,20 +10,21 @@ from mergesearch.search.candidates.sampler_source import SamplerSource
 from mergesearch.search.candidates.source import Candidate, Done, Source, Wait
 from mergesearch.search.samplers import StudyWithEstimates
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.told import Told
 
 
 class Asker:
     """Begins the trials of a study. ``sources`` are in the order in which they have their turn.
 
-    ``sampler`` chooses the values of points; None where no source asks for any. ``told`` gives a trial as samplers see
-    it; see ``Signal.told``.
+    ``sampler`` chooses the values of points; None where no source asks for any. ``told`` gives trials as samplers see
+    them; see ``Signal.told``.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
         sampler: SamplerSource | None,
-        told: t.Told | None = None,
+        told: Told | None = None,
     ) -> None:
         self._sources = sources
         self._sampler = sampler

@@ -7,17 +7,17 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.search.samplers._study_views import best_first, enqueued_point
 from mergesearch.search.samplers.branches import Branch, Point, branch_of
-from mergesearch.search.study import trials as t
 from mergesearch.seeds import derive
 
 
 def branch_of_best(study: Study, branches: Sequence[Branch]) -> Branch:
     """The branch of the best trial that is in one; the first where there is none."""
-    found = (branch_of(trial, branches) for trial in best_first(study, t.completed(study)))
+    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    found = (branch_of(trial, branches) for trial in best_first(study, completed))
     return next(filter(None, found), branches[0])
 
 
@@ -38,7 +38,7 @@ class BranchSampler(BaseSampler):
         raise NotImplementedError
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._branch(study).distributions if enqueued_point(trial) is None else {}
+        return {**self._branch(study).distributions} if enqueued_point(trial) is None else {}
 
     def sample_relative(self, study: Study, _trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Point:
         if not search_space:

@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from mergesearch.search.samplers._unit_cube import from_unit, to_unit
+from mergesearch.search.samplers._unit_cube import from_unit, to_units
 from mergesearch.search.samplers.branches import Branch, Point
 from mergesearch.search.statistics import Array
 from mergesearch.search.study import trials as t
@@ -50,15 +50,17 @@ class Encoding:
         self.ranges = np.array([own[0] for name, own in columns.items() if not is_choice[name]], dtype=int)
         self.choices = [own for name, own in columns.items() if is_choice[name]]
 
-    def encode(self, point: Mapping[str, Any]) -> Array:
-        """[width] float64."""
-        row = np.zeros(self.width)
+    def encode(self, points: Sequence[Mapping[str, Any]]) -> Array:
+        """[points, width] float64."""
+        rows = np.zeros((len(points), self.width))
         for name, found in self._free.items():
+            own, values = self.columns[name], [point[name] for point in points]
             if isinstance(found, CategoricalDistribution):
-                row[self.columns[name][int(found.to_internal_repr(point[name]))]] = SIDE
+                chosen = [int(found.to_internal_repr(value)) for value in values]
+                rows[np.arange(len(points)), own[np.array(chosen, dtype=int)]] = SIDE
             else:
-                row[self.columns[name]] = to_unit(found, point[name])
-        return row
+                rows[:, own[0]] = to_units(found, values)
+        return rows
 
     def decode(self, row: Array) -> Point:
         """The point nearest to a row; a choice has the value of its largest column."""
@@ -90,7 +92,7 @@ def new_point(encoding: Encoding, scored: Array, draw: Callable[[], Array]) -> P
     known = {tuple(row) for row in scored}
     for _ in range(TRIES):
         point = encoding.decode(draw())
-        if tuple(encoding.encode(point)) not in known:
+        if tuple(encoding.encode([point])[0]) not in known:
             break
     return point
 
@@ -131,7 +133,7 @@ def observations(study: Study, branch: Branch, encoding: Encoding) -> Observatio
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
     inside = [trial for trial in ended if branch.contains(trial) and not t.is_interrupted(trial)]
     trials = [trial for trial in inside if t.SAME_AS not in trial.user_attrs]
-    points = np.array([encoding.encode(trial.params) for trial in trials]).reshape(len(trials), encoding.width)
+    points = encoding.encode([trial.params for trial in trials])
     values = _values(study, trials)
     return Observations(points, values, _variances(trials, values))
 

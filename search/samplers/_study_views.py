@@ -8,13 +8,14 @@ All use of Optuna's private API in this package is in this module, because there
 """
 
 import copy
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.told import Told
 
 
 class _StudyView(Study):
@@ -38,21 +39,25 @@ class StudyWithEstimates(_StudyView):
     Without it Optuna's Gaussian process, CMA-ES and NSGA-II, which read complete trials only, would ask again for what
     was just stopped, and TPE would rank stopped trials below all others. The study itself keeps the two apart.
 
-    ``told`` gives a trial as samplers see it, which may have another value, and its standard error; see
+    ``told`` gives trials as samplers see them, which may have other values, and standard errors; see
     ``Signal.told``.
     """
 
-    def __init__(self, study: Study, told: t.Told | None = None) -> None:
+    def __init__(self, study: Study, told: Told | None = None) -> None:
         super().__init__(study)
-        self.told = told or _with_estimate
+        self.told = told or _with_estimates
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         if states is not None and TrialState.COMPLETE not in states and TrialState.PRUNED not in states:
             return self._viewed._get_trials(deepcopy, states, use_cache)
-        trials = map(self.told, self._viewed._get_trials(deepcopy, None, use_cache))
+        trials = self.told(self._viewed._get_trials(deepcopy, None, use_cache))
         return [trial for trial in trials if states is None or trial.state in states]
+
+
+def _with_estimates(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [_with_estimate(trial) for trial in trials]
 
 
 def _with_estimate(trial: FrozenTrial) -> FrozenTrial:
@@ -63,13 +68,13 @@ def _with_estimate(trial: FrozenTrial) -> FrozenTrial:
     return complete
 
 
-def as_told(study: Study, trial: FrozenTrial) -> FrozenTrial:
-    """A trial of the study behind a view, as the view shows it."""
+def as_told(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials of the study behind a view, as the view shows them."""
     while isinstance(study, _StudyView):
         if isinstance(study, StudyWithEstimates):
-            return study.told(trial)
+            return study.told(trials)
         study = study._viewed
-    return trial
+    return list(trials)
 
 
 class StudyInSpace(_StudyView):

@@ -1,11 +1,14 @@
 """Dimensions as coordinates from 0 to 1: logarithmic for log ranges, evenly spread for steps and choices."""
 
+from collections.abc import Sequence
 from math import log
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mergesearch.search.space.dimension import Range, round_to_step
+from mergesearch.search.statistics import Array
 
 FINE = 1000
 """A number with more steps than this is treated as continuous, and rounded."""
@@ -36,11 +39,19 @@ def is_continuous(distribution: BaseDistribution) -> bool:
 
 def to_unit(distribution: BaseDistribution, value: Any) -> float:
     """The coordinate of a value; for a choice, that of its index."""
+    return float(to_units(distribution, [value])[0])
+
+
+def to_units(distribution: BaseDistribution, values: Sequence[Any]) -> Array:
+    """[values]: their coordinates; see ``to_unit``."""
     if isinstance(distribution, CategoricalDistribution):
-        return _fraction(distribution.to_internal_repr(value), 0, len(distribution.choices) - 1)
+        indices = np.array([distribution.to_internal_repr(value) for value in values], dtype=float)
+        return _fractions(indices, 0, len(distribution.choices) - 1)
     assert isinstance(distribution, Range)
     low, high = float(distribution.low), float(distribution.high)
-    return _fraction(log(value), log(low), log(high)) if distribution.log else _fraction(float(value), low, high)
+    if distribution.log:
+        return _fractions(np.array([log(value) for value in values], dtype=float), log(low), log(high))
+    return _fractions(np.array(values, dtype=float), low, high)
 
 
 def from_unit(distribution: BaseDistribution, unit: float) -> Any:
@@ -54,5 +65,5 @@ def from_unit(distribution: BaseDistribution, unit: float) -> Any:
     return round_to_step(distribution, value)
 
 
-def _fraction(value: float, low: float, high: float) -> float:
-    return (value - low) / (high - low) if high > low else 0.0
+def _fractions(values: Array, low: float, high: float) -> Array:
+    return (values - low) / (high - low) if high > low else np.zeros(len(values))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from optuna.distributions import BaseDistribution
@@ -40,7 +41,7 @@ class Branch:
     fixed: Mapping[str, BaseDistribution]
     values: Mapping[str, Any]
 
-    @property
+    @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
         """All dimensions."""
         return {**self.fixed, **self.free}

@@ -207,7 +207,7 @@ class _Replay:
 
 def _ranks(ended: Sequence[tuple[int, FrozenTrial]], study: Study) -> Ranks:
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
-    told = [(index, as_told(study, trial)) for index, trial in ended]
+    told = [*zip((index for index, _ in ended), as_told(study, [trial for _, trial in ended]), strict=True)]
     scored = [(t.violation(each), sign * each.value, index) for index, each in told if each.value is not None]
     failed = sorted(index for index, trial in told if trial.value is None)
     ranked = [*sorted(scored), *((inf, inf, index) for index in failed)]

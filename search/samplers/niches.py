@@ -176,9 +176,7 @@ class NichesSampler(BranchSampler):
 
 def _competing(found: Scored, encoding: Encoding) -> Population:
     """With scores from 0 up: an item that has lower ones counts from the lowest."""
-    points, scores = (
-        np.array(each) for each in zip(*((encoding.encode(each.params), own) for each, own in found), strict=True)
-    )
+    points, scores = encoding.encode([trial.params for trial, _ in found]), np.array([own for _, own in found])
     return Population(points, scores - np.minimum(scores.min(0), 0.0))
 
 

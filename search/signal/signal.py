@@ -24,6 +24,7 @@ from mergesearch.search.signal.reading import IDENTITY, Contributions, Line, Rea
 from mergesearch.search.statistics import Array, Stratum, difference_of
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
+from mergesearch.search.study.told import ranked
 
 Setting = Literal["auto", "graded", "metric"]
 MOST_COMPARED = 256
@@ -80,6 +81,7 @@ class Signal:
         self._parts = Parts(tasks)
         self._metric = Readings(self._parts)
         self._epoch = _Epoch((), self._metric, [])
+        self._completed = 0
         self._contributions: dict[int, Contributions] = {}
         self._values: dict[int, list[float]] = {}
         self._errors: dict[int, float] = {}
@@ -151,16 +153,19 @@ class Signal:
 
     def best(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
         """The first of the trials by ``trials.rank``, as they are told; None where there is none."""
-        return min(trials, key=lambda trial: t.rank(self.told(trial)), default=None)
+        return next(iter(ranked(trials, self.told)), None)
 
-    def told(self, trial: FrozenTrial) -> FrozenTrial:
-        """The trial as samplers see it: complete, if it has values, and with these values.
+    def told(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """The trials as samplers see them: those that have values are complete, and have the values of the signal.
 
-        The attribute ``trials.ERROR`` of the copy is the value's standard error.
+        The attribute ``trials.STANDARD_ERROR`` of such a copy is the value's standard error.
         """
+        self._current()
+        return [self._told(trial) for trial in trials]
+
+    def _told(self, trial: FrozenTrial) -> FrozenTrial:
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or trial.values is None:
             return trial
-        self._current()
         if trial.number not in self._shown:
             self._shown[trial.number] = self._copied(trial)
         return self._shown[trial.number]
@@ -196,7 +201,11 @@ class Signal:
 
     def _current(self) -> _Epoch:
         """The readings of the moment."""
-        numbers = self._chosen_on()
+        completed = t.history_of(self._store.study).completed if self.is_graded else []
+        if len(completed) == self._completed:
+            return self._epoch
+        self._completed = len(completed)
+        numbers = _chosen_on(completed)
         if numbers != self._epoch.numbers:
             readings = Readings(self._parts, {task.name: self._read(task, numbers) for task in self._counted})
             candidates = [readings.contributions("search", *self._store.marks_of(number)) for number in numbers]
@@ -208,12 +217,6 @@ class Signal:
     @cached_property
     def _counted(self) -> list[Task]:
         return self._tasks.counted("search")
-
-    def _chosen_on(self) -> tuple[int, ...]:
-        """The first complete trials, as many as the largest power of two that there are."""
-        completed = t.history_of(self._store.study).completed if self.is_graded else []
-        count = 1 << len(completed).bit_length() >> 1
-        return tuple(trial.number for trial in completed[:count])
 
     def _read(self, task: Task, numbers: Sequence[int]) -> Reading:
         if task.graded is None:
@@ -249,6 +252,12 @@ class Signal:
         if not bandwidth or task.graded is None:
             return self._task_contributions(self._metric, task, number)
         return task.graded.graded_contributions(task.search, margins, bandwidth * spread(margins)).numpy()
+
+
+def _chosen_on(completed: Sequence[FrozenTrial]) -> tuple[int, ...]:
+    """The first complete trials, as many as the largest power of two that there are."""
+    count = 1 << len(completed).bit_length() >> 1
+    return tuple(trial.number for trial in completed[:count])
 
 
 def _line(graded: Array, metric: Array) -> Line:

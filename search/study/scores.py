@@ -6,12 +6,14 @@ parts; ``score`` or ``margin`` is null where a task has fewer of them.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from mergesearch.errors import DamagedFileError, UserError, in_words, listed
 from mergesearch.evaluators import Item
 from mergesearch.files import atomic_path
 from mergesearch.reading import check_file
+from mergesearch.search.statistics import Array
 
 COLUMNS = ["task", "item", "part", "score", "margin"]
 DIGEST = b"digest"
@@ -42,18 +45,39 @@ def save_scores(
     import pyarrow
     from pyarrow import parquet
 
-    rows = [
-        (task, item.id, *part)
-        for task in scores
-        for item, *values in zip(items[task], *_columns(scores[task], margins.get(task)), strict=True)
-        for part in _parts(*values)
-    ]
-    types = pyarrow.string(), pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.float64()
-    columns = {name: [row[number] for row in rows] for number, name in enumerate(COLUMNS)}
-    schema = pyarrow.schema(list(zip(COLUMNS, types, strict=True)), {DIGEST: _digest(file.stem, columns)})
-    table = pyarrow.Table.from_pydict(columns, schema)
+    rows = [_rows(task, [item.id for item in items[task]], scores[task], margins.get(task)) for task in scores]
+    table = pyarrow.concat_tables(rows) if rows else _schema().empty_table()
     with atomic_path(file) as temporary:
-        parquet.write_table(table, temporary, write_page_checksum=True)
+        digested = table.replace_schema_metadata({DIGEST: _digest(file.stem, table)})
+        parquet.write_table(digested, temporary, write_page_checksum=True)
+
+
+def _schema() -> Any:
+    import pyarrow
+
+    types = pyarrow.string(), pyarrow.string(), pyarrow.int32(), pyarrow.float64(), pyarrow.float64()
+    return pyarrow.schema(list(zip(COLUMNS, types, strict=True)))
+
+
+def _rows(task: str, ids: Sequence[str], scores: Tensor, margins: Tensor | None) -> Any:
+    """The table of one task: the parts of the first item, of the second, and so on."""
+    import pyarrow
+
+    one, two = _by_part(scores), _by_part(margins)
+    parts = [*{**one, **two}]
+    if any(len(numbers) != len(ids) for numbers in (*one.values(), *two.values())):
+        raise ValueError(f"task {task!r} has {len(ids)} items, but another number of scores or margins")
+    repeated = [each for each in ids for _ in parts]
+    numbers = [_in_rows(each, parts, len(ids)) for each in (one, two)]
+    return pyarrow.table([[task] * len(repeated), repeated, parts * len(ids), *numbers], _schema())
+
+
+def _in_rows(by_part: Mapping[int | None, Array], parts: Sequence[int | None], count: int) -> Any:
+    """The numbers of a column, [count] for each part, item by item; null for the parts that it lacks."""
+    import pyarrow
+
+    numbers = np.stack([by_part.get(part, np.zeros(count)) for part in parts], axis=1)
+    return pyarrow.array(numbers.ravel(), mask=np.tile([part not in by_part for part in parts], count))
 
 
 def load_scores(
@@ -65,45 +89,51 @@ def load_scores(
     ``partial``: items without scores have NaN. Raises DamagedFileError where the file is missing, is not what was
     written, or lacks an item, unless ``partial``, and UserError where it has scores of other items.
     """
-    columns = _read(file)
-    scores, margins = _Numbers(), _Numbers()
-    for task, item, part, score, margin in zip(*(columns[name] for name in COLUMNS), strict=True):
-        scores.add(task, item, part, score)
-        margins.add(task, item, part, margin)
-    ids = {task: list(found) for task, found in scores.by_item.items()} if items is None else _ids(items)
-    for task, found in scores.by_item.items():
-        _check_ids(file, task, found, ids.get(task, []), partial)
-    return scores.tensors(ids), margins.tensors(ids)
+    from pyarrow import compute
+
+    scores: dict[str, Tensor] = {}
+    margins: dict[str, Tensor] = {}
+    table = _read(file)
+    for task in table["task"].unique().to_pylist():
+        rows = table.filter(compute.equal(table["task"], task))
+        numbers = _Numbers.of(rows, "score")
+        if numbers is not None:
+            order = numbers.ids if items is None else [item.id for item in items.get(task, ())]
+            _check_ids(file, task, numbers.ids, order, partial)
+            scores[task] = numbers.in_order(order)
+            behind = _Numbers.of(rows, "margin")
+            margins |= {} if behind is None else {task: behind.in_order(order)}
+    return scores, margins
 
 
+@dataclass(frozen=True)
 class _Numbers:
-    """The numbers of one column by task and item."""
+    """The numbers of one column of a task, [items] or [items, k], in the order of the items' ``ids``."""
 
-    def __init__(self) -> None:
-        self.by_item: dict[str, dict[str, list[float]]] = {}
-        self._last_parts: dict[str, int | None] = {}
+    ids: list[str]
+    values: Tensor
 
-    def add(self, task: str, item: str, part: int | None, number: float | None) -> None:
-        if number is not None:
-            self.by_item.setdefault(task, {}).setdefault(item, []).append(number)
-            self._last_parts[task] = part
+    @classmethod
+    def of(cls, rows: Any, column: str) -> "_Numbers | None":
+        """From the rows of a task; None where the column has no numbers."""
+        rows = rows.filter(rows[column].is_valid())
+        if not len(rows):
+            return None
+        ids, parts = rows["item"].to_pylist(), rows["part"]
+        values = torch.tensor(rows[column].to_numpy())
+        if parts.null_count:
+            return cls(ids, values)
+        width = max(parts.to_pylist()) + 1
+        return cls(ids[::width], values.reshape(-1, width))
 
-    def tensors(self, ids: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
-        """Each task's numbers in the order of its items."""
-        return {
-            task: _tensor([found.get(item, self._unknown(task)) for item in ids[task]], self._last_parts[task])
-            for task, found in self.by_item.items()
-        }
-
-    def _unknown(self, task: str) -> list[float]:
-        return [nan] * (1 + (self._last_parts[task] or 0))
+    def in_order(self, ids: Sequence[str]) -> Tensor:
+        """Those of the items with these ids; NaN for an item without any."""
+        places = {each: place for place, each in enumerate(self.ids)}
+        unknown = self.values.new_full((1, *self.values.shape[1:]), nan)
+        return torch.cat([self.values, unknown])[[places.get(each, -1) for each in ids]]
 
 
-def _ids(items: Mapping[str, Sequence[Item]]) -> dict[str, list[str]]:
-    return {task: [item.id for item in of_task] for task, of_task in items.items()}
-
-
-def _check_ids(file: Path, task: str, found: Mapping[str, object], expected: Sequence[str], partial: bool) -> None:
+def _check_ids(file: Path, task: str, found: Sequence[str], expected: Sequence[str], partial: bool) -> None:
     missing = [] if partial else sorted(set(expected) - set(found))
     others = sorted(set(found) - set(expected))
     if others:
@@ -115,52 +145,41 @@ def _check_ids(file: Path, task: str, found: Mapping[str, object], expected: Seq
         raise _damaged(file, f"has no scores of {len(missing)} items of task {task!r}: {listed(missing)}")
 
 
-def _read(file: Path) -> dict[str, list[Any]]:
+def _read(file: Path) -> Any:
+    """The table. Raises DamagedFileError where it is not what was written."""
     from pyarrow import ArrowException, parquet
 
     if file.exists():
         check_file(file)
     try:
         table = parquet.read_table(file, page_checksum_verification=True)
-        columns: dict[str, list[Any]] = table.to_pydict()
-        metadata = table.schema.metadata
+        digest = (table.schema.metadata or {}).get(DIGEST)
+        if table.schema.equals(_schema()) and digest == _digest(file.stem, table):
+            return table
     except FileNotFoundError:
         raise _damaged(file, "is missing") from None
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         if getattr(error, "errno", None) is not None:  # it is the disk that fails
             raise
         raise _damaged(file, f"is damaged ({in_words(error).splitlines()[0]})") from None
-    if list(columns) != COLUMNS or metadata != {DIGEST: _digest(file.stem, columns)}:
-        raise _damaged(file, "is damaged (its content is not what was written)")
-    return columns
+    raise _damaged(file, "is damaged (its content is not what was written)")
 
 
-def _digest(name: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
+def _digest(name: str, table: Any) -> bytes:
     """Of the content and of whose scores it is, so that a file that took another's place is found."""
-    return hashlib.sha256(f"{name} {columns!r}".encode("utf-8", "surrogatepass")).hexdigest().encode()
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass"))
+    for column in table.columns:
+        digest.update(column.is_null().to_numpy().tobytes())
+        if column.type == "string":
+            digest.update(repr(column.to_pylist()).encode("utf-8", "surrogatepass"))
+        else:
+            digest.update(column.fill_null(0).to_numpy().tobytes())
+    return digest.hexdigest().encode()
 
 
-def _columns(scores: Tensor, margins: Tensor | None) -> tuple[list[Any], list[Any]]:
-    """The items' scores, and their margins, None where there are none."""
-    return scores.double().tolist(), [None] * len(scores) if margins is None else margins.double().tolist()
-
-
-def _parts(
-    scores: float | list[float], margins: float | list[float] | None
-) -> Iterator[tuple[int | None, float | None, float | None]]:
-    """(part, score, margin) of one item, whose scores and margins are each one number, a list, or None."""
-    one, two = _by_part(scores), _by_part(margins)
-    for part in {**one, **two}:
-        yield part, one.get(part), two.get(part)
-
-
-def _by_part(numbers: float | list[float] | None) -> dict[int | None, float]:
-    if isinstance(numbers, list):
-        return dict(enumerate(numbers))
-    return {} if numbers is None else {None: numbers}
-
-
-def _tensor(values: list[list[float]], last_part: int | None) -> Tensor:
-    """[items], or [items, last_part + 1]."""
-    scores = torch.tensor([score for item in values for score in item], dtype=torch.float64)
-    return scores if last_part is None else scores.reshape(-1, last_part + 1)
+def _by_part(numbers: Tensor | None) -> dict[int | None, Array]:
+    """[items] for each part of [items, k]; the part of [items] is None."""
+    if numbers is None:
+        return {}
+    found = numbers.double().numpy()
+    return {None: found} if found.ndim == 1 else dict(enumerate(found.T))

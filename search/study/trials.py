@@ -2,7 +2,7 @@
 
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from math import inf
 from typing import Any
@@ -207,15 +207,6 @@ def score_of(trial: FrozenTrial) -> float:
     if SCORE in trial.user_attrs:
         return float(trial.user_attrs[SCORE])
     return trial.value if trial.value is not None else -inf
-
-
-Told = Callable[[FrozenTrial], FrozenTrial]
-"""A trial as the search sees it, which may have another value than the metric; see ``Signal.told``."""
-
-
-def as_it_is(trial: FrozenTrial) -> FrozenTrial:
-    """The ``Told`` of a search that is told the metric."""
-    return trial
 
 
 def violation(trial: FrozenTrial) -> float:

@@ -72,8 +72,8 @@ def test_an_encoding_is_turned_back() -> None:
     encoding = Encoding(free)
     for choice in (True, "b", 3):
         point = {"x": 0.5, "y": 0.25, "choice": choice}
-        assert encoding.decode(encoding.encode(point)) == point
-    one, two = (encoding.encode({"x": 0.5, "y": 0.25, "choice": choice}) for choice in ("b", 3))
+        assert encoding.decode(encoding.encode([point])[0]) == point
+    one, two = encoding.encode([{"x": 0.5, "y": 0.25, "choice": choice} for choice in ("b", 3)])
     assert abs(np.linalg.norm(one - two) - 1) < 1e-12
 
 

@@ -3,7 +3,7 @@
 import copy
 import random
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -353,12 +353,14 @@ class Reread(Run):
         trial = StudyWithEstimates(self.study, self._told).ask()
         return trial, self.shape.ask(trial)
 
-    def _told(self, trial: FrozenTrial) -> FrozenTrial:
-        if trial.value is None or len(self.study.trials) < 20:
-            return trial
-        told = copy.copy(trial)
-        told.value = -trial.value
-        return told
+    def _told(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        return [*trials] if len(self.study.trials) < 20 else [self._turned(trial) for trial in trials]
+
+    @staticmethod
+    def _turned(trial: FrozenTrial) -> FrozenTrial:
+        turned = copy.copy(trial)
+        turned.value = None if trial.value is None else -trial.value
+        return turned
 
 
 @pytest.mark.parametrize("name", ["cmaes", "catcma"])

@@ -107,9 +107,9 @@ def test_the_metric_is_told_as_it_is(tmp_path: Path) -> None:
     stopped = run.add(candidates(9)[0], stopped_at=50)
     assert not run.signal.is_graded
     assert [run.signal.value_of(trial) for trial in trials] == [trial.value for trial in trials]
-    assert run.signal.told(trials[0]) is not None
-    assert run.signal.told(stopped).state == TrialState.COMPLETE
-    assert run.signal.told(stopped).value == stopped.value
+    assert run.signal.told(trials)[0] is not None
+    assert run.signal.told([stopped])[0].state == TrialState.COMPLETE
+    assert run.signal.told([stopped])[0].value == stopped.value
     assert run.signal.best(trials) == t.best(trials)
 
 
@@ -145,13 +145,13 @@ def test_a_stopped_candidate_is_read_from_what_was_seen(tmp_path: Path) -> None:
         stopped, whole = run.add(margins, stopped_at=60), run.add(margins)
         assert run.signal.value_of(stopped) == pytest.approx(run.signal.value_of(whole), abs=0.06)
         assert run.signal.error_of(stopped) > run.signal.error_of(whole)
-        assert run.signal.told(stopped).state == TrialState.COMPLETE
+        assert run.signal.told([stopped])[0].state == TrialState.COMPLETE
 
 
 def test_each_objective_of_several_is_graded(tmp_path: Path) -> None:
     run = Recorded(tmp_path, tasks=("a", "b"), aggregate="pareto")
     trials = [run.add(one, two) for one, two in zip(candidates(8), reversed(candidates(8, 1)), strict=True)]
-    told = np.array([run.signal.told(trial).values for trial in trials])
+    told = np.array([trial.values for trial in run.signal.told(trials)])
     metric = np.array([trial.values for trial in trials])
     assert told.shape == metric.shape
     assert not np.array_equal(told, metric)

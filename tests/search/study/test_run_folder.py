@@ -130,7 +130,7 @@ def test_a_run_that_another_worker_is_at_is_not_begun_anew(tmp_path: Path) -> No
 
 
 def test_scores_without_their_items_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="longer"):
+    with pytest.raises(ValueError, match="has 1 items, but another number of scores"):
         RunFolder(tmp_path).save_scores("trial", {"one": torch.zeros(2)}, {"one": [Item("0", "one", "x")]})
 
 
