@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from mergesearch.errors import UserError
 from mergesearch.search.config import Search
-from mergesearch.search.report.html import _facts
+from mergesearch.search.report.sections.headline import facts
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.stopping import seconds_spent, why_ended
 
@@ -104,7 +104,7 @@ def test_a_run_ends_with_its_verdict_and_goes_on_when_the_limit_is_lifted(
     config["search"] = {**before, **limit}
     verdict = go(config, tmp_path)
     assert verdict.ended
-    assert verdict.ended in _facts(verdict)
+    assert verdict.ended in facts(verdict)
     done = course(tmp_path / "small")
     assert expected <= len(done) <= 17
     assert done == undisturbed[: len(done)]

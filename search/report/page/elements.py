@@ -1,0 +1,116 @@
+"""The elements of a page: sections, tables, notes and code, as HTML.
+
+Functions that take ``html`` or ``parts`` take HTML; all others take plain text, and escape it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mergesearch.search.statistics import Estimate
+from mergesearch.search.verdict.formatting import interval
+from mergesearch.text import SCREEN, as_html
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table. ``less`` stands below the text, smaller; ``sort`` is by what the reader sorts the column.
+
+    ``html`` is HTML that follows.
+    """
+
+    text: str
+    less: str = ""
+    sort: float | None = None
+    html: str = ""
+
+
+Row = Sequence[Cell | str]
+
+
+def section(title: str, *parts: str) -> str:
+    """A section with its heading; empty where none of its parts has content."""
+    if not any(parts):
+        return ""
+    name = identifier(title)
+    return f"<section aria-labelledby={name}><h2 id={name}>{as_html(title)}</h2>{''.join(parts)}</section>"
+
+
+def identifier(title: str) -> str:
+    """A name for the element of that title, by which links find it."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
+
+
+def note(text: str, most: int = SCREEN) -> str:
+    """A paragraph beside the main thing; empty without text."""
+    return f"<p class=note>{as_html(text, most)}</p>" if text else ""
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """A list of lines; empty without lines."""
+    return f"<ul>{''.join(f'<li>{as_html(line)}</li>' for line in lines)}</ul>" if lines else ""
+
+
+def details(summary: str, *parts: str) -> str:
+    """What is shown on a click, and in print; empty where none of its parts has content."""
+    return f"<details><summary>{as_html(summary)}</summary>{''.join(parts)}</details>" if any(parts) else ""
+
+
+def code(text: str, name: str) -> str:
+    """Text to copy, with a button for that; ``name`` says what it is."""
+    return f'<pre class=copy tabindex=0 role=region aria-label="{as_html(name)}">{as_html(text, len(text))}</pre>'
+
+
+def search_field(text: str, part: str, hint: str) -> str:
+    """A field whose words filter the table rows, and the elements of the class item, in a part of the page.
+
+    ``part`` is the part's selector, as CSS has it.
+    """
+    hint, part = as_html(hint), as_html(part)
+    return f'<label>{as_html(text)} <input type=search data-filter="{part}" placeholder="{hint}"></label>'
+
+
+def number(estimate: Estimate | None, sign: str = "", digits: int = 3) -> Cell:
+    """A cell with an estimate, and its interval below; empty where there is none."""
+    if estimate is None:
+        return Cell("")
+    value, _, rest = interval(estimate, sign, digits).partition(" ")
+    return Cell(value, rest, estimate.value)
+
+
+def table(
+    caption: str,
+    heads: Sequence[str],
+    rows: Sequence[Row],
+    marked: Sequence[bool] = (),
+    texts: Sequence[int] = (),
+) -> str:
+    """A table whose first column names the rows; one that is wider than the screen scrolls in itself.
+
+    A click on a head sorts by its column.
+
+    ``marked`` says which rows are emphasized, ``texts`` which columns hold text, beside the first one.
+    """
+    columns = {0, *texts}
+    head = "".join(
+        f"<th scope=col{' class=text' if at in columns else ''}>{as_html(text)}</th>" for at, text in enumerate(heads)
+    )
+    marks = [*marked, *[False] * (len(rows) - len(marked))]
+    body = "".join(
+        f"<tr{' class=marked' if mark else ''}>{''.join(_cell(cell, at, columns) for at, cell in enumerate(row))}</tr>"
+        for row, mark in zip(rows, marks, strict=True)
+    )
+    return (
+        f'<div class=wide tabindex=0 role=region aria-label="{as_html(caption)}">'
+        f"<table class=sortable><caption>{as_html(caption)}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(cell: Cell | str, at: int, texts: set[int]) -> str:
+    cell = Cell(cell) if isinstance(cell, str) else cell
+    kind = " class=text" if at in texts else ""
+    sort = "" if cell.sort is None else f" data-sort={cell.sort!r}"
+    less = f" <small>{as_html(cell.less)}</small>" if cell.less else ""
+    tag, scope = ("td", "") if at else ("th", " scope=row")
+    return f"<{tag}{scope}{kind}{sort}>{as_html(cell.text)}{less}{cell.html}</{tag}>"
