@@ -29,6 +29,7 @@ from mergesearch.evaluators.contract.item import Item, aggregate
 from mergesearch.evaluators.contract.jackknife import FunctionOfMeans, Jackknife, pseudo_values
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
+from mergesearch.evaluators.contract.sources import HasSources, Source, sources_of
 from mergesearch.evaluators.contract.token_budget import Budget, default_tokens
 from mergesearch.evaluators.data.content import content_hash
 from mergesearch.evaluators.data.limit import limited
@@ -54,6 +55,7 @@ __all__ = [
     "FunctionOfMeans",
     "Graded",
     "GradedByMargin",
+    "HasSources",
     "Item",
     "Jackknife",
     "LoadedModel",
@@ -61,6 +63,7 @@ __all__ = [
     "MeanOfItems",
     "Metric",
     "Shared",
+    "Source",
     "TakesExamples",
     "aggregate",
     "code_of",
@@ -77,6 +80,7 @@ __all__ = [
     "open_evaluator",
     "pseudo_values",
     "soft_decisions",
+    "sources_of",
     "split_items",
     "split_together",
     "spread",

@@ -275,6 +275,11 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
+def parse_yaml_documents(text: str) -> list[Any]:
+    """The documents of a YAML text that this project wrote itself."""
+    return list(yaml.load_all(text, _Loader))
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes lists of plain values on one line."""
 

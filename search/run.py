@@ -10,11 +10,12 @@ from mergesearch.files import atomic_path, has_text, sync, write_text
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.documents import documents_text
 from mergesearch.merge_ops.recipe.recipe import Recipe
-from mergesearch.search.across.finalists import FINALISTS, write_finalists
+from mergesearch.search.across.finalists import FINALISTS, Finalists, write_finalists
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.problem.origins import from_checkpoints
 from mergesearch.search.report.html import is_whole_report, write_report
+from mergesearch.search.report.hub_card import write_hub_card
 from mergesearch.search.report.run_log import logged
 from mergesearch.search.scoring.threads import chosen_threads
 from mergesearch.search.session import Session
@@ -117,12 +118,12 @@ class Conclusion:
         if config.evaluate.ensemble:
             self.watcher.stage("scoring the ensemble of the models")
             verdict = replace(verdict, ensemble=self._ensemble())
-        if config.output.model:
-            self.watcher.stage(f"writing the recommended model, {verdict.recommended}")
-            self._write_model(self._recipe(verdict.recommended_row.trial))
-        self._write_layers(verdict)
         engine, tasks = session.live.engine, session.plan.problem.tasks
         write_finalists(tasks, store, verdict, engine.parameters, session.live.contents)
+        if config.output.model:
+            self.watcher.stage(f"writing the recommended model, {verdict.recommended}")
+            self._write_model(verdict)
+        self._write_layers(verdict)
         write_verdict(folder, verdict)
         write_report(store, verdict)
         return verdict
@@ -185,13 +186,16 @@ class Conclusion:
             self.watcher.stage(f"the ensemble could not be scored: {in_words(error)}")
             return None
 
-    def _write_model(self, recipe: Recipe) -> None:
+    def _write_model(self, verdict: Verdict) -> None:
         """Writes a model and compares the files with the live model: what was scored is what is saved."""
-        folder, engine = self.session.store.folder.path / "model", self.session.live.engine
+        run, engine, config = self.session.store.folder.path, self.session.live.engine, self.session.plan.problem.config
+        folder, row = run / "model", verdict.recommended_row
+        recipe = self._recipe(row.trial)
         engine.build(recipe)
         engine.write(recipe, folder, _text(recipe))
         if Checkpoint(str(folder)).digest() != engine.digest():
             raise RuntimeError(f"{folder}: differs from the model that was scored")
+        write_hub_card(folder, Finalists.read(run), verdict, row, config)
         sync(folder)
 
     def _write_layers(self, verdict: Verdict) -> None:

@@ -10,6 +10,7 @@ from mergesearch.evaluators.contract.identity import named_files, without_functi
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
 from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
+from mergesearch.evaluators.contract.sources import Source
 from mergesearch.evaluators.lm_eval.options import LmEvalOptions
 
 if TYPE_CHECKING:
@@ -82,6 +83,10 @@ class LmEval:
         """See ``HasCode``: the settings of the tasks, and the files of their functions."""
         settings = {f"the settings of {subtask.name}": without_functions(subtask.settings) for subtask in self.subtasks}
         return {**settings, **named_files(path for subtask in self.subtasks for path in subtask.code_files())}
+
+    def sources(self) -> Sequence[Source]:
+        """See ``HasSources``."""
+        return [source for subtask in self.subtasks if (source := subtask.source)]
 
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
         """See ``Evaluator.prepare``: notes of items that are cut, and of slower ways that have to be used."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mergesearch.errors import UserError, in_words, nearest
 from mergesearch.evaluators.contract.evaluator import Metric
 from mergesearch.evaluators.contract.identity import functions_in, source_files, without_functions
 from mergesearch.evaluators.contract.item import Item
+from mergesearch.evaluators.contract.sources import Source
 from mergesearch.evaluators.data.content import content_hash, content_text
 from mergesearch.evaluators.inference.logprobs import Sureness
 from mergesearch.evaluators.inference.losses import ItemTarget
@@ -28,6 +30,11 @@ SCORES_GIVEN = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
 """Types of tasks whose texts are given, and not generated."""
 NOT_SETTINGS = ("metadata", "dataset_path", "dataset_name", "dataset_kwargs")
 """Keys of a task's configuration that say where it and its data are."""
+
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w.-]+)?")
+BUILDERS = ("json", "csv", "parquet", "arrow", "text", "pandas", "xml", "webdataset", "imagefolder", "audiofolder")
+"""What ``datasets.load_dataset`` takes for files in place of a name on the Hub."""
 
 
 class Subtask:
@@ -126,6 +133,16 @@ class Subtask:
     def settings(self) -> dict[str, object]:
         """The task's settings, without where its data is."""
         return {key: value for key, value in vars(self._task.config).items() if key not in NOT_SETTINGS}
+
+    @property
+    def source(self) -> Source | None:
+        """The data set on the Hub that the documents are of; None where they are from files or from code."""
+        config = self._task.config
+        name, given = config.dataset_path, config.dataset_kwargs or {}
+        if not isinstance(name, str) or not HUB_NAME.fullmatch(name) or name in BUILDERS or "data_files" in given:
+            return None
+        split = config.test_split if self._task.has_test_docs() else config.validation_split
+        return None if Path(name).exists() else Source(self.name, name, config.dataset_name, split)
 
     def code_files(self) -> list[Path]:
         """The files of the task's functions."""

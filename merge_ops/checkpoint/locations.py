@@ -6,7 +6,7 @@ from pathlib import Path
 from mergesearch.errors import UserError, first_line, listed
 from mergesearch.merge_ops.checkpoint.adapters.config import ADAPTER_CONFIG
 from mergesearch.merge_ops.checkpoint.references import split_revision
-from mergesearch.merge_ops.checkpoint.side_files import SIDE_FILES, check_link
+from mergesearch.merge_ops.checkpoint.side_files import CARD, SIDE_FILES, check_link
 from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX
 from mergesearch.text import as_line
 
@@ -46,7 +46,7 @@ def _download(reference: str, name: str, revision: str | None) -> Path:
     try:
         return Path(
             snapshot_download(
-                name, revision=revision, allow_patterns=[f"*{SUFFIX}", *indexes, ADAPTER_CONFIG, *SIDE_FILES]
+                name, revision=revision, allow_patterns=[f"*{SUFFIX}", *indexes, ADAPTER_CONFIG, CARD, *SIDE_FILES]
             )
         )
     except Exception as error:

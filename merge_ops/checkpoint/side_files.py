@@ -6,6 +6,8 @@ from pathlib import Path
 from mergesearch.errors import UserError
 from mergesearch.reading import check_file
 
+CARD = "README.md"
+"""The file of a model's card."""
 CHAT_TEMPLATES = ("chat_template*", "additional_chat_templates/*")
 VOCABULARIES = (
     "tokenizer.json",

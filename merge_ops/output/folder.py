@@ -13,12 +13,14 @@ from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.architecture import architecture_of
 from mergesearch.merge_ops.checkpoint.config_sections import untied
+from mergesearch.merge_ops.checkpoint.side_files import CARD
 from mergesearch.merge_ops.checkpoint.weight_files import NAMED_IN_CONFIG
 from mergesearch.merge_ops.inputs.chat_templates import chat_template, write_chat_template
 from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
 from mergesearch.merge_ops.output import result_config
-from mergesearch.merge_ops.output.card import model_card
+from mergesearch.merge_ops.output.card import Card
 from mergesearch.merge_ops.output.loadable import check_layers
+from mergesearch.merge_ops.output.parents import Parents
 from mergesearch.merge_ops.output.result_config import SourceLayer
 from mergesearch.merge_ops.output.result_vocabulary import write_vocabulary
 from mergesearch.merge_ops.output.writer import Writer, written_checkpoint
@@ -57,8 +59,15 @@ def write_folder(
         if template is not None:
             write_chat_template(writer.folder, template)
         text = recipe_text or recipe.to_yaml()
-        write_text(writer.folder / "README.md", str(model_card(recipe, out.name, text)))
         write_text(writer.folder / RECIPE, text)
+        write_text(writer.folder / CARD, str(card_of(writer.folder).with_title(out.name)))
+
+
+def card_of(folder: Path) -> Card:
+    """The model card of a written result, from its recipe and its config."""
+    parents = Parents.of((folder / RECIPE).read_text(encoding="utf-8"))
+    config = read_json_object(folder / "config.json") if (folder / "config.json").exists() else {}
+    return Card(parents.recipes[-1], parents, config, (folder / "modules.json").exists())
 
 
 def _write_weights(writer: Writer, assembly: Assembly, merger: Merger) -> None:

@@ -17,18 +17,19 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, equal
 
 from mergesearch.errors import DamagedFileError, UserError, in_words, listed
-from mergesearch.evaluators import Item, Metric, content_hash
+from mergesearch.evaluators import Item, Metric, Source, content_hash, sources_of
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.across.scored_task import Asked, Measured, ScoredTask, asked_of, only_whole, version_of
 from mergesearch.search.config.evaluate import Aggregation
 from mergesearch.search.problem.objective import Objective, Share
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Task
-from mergesearch.search.statistics import Array, Stratum
+from mergesearch.search.statistics import Array, Estimate, Stratum, estimated, value_of
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.study.table_file import REMEDY, read_table, write_table
 from mergesearch.search.verdict.result import Verdict
+from mergesearch.seeds import derive
 
 Contents = Mapping[str, Mapping[str, str]]
 FINALISTS = "finalists.parquet"
@@ -40,7 +41,7 @@ class FinalTask:
     """A task of the test items. ``chances``: what guessing scores, by part; empty where that is not known.
 
     ``is_normalized``: whether the objective takes its values normalised by them; ``is_mean``: whether the metric is the
-    mean of the contributions over any items.
+    mean of the contributions over any items. ``sources``: the data sets on the Hub that its items are of.
     """
 
     name: str
@@ -51,6 +52,7 @@ class FinalTask:
     is_normalized: bool
     is_mean: bool
     version: dict[str, str]
+    sources: list[Source] = field(default_factory=list)
 
     @property
     def share(self) -> Share:
@@ -153,6 +155,17 @@ class Finalists:
         """A candidate's metric on each task."""
         return {task.name: self._stratum(trial, self._places[task.name, ""]).value for task in self.about.tasks}
 
+    def estimates(self, trial: int, seed: int) -> dict[str, Estimate]:
+        """A candidate's metric on each task, with its interval; ``seed`` is the run's."""
+        names, drawn = [task.name for task in self.about.tasks], derive(seed, "sign flips")
+        strata = [self._stratum(trial, self._places[name, ""]) for name in names]
+        values = [value_of([stratum], lambda values: values[0]) for stratum in strata]
+        return {name: estimated(value, drawn) for name, value in zip(names, values, strict=True)}
+
+    def items(self, task: str) -> int:
+        """How many test items a task has."""
+        return len(self._places[task, ""])
+
     def normalized(self, trial: int) -> dict[str, float]:
         """A candidate's metric on each task, 0 for guessing and 1 at most; of those whose chance level is known."""
         known = [task for task in self.about.tasks if task.chances]
@@ -221,9 +234,16 @@ def final_task(task: Task, scores: Sequence[Tensor]) -> FinalTask:
     except UserError:  # what guessing scores is not known
         chances = []
     metric = task.evaluator.metric
-    is_mean = all(equal(task.contributions("test", each), each) for each in scores)
     return FinalTask(
-        task.name, metric.name, metric.higher_is_better, task.weight, chances, task.normalize, is_mean, version_of(task)
+        task.name,
+        metric.name,
+        metric.higher_is_better,
+        task.weight,
+        chances,
+        task.normalize,
+        all(equal(task.contributions("test", each), each) for each in scores),
+        version_of(task),
+        sources_of(task.evaluator),
     )
 
 

@@ -35,7 +35,7 @@ def logged(folder: Path, watcher: Watcher) -> Iterator[Watcher]:
     log.setLevel(logging.INFO)
     log.propagate = False
     try:
-        log.info("mergesearch %s on %s", _version(), platform.node())
+        log.info("mergesearch %s on %s", installed_version(), platform.node())
         yield _logging(log, watcher)
     except BaseException as error:
         log.error(as_line(f"ended by {in_words(error)}"))
@@ -45,7 +45,8 @@ def logged(folder: Path, watcher: Watcher) -> Iterator[Watcher]:
         file.close()
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """This version of mergesearch."""
     try:
         return version("mergesearch")
     except PackageNotFoundError:

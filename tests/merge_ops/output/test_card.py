@@ -1,12 +1,17 @@
 """Model cards: metadata that the Hugging Face Hub reads, and a recipe that rebuilds the model."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+import pytest
 from huggingface_hub import ModelCard
 
 from mergesearch.merge_ops.engine.documents import merge_file
 from mergesearch.merge_ops.engine.engine import merge
 from mergesearch.merge_ops.methods import METHODS
+from mergesearch.merge_ops.output.parents import Parents, is_hub_name
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
 from ..helpers import INPUTS, recipe_data
@@ -31,39 +36,150 @@ def card_in(folder: Path) -> ModelCard:
     return ModelCard.load(folder / "README.md")
 
 
-def rebuilt(card: ModelCard, tmp_path: Path) -> bytes:
-    """The weights that the card's recipe gives."""
-    file = tmp_path / "from_card.yml"
-    file.write_text(card.text.split("```yaml\n")[1].split("```")[0])
-    merge_file(file, tmp_path / "rebuilt")
-    return (tmp_path / "rebuilt" / "model.safetensors").read_bytes()
+def copied(tmp_path: Path, name: str, metadata: dict[str, Any] | None = None, **config: object) -> str:
+    """A copy of the base with a card and more keys in its config."""
+    folder = tmp_path / name
+    shutil.copytree(INPUTS / "base", folder)
+    if metadata is not None:
+        (folder / "README.md").write_text(f"---\n{json.dumps(metadata)}\n---\n\n# {name}\n")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, **config}))
+    return str(folder)
+
+
+def linear(*models: str) -> Recipe:
+    entries = [{"model": model, "parameters": {"weight": 1.0}} for model in models]
+    return Recipe.read({"merge_method": "linear", "models": entries})
+
+
+def merged(tmp_path: Path, *models: str) -> ModelCard:
+    merge(linear(*models), tmp_path / "out")
+    return card_in(tmp_path / "out")
 
 
 def test_the_hub_reads_the_metadata(tmp_path: Path) -> None:
     merge(Recipe.read(recipe_data(METHODS["ties"], BASE, TUNED)), tmp_path / "my-model")
-    card = card_in(tmp_path / "my-model")
-    assert card.data.base_model == [BASE, *TUNED]
-    assert card.data.tags == ["merge", "mergesearch"]
-    assert card.data.library_name == "transformers"
+    data = card_in(tmp_path / "my-model").data
+    assert data.tags == ["merge", "mergesearch", "mergekit-compatible", "ties"]
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
+    assert data.base_model is None, "the models are not on the Hub"
 
 
 def test_the_text_names_method_paper_base_and_models(tmp_path: Path) -> None:
     merge(Recipe.read(recipe_data(METHODS["ties"], BASE, TUNED)), tmp_path / "my-model")
-    heading, method, *models = card_in(tmp_path / "my-model").text.strip().split("\n\n")
+    heading, method, _, table, *_ = card_in(tmp_path / "my-model").text.strip().split("\n\n")
     assert heading == "# my-model"
     assert "`ties`" in method
     assert "https://arxiv.org/abs/2306.01708" in method
-    assert f"`{BASE}`" in method
-    assert models[0].splitlines() == [f"* `{model}`" for model in TUNED]
+    assert "base `base`" in method
+    names = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert names == ["`base`", "`ft1`", "`ft2`", "`ft3`"]
 
 
-def test_the_recipe_rebuilds_the_same_bytes(tmp_path: Path) -> None:
+def test_no_path_of_this_machine_is_in_the_card(tmp_path: Path) -> None:
+    recipe = {**recipe_data(METHODS["ties"], BASE, TUNED), "tokenizer_source": TUNED[0]}
+    merge(Recipe.read(recipe), tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "tokenizer_source: ft1" in text
+    assert str(INPUTS) not in text
+    assert str(tmp_path) not in text
+
+
+def test_the_recipe_rebuilds_the_same_bytes_with_the_paths_of_the_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     merge(Recipe.read(recipe_data(METHODS["dare_ties"], BASE, TUNED)), tmp_path / "out")
-    assert rebuilt(card_in(tmp_path / "out"), tmp_path) == (tmp_path / "out" / "model.safetensors").read_bytes()
+    (tmp_path / "r.yml").write_text(card_in(tmp_path / "out").text.split("```yaml\n")[1].split("```")[0])
+    monkeypatch.chdir(INPUTS)
+    merge_file(tmp_path / "r.yml", tmp_path / "rebuilt")
+    rebuilt, first = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("rebuilt", "out"))
+    assert rebuilt == first
 
 
-def test_a_recipe_of_several_documents_rebuilds_the_same_bytes(tmp_path: Path) -> None:
+def test_a_recipe_of_several_documents_rebuilds_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = [Recipe.read(data) for data in (FIRST, LAST)]
     (tmp_path / "recipe.yml").write_text("---\n".join(recipe.to_yaml() for recipe in recipes))
     merge_file(tmp_path / "recipe.yml", tmp_path / "out")
-    assert rebuilt(card_in(tmp_path / "out"), tmp_path) == (tmp_path / "out" / "model.safetensors").read_bytes()
+    card = card_in(tmp_path / "out")
+    assert card.data.tags[-2:] == ["linear", "task_arithmetic"]
+    (tmp_path / "r.yml").write_text(card.text.split("```yaml\n")[1].split("```")[0])
+    monkeypatch.chdir(INPUTS)
+    merge_file(tmp_path / "r.yml", tmp_path / "rebuilt")
+    rebuilt, first = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("rebuilt", "out"))
+    assert rebuilt == first
+
+
+def test_the_card_is_the_same_wherever_it_is_written(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        merge(linear(*TUNED), tmp_path / place / "out")
+    one, two = ((tmp_path / place / "out" / "README.md").read_bytes() for place in ("a", "b"))
+    assert one == two
+
+
+def test_names_on_the_hub_come_from_cache_clone_card_and_config(tmp_path: Path) -> None:
+    cached = copied(tmp_path / "models--org--cached/snapshots", "0a1b")
+    cloned = copied(tmp_path, "cloned")
+    (Path(cloned) / ".git").mkdir()
+    (Path(cloned) / ".git/config").write_text('[remote "origin"]\n\turl = https://huggingface.co/org/cloned.git\n')
+    tuned = copied(tmp_path, "tuned", {"base_model": ["org/base", str(tmp_path)]}, _name_or_path="org/ignored")
+    other = copied(tmp_path, "other", _name_or_path="org/older")
+    card = merged(tmp_path, cached, cloned, tuned, other)
+    assert card.data.base_model == ["org/cached", "org/cloned", "org/base", "org/older"]
+    assert card.data["base_model_relation"] == "merge"
+    assert "model: org/cached@0a1b" in card.text
+    assert "model: tuned" in card.text
+    assert str(tmp_path) not in card.content
+
+
+@pytest.mark.parametrize(
+    ("name", "is_name"),
+    [("org/model-7B.v2", True), ("results/model", False), ("org/checkpoint-100", False), ("/abs/model", False)],
+)
+def test_paths_of_other_machines_are_no_names_on_the_hub(name: str, is_name: bool) -> None:
+    assert is_hub_name(name) == is_name
+
+
+def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    paths = [copied(tmp_path / place, "model") for place in ("a", "b")]
+    assert [parent.name for parent in Parents([linear(*paths)]).parts.values()] == ["model", "model-2"]
+    assert "model: model-2" in merged(tmp_path, *paths).text
+
+
+@pytest.mark.parametrize(
+    ("cards", "license_"),
+    [
+        (({"license": "mit"}, {"license": "mit"}), ("mit", None)),
+        (({"license": "mit"}, {"license": "apache-2.0"}), ("other", "licenses-of-the-merged-models")),
+        (({"license": "mit"}, {}), (None, None)),
+        (({"license": "mit"}, None), (None, None)),
+        (({"license": "other", "license_name": "own"},) * 2, ("other", "own")),
+    ],
+)
+def test_the_licence_is_that_of_all_models(
+    tmp_path: Path, cards: tuple[dict[str, Any], ...], license_: tuple[str | None, str | None]
+) -> None:
+    card = merged(tmp_path, *(copied(tmp_path, f"m{n}", metadata) for n, metadata in enumerate(cards)))
+    assert (card.data.license, card.data.license_name) == license_
+    assert ("licences of the merged models differ" in card.text) == (license_[1] == "licenses-of-the-merged-models")
+
+
+def test_the_languages_are_those_of_all_models(tmp_path: Path) -> None:
+    given = [{"language": "en"}, {"language": ["de", "en"]}, {"language": 3}]
+    card = merged(tmp_path, *(copied(tmp_path, f"m{n}", metadata) for n, metadata in enumerate(given)))
+    assert card.data.language == ["en", "de"]
+
+
+@pytest.mark.parametrize("header", ["---\n- 1\n---\n", "---\na: [\n---\n", "---\na: &a [*a]\n---\n", "", "\xff"])
+def test_a_card_that_cannot_be_read_says_nothing(tmp_path: Path, header: str) -> None:
+    model = copied(tmp_path, "m")
+    (Path(model) / "README.md").write_bytes(header.encode("latin-1"))
+    assert merged(tmp_path, model).data.license is None
+
+
+def test_a_copy_is_not_called_a_merge(tmp_path: Path) -> None:
+    model = copied(tmp_path / "models--org--cached/snapshots", "0a1b")
+    card = merged(tmp_path, model)
+    assert card.data.tags == ["mergesearch"]
+    assert card.data.base_model == ["org/cached"]
+    assert "base_model_relation" not in card.data
+    assert "as it is: nothing is merged" in card.text
