@@ -17,19 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mergesearch.errors import DamagedFileError, UserError, in_words, listed
+from mergesearch.errors import DamagedFileError, UserError, listed
 from mergesearch.evaluators import Item
-from mergesearch.files import atomic_path
-from mergesearch.reading import check_file
 from mergesearch.search.statistics import Array
+from mergesearch.search.study.table_file import read_parquet, write_parquet
 
 COLUMNS = ["task", "item", "part", "score", "margin"]
 DIGEST = b"digest"
 """The key of the file's metadata that holds the SHA-256 of its name and content."""
-
-
-def _damaged(file: Path, found: str) -> DamagedFileError:
-    return DamagedFileError(file, found, "start the run again, which scores this candidate again")
+REMEDY = "start the run again, which scores this candidate again"
 
 
 def save_scores(
@@ -43,13 +39,10 @@ def save_scores(
     Raises ValueError where a task has another number of scores or margins than of items.
     """
     import pyarrow
-    from pyarrow import parquet
 
     rows = [_rows(task, [item.id for item in items[task]], scores[task], margins.get(task)) for task in scores]
     table = pyarrow.concat_tables(rows) if rows else _schema().empty_table()
-    with atomic_path(file) as temporary:
-        digested = table.replace_schema_metadata({DIGEST: _digest(file.stem, table)})
-        parquet.write_table(digested, temporary, write_page_checksum=True)
+    write_parquet(file, table.replace_schema_metadata({DIGEST: _digest(file.stem, table)}))
 
 
 def _schema() -> Any:
@@ -142,27 +135,16 @@ def _check_ids(file: Path, task: str, found: Sequence[str], expected: Sequence[s
             "items that the run was begun with, or give the new run another name with --name"
         )
     if missing:
-        raise _damaged(file, f"has no scores of {len(missing)} items of task {task!r}: {listed(missing)}")
+        lacks = f"has no scores of {len(missing)} items of task {task!r}: {listed(missing)}"
+        raise DamagedFileError(file, lacks, REMEDY)
 
 
 def _read(file: Path) -> Any:
     """The table. Raises DamagedFileError where it is not what was written."""
-    from pyarrow import ArrowException, parquet
-
-    if file.exists():
-        check_file(file)
-    try:
-        table = parquet.read_table(file, page_checksum_verification=True)
-        digest = (table.schema.metadata or {}).get(DIGEST)
-        if table.schema.equals(_schema()) and digest == _digest(file.stem, table):
-            return table
-    except FileNotFoundError:
-        raise _damaged(file, "is missing") from None
-    except (ArrowException, OSError, UnicodeDecodeError) as error:
-        if getattr(error, "errno", None) is not None:  # it is the disk that fails
-            raise
-        raise _damaged(file, f"is damaged ({in_words(error).splitlines()[0]})") from None
-    raise _damaged(file, "is damaged (its content is not what was written)")
+    table = read_parquet(file, REMEDY)
+    if table.schema.equals(_schema()) and (table.schema.metadata or {}).get(DIGEST) == _digest(file.stem, table):
+        return table
+    raise DamagedFileError(file, "is damaged (its content is not what was written)", REMEDY)
 
 
 def _digest(name: str, table: Any) -> bytes:

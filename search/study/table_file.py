@@ -13,29 +13,44 @@ ABOUT = b"mergesearch"
 REMEDY = "run the config again, which writes it anew from the scores"
 
 
-def write_table(file: Path, columns: Mapping[str, Sequence[Any]], about: bytes = b"") -> None:
-    """Writes a table atomically."""
-    import pyarrow
+def write_parquet(file: Path, table: Any) -> None:
+    """Writes a table of pyarrow atomically."""
     from pyarrow import parquet
 
-    table = pyarrow.Table.from_pydict(dict(columns)).replace_schema_metadata({ABOUT: about})
     with atomic_path(file) as temporary:
         parquet.write_table(table, temporary, write_page_checksum=True)
 
 
-def read_table(file: Path, names: Collection[str]) -> tuple[dict[str, list[Any]], bytes]:
-    """A table's columns, and what was written about it. Raises UserError where it is missing, damaged, or lacks one."""
+def read_parquet(file: Path, remedy: str) -> Any:
+    """A table of pyarrow. Raises DamagedFileError, whose message ends with the ``remedy``; a failing disk's error."""
     from pyarrow import ArrowException, parquet
 
-    if not file.exists():
-        raise UserError(f"{file.parent}: has no {file.name}; run its config to its end, or again")
-    check_file(file)
+    if file.exists():
+        check_file(file)
     try:
         table = parquet.read_table(file, page_checksum_verification=True)
-        columns: dict[str, list[Any]] = table.to_pydict()
-        about = (table.schema.metadata or {}).get(ABOUT, b"")
+        table.validate(full=True)
+        return table
+    except FileNotFoundError:
+        raise DamagedFileError(file, "is missing", remedy) from None
     except (ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DamagedFileError(file, f"is damaged ({in_words(error).splitlines()[0]})", REMEDY) from None
-    if missing := set(names) - columns.keys():
+        if getattr(error, "errno", None) is not None:  # it is the disk that fails
+            raise
+        raise DamagedFileError(file, f"is damaged ({in_words(error).splitlines()[0]})", remedy) from None
+
+
+def write_table(file: Path, columns: Mapping[str, Sequence[Any]], about: bytes = b"") -> None:
+    """Writes a table atomically."""
+    import pyarrow
+
+    write_parquet(file, pyarrow.Table.from_pydict(dict(columns)).replace_schema_metadata({ABOUT: about}))
+
+
+def read_table(file: Path, names: Collection[str]) -> tuple[dict[str, list[Any]], bytes]:
+    """A table's columns, and what was written about it. Raises UserError where it is missing, damaged, or lacks one."""
+    if not file.exists():
+        raise UserError(f"{file.parent}: has no {file.name}; run its config to its end, or again")
+    table = read_parquet(file, REMEDY)
+    if missing := set(names) - set(table.column_names):
         raise DamagedFileError(file, f"has no column {listed(missing)}", REMEDY)
-    return columns, bytes(about)
+    return table.to_pydict(), bytes((table.schema.metadata or {}).get(ABOUT, b""))
