@@ -13,6 +13,7 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.across.finalists import FINALISTS, Finalists, write_finalists
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
+from mergesearch.search.optimize.underway import underway
 from mergesearch.search.problem.origins import from_checkpoints
 from mergesearch.search.report.html import is_whole_report, write_report
 from mergesearch.search.report.hub_card import write_hub_card
@@ -31,6 +32,7 @@ from mergesearch.search.verdict.outlook import Prospects
 from mergesearch.search.verdict.prospects import prospects
 from mergesearch.search.verdict.result import FRONT, CandidateRow, Verdict, read_verdict, write_verdict
 from mergesearch.search.verdict.wording import UNJUDGED, best_comment, recommended_comment
+from mergesearch.steps import step
 from mergesearch.text import as_line
 
 
@@ -52,7 +54,8 @@ def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
     with (
         _failures_told(folder),
         folder.joined() as others,
-        logged(folder.path, watcher) as listener,
+        logged(folder.path, watcher) as log,
+        underway(folder, plan, log) as listener,
         chosen_threads(plan.problem.config.threads, listener.stage),
     ):
         return _joined(folder, plan, listener, others)
@@ -116,17 +119,23 @@ class Conclusion:
         verdict = replace(verdict, prospects=self._prospects())
         self._write_recipes(verdict)
         if config.evaluate.ensemble:
-            self.watcher.stage("scoring the ensemble of the models")
-            verdict = replace(verdict, ensemble=self._ensemble())
+            with self._stage("scoring the ensemble of the models"):
+                verdict = replace(verdict, ensemble=self._ensemble())
         engine, tasks = session.live.engine, session.plan.problem.tasks
         write_finalists(tasks, store, verdict, engine.parameters, session.live.contents)
         if config.output.model:
-            self.watcher.stage(f"writing the recommended model, {verdict.recommended}")
-            self._write_model(verdict)
+            with self._stage(f"writing the recommended model, {verdict.recommended}"):
+                self._write_model(verdict)
         self._write_layers(verdict)
         write_verdict(folder, verdict)
         write_report(store, verdict)
         return verdict
+
+    @contextmanager
+    def _stage(self, text: str) -> Iterator[None]:
+        self.watcher.stage(text)
+        with step(text):
+            yield
 
     def _recipe(self, trial: int) -> Recipe:
         return t.recipe_of(self.session.store.study.get_trials(deepcopy=False)[trial])

@@ -1,6 +1,5 @@
 """One process's work on a run."""
 
-import time
 from dataclasses import asdict
 from functools import cached_property
 
@@ -34,11 +33,10 @@ from mergesearch.search.signal.signal import Signal
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.pareto import is_pareto
-from mergesearch.search.study.progress import FILE as PROGRESS
-from mergesearch.search.study.progress import Progress
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.ensemble import ensemble_scores, search_value
 from mergesearch.search.verdict.prospects import prospects
+from mergesearch.steps import step
 
 
 class Session:
@@ -50,7 +48,8 @@ class Session:
         self._signal_told: list[str] = []
         problem, config = plan.problem, plan.problem.config
         self.constraint_baselines = constraint_baselines(config.evaluate.constraints, plan.baselines)
-        engine = open_engine(problem, plan.takes_gradients)
+        with step("reading models"):
+            engine = open_engine(problem, plan.takes_gradients)
         self.budget = RunBudget(store.folder, config.evaluate, find_device(config.device), watcher.stage)
         self.live = LiveModel(engine, config.evaluate, self.budget.budget, store.folder.path)
         self.signal = Signal(problem.tasks, store, config.search.signal)
@@ -69,7 +68,6 @@ class Session:
     def search(self) -> None:
         """Checks the tasks against the live model, and searches until the search has ended."""
         view = self._view()
-        self._clock = (time.time(), len(t.finished(self.store.study)))
         self._watcher.begun(view)
         self.prepare()
         with self.store.folder.locked():
@@ -81,7 +79,6 @@ class Session:
     def _told(self, view: RunView, trial: FrozenTrial) -> None:
         """Tells of a finished trial and, once the baselines are scored, of the signal and of what there is to win."""
         self._watcher.trial(view, trial)
-        self._note_progress(view)
         if self._baselines.are_scored(self.store.study):
             self._tell_signal()
         if not self._has_told_prospects and self._baselines.are_scored(self.store.study):
@@ -92,28 +89,14 @@ class Session:
             for line in found.in_words if found else ():
                 self._watcher.stage(line)
 
-    def _note_progress(self, view: RunView) -> None:
-        study, now = self.store.study, time.time()
-        begun, before = self._clock
-        best, done = t.incumbent(study), len(t.finished(study))
-        progress = Progress(
-            done,
-            view.trials,
-            len(t.stopped(study)),
-            t.label_of(best) if best else "",
-            t.score_of(best) if best else None,
-            (now - begun) / max(1, done - before),
-            now,
-        )
-        self.store.folder.write_json(PROGRESS, asdict(progress))
-
     def _score_ensemble(self) -> None:
         """Scores the average of the models' outputs on the search items, where the config asks for it."""
         if not self.plan.problem.config.evaluate.ensemble:
             return
         tasks, folder, members = self.plan.problem.tasks, self.store.folder, self.plan.baselines.members
         try:
-            ensemble_scores(tasks, folder, self.live.engine, members, "search")
+            with step("scoring the ensemble"):
+                ensemble_scores(tasks, folder, self.live.engine, members, "search")
         except Exception as error:  # the search goes on without it
             if stopped_by(error, folder.path):
                 raise
@@ -220,7 +203,4 @@ class Session:
             return None
 
     def _view(self) -> RunView:
-        problem, search = self.plan.problem, self.plan.problem.config.search
-        memory = str(self.live.engine.memory)
-        races = bool(search.racing)
-        return RunView(problem.tasks, self.store, self.scorer, self.plan.trials, races, search.seed, memory)
+        return RunView(self.plan, self.store, self.scorer, str(self.live.engine.memory))

@@ -13,6 +13,7 @@ from mergesearch.errors import UserError, listed
 from mergesearch.evaluators.contract.loaded_model import LoadedModel, budget_of, tokenizer_of
 from mergesearch.evaluators.contract.options import Shared
 from mergesearch.evaluators.contract.token_budget import gradient_tokens
+from mergesearch.steps import followed
 from mergesearch.text import quoted
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer", "mpnet")
@@ -69,7 +70,7 @@ class Encoder:
         """
         results: dict[int, Tensor] = {}
         with torch.no_grad():
-            for batch, inputs in self._batches(tuple(sorted(set(numbers)))):
+            for batch, inputs in followed(self._batches(tuple(sorted(set(numbers))))):
                 results.update(zip(batch, read(inputs).cpu().double(), strict=True))
         return results
 

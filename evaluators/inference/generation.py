@@ -20,6 +20,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from mergesearch.evaluators.contract.token_budget import Budget, cache_tokens, call_tokens
 from mergesearch.evaluators.inference.kv_cache import Completion, Decoder, DecodingBatch, concatenate
 from mergesearch.evaluators.inference.prefix_tree import common_prefix_length
+from mergesearch.steps import part, reached
 
 IGNORED_SETTINGS = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "use_cache"),
@@ -91,7 +92,9 @@ class GreedyGenerator:
         """Generates the tokens of each completion, with fewer rows at once if they do not fit into memory."""
         ordered = sorted(completions, key=lambda each: (each.max_tokens, each.stop, -len(each.prompt), each.prompt))
         for _, group in groupby(ordered, key=lambda each: (each.max_tokens, each.stop)):
-            self._generate_group(list(group), batch_size, budget)
+            together = list(group)
+            with part(len(together) / len(ordered)):
+                self._generate_group(together, batch_size, budget)
 
     def _generate_group(self, completions: Sequence[Completion], batch_size: int, budget: Budget) -> None:
         def row_counts() -> tuple[int, int]:
@@ -110,7 +113,9 @@ class GreedyGenerator:
         with torch.no_grad():
             if self.separate_batches:
                 for first in range(0, len(completions), started):
-                    self._run(completions[first : first + started], started, started)
+                    batch = completions[first : first + started]
+                    with part(len(batch) / len(completions)):
+                        self._run(batch, started, started)
             else:
                 self._run(completions, started, max_rows)
 
@@ -133,6 +138,7 @@ class GreedyGenerator:
             batches = [batch for batch in batches if batch]
             running = (concatenate(batches) if len(batches) > 1 else batches[0]) if batches else None
             running = self._without_finished(self._decoder.step(running)) if running else None
+            reached(1 - (len(waiting) + _work_left(running)) / len(completions))
 
     def _groups(self, completions: Sequence[Completion], size: int) -> Iterator[list[Completion]]:
         """Those that start together, ``size`` at most: another call may be less work than padding."""
@@ -196,6 +202,12 @@ class GreedyGenerator:
         text = self._hflm.tok_decode(completion.tokens)
         starts = [start for start in map(text.find, completion.stop) if start >= 0]
         return bool(starts) and len(text) - min(starts) >= longest
+
+
+def _work_left(batch: DecodingBatch | None) -> float:
+    """Of the completions of a batch, in whole completions, as if all were as far as the first, and none ended early."""
+    first = batch.completions[0] if batch else None
+    return len(batch) * (1 - len(first.tokens) / first.max_tokens) if batch and first else 0.0
 
 
 def _rows_to_start(running: int, waiting: int, max_rows: int) -> int:

@@ -25,6 +25,7 @@ from mergesearch.evaluators.inference.batch_plan import (
     work_saved,
 )
 from mergesearch.evaluators.inference.logits import Logits, widened
+from mergesearch.steps import reached
 
 Reader = Callable[[Batch, Tensor], tuple[Tensor, ...]]
 """What is read of each continuation token of a batch, from its logits: columns, [tokens] each."""
@@ -201,11 +202,14 @@ class ContinuationScorer:
     def _logits_of(self, plan: BatchPlan) -> Iterator[tuple[Batch, Tensor]]:
         """Each batch with its logits, [positions, vocabulary]. A stem's keys and values are kept for its batches."""
         stem, cache = None, None
+        done, tokens = 0, sum(batch.ids.numel() for batch in plan.batches)
         for batch in plan.batches:
             if batch.stem is not stem:
                 cache = None
                 stem, cache = batch.stem, None if batch.stem is None else self.logits.stem(batch.stem)
             yield batch, self.logits.at(batch.ids, batch.positions, batch.attention, cache)
+            done += batch.ids.numel()
+            reached(done / tokens)
 
     def _token_logprobs(self, batch: Batch, logits: Tensor) -> tuple[Tensor, ...]:
         """For each continuation token its log-probability, in the logits' dtype, and whether it is the likeliest."""

@@ -19,6 +19,7 @@ from mergesearch.evaluators.inference.kv_cache import Completion
 from mergesearch.evaluators.inference.logprobs import ContinuationScorer, Sureness
 from mergesearch.evaluators.inference.scoring_modes import choose_compilation, choose_packing
 from mergesearch.evaluators.lm_eval.hflm import rolling_requests
+from mergesearch.steps import part
 from mergesearch.text import quoted
 
 TESTED_TEXTS = 4
@@ -140,20 +141,23 @@ class InstanceRunner:
             FloatingPointError: The model's output is not a number. The message names the item.
         """
         scored = [instance for instance in instances if id(instance) in self._query]
-        self._set_answers(scored, self.scorer.score(self.queries(scored)))
+        with part(len(scored) / max(1, len(instances))):
+            self._set_answers(scored, self.scorer.score(self.queries(scored)))
         self._run_generated(instances)
 
     def run_with_sureness(self, instances: Sequence[Any], token_margins: bool) -> dict[int, Sureness]:
         """The same, and the sureness of those instances that are scored, by their ``id``."""
         scored = [instance for instance in instances if id(instance) in self._query]
-        answers, sure = self.scorer.score_with_sureness(self.queries(scored), token_margins)
+        with part(len(scored) / max(1, len(instances))):
+            answers, sure = self.scorer.score_with_sureness(self.queries(scored), token_margins)
         self._set_answers(scored, answers)
         self._run_generated(instances)
         return dict(zip(map(id, scored), sure, strict=True))
 
     def _run_generated(self, instances: Sequence[Any]) -> None:
         generated = [instance for instance in instances if id(instance) not in self._query]
-        texts = iter(self._generate([instance for instance in generated for _ in range(instance.repeats)]))
+        with part(len(generated) / max(1, len(instances))):
+            texts = iter(self._generate([instance for instance in generated for _ in range(instance.repeats)]))
         for instance in generated:
             instance.resps = [next(texts) for _ in range(instance.repeats)]
 

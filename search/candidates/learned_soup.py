@@ -20,6 +20,7 @@ from mergesearch.search.candidates.gradient.calibration_loss import CalibrationL
 from mergesearch.search.candidates.soup_source import SoupPlan
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.scoring.live_model import LiveModel
+from mergesearch.steps import step, units
 
 LayerGroup = tuple[str, int] | None
 """The tensors that share a coefficient: a layer of a stack; None: all outside the stacks."""
@@ -55,15 +56,17 @@ class SoupLearner:
         columns = {name: index[group] for name, group in groups.items()}
         alpha = torch.zeros(len(models), len(index), dtype=torch.float64, requires_grad=True)
         adam = torch.optim.Adam([alpha], lr=learning.learning_rate)
-        for step in range(learning.steps):
-            weights = alpha.softmax(0)
-            recipe = self._plan.recipe(_settings(models, weights.detach(), index), "learned soup")
-            _, slopes = engine.coefficient_gradients(recipe, partial(loss.backward, step))
-            gradient = _shared(slopes, columns, weights)
-            if not gradient.isfinite().all():
-                raise FloatingPointError(f"step {step} of the learned soup: the derivatives are not numbers")
-            alpha.grad = torch.autograd.grad((weights * gradient).sum(), alpha)[0]
-            adam.step()
+        with step("learned soup", learning.steps, "steps"):
+            for number in range(learning.steps):
+                weights = alpha.softmax(0)
+                recipe = self._plan.recipe(_settings(models, weights.detach(), index), "learned soup")
+                with units(1):
+                    _, slopes = engine.coefficient_gradients(recipe, partial(loss.backward, number))
+                gradient = _shared(slopes, columns, weights)
+                if not gradient.isfinite().all():
+                    raise FloatingPointError(f"step {number} of the learned soup: the derivatives are not numbers")
+                alpha.grad = torch.autograd.grad((weights * gradient).sum(), alpha)[0]
+                adam.step()
         return self._plan.recipe(_settings(models, alpha.detach().softmax(0), index), "learned soup")
 
 

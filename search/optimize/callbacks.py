@@ -1,6 +1,6 @@
 """What a run tells while it goes, and what a listener may ask of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,22 +8,39 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from mergesearch.say import Say, silent
+from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.scoring.scorer import Scorer
+from mergesearch.search.study.progress import Doing
 from mergesearch.search.study.run_store import RunStore
 
 
 @dataclass(frozen=True)
 class RunView:
-    """A run under way: its trials so far, how many it will have, and where checkpoints are kept (``memory``)."""
+    """A run under way: what it will do, its trials so far, and where checkpoints are kept (``memory``)."""
 
-    tasks: TaskSet
+    plan: SearchPlan
     store: RunStore
     scorer: Scorer
-    trials: int
-    races: bool
-    seed: int
     memory: str
+
+    @property
+    def tasks(self) -> TaskSet:
+        return self.plan.problem.tasks
+
+    @property
+    def trials(self) -> int:
+        """How many trials it will have."""
+        return self.plan.trials
+
+    @property
+    def seed(self) -> int:
+        return self.plan.problem.config.search.seed
+
+    @property
+    def races(self) -> bool:
+        """Whether the config lets candidates race."""
+        return bool(self.plan.problem.config.search.racing)
 
     @property
     def study(self) -> Study:
@@ -37,11 +54,15 @@ class RunView:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Listens to a run: ``stage`` gets a line of text, ``begun`` the run, ``trial`` each finished trial."""
+    """Listens to a run: ``stage`` gets a line of text, ``begun`` the run, ``trial`` each finished trial.
+
+    ``doing`` gets, about every second and from another thread, what this process does and what the other workers do.
+    """
 
     stage: Say = silent
     begun: Callable[[RunView], None] = lambda _: None
     trial: Callable[[RunView, FrozenTrial], None] = lambda *_: None
+    doing: Callable[[Doing, Sequence[Doing]], None] = lambda *_: None
 
 
 QUIET = Watcher()

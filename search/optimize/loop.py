@@ -34,6 +34,7 @@ from mergesearch.search.study.leases import Leases
 from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.study.stopping import why_ended
+from mergesearch.steps import step
 
 POLL_SECONDS = 0.5
 """Between two looks at what other workers do."""
@@ -73,7 +74,8 @@ class Loop:
         while self.ended is None or t.running(study):
             number = self.run_trial()
             if number is None:
-                time.sleep(POLL_SECONDS)
+                with step("waiting for other workers"):
+                    time.sleep(POLL_SECONDS)
             else:
                 trial = study.get_trials(deepcopy=False)[number]
                 on_trial(trial)
@@ -102,7 +104,7 @@ class Loop:
 
     def run_trial(self) -> int | None:
         """One trial from ask to tell; returns its number, or None where everything left waits for other workers."""
-        with self._store.folder.locked():
+        with step("choosing a candidate"), self._store.folder.locked():
             recover(self._store.study, self._leases)
             begun = self._begin() if self.ended is None else None
         if begun is None:
@@ -132,7 +134,7 @@ class Loop:
         return trial, recipe, candidate.kind in t.NAMED
 
     def _work_on(self, trial: Trial, recipe: Recipe, in_full: bool) -> None:
-        with self._leases.renewed(trial):
+        with self._leases.renewed(trial), step(t.label_of(self._store.study.get_trials(deepcopy=False)[trial.number])):
             outcome = self._score(recipe, in_full)
             with self._store.folder.locked():
                 if not self._leases.is_held(trial):

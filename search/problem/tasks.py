@@ -15,6 +15,7 @@ from mergesearch.foreign import other_code
 from mergesearch.search.config.evaluate import Evaluate, TaskEntry
 from mergesearch.search.problem.objective import Share
 from mergesearch.search.statistics import Stratum
+from mergesearch.steps import step, units
 
 Scores = dict[str, Tensor]
 """Each task's scores, one float64 per item of one side of the split."""
@@ -66,14 +67,14 @@ class Task:
 
     def score(self, model: LoadedModel, items: Sequence[Item]) -> Tensor:
         """The scores of some items; see ``Evaluator.score``. Passes on whatever the evaluator raises."""
-        with other_code(f"task {self.name!r}"):
+        with other_code(f"task {self.name!r}"), units(len(items)):
             return self.evaluator.score(model, items)
 
     def score_with_margins(self, model: LoadedModel, items: Sequence[Item]) -> tuple[Tensor, Tensor | None]:
         """The scores of some items, and their margins where it is graded. Passes on whatever the evaluator raises."""
         if self.graded is None:
             return self.score(model, items), None
-        with other_code(f"task {self.name!r}"):
+        with other_code(f"task {self.name!r}"), units(len(items)):
             return self.graded.score_with_margins(model, items)
 
     @contextmanager
@@ -116,7 +117,7 @@ class Task:
     def prepare(self, model: LoadedModel) -> list[str]:
         """Checks the task against the model before anything is scored. Returns notes for the user; raises UserError."""
         try:
-            with other_code(f"task {self.name!r}"):
+            with other_code(f"task {self.name!r}"), step(f"preparing {self.name}"):
                 notes = list(self.evaluator.prepare(model))
         except UserError as error:
             text = str(error)

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from mergesearch.errors import listed
 from mergesearch.evaluators import has_targets
+from mergesearch.search.candidates.gradient.start import STEP_COST
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.report.screen import print_table
@@ -22,8 +23,6 @@ CONDITIONAL = {
     "draws": "drawn at random",
 }
 """What a sampler does with dimensions that not every candidate has."""
-STEP_COST = 4
-"""The time of a step of a descent, in scorings of as many items; 4.0 were measured on a CPU."""
 SHOWN = 60
 """The most rows in the table of dimensions."""
 

@@ -1,12 +1,12 @@
 """What a run looks like in a terminal while it goes, and what it would do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 
 from optuna.trial import FrozenTrial
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -26,53 +26,67 @@ from mergesearch.search.report.screen import CELL
 from mergesearch.search.samplers.schedule import plan as plan_samplers
 from mergesearch.search.scoring.cost import Cost
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.progress import Doing, left_in_words
 from mergesearch.search.verdict.finalists import search_estimate
 from mergesearch.search.verdict.formatting import interval
-from mergesearch.text import LINE, shown
+from mergesearch.text import LINE, as_line, shown
 
 NARROW = 100
 """Columns up to which the bar is short, for what stands beside it."""
-LINE_SECONDS = 10.0
-"""How often a run without a terminal prints where it is."""
+LINE_SECONDS, LINE_SHARE, MOST_SECONDS = 10.0, 0.1, 300.0
+"""How often a run without a terminal prints where it is: at first, then at this share of its time, and at least."""
 
 
 @contextmanager
 def shown_progress(screen: Console, verbose: bool = False) -> Iterator[Watcher]:
-    """A watcher that shows a bar with trials, best score with its interval, and time left.
+    """A watcher that shows trials, best score with its interval, time left, and below what each worker does.
 
-    ``verbose`` shows a line for each trial, too.
+    Where the screen is no terminal, it prints plain lines now and then. ``verbose`` shows a line for each trial, too.
     """
-    with Progress(
-        SpinnerColumn(),
+    spinner = "dots" if screen.encoding.startswith("utf") else "line"
+    with _Bars(
+        SpinnerColumn(spinner),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24 if screen.width > NARROW else 8),
         MofNCompleteColumn(),
         TextColumn("{task.fields[best]}", markup=False, table_column=Column(overflow="fold", ratio=1)),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)),
         console=screen,
         disable=not screen.is_terminal,
     ) as progress:
         yield _Bar(screen, progress, verbose).watcher()
 
 
+class _Bars(Progress):
+    """Bars, and below them lines of text."""
+
+    lines: Sequence[str] = ()
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """See ``Progress.get_renderables``."""
+        yield from super().get_renderables()
+        yield from (self.console.render_str(f"  {line}", style="dim", overflow="fold") for line in self.lines)
+
+
 class _Bar:
-    def __init__(self, screen: Console, progress: Progress, verbose: bool) -> None:
+    def __init__(self, screen: Console, progress: _Bars, verbose: bool) -> None:
         self._screen = screen
         self._verbose = verbose
         self._progress = progress
-        self._task = progress.add_task("trials", total=None, best="")
+        self._task = progress.add_task("trials", total=None, best="", left="")
         self._best = -1
         self._text = ""
-        self._last_line = monotonic()
+        self._trials = ""
+        self._begun = self._last_line = monotonic()
         self._race_told = False
 
     def watcher(self) -> Watcher:
-        return Watcher(stage=self._stage, begun=self._begun, trial=self._trial)
+        return Watcher(stage=self._stage, begun=self._begin, trial=self._trial, doing=self._doing)
 
     def _stage(self, text: str) -> None:
         self._screen.print(text, style="dim")
 
-    def _begun(self, view: RunView) -> None:
+    def _begin(self, view: RunView) -> None:
         self._stage(view.memory)
         if view.tasks.directions and view.races:
             self._stage("racing: off, because a candidate that is behind in one objective may be ahead in another")
@@ -80,6 +94,7 @@ class _Bar:
         if done:
             self._stage(f"resuming {view.path}: {done} of {total} trials are done")
         self._progress.update(self._task, total=total, completed=min(done, total))
+        self._trials = f"trials {done}/{total}"
 
     def _trial(self, view: RunView, trial: FrozenTrial) -> None:
         if self._verbose:
@@ -90,11 +105,25 @@ class _Bar:
         self._note_race(view, trial)
         self._note_best(view)
         done = len(t.finished(view.study))
+        self._trials = f"trials {done}/{view.trials} {self._text}{_spent(view)}"
         self._progress.update(self._task, completed=done, best=f"{self._text}{_spent(view)}")
-        is_due = done == view.trials or monotonic() - self._last_line > LINE_SECONDS
-        if not self._screen.is_terminal and is_due:
-            self._last_line = monotonic()
-            self._screen.print(f"trials {done}/{view.trials} {self._text}{_spent(view)}")
+        self._print_line([], is_due=done == view.trials)
+
+    def _doing(self, now: Doing, others: Sequence[Doing]) -> None:
+        """Shows what is being done; from another thread."""
+        lines = [now.in_words, *(f"{each.worker}: {each.in_words}" for each in others)]
+        self._progress.lines = [as_line(line) for line in lines if line]
+        self._progress.update(self._task, left=left_in_words([now, *others]))
+        self._print_line([left_in_words([now, *others]), *lines])
+
+    def _print_line(self, more: Sequence[str], is_due: bool = False) -> None:
+        """Where the screen is no terminal, prints where the run is, unless it has just done so."""
+        now = monotonic()
+        wait = min(max(LINE_SECONDS, LINE_SHARE * (now - self._begun)), MOST_SECONDS)
+        if self._screen.is_terminal or not (is_due or now - self._last_line > wait):
+            return
+        self._last_line = now
+        self._screen.print(as_line("; ".join(text for text in (self._trials, *more) if text)), soft_wrap=True)
 
     def _note_race(self, view: RunView, trial: FrozenTrial) -> None:
         if not self._race_told and t.kind_of(trial) not in t.NAMED and view.scorer.race_plan:

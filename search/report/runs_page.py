@@ -1,9 +1,9 @@
 """``mergesearch list``, ``status`` and ``show``: what run folders say, read without a model, a study or a task."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -13,8 +13,7 @@ from rich.console import Console
 from mergesearch.errors import UserError, nearest
 from mergesearch.search.report.screen import print_table
 from mergesearch.search.report.verdict_page import print_verdict
-from mergesearch.search.study.progress import FILE, Progress, read_progress
-from mergesearch.search.study.workers import Workers
+from mergesearch.search.study.progress import FILE, Doing, Progress, left_in_words, read_progress, workers_in
 from mergesearch.search.verdict.formatting import interval
 from mergesearch.search.verdict.result import VERDICT, Verdict
 
@@ -45,11 +44,9 @@ class RunState:
         return read_progress(self.folder)
 
     @cached_property
-    def workers(self) -> list[str]:
-        """The processes that work on the run now."""
-        workers = Workers(self.folder / "workers")
-        names = sorted(file.name for file in workers.folder.iterdir()) if workers.folder.is_dir() else []
-        return [name for name in names if workers.is_living(name)]
+    def workers(self) -> list[Doing]:
+        """The processes that work on the run now, and what each does."""
+        return workers_in(self.folder)
 
     @property
     def state(self) -> str:
@@ -64,7 +61,8 @@ class RunState:
     def trials(self) -> str:
         """``12/60``, or of a finished run the number."""
         if self.progress and not (self.verdict and self.state == "finished"):
-            return f"{self.progress.trials}/{self.progress.of}"
+            done = max([self.progress.trials, *(each.trials for each in self.workers)])
+            return f"{done}/{self.progress.of}"
         return str(self.verdict.trials) if self.verdict else ""
 
     @property
@@ -85,11 +83,8 @@ class RunState:
 
     @property
     def left(self) -> str:
-        """About how long the search takes from now on; empty where that is not known."""
-        if self.state != "running" or self.progress is None or self.progress.trials >= self.progress.of:
-            return ""
-        seconds = self.progress.seconds * (self.progress.of - self.progress.trials) / len(self.workers)
-        return str(timedelta(seconds=round(seconds)))
+        """How long the run takes from now on, in words; empty where that is not known."""
+        return left_in_words(self.workers)
 
 
 def runs_in(results: Path) -> list[RunState]:
@@ -117,7 +112,7 @@ def print_runs(screen: Console, runs: Sequence[RunState], results: Path) -> None
     print_table(screen, f"runs in {results}", ("run", "state", "trials", "last change", "outcome"), rows)
 
 
-def print_status(screen: Console, runs: Iterable[RunState]) -> None:
+def print_status(screen: Console, runs: Sequence[RunState]) -> None:
     """How far the runs are that are worked on, or that stopped before their end."""
     rows = [
         [
@@ -135,20 +130,26 @@ def print_status(screen: Console, runs: Iterable[RunState]) -> None:
         screen.print("every run has finished")
         return
     print_table(screen, "", ("run", "state", "trials", "time left", "last change", "workers", "outcome"), rows)
+    for run in runs:
+        _print_workers(screen, run)
+
+
+def _print_workers(screen: Console, run: RunState) -> None:
+    for worker in run.workers:
+        screen.print(f"{run.folder.name}, worker {worker.worker}: {worker.in_words}")
 
 
 def print_run(screen: Console, run: RunState) -> None:
     """All that is known of a run: its verdict, or how far it is; and its files."""
     screen.print(f"{run.folder}: {run.state}, {run.trials or 'no'} trials, last change {run.updated:%Y-%m-%d %H:%M}")
-    for worker in run.workers:
-        screen.print(f"worker: {worker}")
+    _print_workers(screen, run)
     if run.verdict and run.state == "finished":
         print_verdict(screen, run.verdict)
     elif run.outcome:
         screen.print(run.outcome)
         screen.print(f"{run.progress.stopped if run.progress else 0} trials were stopped early")
     if run.left:
-        screen.print(f"about {run.left} left")
+        screen.print(run.left)
     if run.state == "stopped":
         screen.print("its config, run again, goes on with it")
     for name in HANDED_OVER:

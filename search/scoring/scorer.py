@@ -28,7 +28,10 @@ from mergesearch.search.study import trials as t
 from mergesearch.search.study.attempts import Attempts
 from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_store import RunStore
+from mergesearch.steps import step
 
+SCORING = "scoring"
+"""The step in which items are scored."""
 SECONDS = ("build", "score", "processor")
 """What is recorded of a candidate: the seconds to build it and to score it, and the processor's to score it."""
 
@@ -100,7 +103,8 @@ class Scorer:
             begin = time.perf_counter()
             self._build(recipe)
             built, processor = time.perf_counter(), processor_seconds()
-            result = self._scored_by_race(phenotype, incumbent) if incumbent else self._score_in_full()
+            with step(SCORING, self._tasks.search_items, "items"):
+                result = self._scored_by_race(phenotype, incumbent) if incumbent else self._score_in_full()
             took = built - begin, time.perf_counter() - built, processor_seconds() - processor
         return Scored(phenotype, result, result.count, dict(zip(SECONDS, took, strict=True)), incumbent)
 
@@ -122,7 +126,8 @@ class Scorer:
         """Scores a candidate on all items that these tasks have on one side; with the margins of graded tasks."""
         with self._attempt(self.phenotype(recipe), sum(len(task.items(side)) for task in tasks)):
             self._build(recipe)
-            return self._tasks.score_with_margins(self._live.loaded, side, tasks)
+            with step(SCORING, sum(len(task.items(side)) for task in tasks), "items"):
+                return self._tasks.score_with_margins(self._live.loaded, side, tasks)
 
     @contextmanager
     def _attempt(self, phenotype: str, items: int) -> Iterator[None]:
@@ -134,7 +139,7 @@ class Scorer:
 
     def _build(self, recipe: Recipe) -> None:
         """Builds the candidate. Raises UserError where a model with its own tokenizer cannot be scored on a task."""
-        with other_code(f"merge method {recipe.merge_method!r}"):
+        with other_code(f"merge method {recipe.merge_method!r}"), step(f"building {recipe.merge_method}"):
             self._live.engine.build(recipe)
         if self._live.engine.is_standalone(recipe):
             self._tasks.prepare(self._live.loaded)
@@ -188,9 +193,10 @@ class Scorer:
 
     def _score_constraint_baseline(self, name: str, recipe: Recipe) -> Result:
         try:
-            with self._attempt(self.phenotype(recipe), self._tasks.search_items):
+            with self._attempt(self.phenotype(recipe), self._tasks.search_items), step(f"{name}, for a constraint"):
                 self._build(recipe)
-                return self._score_in_full()
+                with step(SCORING, self._tasks.search_items, "items"):
+                    return self._score_in_full()
         except Exception as error:
             raise UserError(
                 f"constraints: {name} could not be scored, so no candidate can be compared with it: {in_words(error)}"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mergesearch.errors import DamagedFileError, UserError
 from mergesearch.evaluators import Item
-from mergesearch.files import has_text, remove, write_text
+from mergesearch.files import atomic_path, has_text, remove, write_text
 from mergesearch.parsing import dump_yaml, first_problem, read_yaml
 from mergesearch.reading import read_bytes
 from mergesearch.say import Say, silent
@@ -27,13 +27,14 @@ from mergesearch.search.study.database import open_database, without_password
 from mergesearch.search.study.direction import Direction
 from mergesearch.search.study.journal import open_journal
 from mergesearch.search.study.locks import held_lock
+from mergesearch.search.study.progress import NOW
 from mergesearch.search.study.scores import load_scores, save_scores
 from mergesearch.search.study.workers import Workers
 
 CONFIG = "config.yml"
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
-DERIVED = ("scores", "attempts", "batches.json", "gradient.json", "identity.json", "progress.json")
+DERIVED = ("scores", "attempts", "batches.json", "gradient.json", "identity.json", "progress.json", "now")
 """What a run leaves before its first trial."""
 LOOKS_REMEDY = (
     "it counts how often the test items were looked at: bring it back from a copy, or delete it and know that "
@@ -95,6 +96,7 @@ class RunFolder:
             for suffix in ("tmp", "old"):
                 for leftover in list(self.path.rglob(f".*.{suffix}")):
                     remove(leftover)
+            remove(self.path / NOW)
         return workers
 
     def open_run(
@@ -251,9 +253,10 @@ class RunFolder:
         except ValidationError as error:
             raise DamagedFileError(file, f"is damaged: {first_problem(error)}", remedy) from None
 
-    def write_json(self, name: str, content: Any) -> None:
-        """Writes a JSON file of the folder atomically."""
-        write_text(self.path / name, _json(content) + "\n")
+    def write_json(self, name: str, content: Any, durable: bool = True) -> None:
+        """Writes a JSON file of the folder atomically; ``durable``: so that a loss of power leaves it whole."""
+        with atomic_path(self.path / name, durable) as temporary:
+            temporary.write_text(_json(content) + "\n", encoding="utf-8")
 
     def note_look(self, look: Mapping[str, Any]) -> int:
         """Records a look at the test items before it happens; returns the number of other looks before this one.

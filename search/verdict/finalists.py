@@ -18,6 +18,7 @@ from mergesearch.search.study.pareto import front_of, is_pareto
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.result import SIDES
 from mergesearch.seeds import derive
+from mergesearch.steps import step
 
 Sides = dict[str, Scores]
 """A candidate's scores on the search items and on the test items."""
@@ -111,10 +112,11 @@ class FinalScores:
         The search has no scores of a trial that was stopped.
         """
         recipe, name = t.recipe_of(trial), trial.user_attrs[t.PHENOTYPE]
-        test, failures = self._saved(f"test-{name}", "test", self._tasks.all, recipe)
-        recorded = {} if trial.state == TrialState.PRUNED else self._store.scores_of(trial)
-        others = [task for task in self._tasks if task.search and task.name not in recorded]
-        unseen, more = self._saved(f"search-{name}", "search", others, recipe) if others else ({}, {})
+        with step(t.label_of(trial)):
+            test, failures = self._saved(f"test-{name}", "test", self._tasks.all, recipe)
+            recorded = {} if trial.state == TrialState.PRUNED else self._store.scores_of(trial)
+            others = [task for task in self._tasks if task.search and task.name not in recorded]
+            unseen, more = self._saved(f"search-{name}", "search", others, recipe) if others else ({}, {})
         return {"search": {**recorded, **unseen}, "test": test}, {**failures, **more}
 
     def _saved(self, name: str, side: str, tasks: Sequence[Task], recipe: Recipe) -> tuple[Scores, Failures]:

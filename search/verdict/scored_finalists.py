@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from optuna.trial import FrozenTrial
 
 from mergesearch.errors import UserError
+from mergesearch.search.optimize.time_left import CANDIDATES
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Task
 from mergesearch.search.signal.signal import Signal
@@ -13,6 +14,7 @@ from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.finalists import Failures, FinalScores, Sides, finalists, front_trials, soup_trials
 from mergesearch.search.verdict.result import LeftOut
+from mergesearch.steps import step, units
 
 FailuresByTrial = Mapping[int, Failures]
 """For each trial what failed."""
@@ -49,8 +51,10 @@ def scored_finalists(tasks: TaskSet, store: RunStore, signal: Signal, scores: Fi
         new = {each.number: each for each in (*baselines, *soups, *front, winner) if each.number not in failures}
         if not new:
             break
-        for number, trial in new.items():
-            sides[number], failures[number] = scores.sides(trial)
+        with step("verdict", len(new), CANDIDATES):
+            for number, trial in new.items():
+                with units(1):
+                    sides[number], failures[number] = scores.sides(trial)
     lost = _lost_tasks(failures)
     left = _without(tasks, lost, failures)
     return ScoredFinalists(winner, baselines, soups, front, sides, left, _left_out(store, lost, excluded, failures))

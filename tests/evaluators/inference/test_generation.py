@@ -14,6 +14,7 @@ from mergesearch.evaluators.inference.generation import GreedyGenerator
 from mergesearch.evaluators.inference.kv_cache import Completion
 from mergesearch.evaluators.lm_eval.hflm import wrap
 from mergesearch.evaluators.tasks.ensemble import average
+from mergesearch.steps import metered, step, units
 
 from ..helpers import random_sentences, sentence
 
@@ -124,3 +125,25 @@ def test_settings_of_the_model_are_left_to_hflm(subject: LoadedModel) -> None:
 def test_a_model_without_a_cache_is_left_to_hflm(subject: LoadedModel) -> None:
     ensemble = average([subject.model, subject.model], subject.tokenizer)
     assert GreedyGenerator(wrap(ensemble, 4)).is_usable is False
+
+
+@pytest.mark.parametrize("separate_batches", [False, True])
+def test_says_how_far_it_is(separate_batches: bool, subject: LoadedModel) -> None:
+    generator = GreedyGenerator(wrap(subject, 4))
+    generator.separate_batches = separate_batches
+    short, long = ({"until": [], "max_gen_toks": count} for count in (6, 12))
+    completions = [
+        *completions_of(generator, random_sentences(6), short),
+        *completions_of(generator, random_sentences(6), long),
+    ]
+    seen: list[float] = []
+    with metered() as meter, step("scoring", 12, "items"), units(12):
+        handle = subject.model.register_forward_hook(lambda *_: seen.append(meter.steps[-1].done))
+        try:
+            generator.generate(completions, 3, Budget(2048))
+        finally:
+            handle.remove()
+        assert meter.steps[-1].done == 12
+    assert seen == sorted(seen)
+    assert sum(0 < done < 6 for done in seen) > 2
+    assert sum(6 < done < 12 for done in seen) > 2

@@ -9,6 +9,7 @@ import pytest
 from mergesearch.errors import UserError
 from mergesearch.evaluators import LoadedModel, Shared, aggregate
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte, BitsPerByteOptions
+from mergesearch.steps import metered, step, units
 
 from ...tolerances import close, path_length
 
@@ -58,3 +59,21 @@ def test_files_that_cannot_be_read(name: str, content: bytes, message: str, tmp_
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         opened(tmp_path / "a.txt")
+
+
+def test_says_how_far_it_is(subject: LoadedModel, tmp_path: Path) -> None:
+    for number in range(9):
+        (tmp_path / f"{number}.txt").write_text("the cat " * (number + 1))
+    options = BitsPerByteOptions(task="texts", files=[str(tmp_path / "*.txt")])
+    evaluator = BitsPerByte(options, Shared(batch_size=2))
+    seen: list[float] = []
+    with metered() as meter, step("scoring", 9, "items"), units(9):
+        handle = subject.model.register_forward_hook(lambda *_: seen.append(meter.steps[-1].done))
+        try:
+            evaluator.score(subject, evaluator.items)
+        finally:
+            handle.remove()
+        assert meter.steps[-1].done == 9
+    assert seen == sorted(seen)
+    assert seen[0] == 0
+    assert len(set(seen)) > 3

@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from click.testing import CliRunner
 
 from mergesearch.search.cli import main
 from mergesearch.search.report.runs_page import RunState
-from mergesearch.search.study.progress import FILE
+from mergesearch.search.study.progress import FILE, NOW, Doing
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.result import Verdict
 
@@ -56,10 +59,16 @@ def test_a_run_that_goes_on_and_one_that_was_killed(
     assert (run.state, run.trials, run.workers, run.left) == ("stopped", "10/13", [], "")
     assert "best so far" in said("status", "--results", results)
     assert "its config, run again, goes on with it" in said("show", "small", "--results", results)
-    with RunFolder(results / "small").joined():
-        run = RunState(results / "small")
-        assert (run.state, len(run.workers)) == ("running", 1)
-        assert run.left
+    folder = RunFolder(results / "small")
+    with folder.joined():
+        run = RunState(folder.path)
+        assert (run.state, len(run.workers), run.left) == ("running", 1, "")
+        doing = Doing(folder.worker, "trial 12: scoring", 312.7, 1280, "items", 11, 3 * 3600.0, False, time.time())
+        folder.write_json(f"{NOW}/{folder.worker}", asdict(doing))
+        for page in (said("status", "--results", results), said("show", "small", "--results", results)):
+            assert "11/13" in page
+            assert "trial 12: scoring, 312/1,280 items" in page
+            assert re.search(r"about (3:00:00|2:59:5\d) left", page)
         assert "running" in said("list", "--results", results)
     go(config, results)
     assert RunState(results / "small").state == "finished"
