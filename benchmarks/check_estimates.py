@@ -18,9 +18,8 @@ from machine import write_result
 from rich.console import Console
 from rich.table import Table
 
-from mergesearch.parsing import read_yaml
 from mergesearch.search.candidates.plan import open_plan
-from mergesearch.search.config import Config
+from mergesearch.search.config import Config, read_sections
 from mergesearch.search.rehearsal import expected_cost
 from mergesearch.search.session import Session
 from mergesearch.search.study.run_folder import RunFolder
@@ -41,7 +40,7 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 
 def own_configs(folder: Path) -> dict[str, dict[str, Any]]:
     """The demo's search with tasks of other kinds."""
-    demo = read_yaml(Path("configs/demo.yml"))
+    demo = read_sections(Path("configs/demo.yml"))
     (folder / "docs.jsonl").write_text("".join(f'{{"text": "def f{n}(x):"}}\n' for n in range(64)))
     (folder / "echo.yaml").write_text(GENERATE % (folder / "docs.jsonl"))
     split = {"split": {"search": 0.5, "test": 0.5}}
@@ -77,7 +76,7 @@ def compared(data: dict[str, Any], trials: int) -> dict[str, float]:
 def main(configs: tuple[Path, ...], trials: int) -> None:
     table = Table("config", "guessed s", "measured s", "taken s", "guessed / taken", "measured / taken")
     with tempfile.TemporaryDirectory() as name:
-        data = {str(file): read_yaml(file) for file in configs or [Path("configs/demo.yml")]}
+        data = {str(file): read_sections(file) for file in configs or [Path("configs/demo.yml")]}
         rows = {
             key: compared(value, trials) for key, value in (data | ({} if configs else own_configs(Path(name)))).items()
         }

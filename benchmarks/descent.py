@@ -19,12 +19,12 @@ from machine import write_result
 from optuna.trial import FrozenTrial, create_trial
 
 from mergesearch.merge_ops.methods import Scalar
-from mergesearch.parsing import parse_yaml, read_yaml
+from mergesearch.parsing import parse_yaml
 from mergesearch.search.candidates.gradient.start import bandwidth_of, items_worth
 from mergesearch.search.candidates.gradient.validation import Validation
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.candidates.source import Candidate
-from mergesearch.search.config import Config
+from mergesearch.search.config import Config, read_sections
 from mergesearch.search.session import Session
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
@@ -56,7 +56,7 @@ class Bench:
     """A session whose trials are scored in full, and nothing else."""
 
     def __init__(self, config: Path, seed: int, settings: dict[str, Any], folder: Path) -> None:
-        data = read_yaml(config)
+        data = read_sections(config)
         data["evaluate"]["split"]["seed"] = seed
         data["search"] = {"seed": seed, "start": "gradient", "gradient": settings}
         plan = open_plan(Config.model_validate(data), str(config))

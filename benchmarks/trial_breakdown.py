@@ -21,7 +21,6 @@ from typing import Any
 
 import click
 import torch
-import yaml
 from llama_checkpoints import make_checkpoints
 from machine import write_result
 from memory_copies import Copies
@@ -29,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mergesearch.search.candidates.plan import open_plan
-from mergesearch.search.config import Config
+from mergesearch.search.config import Config, read_sections
 from mergesearch.search.session import Session
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
@@ -100,7 +99,7 @@ def watch_parts(clock: Clock, session: Session) -> None:
 
 def demo(_: Path) -> dict[str, Any]:
     """The demo's config."""
-    data: dict[str, Any] = yaml.safe_load(DEMO.read_text())
+    data: dict[str, Any] = read_sections(DEMO)
     return data
 
 

@@ -23,7 +23,7 @@ from mergesearch.files import remove, write_text
 from mergesearch.say import Say
 
 _FORMAT = 6  # increased when the same size gives another demo
-_CONTENTS = ("base", *LANGUAGES, "tasks", "text")
+_CONTENTS = ("base", *LANGUAGES, "tasks", "text", "demo.yml")
 
 
 class Build:

@@ -1,23 +1,25 @@
 """The ``mergesearch demo`` command: its folder, its config, and its progress bars."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from mergesearch.demo import make
+from mergesearch.files import write_text
 
 FOLDER = Path("results/demo")
+IN_CONFIGS = "../results/demo"
+"""The folder, relative to that of the config in a checkout."""
 
 
-@contextmanager
-def demo_config() -> Iterator[Path]:
-    """The path of the demo's config, which is installed with the package."""
-    with as_file(files("mergesearch.configs") / "demo.yml") as path:
-        yield path
+def write_config(folder: Path = FOLDER) -> Path:
+    """Writes the demo's config, which is installed with the package, beside the checkpoints of the demo."""
+    text, file = (files("mergesearch.configs") / "demo.yml").read_text(encoding="utf-8"), folder / "demo.yml"
+    if not file.exists():
+        write_text(file, text.replace(IN_CONFIGS, "."))
+    return file
 
 
 def make_with_progress(screen: Console) -> None:

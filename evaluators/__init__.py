@@ -28,7 +28,7 @@ from mergesearch.evaluators.contract.identity import code_of, content_of
 from mergesearch.evaluators.contract.item import Item, aggregate
 from mergesearch.evaluators.contract.jackknife import FunctionOfMeans, Jackknife, pseudo_values
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
-from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
+from mergesearch.evaluators.contract.options import EvaluatorOptions, OnDisk, Shared, path_options
 from mergesearch.evaluators.contract.sources import HasSources, Source, sources_of
 from mergesearch.evaluators.contract.token_budget import Budget, default_tokens
 from mergesearch.evaluators.data.content import content_hash
@@ -62,6 +62,7 @@ __all__ = [
     "LossKind",
     "MeanOfItems",
     "Metric",
+    "OnDisk",
     "Shared",
     "Source",
     "TakesExamples",
@@ -78,6 +79,7 @@ __all__ = [
     "is_graded",
     "limited",
     "open_evaluator",
+    "path_options",
     "pseudo_values",
     "soft_decisions",
     "sources_of",

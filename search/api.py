@@ -163,8 +163,9 @@ def _row(trial: "FrozenTrial") -> dict[str, Any]:
 def run(config: Config | Mapping[str, Any] | PathName, results: PathName = RESULTS, *, progress: bool = False) -> Run:
     """Runs a config, or resumes the run of its name; with a section ``soup``, makes soups.
 
-    ``config`` is a file, its content, or a Config; the run's folder is ``results/NAME``. ``progress`` shows the
-    progress bar of the command line. Raises UserError for an invalid config, before anything is scored.
+    ``config`` is a file, its content (with paths relative to the current folder), or a Config; the run's folder is
+    ``results/NAME``. ``progress`` shows the progress bar of the command line. Raises UserError for an invalid config,
+    before anything is scored.
     """
     where = str(config) if isinstance(config, str | PathLike) else "config"
     read = _config(config)

@@ -162,11 +162,11 @@ def _write(merge: Merge, path: Path, say: Say) -> Path:
 
 
 def _config(config: Config, models: Sequence[Path], name: str) -> Mapping[str, Any]:
-    """A config with the tasks and the search of ``config`` and a linear merge of these models."""
+    """A config with the tasks and the search of ``config`` and a linear merge of models in the folder ``name``."""
     data = {key: value for key, value in config.dump().items() if key not in ("soup", "recipe")}
     recipe = {
         "merge_method": "linear",
         "parameters": {"weight": WEIGHTS, "normalize": False},
-        "models": [{"model": str(model)} for model in models],
+        "models": [{"model": f"{name}/{model.name}"} for model in models],
     }
     return {"recipe": recipe, **data, "output": {**data["output"], "name": name}}

@@ -175,4 +175,4 @@ def test_the_users_own_evaluators_are_told(folder: Path) -> None:
     tasks = [{"evaluator": "judges.py:even", "task": "even"}]
     write_config(folder, evaluate={"split": {"search": 0.5}, "tasks": tasks})
     result = call("check", "config.yml")
-    assert "runs code: judges.py:even\n" in result.stderr
+    assert f"runs code: {folder.resolve()}/judges.py:even\n" in result.stderr

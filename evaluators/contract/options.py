@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -13,10 +14,36 @@ Mode = Literal["auto", "exact", "packed"]
 """packed: sequences with a common prefix share its tokens. exact: they do not. auto: they do if that saves work."""
 
 
+PathKind = Literal["path", "pattern", "code", "command"]
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Marks an option that names something on the disk, as in ``Annotated[str, OnDisk()]``.
+
+    In a config it is then relative to the config's file, as options of the type ``Path`` are. ``pattern``: a path or a
+    glob, or a list of these; ``code``: ``path/to/file.py:name``; ``command``: a program and its arguments.
+    """
+
+    kind: PathKind = "path"
+
+
 class EvaluatorOptions(Strict):
     """Options of one task. Every evaluator has its own subclass."""
 
     task: str = Field(min_length=1, description="The task's name")
+
+
+def path_options(options: type[EvaluatorOptions]) -> dict[str, PathKind]:
+    """The options that name something on the disk, by their keys."""
+    found: dict[str, PathKind] = {}
+    for name, info in options.model_fields.items():
+        marks: list[PathKind] = [mark.kind for mark in info.metadata if isinstance(mark, OnDisk)]
+        if Path in (info.annotation, *get_args(info.annotation)):
+            marks.append("path")
+        if marks:
+            found[info.alias or name] = marks[0]
+    return found
 
 
 class Shared(Strict):

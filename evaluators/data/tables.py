@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from mergesearch.errors import UserError, listed, nearest
-from mergesearch.evaluators.contract.options import EvaluatorOptions
+from mergesearch.evaluators.contract.options import EvaluatorOptions, OnDisk
 from mergesearch.evaluators.data.content import content_hash, content_text
 from mergesearch.reading import read_bytes
 from mergesearch.text import quoted
@@ -22,7 +22,7 @@ from mergesearch.text import quoted
 class TableOptions(EvaluatorOptions):
     """Options of tasks whose items are rows of a table."""
 
-    data: str = Field(
+    data: Annotated[str, OnDisk()] = Field(
         min_length=1, description="A folder that datasets' save_to_disk wrote, or a .csv, .tsv, .jsonl or .parquet file"
     )
     split: str | None = Field(None, description="The split, if the folder has several")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ from mergesearch.evaluators.contract.evaluator import MeanOfItems, Metric
 from mergesearch.evaluators.contract.identity import named_files, with_imported
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
-from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
+from mergesearch.evaluators.contract.options import EvaluatorOptions, OnDisk, Shared
 from mergesearch.evaluators.tasks.external import WHOLE_MODEL, checked_scores, external_items, read_item_names
 from mergesearch.evaluators.tasks.program import ProgramTimeoutError, run_program
 from mergesearch.evaluators.tasks.scratch import scratch_folder
@@ -38,14 +38,16 @@ ERROR_CHARACTERS = 2_000
 class CommandOptions(EvaluatorOptions):
     """The program, and the name and direction of its metric."""
 
-    command: str | list[str] = Field(
+    command: Annotated[str | list[str], OnDisk("command")] = Field(
         min_length=1,
         description="Program and arguments; {model} is replaced by the candidate's folder, {items} by a file of names",
     )
     timeout: float = Field(
         3600.0, gt=0, description="Seconds after which the program is killed and the candidate fails"
     )
-    items: list[str] | str | None = Field(None, description="Names of the items, or a file with one name per line")
+    items: Annotated[list[str] | str | None, OnDisk()] = Field(
+        None, description="Names of the items, or a file with one name per line"
+    )
     metric: str = Field("score", min_length=1, description="Name of the metric")
     higher_is_better: bool = True
 

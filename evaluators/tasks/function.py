@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from mergesearch.evaluators.contract.evaluator import MeanOfItems, Metric
 from mergesearch.evaluators.contract.identity import named_files, source_files
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
-from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
+from mergesearch.evaluators.contract.options import EvaluatorOptions, OnDisk, Shared
 from mergesearch.evaluators.tasks.external import checked_scores, external_items
 from mergesearch.plugins import load
 from mergesearch.trust import tell_code
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 class FunctionOptions(EvaluatorOptions):
     """The function, and the name and direction of its metric."""
 
-    function: str = Field(min_length=1, description="'module:name' or 'path/to/file.py:name'")
+    function: Annotated[str, OnDisk("code")] = Field(
+        min_length=1, description="'module:name' or 'path/to/file.py:name'"
+    )
     metric: str = Field("score", min_length=1, description="Name of the metric")
     higher_is_better: bool = True
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,7 @@ from mergesearch.evaluators.contract.evaluator import Metric
 from mergesearch.evaluators.contract.item import Item, aggregate
 from mergesearch.evaluators.contract.jackknife import FunctionOfMeans
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
-from mergesearch.evaluators.contract.options import EvaluatorOptions, Shared
+from mergesearch.evaluators.contract.options import EvaluatorOptions, OnDisk, Shared
 from mergesearch.evaluators.data.content import content_hash
 from mergesearch.evaluators.data.tables import TableOptions, read_table
 from mergesearch.reading import read_bytes
@@ -35,10 +35,12 @@ MAX_LOG_PERPLEXITY = 700
 class PerplexityOptions(EvaluatorOptions):
     """Texts, from files or from a field of a data set, and how they are scored."""
 
-    files: list[str] = Field(
+    files: Annotated[list[str], OnDisk("pattern")] = Field(
         default_factory=list, description="UTF-8 text files: paths, or patterns such as 'texts/**/*.txt'"
     )
-    data: str | None = Field(None, description="Instead of files: a data set, as for classification")
+    data: Annotated[str | None, OnDisk()] = Field(
+        None, description="Instead of files: a data set, as for classification"
+    )
     split: str | None = Field(None, description="The split, if the data set has several")
     text: str = Field("text", description="Field of the data set with the text")
     metric: Literal["word_perplexity", "byte_perplexity", "bits_per_byte"] = "word_perplexity"

@@ -1,17 +1,13 @@
 """Where a checkpoint is: a local path, or the cache of the Hugging Face Hub, to which it is downloaded."""
 
-import re
 from pathlib import Path
 
 from mergesearch.errors import UserError, first_line, listed
 from mergesearch.merge_ops.checkpoint.adapters.config import ADAPTER_CONFIG
-from mergesearch.merge_ops.checkpoint.references import split_revision
+from mergesearch.merge_ops.checkpoint.references import may_be_on_hub, split_revision
 from mergesearch.merge_ops.checkpoint.side_files import CARD, SIDE_FILES, check_link
 from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX
 from mergesearch.text import as_line
-
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
-"""``name`` or ``owner/name``."""
 
 
 def locate(reference: str) -> Path:
@@ -33,7 +29,7 @@ def locate(reference: str) -> Path:
         return path
     name, revision = split_revision(reference)
     name = name.removesuffix("/")
-    if not HUB_NAME.fullmatch(name):
+    if not may_be_on_hub(reference):
         local = f"; revisions are for the Hugging Face Hub, but {name} is a path" if Path(name).exists() else ""
         raise UserError(f"{reference}: there is no such checkpoint{local or _neighbors(path)}")
     return _download(reference, name, revision)

@@ -14,6 +14,8 @@ from pydantic import BeforeValidator
 from mergesearch.errors import UserError, nearest
 from mergesearch.text import quoted
 
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+"""``name`` or ``owner/name``."""
 PLUS = re.compile(r"(?<!\\)\+")
 
 
@@ -32,13 +34,15 @@ class ModelReference:
         return plain if is_plain else "+".join(part.replace("+", r"\+") for part in parts)
 
 
-def parse_reference(text: str) -> ModelReference:
+def parse_reference(text: str, folder: Path = Path()) -> ModelReference:
     """Returns the parts of a reference. A path that exists as it is written is a model without an adapter.
+
+    Paths are relative to ``folder``.
 
     Raises:
         UserError: the reference has more than one ``+``, or nothing on one side of it.
     """
-    if "+" not in text or Path(text).exists():
+    if "+" not in text or (folder / text).exists():
         return ModelReference(text)
     parts = [part.replace(r"\+", "+") for part in PLUS.split(text)]
     if len(parts) > 2 or not all(parts):
@@ -50,6 +54,11 @@ def split_revision(text: str) -> tuple[str, str | None]:
     """Returns the name and the revision of ``name@revision``."""
     name, _, revision = text.partition("@")
     return name, revision or None
+
+
+def may_be_on_hub(text: str) -> bool:
+    """Whether a reference that is no path may be ``name`` or ``owner/name`` on the hub, with a revision or without."""
+    return HUB_NAME.fullmatch(split_revision(text)[0].removesuffix("/")) is not None
 
 
 def _as_text(value: Any) -> Any:

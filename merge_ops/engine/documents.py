@@ -5,9 +5,10 @@ does not matter. The document without a name is the result, or the last one if a
 others are written to a temporary folder beside the output, which is removed at the end.
 """
 
+import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,23 @@ def merge_file(path: Path, out: Path, options: MergeOptions = DEFAULTS) -> None:
     Raises:
         UserError: as for ``read_recipes`` and ``merge``.
     """
-    merge_recipes(read_recipes(path, options.warn), out, options)
+    recipes = read_recipes(path, options.warn)
+    try:
+        merge_recipes(recipes, out, options)
+    except UserError as error:
+        raise UserError(*error.problems, *_beside(path, recipes)) from error
+
+
+def _beside(path: Path, recipes: Sequence[Recipe]) -> Iterator[str]:
+    """A line for each model that is not where the recipe says, but would be if that were relative to the recipe."""
+    named = dict.fromkeys(name for recipe in recipes for name in (*recipe.references, *recipe.tokenizers))
+    parts = (part for name in named for part in (parse_reference(name).model, parse_reference(name).adapter) if part)
+    for part in parts:
+        if not os.path.lexists(part) and os.path.lexists(path.parent / part):
+            yield (
+                f"{path}: {part} is beside the recipe, but paths in a recipe are relative to the current folder, as in "
+                f"mergekit; write {path.parent / part}, or go to {path.parent}"
+            )
 
 
 def merge_recipes(recipes: Sequence[Recipe], out: Path, options: MergeOptions = DEFAULTS) -> None:

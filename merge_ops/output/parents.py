@@ -14,8 +14,7 @@ import yaml
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.adapters.config import ADAPTER_CONFIG
-from mergesearch.merge_ops.checkpoint.locations import HUB_NAME
-from mergesearch.merge_ops.checkpoint.references import ModelReference, parse_reference, split_revision
+from mergesearch.merge_ops.checkpoint.references import HUB_NAME, ModelReference, parse_reference, split_revision
 from mergesearch.merge_ops.checkpoint.side_files import CARD
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import dump_yaml, parse_yaml, parse_yaml_documents

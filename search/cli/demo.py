@@ -14,11 +14,10 @@ def demo(trials: int | None, verbose: bool, quiet: bool) -> None:
     """Train four small expert models, search for their best merge, and judge it.
 
     Trains a base and experts of Python, C++, English and YAML in a few minutes (kept under results/demo for later
-    runs), then runs configs/demo.yml.
+    runs), then runs results/demo/demo.yml, which may be changed.
     """
-    from mergesearch.demo.command import demo_config, make_with_progress
+    from mergesearch.demo.command import make_with_progress, write_config
     from mergesearch.search.report.screen import console
 
     make_with_progress(console())
-    with demo_config() as config:
-        run_file(config, {"trials": trials, "verbose": verbose, "quiet": quiet}, None)
+    run_file(write_config(), {"trials": trials, "verbose": verbose, "quiet": quiet}, None)

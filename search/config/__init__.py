@@ -11,6 +11,7 @@ from mergesearch.merge_ops.checkpoint.references import with_references
 from mergesearch.parsing import Strict, parse, read_yaml
 from mergesearch.search.config.evaluate import Evaluate
 from mergesearch.search.config.overrides import with_values
+from mergesearch.search.config.paths import absolute_paths
 from mergesearch.search.config.search import Search
 from mergesearch.search.config.soup import Soup
 
@@ -35,7 +36,9 @@ OF_ANY_MODEL = {"command", "function"}
 
 
 class Config(Strict):
-    """A config file: a ``recipe`` with holes, or a ``soup``, from which the recipe follows.
+    """A config: a ``recipe`` with holes, or a ``soup``, from which the recipe follows.
+
+    Paths are absolute: see ``absolute_paths``. Of a file they are relative to it, else to the current folder.
 
     ``builder`` names a function, ``module:function`` or ``path/to/file.py:function``, that makes the live model from
     the path of a checkpoint, for models that transformers does not know. ``threads``: see ``chosen_threads``. ``trust``
@@ -54,7 +57,8 @@ class Config(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _soup_has_a_recipe(cls, data: Any) -> Any:
+    def _paths_are_absolute_and_a_soup_has_a_recipe(cls, data: Any) -> Any:
+        data = absolute_paths(data, Path.cwd())
         if not isinstance(data, dict) or data.get("soup") is None:
             return data
         if "recipe" in data:
@@ -113,6 +117,7 @@ def read_sections(file: Path, **overrides: Any) -> Any:
             "recipe under recipe:, and tasks under evaluate:"
         )
     with located(str(file)):
+        data = absolute_paths(data, file.parent)
         return with_values(_overridden(data, file.stem, overrides), overrides.get("values", ()), Config)
 
 

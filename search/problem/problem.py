@@ -1,11 +1,11 @@
 """A config made ready to run: everything that can be wrong with it is found here, before anything is scored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergesearch.errors import Problems, UserError, listed, located
+from mergesearch.errors import Problems, UserError, listed, located, nearest
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, common_dtype
@@ -102,7 +102,7 @@ def _check_sections(data: Mapping[str, Any], where: str) -> None:
     recipe, evaluate = data.get("recipe"), aside.attempt(parse, Evaluate, data.get("evaluate"), "evaluate")
     with located(where):
         if isinstance(recipe, dict):
-            problems.attempt(_open_recipe, recipe)
+            problems.attempt(_open_recipe, recipe, Path(where).parent)
         if evaluate is not None:
             problems.attempt(open_tasks, evaluate)
         problems.check()
@@ -117,7 +117,7 @@ def open_problem(config: Config, where: str) -> Problem:
     with located(where):
         if config.builder is not None:
             problems.attempt(find_builder, config.builder)
-        opened = problems.attempt(_open_recipe, config.recipe)
+        opened = problems.attempt(_open_recipe, config.recipe, Path(where).parent)
         texts, graded = calibration_texts(config.recipe), config.search.signal != "metric"
         tasks = problems.attempt(lambda: open_tasks(config.evaluate, texts, graded))
         problems.check()
@@ -167,8 +167,9 @@ class _OpenRecipe:
         )
 
 
-def _open_recipe(recipe: dict[str, Any]) -> _OpenRecipe:
-    references, merger, space = _open_models(recipe)
+def _open_recipe(recipe: dict[str, Any], folder: Path) -> _OpenRecipe:
+    """``folder``: that of the config, for messages."""
+    references, merger, space = _open_models(recipe, folder)
     checkpoints = list(merger.checkpoints.values())
     if not {"dtype", "out_dtype"} & recipe.keys():
         common_dtype(checkpoints)
@@ -189,11 +190,13 @@ def _open_recipe(recipe: dict[str, Any]) -> _OpenRecipe:
     return _OpenRecipe(recipe, space, references, starts, shared, others, warnings, chat_template)
 
 
-def _open_models(recipe: Mapping[str, Any]) -> tuple[list[str], Merger, Space]:
+def _open_models(recipe: Mapping[str, Any], folder: Path) -> tuple[list[str], Merger, Space]:
     """The checkpoints of a recipe and its space, each checked even if the other is wrong. Raises UserError."""
     problems = Problems()
     references = problems.attempt(referenced_checkpoints, recipe)
     merger = problems.attempt(Merger, references, dequantize=recipe.get("dequantize") is True) if references else None
+    if not merger:
+        problems.found += _taken_for_names(references or (), folder)
     space = None
     if merger or not LAYERED & recipe.keys():
         layers = _layer_count(merger.names) if merger else MOST_KNOTS
@@ -203,6 +206,15 @@ def _open_models(recipe: Mapping[str, Any]) -> tuple[list[str], Merger, Space]:
     assert merger is not None
     assert space is not None
     return references, merger, space
+
+
+def _taken_for_names(references: Sequence[str], folder: Path) -> Iterator[str]:
+    """A line for each reference that is not in the config's folder, although a part of its path is."""
+    for reference in references:
+        path = folder.resolve() / reference
+        if not Path(reference).is_absolute() and path.parent.is_dir():
+            near = nearest(path.name, [entry.name for entry in path.parent.iterdir() if entry.is_dir()])
+            yield f"recipe: {reference}: is not in {path.parent}, beside the config, so it is a name on the hub{near}"
 
 
 def _check_idle(vocabulary: TokenizerConfig, merger: Merger) -> None:

@@ -193,9 +193,11 @@ def entry_labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def model_labels(references: Sequence[str]) -> dict[str, str]:
-    """A short name for each checkpoint: the last part of its path where that is unique, else the whole path."""
-    names = [PurePath(reference).name.removesuffix(".safetensors") or reference for reference in references]
+    """A short name for each checkpoint: as many of the last parts of its path as make it unique."""
+    parts = [PurePath(reference.removesuffix(".safetensors")).parts or (reference,) for reference in references]
+    most = max(map(len, parts), default=0)
+    ends = [["/".join(each[-count:]) for each in parts] for count in range(1, most + 1)]
     return {
-        reference: name if names.count(name) == 1 else reference
-        for reference, name in zip(references, names, strict=True)
+        reference: next((names[at] for names in ends if names.count(names[at]) == 1), reference)
+        for at, reference in enumerate(references)
     }

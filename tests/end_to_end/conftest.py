@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from mergesearch.demo import TINY, make
+from mergesearch.demo.command import write_config
 
-CONFIG = Path(__file__).parents[2] / "configs" / "demo.yml"
+CONFIG = Path("results/demo/demo.yml")
 
 
 class Place:
@@ -48,6 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     os.chdir(folder)
     try:
         make(Path("results/demo"), TINY)
+        write_config()
     finally:
         os.chdir(before)
     return Place(folder)

@@ -11,10 +11,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+import mergesearch
+from mergesearch.demo.command import write_config
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.cli import main
+from mergesearch.search.config import Config
 from mergesearch.search.problem.problem import read_config
 from mergesearch.search.report.methods_page import clauses
 from mergesearch.search.report.screen import console
@@ -75,10 +78,16 @@ def test_a_run_goes_on_where_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> No
         assert screen.quiet
 
 
-def test_the_demos_config_is_found_from_anywhere(tmp_path: Path) -> None:
-    code = "from mergesearch.demo.command import demo_config\nwith demo_config() as file: print(file.read_text())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "demo_python" in done.stdout
+def test_the_demos_config_is_written_beside_its_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write_config()
+    written, installed = (Config.read(each) for each in (file, Path(mergesearch.__file__).parent / "configs/demo.yml"))
+    assert written.recipe["base_model"] == str(tmp_path / "results/demo/base")
+    assert written.evaluate.include_path == str(tmp_path / "results/demo/tasks")
+    assert file.read_text().count("results/demo") == 1
+    assert written.search == installed.search
+    file.write_text("mine")
+    assert write_config().read_text() == "mine"
 
 
 def test_methods_lists_every_method() -> None:

@@ -90,7 +90,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     ),
     "files that are not there": (put("evaluate", "tasks", 0, "files", to=["nowhere/*.txt"]), "nowhere/*.txt"),
     "too few items": (put("evaluate", "split", to={"search": 0.99, "test": 0.01}), "cannot be split"),
-    "model that is not there": (put("recipe", "models", 0, "model", to="./nowhere"), "./nowhere: there is no such"),
+    "model that is not there": (put("recipe", "models", 0, "model", to="./nowhere"), "/nowhere: there is no such"),
     "model without a path": (put("recipe", "models", 0, to={"parameters": {}}), "recipe: models[0]: found"),
     "no models": (put("recipe", "models", to=[]), "recipe: models: found [], expected a list"),
     "unknown method": (put("recipe", "merge_method", to="tiees"), "no method 'tiees'; did you mean 'ties'?"),
