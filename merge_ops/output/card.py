@@ -12,7 +12,7 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.text import as_code, as_code_block, as_heading
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult, ModelCard
+    from huggingface_hub import EvalResult
 
 TASKS = {
     "ForCausalLM": ("text-generation", "AutoModelForCausalLM"),
@@ -69,19 +69,20 @@ class Card:
     config: Mapping[str, Any]
     is_sentence_model: bool = False
 
-    def with_title(self, title: str) -> "ModelCard":
+    def with_title(self, title: str) -> str:
         """The card of a model of which no scores are known."""
         return self._card(title, [f"# {as_heading(title)}", self._merged, self._models, self._recipe, self._use], {})
 
-    def of(self, found: Evaluation) -> "ModelCard":
+    def of(self, found: Evaluation) -> str:
         """The card of a model that a run found."""
         heading, sentence = f"# {as_heading(found.title)}", as_heading(found.sentence)
         parts = [heading, sentence, self._merged, self._models, found.sections.strip(), self._recipe, self._use]
         more = {"datasets": list(found.datasets) or None, "eval_results": list(found.results) or None}
         return self._card(found.title, parts, more)
 
-    def _card(self, title: str, parts: Sequence[str], more: Mapping[str, Any]) -> "ModelCard":
-        from huggingface_hub import ModelCard, ModelCardData
+    def _card(self, title: str, parts: Sequence[str], more: Mapping[str, Any]) -> str:
+        # From its module: the package's ``ModelCard`` imports its client, which takes longer than a small merge.
+        from huggingface_hub.repocard_data import ModelCardData
 
         metadata = ModelCardData(
             model_name=title if more.get("eval_results") else None,
@@ -93,7 +94,7 @@ class Card:
             tags=self._tags,
             **dict[str, Any](more, **self.parents.license),
         )
-        return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n")
+        return f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
     @property
     def _library(self) -> str | None:

@@ -60,7 +60,7 @@ def write_folder(
             write_chat_template(writer.folder, template)
         text = recipe_text or recipe.to_yaml()
         write_text(writer.folder / RECIPE, text)
-        write_text(writer.folder / CARD, str(card_of(writer.folder).with_title(out.name)))
+        write_text(writer.folder / CARD, card_of(writer.folder).with_title(out.name))
 
 
 def card_of(folder: Path) -> Card:

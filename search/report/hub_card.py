@@ -45,7 +45,7 @@ def write_hub_card(model: Path, run: Finalists, verdict: Verdict, row: Candidate
     """
     card = card_of(model)
     found = _Found(card, run, verdict, row, config)
-    write_text(model / CARD, str(card.of(found.evaluation)))
+    write_text(model / CARD, card.of(found.evaluation))
     remove(model / EVAL_RESULTS)
     for name, entry in found.entries():
         write_text(model / EVAL_RESULTS / f"{name}.yaml", _yaml(entry))

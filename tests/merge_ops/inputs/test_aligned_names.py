@@ -60,13 +60,16 @@ def halfway(base: Tensors, other: Tensors) -> Tensors:
 # Names
 
 
-def test_plain_checkpoints_are_aligned_without_transformers() -> None:
+def test_plain_checkpoints_are_merged_without_heavy_imports(tmp_path: Path) -> None:
     code = (
-        "import sys; from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint as C;"
-        "from mergesearch.merge_ops.inputs.aligned_names import align;"
-        "align([C(path) for path in sys.argv[1:]]); assert 'transformers' not in sys.modules"
+        "import sys; from pathlib import Path; from mergesearch.merge_ops.engine.engine import merge;"
+        "from mergesearch.merge_ops.recipe.recipe import Recipe; one, two, out = sys.argv[1:];"
+        "models = [{'model': name, 'parameters': {'weight': 1.0}} for name in (one, two)];"
+        "merge(Recipe.read({'merge_method': 'linear', 'models': models}), Path(out));"
+        "assert not {'transformers', 'huggingface_hub.hf_api', 'optuna'} & {*sys.modules}"
     )
-    subprocess.run([sys.executable, "-c", code, str(INPUTS / "base"), str(INPUTS / "ft1")], check=True)
+    paths = [INPUTS / "base", INPUTS / "ft1", tmp_path / "out"]
+    subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True)
 
 
 def test_only_tensors_that_are_equal_everywhere_may_be_copies(tmp_path: Path) -> None:
