@@ -22,6 +22,8 @@ from mergesearch.search.scoring.threads import chosen_threads
 from mergesearch.search.session import Session
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.failures import stopped_by
+from mergesearch.search.study.model_files import FILE as MODEL_FILES
+from mergesearch.search.study.model_files import MODEL, ModelFiles
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.ensemble import ensemble_row, search_value
@@ -198,13 +200,15 @@ class Conclusion:
     def _write_model(self, verdict: Verdict) -> None:
         """Writes a model and compares the files with the live model: what was scored is what is saved."""
         run, engine, config = self.session.store.folder.path, self.session.live.engine, self.session.plan.problem.config
-        folder, row = run / "model", verdict.recommended_row
+        folder, row = run / MODEL, verdict.recommended_row
         recipe = self._recipe(row.trial)
         engine.build(recipe)
         engine.write(recipe, folder, _text(recipe))
-        if Checkpoint(str(folder)).digest() != engine.digest():
-            raise RuntimeError(f"{folder}: differs from the model that was scored")
         write_hub_card(folder, Finalists.read(run), verdict, row, config)
+        files = ModelFiles.of(folder, row.trial)
+        if files.tensors != engine.digest():
+            raise RuntimeError(f"{folder}: differs from the model that was scored")
+        files.write(self.session.store.folder)
         sync(folder)
 
     def _write_layers(self, verdict: Verdict) -> None:
@@ -228,7 +232,10 @@ class Conclusion:
             and (folder / LAYERS).is_file()
             and (
                 not config.output.model
-                or _is_model(folder / "model", Checkpoint(self.session.plan.problem.template).has_config)
+                or (
+                    (folder / MODEL_FILES).is_file()
+                    and _is_model(folder / MODEL, Checkpoint(self.session.plan.problem.template).has_config)
+                )
             )
         )
 

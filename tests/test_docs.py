@@ -317,7 +317,8 @@ def test_commands_and_options(name: str) -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert {*re.findall(r"^\| `mergesearch (\w+)", readme, re.MULTILINE)} == {*main.commands}
+    cells = re.findall(r"^\| (`mergesearch [^|]*)", readme, re.MULTILINE)
+    assert {name for cell in cells for name in re.findall(r"`mergesearch (\w+)", cell)} == {*main.commands}
 
 
 def test_keys_that_may_change() -> None:

@@ -7,7 +7,7 @@ import gc
 
 import click
 
-from mergesearch.search.cli import comparing, demo, merging, runs, searching
+from mergesearch.search.cli import comparing, demo, merging, runs, searching, sharing
 
 COLLECTED = 50_000, 20, 20
 """When Python looks for garbage: 70 times later than by itself. It finds none while torch and others are imported; a
@@ -25,6 +25,7 @@ COMMANDS = (
     runs.list_runs,
     runs.show,
     runs.status,
+    sharing.push,
     demo.demo,
 )
 

@@ -10,7 +10,7 @@ import pytest
 
 from mergesearch.parsing import dump_yaml
 
-from .helpers import llama_of_letters, save_fine_tunes
+from .helpers import go, llama_of_letters, save_fine_tunes
 
 if TYPE_CHECKING:
     from .postgresql import Server
@@ -22,6 +22,33 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save_fine_tunes(folder, *llama_of_letters("abcdefghijklmnopqrstuvwxyz .\n", layers=2), 0.02)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run of two tasks, whose winner is not recommended. Only to be read."""
+    folder = tmp_path_factory.mktemp("run")
+    for name, words in (("letters", "abc abd bcd "), ("more", "efg hij jih ")):
+        for number in range(8):
+            file = folder / name / f"{number}.txt"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(words * (number + 2) + chr(97 + number))
+    files = {name: [str(folder / name / "*.txt")] for name in ("letters", "more")}
+    tasks = [{"evaluator": "bits_per_byte", "task": name, "files": paths} for name, paths in files.items()]
+    config: dict[str, Any] = {
+        "recipe": {
+            "merge_method": "linear",
+            "models": [
+                {"model": str(models / "one"), "parameters": {"weight": {"search": [0.0, 1.0]}}},
+                {"model": str(models / "two"), "parameters": {"weight": 1.0}},
+            ],
+        },
+        "evaluate": {"tasks": tasks, "split": {"search": 0.5, "test": 0.5, "seed": 0}},
+        "search": {"trials": 7, "sampler": "random", "seed": 0},
+        "output": {"name": "small"},
+    }
+    go(config, folder / "results")
+    return folder / "results" / "small"
 
 
 @pytest.fixture

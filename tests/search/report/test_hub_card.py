@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -18,34 +17,10 @@ from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.result import Verdict, read_verdict
 from mergesearch.search.verdict.wording import shown_baselines
 
-from ..helpers import go
 
-
-@pytest.fixture(scope="module")
-def run(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run of two tasks."""
-    folder = tmp_path_factory.mktemp("run")
-    for name, words in (("letters", "abc abd bcd "), ("more", "efg hij jih ")):
-        for number in range(8):
-            file = folder / name / f"{number}.txt"
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(words * (number + 2) + chr(97 + number))
-    files = {name: [str(folder / name / "*.txt")] for name in ("letters", "more")}
-    tasks = [{"evaluator": "bits_per_byte", "task": name, "files": paths} for name, paths in files.items()]
-    config: dict[str, Any] = {
-        "recipe": {
-            "merge_method": "linear",
-            "models": [
-                {"model": str(models / "one"), "parameters": {"weight": {"search": [0.0, 1.0]}}},
-                {"model": str(models / "two"), "parameters": {"weight": 1.0}},
-            ],
-        },
-        "evaluate": {"tasks": tasks, "split": {"search": 0.5, "test": 0.5, "seed": 0}},
-        "search": {"trials": 7, "sampler": "random", "seed": 0},
-        "output": {"name": "small"},
-    }
-    go(config, folder / "results")
-    return folder / "results" / "small"
+@pytest.fixture
+def run(finished: Path) -> Path:
+    return finished
 
 
 def verdict_of(run: Path) -> Verdict:
