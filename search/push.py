@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergesearch.errors import UserError, in_words
-from mergesearch.merge_ops.checkpoint.locations import HUB_NAME
+from mergesearch.merge_ops.checkpoint.references import HUB_NAME
 from mergesearch.merge_ops.checkpoint.side_files import CARD
 from mergesearch.merge_ops.engine.documents import merge_file
 from mergesearch.merge_ops.output.card import OWN_NAME
