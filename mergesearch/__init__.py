@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mergesearch.merge_ops.engine.engine import Engine
     from mergesearch.merge_ops.recipe.recipe import Recipe
     from mergesearch.search.across.pairing import PairedComparison
-    from mergesearch.search.api import Best, Built, Run, merge, run
+    from mergesearch.search.api.commands import merge, run
+    from mergesearch.search.api.finished import Best, Built, Run
     from mergesearch.search.compare import compare
     from mergesearch.search.config import Config
     from mergesearch.search.remerge import remerge
@@ -42,19 +43,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Best": "search.api",
-    "Built": "search.api",
+    "Best": "search.api.finished",
+    "Built": "search.api.finished",
     "Config": "search.config",
     "Engine": "merge_ops.engine.engine",
     "PairedComparison": "search.across.pairing",
     "Recipe": "merge_ops.recipe.recipe",
-    "Run": "search.api",
+    "Run": "search.api.finished",
     "UserError": "errors",
     "Verdict": "search.verdict.result",
     "compare": "search.compare",
-    "merge": "search.api",
+    "merge": "search.api.commands",
     "remerge": "search.remerge",
-    "run": "search.api",
+    "run": "search.api.commands",
     "trust_code": "trust",
 }
 

@@ -5,7 +5,7 @@ from rich.console import Console
 from mergesearch.search.report.screen import CELL, print_table
 from mergesearch.search.verdict.formatting import interval
 from mergesearch.search.verdict.front import Front
-from mergesearch.search.verdict.result import SIDES, CandidateRow, Verdict
+from mergesearch.search.verdict.result import SIDES, CandidateRow, Verdict, cells_of
 from mergesearch.search.verdict.wording import looks_in_words, marked_name, notes_in_words, shown_baselines
 from mergesearch.text import shown
 
@@ -27,8 +27,8 @@ def print_verdict(screen: Console, verdict: Verdict) -> None:
 
 
 def _cells(row: CandidateRow, verdict: Verdict) -> list[str]:
-    tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
-    return [marked_name(verdict, row), interval(row.search), interval(row.test), *tasks]
+    _, *numbers = cells_of(row)
+    return [marked_name(verdict, row), *numbers]
 
 
 def _print_front(screen: Console, front: Front, winner: int) -> None:

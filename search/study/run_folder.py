@@ -7,25 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 from optuna.study import Study
 from optuna.trial import TrialState
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from mergesearch.errors import DamagedFileError, UserError
 from mergesearch.evaluators import Item
 from mergesearch.files import atomic_path, has_text, remove, write_text
-from mergesearch.parsing import dump_yaml, first_problem, read_yaml
-from mergesearch.reading import read_bytes
+from mergesearch.parsing import dump_yaml, read_yaml
 from mergesearch.say import Say, silent
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.config_changes import another_config, forbidden_changes
 from mergesearch.search.study.database import open_database, without_password
 from mergesearch.search.study.direction import Direction
 from mergesearch.search.study.journal import open_journal
+from mergesearch.search.study.json_file import Content, read_json
 from mergesearch.search.study.locks import held_lock
 from mergesearch.search.study.progress import NOW
 from mergesearch.search.study.scores import load_scores, save_scores
@@ -40,7 +39,6 @@ LOOKS_REMEDY = (
     "it counts how often the test items were looked at: bring it back from a copy, or delete it and know that "
     "the verdict no longer counts the looks before"
 )
-Content = TypeVar("Content")
 
 
 class RunFolder:
@@ -241,17 +239,8 @@ class RunFolder:
         return self.path / "scores" / f"{name}.parquet"
 
     def read_json(self, name: str, kind: type[Content], remedy: str) -> Content | None:
-        """The content of a JSON file of the folder as ``kind``, any type that pydantic checks; None without the file.
-
-        Raises DamagedFileError, whose message ends with the ``remedy``, where the file is not what was written.
-        """
-        file = self.path / name
-        if not file.exists():
-            return None
-        try:
-            return TypeAdapter(kind).validate_json(read_bytes(file), strict=True)
-        except ValidationError as error:
-            raise DamagedFileError(file, f"is damaged: {first_problem(error)}", remedy) from None
+        """A JSON file of the folder; see ``json_file.read_json``."""
+        return read_json(self.path / name, kind, remedy)
 
     def write_json(self, name: str, content: Any, durable: bool = True) -> None:
         """Writes a JSON file of the folder atomically; ``durable``: so that a loss of power leaves it whole."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from math import isinf
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from mergesearch.errors import DamagedFileError
+from mergesearch.notebook import paragraph, table
 from mergesearch.search.statistics import Estimate
+from mergesearch.search.study.json_file import read_json
 from mergesearch.search.verdict.comparison import Claim, Comparison, Evidence, Power
 from mergesearch.search.verdict.constraint_checks import Check, broken
+from mergesearch.search.verdict.formatting import interval
 from mergesearch.search.verdict.front import Front
 from mergesearch.search.verdict.outlook import Prospects
 
@@ -126,6 +130,16 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         return asdict(self, dict_factory=as_json)
 
+    def __str__(self) -> str:
+        return self.sentence
+
+    def _repr_html_(self) -> str:
+        rows = [*self.baselines, *self.soups]
+        rows = [row for row in rows if not row.same_as and row.name != self.winner.name] + [self.winner]
+        heads = ["candidate", "search items", "test items", *(f"{task} {name}" for task, name in self.metrics.items())]
+        marked = [row.name == self.recommended for row in rows]
+        return paragraph(self.sentence, strong=True) + table(heads, list(map(cells_of, rows)), marked)
+
     @property
     def claim(self) -> Claim:
         """The difference and its p."""
@@ -147,6 +161,12 @@ class Verdict:
         return [self.winner, *self.baselines, *self.soups]
 
 
+def cells_of(row: CandidateRow) -> list[str]:
+    """Of a table of candidates: the name, the objective on both sides, and each task on the test items."""
+    tasks = (f"{values['test']:.3f}" if "test" in values else "" for values in row.tasks.values())
+    return [shown_name(row), interval(row.search), interval(row.test), *tasks]
+
+
 def as_json(items: list[tuple[str, Any]]) -> dict[str, Any]:
     """JSON has no infinities: an end of an interval that is infinite becomes null; see ``Estimate``."""
     return {key: None if isinstance(value, float) and isinf(value) and key in ENDS else value for key, value in items}
@@ -160,13 +180,21 @@ def write_verdict(folder: RunFolder, verdict: Verdict) -> None:
 
 
 def read_verdict(folder: RunFolder) -> Verdict | None:
-    """The verdict of a run; None where it has none yet. Raises DamagedFileError where its file is damaged."""
+    """The verdict of a run; see ``verdict_in``."""
+    return verdict_in(folder.path)
+
+
+def verdict_in(folder: Path) -> Verdict | None:
+    """The verdict in the folder of a run; None where it has none yet.
+
+    Raises DamagedFileError where its file is damaged.
+    """
     from mergesearch.evaluators import content_hash
 
-    verdict = folder.read_json(VERDICT, Verdict, REMEDY)
-    content = folder.read_json(VERDICT, dict[str, Any], REMEDY) or {}
+    verdict = read_json(folder / VERDICT, Verdict, REMEDY)
+    content = read_json(folder / VERDICT, dict[str, Any], REMEDY) or {}
     if SUM in content and content.pop(SUM) != content_hash(content):
-        raise DamagedFileError(folder.path / VERDICT, "is damaged: it is not what was written", REMEDY)
+        raise DamagedFileError(folder / VERDICT, "is damaged: it is not what was written", REMEDY)
     return verdict
 
 

@@ -49,7 +49,7 @@ def test_what_is_built_and_written_is_what_was_scored(run: mergesearch.Run, tmp_
 
 
 def test_recipes_that_change_the_shape_can_be_built(models: Path) -> None:
-    from mergesearch.search.api import Best
+    from mergesearch.search.api.finished import Best
 
     layers = [{"sources": [{"model": str(models / "one"), "layer_range": [0, 2]}]}] * 2
     recipe = mergesearch.Recipe.read({"merge_method": "passthrough", "slices": layers})

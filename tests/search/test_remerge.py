@@ -15,7 +15,7 @@ from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.documents import documents_text, merge_file, merge_recipes, read_recipes
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import read_yaml
-from mergesearch.search.api import Run
+from mergesearch.search.api.finished import Run
 from mergesearch.search.problem.origins import Origin, from_checkpoints
 from mergesearch.search.remerge import Merge, different, remerge
 from mergesearch.search.statistics import Array

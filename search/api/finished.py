@@ -1,48 +1,30 @@
-"""The Python API: the commands as functions that return their results.
+"""Runs that have ended: their verdict, trials, recipes and figures, read from their folder when they are asked for.
 
-run = mergesearch.run("my.yml")
-print(run.verdict.sentence)
-run.trials.sort_values("value")
-model, tokenizer = run.best.build()
-run.best.write("merged")
+Nothing here imports torch before a model is built, or trials are read.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mergesearch.errors import UserError
 from mergesearch.files import PathName
-from mergesearch.foreign import other_code
-from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
-from mergesearch.merge_ops.engine.documents import merge_file, merge_recipes, read_recipes
-from mergesearch.merge_ops.engine.engine import Engine, find_device
-from mergesearch.merge_ops.engine.engine import merge as merge_recipe
-from mergesearch.merge_ops.engine.options import MergeOptions
-from mergesearch.merge_ops.live import live
-from mergesearch.merge_ops.live.built import find_builder
 from mergesearch.merge_ops.recipe.recipe import Recipe
-from mergesearch.parsing import parse
-from mergesearch.search import run as runner
-from mergesearch.search.candidates.plan import open_plan
-from mergesearch.search.config import RESULTS, Config
-from mergesearch.search.optimize.callbacks import QUIET, Watcher
-from mergesearch.search.problem.problem import read_config
-from mergesearch.search.study import trials as t
-from mergesearch.search.study.run_folder import RunFolder
+from mergesearch.notebook import bullets, paragraph
+from mergesearch.search.config import Config
 from mergesearch.search.verdict.layers import COLUMNS, read_layers
-from mergesearch.search.verdict.result import Verdict, read_verdict
+from mergesearch.search.verdict.result import Verdict, verdict_in
+from mergesearch.text import as_html
 from mergesearch.trust import trust_code
 
 if TYPE_CHECKING:
+    from optuna.study import Study
     from optuna.trial import FrozenTrial
     from pandas import DataFrame
+    from plotly.graph_objects import Figure
     from torch import nn
 
 
@@ -64,6 +46,11 @@ class Best:
 
     def build(self) -> Built:
         """The merged model, bit for bit as it was scored. Its checkpoints must be where the recipe says."""
+        from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+        from mergesearch.merge_ops.engine.engine import Engine, find_device
+        from mergesearch.merge_ops.live import live
+        from mergesearch.merge_ops.live.built import find_builder
+
         device, builder = find_device(self.device), find_builder(self.builder) if self.builder else None
         if self.recipe.keeps_shapes and not self.before:
             references = self.recipe.references
@@ -75,6 +62,8 @@ class Best:
 
     def write(self, out: PathName) -> None:
         """Writes the merged model to the folder ``out``, as ``merge`` does."""
+        from mergesearch.merge_ops.engine.documents import merge_recipes
+
         merge_recipes([*self.before, self.recipe], Path(out))
 
 
@@ -91,7 +80,7 @@ class Run:
         """Reads a run from its folder. Raises UserError where there is no run or it has no verdict yet."""
         path = Path(folder)
         config = Config.read(path / "config.yml")
-        verdict = read_verdict(RunFolder(path))
+        verdict = verdict_in(path)
         if verdict is None:
             raise UserError(f"{path}: the run has no verdict yet; run its config again to resume it")
         return cls(path, config, verdict)
@@ -107,6 +96,8 @@ class Run:
         return self._written("recommended.yml")
 
     def _written(self, name: str) -> Best:
+        from mergesearch.merge_ops.engine.documents import read_recipes
+
         file = self.folder / name
         with trust_code(self.config.trust):
             *before, recipe = read_recipes(file)
@@ -124,6 +115,35 @@ class Run:
         return DataFrame(map(asdict, read_layers(self.folder)), columns=COLUMNS)
 
     @cached_property
+    def study(self) -> "Study":
+        """The Optuna study, for Optuna's own functions, such as ``optuna.visualization``, and for optuna-dashboard.
+
+        Trials that racing stopped are pruned, and their values are estimates. Numbers of baselines and soups, which are
+        no points of the space, have no parameters.
+        """
+        from mergesearch.search.study.run_folder import RunFolder
+
+        folder = RunFolder(self.folder)
+        with folder.reading():
+            return folder.open_study(self.config.search.storage)
+
+    @cached_property
+    def figures(self) -> "Mapping[str, Figure]":
+        """The figures of the run's report by name, as plotly figures; their titles say what they show.
+
+        Raises UserError where the report is lost.
+        """
+        from mergesearch.search.report.page.saved_figures import figures_of
+
+        return figures_of(self.folder / "report.html")
+
+    def _repr_html_(self) -> str:
+        handed_over = ("report.html", "recommended.yml", "best.yml", "model")
+        files = [str(self.folder / name) for name in handed_over if (self.folder / name).exists()]
+        head = f"<h4>{as_html(self.folder.name)}</h4>"
+        return head + self.verdict._repr_html_() + paragraph("In its folder:") + bullets(files)
+
+    @cached_property
     def trials(self) -> "DataFrame":
         """The finished trials by number, in the order in which they were scored.
 
@@ -135,9 +155,9 @@ class Run:
         """
         from pandas import DataFrame
 
-        folder = RunFolder(self.folder)
-        with folder.reading():
-            finished = t.finished(folder.open_study(self.config.search.storage))
+        from mergesearch.search.study import trials as t
+
+        finished = t.finished(self.study)
         if len(finished) < self.verdict.trials:
             raise UserError(
                 f"{self.folder}: has {len(finished)} finished trials, its verdict is that of {self.verdict.trials}: "
@@ -148,6 +168,8 @@ class Run:
 
 
 def _row(trial: "FrozenTrial") -> dict[str, Any]:
+    from mergesearch.search.study import trials as t
+
     attributes = trial.user_attrs
     groups = {"values": attributes.get(t.VALUES, {}), "params": trial.params, "seconds": attributes.get(t.SECONDS, {})}
     return {
@@ -158,57 +180,3 @@ def _row(trial: "FrozenTrial") -> dict[str, Any]:
         **{f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()},
         **{key: attributes.get(key) for key in (t.REASON, t.SAME_AS, t.PHENOTYPE, t.RECIPE)},
     }
-
-
-def run(config: Config | Mapping[str, Any] | PathName, results: PathName = RESULTS, *, progress: bool = False) -> Run:
-    """Runs a config, or resumes the run of its name; with a section ``soup``, makes soups.
-
-    ``config`` is a file, its content (with paths relative to the current folder), or a Config; the run's folder is
-    ``results/NAME``. ``progress`` shows the progress bar of the command line. Raises UserError for an invalid config,
-    before anything is scored.
-    """
-    where = str(config) if isinstance(config, str | PathLike) else "config"
-    read = _config(config)
-    with other_code("the run"), trust_code(read.trust), _watching(progress) as watcher:
-        plan = open_plan(read, where)
-        verdict = runner.run(plan, Path(results), watcher)
-    return Run(Path(results) / plan.problem.config.output.name, plan.problem.config, verdict)
-
-
-def _config(config: Config | Mapping[str, Any] | PathName) -> Config:
-    if isinstance(config, Config):
-        return config
-    if isinstance(config, Mapping):
-        return parse(Config, dict(config), "config")
-    return read_config(Path(config))
-
-
-def _watching(progress: bool) -> AbstractContextManager[Watcher]:
-    if not progress:
-        return nullcontext(QUIET)
-    from mergesearch.search.report.console import shown_progress
-    from mergesearch.search.report.screen import console
-
-    return shown_progress(console())
-
-
-def merge(
-    recipe: Recipe | Mapping[str, Any] | PathName, out: PathName, *, allow_nan: bool = False, verify: bool = False
-) -> None:
-    """Writes a recipe's model to the new folder ``out``, as transformers loads it, or nothing where it fails.
-
-    ``recipe`` is mergekit's YAML: a file (of several documents too), its content, or a Recipe. Paths in it are relative
-    to the current folder. Warns (UserWarning) where the models do not go together well. Raises UserError for an invalid
-    recipe, where ``out`` is not empty and, without ``allow_nan``, for tensors with NaN or infinite values. ``verify``
-    reads what was written back from the disk, and compares it.
-    """
-    options = MergeOptions(warn=warnings.warn, allow_nan=allow_nan, verify=verify)
-    with other_code("the merge"):
-        if isinstance(recipe, str | PathLike):
-            merge_file(Path(recipe), Path(out), options)
-        else:
-            merge_recipe(
-                recipe if isinstance(recipe, Recipe) else Recipe.read(dict(recipe), warn=warnings.warn),
-                Path(out),
-                options=options,
-            )

@@ -1,0 +1,1 @@
+"""The Python API: the commands as functions that return their results. Its names are those of ``mergesearch``."""
