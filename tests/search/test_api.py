@@ -1,14 +1,19 @@
 """The Python API: it does what the commands do, and is typed for those who use it."""
 
 import ast
+import html
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
+from optuna.trial import TrialState
 
 import mergesearch
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, tensors_digest
@@ -72,6 +77,50 @@ def test_trials_are_a_data_frame(run: mergesearch.Run) -> None:
     winner = table.loc[run.verdict.winner.trial]
     assert winner["value"] == close(run.verdict.winner.search.value, 16)
     assert winner["recipe"] == run.best.recipe.to_yaml()
+
+
+def test_the_study_is_optunas(run: mergesearch.Run) -> None:
+    assert isinstance(run.study, optuna.Study)
+    assert len(run.study.trials) == 13
+    assert run.study is run.study
+    drawn = optuna.visualization.plot_optimization_history(run.study)
+    assert drawn.data
+
+
+def test_figures_are_those_of_the_report(run: mergesearch.Run) -> None:
+    page = (run.folder / "report.html").read_text()
+    assert set(run.figures) == set(re.findall(r"<div class=plot id=(\S+)", page))
+    assert {"verdict", "candidates-figure", "course-by-trial"} <= set(run.figures)
+    drawn = run.figures["course-by-trial"]
+    shown = [number for trace in drawn.data if trace.mode == "markers" for number in trace.x]
+    assert sorted(shown) == [trial.number for trial in run.study.get_trials(states=[TrialState.COMPLETE])]
+    assert drawn.layout.title.text.startswith("Objective on the search items, by trial")
+    (run.folder / "report.html").unlink()
+    with pytest.raises(mergesearch.UserError, match=r"report.html: is lost"):
+        mergesearch.Run.read(run.folder).figures  # noqa: B018
+
+
+def test_what_a_notebook_shows(run: mergesearch.Run) -> None:
+    shown = run._repr_html_()
+    assert html.escape(run.verdict.sentence) in shown
+    assert str(run.folder / "recommended.yml") in shown
+    for row in (run.verdict.winner, run.verdict.baselines[0]):
+        assert f"<td>{row.test.value:.3f} [" in shown
+    assert shown.count("<table>") == shown.count("</table>") == 1
+    assert str(run.verdict) == run.verdict.sentence
+    nasty = replace(run.verdict, sentence="<script>alert(1)</script>")
+    assert "<script>" not in nasty._repr_html_()
+
+
+def test_a_run_is_read_without_torch(run: mergesearch.Run) -> None:
+    code = (
+        "import sys, mergesearch\n"
+        f"run = mergesearch.Run.read({str(run.folder)!r})\n"
+        "print(run.verdict.recommended, run.config.output.name, len(run._repr_html_()) > 0)\n"
+        "print([name for name in ('torch', 'transformers', 'lm_eval', 'IPython') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{run.verdict.recommended} small True", "[]"]
 
 
 def test_a_run_is_read_again(run: mergesearch.Run, tmp_path: Path) -> None:
