@@ -31,6 +31,7 @@ from mergesearch.search.scoring.scorer import Scorer
 from mergesearch.search.scoring.token_budget import RunBudget
 from mergesearch.search.signal.signal import Signal
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.environment import note_environment
 from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_store import RunStore
@@ -72,6 +73,7 @@ class Session:
         self.prepare()
         with self.store.folder.locked():
             self._check_identity()
+            note_environment(self.store.folder.path, find_device(self.plan.problem.config.device))
             repair_scores(self.store, self.plan.problem.tasks, self.scorer, self._watcher.stage)
         self.loop.run(lambda trial: self._told(view, trial))
         self._watcher.stage(f"the search has ended: {self.loop.ended}")

@@ -20,8 +20,9 @@ def list_runs(results: Path) -> None:
 @command("mergesearch show four-languages")
 @click.argument("run")
 @click.option("--layers", is_flag=True, help="Show which layers of its models come from which model instead.")
+@click.option("--report", is_flag=True, help="Write its report.html anew first, as this version makes it.")
 @results_option
-def show(run: str, layers: bool, results: Path) -> None:
+def show(run: str, layers: bool, report: bool, results: Path) -> None:
     """Show a run: its verdict, or how far it is, and its files.
 
     RUN is the name of a run, or its folder. Nothing is loaded or scored.
@@ -32,6 +33,10 @@ def show(run: str, layers: bool, results: Path) -> None:
     from mergesearch.search.verdict.layers import read_layers
 
     found = find_run(run, results)
+    if report:
+        from mergesearch.search.report.html import rewrite_report
+
+        rewrite_report(found.folder)
     if layers:
         print_layers(console(), read_layers(found.folder))
     else:

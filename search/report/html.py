@@ -3,17 +3,23 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from mergesearch.errors import UserError
 from mergesearch.files import write_text
+from mergesearch.search.config import Config
 from mergesearch.search.report.page.document import document, is_whole
+from mergesearch.search.report.sections.best_trials import best_trials
 from mergesearch.search.report.sections.candidates import candidates
 from mergesearch.search.report.sections.comparisons import comparisons, evidence
 from mergesearch.search.report.sections.course import course
 from mergesearch.search.report.sections.front import front
 from mergesearch.search.report.sections.headline import headline
+from mergesearch.search.report.sections.influence import influence
 from mergesearch.search.report.sections.prospects import prospects
+from mergesearch.search.report.sections.provenance import provenance
 from mergesearch.search.report.sections.recipes import recipes
+from mergesearch.search.study.run_folder import CONFIG, RunFolder
 from mergesearch.search.study.run_store import RunStore
-from mergesearch.search.verdict.result import Verdict
+from mergesearch.search.verdict.result import Verdict, read_verdict
 from mergesearch.text import as_html
 
 FILE = "report.html"
@@ -26,7 +32,10 @@ SECTIONS: tuple[Section, ...] = (
     evidence,
     prospects,
     course,
+    influence,
+    best_trials,
     recipes,
+    provenance,
 )
 """The page from top to bottom. Each gives HTML, or nothing where it has nothing to show."""
 
@@ -36,6 +45,19 @@ def write_report(store: RunStore, verdict: Verdict) -> None:
     name = store.folder.path.name
     body = "".join(each(store, verdict) for each in SECTIONS)
     write_text(store.folder.path / FILE, document(f"{name}: report", f"<h1>{as_html(name)}</h1>{body}"))
+
+
+def rewrite_report(folder: Path) -> None:
+    """Writes the report of a finished run anew from its folder, without a model or a task.
+
+    Raises UserError where the run has no verdict.
+    """
+    run, config = RunFolder(folder), Config.read(folder / CONFIG)
+    with run.reading():
+        verdict = read_verdict(run)
+        if verdict is None:
+            raise UserError(f"{folder}: the run has no verdict yet; run its config again to resume it")
+        write_report(RunStore(run, run.open_study(config.search.storage), {}), verdict)
 
 
 def is_whole_report(folder: Path) -> bool:

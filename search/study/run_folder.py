@@ -33,7 +33,8 @@ from mergesearch.search.study.workers import Workers
 CONFIG = "config.yml"
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
-DERIVED = ("scores", "attempts", "batches.json", "gradient.json", "identity.json", "progress.json", "now")
+FACTS = ("gradient.json", "identity.json", "environment.json", "progress.json")
+DERIVED = ("scores", "attempts", "batches.json", *FACTS, "now")
 """What a run leaves before its first trial."""
 LOOKS_REMEDY = (
     "it counts how often the test items were looked at: bring it back from a copy, or delete it and know that "

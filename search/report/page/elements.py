@@ -4,7 +4,7 @@ Functions that take ``html`` or ``parts`` take HTML; all others take plain text,
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mergesearch.search.statistics import Estimate
@@ -51,9 +51,20 @@ def bullets(lines: Sequence[str]) -> str:
     return f"<ul>{''.join(f'<li>{as_html(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
+def definitions(facts: Mapping[str, str]) -> str:
+    """Names and what they stand for; those without text are left out."""
+    items = "".join(f"<dt>{as_html(name)}</dt><dd>{as_html(text)}</dd>" for name, text in facts.items() if text)
+    return f"<dl>{items}</dl>" if items else ""
+
+
 def details(summary: str, *parts: str) -> str:
     """What is shown on a click, and in print; empty where none of its parts has content."""
     return f"<details><summary>{as_html(summary)}</summary>{''.join(parts)}</details>" if any(parts) else ""
+
+
+def small_figures(figures: Sequence[str]) -> str:
+    """Figures beside each other, as many as the screen has room for; empty without figures."""
+    return f"<div class=small-figures>{''.join(figures)}</div>" if figures else ""
 
 
 def code(text: str, name: str) -> str:

@@ -49,29 +49,30 @@ def figure(drawn: Any, name: str, caption: str, height: int) -> str:
         caption: says what is shown, also to those who do not see it; plain text.
         height: in pixels.
     """
-    drawn.update_layout(template=_plain(), hoverlabel={"bgcolor": "#24292f", "font": {"color": "#ffffff"}})
-    drawn.update_layout(
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-    )
-    drawn.update_layout(
-        margin={"t": 30, "r": 16, "b": 48, "l": 16}, font={"size": 13, "family": "system-ui, sans-serif"}
-    )
-    drawn.update_xaxes(automargin=True, title_standoff=8)
-    drawn.update_yaxes(automargin=True, title_standoff=8)
+    drawn.update_layout(template=_template())
     content = drawn.to_json(engine="json")
-    shown = as_html(caption)
     return (
-        f'<figure><div class={CLASS} id={name} role=img aria-label="{shown}" style="height:{height}px">'
-        f'<script type="application/json">{content}</script></div><figcaption>{shown}</figcaption></figure>'
+        f'<figure><div class={CLASS} id={name} role=img aria-labelledby={name}-caption style="height:{height}px">'
+        f'<script type="application/json">{content}</script></div>'
+        f"<figcaption id={name}-caption>{as_html(caption)}</figcaption></figure>"
     )
 
 
-def _plain() -> Any:
+def _template() -> Any:
     from plotly import graph_objects as go
 
-    return go.layout.Template()
+    clear, axis = "rgba(0,0,0,0)", {"automargin": True, "title": {"standoff": 8, "font": {"size": 13}}}
+    layout = {
+        "paper_bgcolor": clear,
+        "plot_bgcolor": clear,
+        "font": {"size": 13, "family": "system-ui, sans-serif"},
+        "hoverlabel": {"bgcolor": "#24292f", "font": {"color": "#ffffff"}},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "margin": {"t": 30, "r": 16, "b": 48, "l": 16},
+        "xaxis": axis,
+        "yaxis": axis,
+    }
+    return go.layout.Template(layout=layout)
 
 
 def categories(names: Sequence[str]) -> dict[str, Any]:

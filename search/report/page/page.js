@@ -1,5 +1,5 @@
 "use strict";
-// Figures: unpacks plotly and draws every figure of the page, those in closed details when they are opened.
+// Figures: unpacks plotly and draws every figure of the page. Those in closed details get their width when opened.
 const plots = [...document.querySelectorAll(".plot")];
 const draw = plot => {
   const { data, layout } = JSON.parse(plot.querySelector("script").textContent);
@@ -17,7 +17,10 @@ const unpack = async () => {
   const script = document.createElement("script");
   script.textContent = await new Response(stream).text();
   document.head.append(script);
-  plots.forEach(draw);
+  for (const plot of plots) {
+    draw(plot);
+    await new Promise(done => setTimeout(done)); // the page can be scrolled meanwhile
+  }
 };
 if (plots.length)
   unpack().catch(() => plots.forEach(plot => { plot.style.height = "auto"; plot.append("This browser cannot draw the figures."); }))

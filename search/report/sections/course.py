@@ -95,6 +95,7 @@ def _add_trials(drawn: Any, trials: Sequence[FrozenTrial], x: Sequence[float], y
                 y=[rounded(y[at]) for at in chosen],
                 text=[f"{label(t.label_of(trials[at]))}<br>{_scored_in_words(trials[at])}" for at in chosen],
                 mode="markers",
+                cliponaxis=False,
                 name=f"{kind}, stopped early" if stopped else kind,
                 marker={"color": colour, "size": 9, "symbol": SYMBOLS.get(kind, "circle") + HOLLOW * stopped},
                 hovertemplate="%{y}<br>%{text}<extra></extra>",

@@ -2,30 +2,28 @@
 
 from typing import Any
 
-from mergesearch.search.report.page.elements import note
+from mergesearch.search.report.page.elements import bullets
 from mergesearch.search.report.page.figures import BLUE, GREEN, GREY, RED, categories, error_bar, figure, rounded
 from mergesearch.search.statistics import Estimate
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.result import Verdict, shown_name
 from mergesearch.search.verdict.wording import looks_in_words, notes_in_words
-from mergesearch.text import SCREEN, as_html
+from mergesearch.text import as_html
 
 
 def headline(_: RunStore, verdict: Verdict) -> str:
     """The sentence, the figure of the difference, and the notes."""
-    warnings = [note(f"Warning: {warning}") for warning in verdict.warnings]
     return "".join(
         [
             f"<p class=verdict>{as_html(verdict.sentence)}</p>",
             *([_figure(verdict)] if verdict.winner.name != verdict.best_baseline else []),
-            note(facts(verdict), 10 * SCREEN),
-            *warnings,
+            bullets([*facts(verdict), *(f"Warning: {warning}" for warning in verdict.warnings)]),
         ]
     )
 
 
-def facts(verdict: Verdict) -> str:
-    """What there is to say beside the verdict's sentence, as one paragraph."""
+def facts(verdict: Verdict) -> list[str]:
+    """What there is to say beside the verdict's sentence."""
     share = verdict.items_spent / max(1, verdict.items_in_full)
     said = [
         *notes_in_words(verdict, with_front=False),
@@ -34,7 +32,7 @@ def facts(verdict: Verdict) -> str:
         f"The search ended: {verdict.ended}." if verdict.ended else "",
         looks_in_words(verdict.test_looks - 1),
     ]
-    return " ".join(filter(None, said))
+    return [line for line in said if line]
 
 
 def _descended(verdict: Verdict) -> str:
@@ -55,7 +53,7 @@ def _figure(verdict: Verdict) -> str:
     drawn.update_yaxes(categories(names), row=1, col=1)
     drawn.update_yaxes(categories(["difference"]), row=2, col=1)
     drawn.update_xaxes(title_text="objective on the test items", row=1, col=1)
-    drawn.update_xaxes(title_text="difference", row=2, col=1, range=_with_zero(verdict.difference))
+    drawn.update_xaxes(title_text="winner − best baseline", row=2, col=1, range=_with_zero(verdict.difference))
     drawn.add_vline(x=0, line={"color": RED, "width": 2, "dash": "dot"}, row=2, col=1)
     caption = (
         f"{names[0]} and the best baseline, {names[1]}, on the {verdict.test_items:,} test items, with 95 % intervals. "

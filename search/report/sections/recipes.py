@@ -35,5 +35,7 @@ def _commands(store: RunStore) -> str:
         join(["mergesearch", "eval", "merged", str(folder / CONFIG)]),
     ]
     return section(
-        "Commands", note("To be started where the run was started."), code("\n".join(lines) + "\n", "commands")
+        "Commands",
+        note("To be started where the run was started."),
+        code("\n".join(lines) + "\n", "commands that go on from here"),
     )

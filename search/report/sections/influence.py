@@ -1,0 +1,133 @@
+"""Which dimensions decide how good a candidate is: importances by PED-ANOVA, and the values behind them."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.study import Study, create_study
+from optuna.trial import FrozenTrial, create_trial
+
+from mergesearch.search.report.page.elements import details, note, section, small_figures
+from mergesearch.search.report.page.figures import BLUE, GREY, RED, categories, figure, rounded, rows_height
+from mergesearch.search.report.sections._dimensions import Place, places_of
+from mergesearch.search.report.sections.slices import slices
+from mergesearch.search.statistics import Array
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_store import RunStore
+from mergesearch.search.verdict.result import Verdict
+from mergesearch.seeds import derive
+
+LEAST = 20
+"""The fewest trials that importances are computed from."""
+MOST = 500
+"""The most of them; of more, so many at random."""
+SHOWN = 12
+"""How many dimensions stand in the figure; the others are to be unfolded."""
+SHUFFLES = 10
+"""How often the trials' values are shuffled to find what chance gives."""
+GROUPINGS = {"hole": "hole", "depth": "layer, group of layers or knot", "module": "module", "model": "model"}
+EXPLAINED = (
+    "Importance by PED-ANOVA: how much the values of a dimension among the best tenth of the trials differ from those "
+    "among all of them; all dimensions sum to 100 %. Of {count} trials that were scored in full: baselines, and trials "
+    "that racing stopped, are left out. The dotted line is what chance gives: the largest importance of any dimension "
+    f"in {SHUFFLES} shuffles of the trials' values."
+)
+
+
+def influence(store: RunStore, _: Verdict) -> str:
+    """Importances by dimension, hole, depth, module and model, and slices of the most important dimensions.
+
+    PED-ANOVA: Watanabe, Bansal & Hutter, PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary
+    Subspaces (IJCAI 2023).
+    """
+    trials = sampled_trials(store)
+    if len(trials) < LEAST:
+        return ""
+    found = importances(trials)
+    names = list(found.shares)
+    recipe = store.study.user_attrs.get(t.CONFIG, {}).get("recipe") or {}
+    rest = _bars(found.shares, "importances-all", "The importance of every dimension.", found.chance)
+    return section(
+        "Which dimensions matter",
+        note(EXPLAINED.format(count=len(trials))),
+        _bars(dict(list(found.shares.items())[:SHOWN]), "importances", "The most important dimensions.", found.chance),
+        details(f"All {len(names)} dimensions", rest) if len(names) > SHOWN else "",
+        _grouped(found.shares, places_of(names, recipe)),
+        slices(trials, names),
+    )
+
+
+def sampled_trials(store: RunStore) -> list[FrozenTrial]:
+    """The trials that were scored in full, without baselines and soups; at most ``MOST`` of them, at random."""
+    trials = [trial for trial in t.completed(store.study) if t.kind_of(trial) not in t.NAMED and trial.params]
+    if len(trials) <= MOST:
+        return trials
+    chosen = np.random.default_rng(derive(0, "report")).choice(len(trials), MOST, replace=False)
+    return [trials[at] for at in sorted(chosen)]
+
+
+@dataclass(frozen=True)
+class Importances:
+    """``shares``: of each dimension, the largest first, which sum to 1; ``chance``: the largest that chance gives."""
+
+    shares: dict[str, float]
+    chance: float
+
+
+def importances(trials: Sequence[FrozenTrial]) -> Importances:
+    """The importance of every dimension; of several objectives, for their sum by weight."""
+    scores = np.array([t.score_of(trial) for trial in trials])
+    study, rng = _study_of(trials), np.random.default_rng(derive(0, "importances"))
+    found = _evaluated(study, scores)
+    total = sum(found.values()) or 1.0
+    shuffled = [max(_evaluated(study, rng.permutation(scores)).values()) for _ in range(SHUFFLES)]
+    order = sorted(found, key=lambda name: -found[name])
+    return Importances({name: found[name] / total for name in order}, max(shuffled) / total)
+
+
+def _study_of(trials: Sequence[FrozenTrial]) -> Study:
+    study = create_study()
+    study.add_trials(
+        [create_trial(value=0.0, params=trial.params, distributions=trial.distributions) for trial in trials]
+    )
+    return study
+
+
+def _evaluated(study: Study, scores: Array) -> dict[str, float]:
+    """PED-ANOVA takes what is less for what is better, and warns of that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return PedAnovaImportanceEvaluator().evaluate(study, target=lambda trial: -float(scores[trial.number]))
+
+
+def _grouped(shares: Mapping[str, float], places: Mapping[str, Place]) -> str:
+    """A figure for each grouping in which there are several groups."""
+    figures = []
+    for key, title in GROUPINGS.items():
+        sums: dict[str, float] = defaultdict(float)
+        for name, share in shares.items():
+            sums[getattr(places[name], key) or "others"] += share
+        if len(sums) > 1 and (key != "hole" or len(sums) < len(shares)):
+            figures.append(_bars(sums, f"importances-{key}", f"By {title}: sums over dimensions."))
+    return small_figures(figures)
+
+
+def _bars(shares: Mapping[str, float], name: str, caption: str, chance: float | None = None) -> str:
+    from plotly import graph_objects as go
+
+    names = sorted(shares, key=lambda each: -shares[each])
+    drawn = go.Figure()
+    drawn.add_bar(
+        x=[rounded(100 * shares[each]) for each in names],
+        y=list(range(len(names))),
+        orientation="h",
+        marker={"color": [BLUE if chance is None or shares[each] > chance else GREY for each in names]},
+        hovertemplate="%{x:.1f} %<extra></extra>",
+    )
+    if chance is not None:
+        drawn.add_vline(x=rounded(100 * chance), line={"color": RED, "width": 2, "dash": "dot"})
+    drawn.update_layout(xaxis_title="importance, %", yaxis=categories(names), bargap=0.35)
+    return figure(drawn, name, caption, rows_height(names))
