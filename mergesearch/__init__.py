@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from mergesearch.errors import UserError
     from mergesearch.merge_ops.engine.engine import Engine
     from mergesearch.merge_ops.recipe.recipe import Recipe
+    from mergesearch.search.across.evaluation import Evaluation, TaskScore
     from mergesearch.search.across.pairing import PairedComparison
-    from mergesearch.search.api.commands import merge, run
+    from mergesearch.search.api.check_report import CheckReport
+    from mergesearch.search.api.commands import check, evaluate, merge, run
     from mergesearch.search.api.finished import Best, Built, Run
     from mergesearch.search.compare import compare
     from mergesearch.search.config import Config
@@ -28,14 +30,19 @@ if TYPE_CHECKING:
 __all__ = [
     "Best",
     "Built",
+    "CheckReport",
     "Config",
     "Engine",
+    "Evaluation",
     "PairedComparison",
     "Recipe",
     "Run",
+    "TaskScore",
     "UserError",
     "Verdict",
+    "check",
     "compare",
+    "evaluate",
     "merge",
     "remerge",
     "run",
@@ -45,14 +52,19 @@ __all__ = [
 _HOMES = {
     "Best": "search.api.finished",
     "Built": "search.api.finished",
+    "CheckReport": "search.api.check_report",
     "Config": "search.config",
     "Engine": "merge_ops.engine.engine",
+    "Evaluation": "search.across.evaluation",
     "PairedComparison": "search.across.pairing",
     "Recipe": "merge_ops.recipe.recipe",
     "Run": "search.api.finished",
+    "TaskScore": "search.across.evaluation",
     "UserError": "errors",
     "Verdict": "search.verdict.result",
+    "check": "search.api.commands",
     "compare": "search.compare",
+    "evaluate": "search.api.commands",
     "merge": "search.api.commands",
     "remerge": "search.remerge",
     "run": "search.api.commands",

@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators.lm_eval.sample_files import has_logs
 from mergesearch.files import PathName
-from mergesearch.merge_ops.engine.documents import merge_file
-from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.say import Say, silent
 from mergesearch.search.across.finalists import Finalists
 from mergesearch.search.across.pairing import PairedComparison, compared
@@ -89,15 +86,11 @@ def _finalist(path: Path, candidate: Which) -> Measured:
 
 
 def _scored(model: str, config: Config | PathName, say: Say) -> Measured:
-    """A model's scores; that of a recipe is written to a temporary folder first."""
+    """A model's scores."""
     read = config if isinstance(config, Config) else read_config(Path(config))
     where = "config" if isinstance(config, Config) else str(config)
-    with TemporaryDirectory() as folder, trust_code(read.trust):
-        is_recipe = Path(model).suffix in (".yml", ".yaml") and Path(model).is_file()
-        if is_recipe:
-            say(f"merging {model}")
-            merge_file(Path(model), Path(folder) / "model", MergeOptions())
+    with trust_code(read.trust):
         say(f"scoring {model}")
-        tasks, scores = score_model(str(Path(folder) / "model") if is_recipe else model, read, where, say)
+        tasks, scores = score_model(model, read, where, say)
     measured = [scored_task(task, scores[task.name]) for task in tasks]
     return Measured(model, {(each.name, each.metric): each for each in measured})

@@ -8,11 +8,14 @@ run.best.write("merged")
 """
 
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from rich.console import Console
 
 from mergesearch.files import PathName
 from mergesearch.foreign import other_code
@@ -22,11 +25,18 @@ from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import parse
 from mergesearch.search import run as runner
-from mergesearch.search.api.finished import Run
-from mergesearch.search.candidates.plan import open_plan
+from mergesearch.search.across.evaluation import Evaluation
+from mergesearch.search.api.check_report import CheckReport
+from mergesearch.search.api.finished import Best, Run
+from mergesearch.search.candidates.plan import SearchPlan, open_plan
 from mergesearch.search.config import RESULTS, Config
+from mergesearch.search.evaluate import evaluate_model
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.problem.problem import read_config
+from mergesearch.search.rehearsal import expected_cost
+from mergesearch.search.report.console import print_plan, shown_progress
+from mergesearch.search.report.screen import console, printed
+from mergesearch.search.scoring.cost import Cost
 from mergesearch.trust import trust_code
 
 
@@ -37,12 +47,73 @@ def run(config: Config | Mapping[str, Any] | PathName, results: PathName = RESUL
     ``results/NAME``. ``progress`` shows the progress bar of the command line. Raises UserError for an invalid config,
     before anything is scored.
     """
-    where = str(config) if isinstance(config, str | PathLike) else "config"
-    read = _config(config)
-    with other_code("the run"), trust_code(read.trust), _watching(progress) as watcher:
-        plan = open_plan(read, where)
+    with _opened(config) as plan, _watching(progress) as watcher:
         verdict = runner.run(plan, Path(results), watcher)
     return Run(Path(results) / plan.problem.config.output.name, plan.problem.config, verdict)
+
+
+def check(config: Config | Mapping[str, Any] | PathName, *, measure: bool = False) -> CheckReport:
+    """Does what a run of a config does before its first candidate, and estimates the rest.
+
+    Loads the model, and scores a few items with it: what passes here runs. With ``measure`` it also builds candidates
+    and scores more items, for a better estimate. Raises UserError for an invalid config.
+    """
+    notes: list[str] = []
+    with _opened(config) as plan:
+        cost = expected_cost(plan, measure, notes.append)
+        text, page = printed(lambda screen: _print_check(screen, plan, cost, notes))
+        problem = plan.problem
+        return CheckReport(
+            plan.trials,
+            len(plan.baselines),
+            [dimension.name for dimension in problem.space.dimensions],
+            {task.name: (len(task.search), len(task.test)) for task in problem.tasks},
+            cost.search(plan.trials),
+            cost.verdict,
+            notes,
+            text,
+            page,
+        )
+
+
+def _print_check(screen: Console, plan: SearchPlan, cost: Cost, notes: Sequence[str]) -> None:
+    for note in notes:
+        screen.print(note)
+    print_plan(screen, plan, cost)
+
+
+def evaluate(
+    model: PathName | Recipe | Best, config: Config | Mapping[str, Any] | PathName, results: PathName = RESULTS
+) -> Evaluation:
+    """Scores a model on the tasks of a config, on search and test items alike.
+
+    ``model`` is a checkpoint, a name on the hub, the file of a recipe, a Recipe, or what a run recommends; a recipe's
+    model is written to a temporary folder. Where ``results`` has a run of the config's name, this is a look at its test
+    items, which the run counts, and which is warned of (UserWarning). Raises UserError for invalid tasks or models.
+    """
+    read, where = _config(config), _where(config)
+    with other_code("the evaluation"), trust_code(read.trust), TemporaryDirectory() as folder:
+        if isinstance(model, Best):
+            model.write(Path(folder) / "model")
+            model = Path(folder) / "model"
+        found = model if isinstance(model, Recipe) else str(model)
+        return evaluate_model(found, read, where, _warn, Path(results))
+
+
+def _warn(text: str) -> None:
+    if text.startswith("warning: "):
+        warnings.warn(text.removeprefix("warning: "), stacklevel=4)
+
+
+@contextmanager
+def _opened(config: Config | Mapping[str, Any] | PathName) -> Iterator[SearchPlan]:
+    read = _config(config)
+    with other_code("the run"), trust_code(read.trust):
+        yield open_plan(read, _where(config))
+
+
+def _where(config: Config | Mapping[str, Any] | PathName) -> str:
+    return str(config) if isinstance(config, str | PathLike) else "config"
 
 
 def _config(config: Config | Mapping[str, Any] | PathName) -> Config:
@@ -56,9 +127,6 @@ def _config(config: Config | Mapping[str, Any] | PathName) -> Config:
 def _watching(progress: bool) -> AbstractContextManager[Watcher]:
     if not progress:
         return nullcontext(QUIET)
-    from mergesearch.search.report.console import shown_progress
-    from mergesearch.search.report.screen import console
-
     return shown_progress(console())
 
 

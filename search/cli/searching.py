@@ -135,15 +135,14 @@ def check(config: Path, values: tuple[str, ...], measure: bool, trust: bool) -> 
 def evaluate(model: str, config: Path, values: tuple[str, ...], as_json: bool, trust: bool) -> None:
     """Score a model on the tasks of a config.
 
-    MODEL is the folder of a checkpoint. The items of CONFIG's tasks are scored, search and test items alike.
+    MODEL is a checkpoint, a name on the hub, or the file of a recipe. The items of CONFIG's tasks are scored, search
+    and test items alike. Prints the tasks' values with 95 % intervals.
     """
     from mergesearch.search.evaluate import evaluate_model
 
     with opened_config(config, {"trust": trust, "values": values}) as opened:
         found = evaluate_model(model, opened, str(config), tell)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    for task, metrics in found["tasks"].items():
-        for metric, value in metrics.items():
-            echo(f"{task:<24} {metric:<16} {value:.4f}")
+        click.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        echo(str(found))

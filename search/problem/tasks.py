@@ -96,11 +96,11 @@ class Task:
 
     def stratum(self, side: str, scores: Tensor) -> Stratum:
         """One side's scores as comparisons of the metric take them."""
-        return self._stratum(self.items(side), scores)
+        return self.stratum_of(self.items(side), scores)
 
     def strata(self, side: str, scores: Tensor) -> list[Stratum]:
         """One side's scores as comparisons of the objective take them: by part."""
-        return [self._stratum(items, scores[places]) for items, places in self.parts(side)]
+        return [self.stratum_of(items, scores[places]) for items, places in self.parts(side)]
 
     def values(self, side: str, scores: Tensor) -> list[float]:
         """What the objective takes of one side's scores: the metric over each part."""
@@ -131,7 +131,8 @@ class Task:
             notes.append("gives one number for the whole model: it counts in the search, without interval or verdict")
         return [f"task {self.name!r}: {note}" for note in notes]
 
-    def _stratum(self, items: Sequence[Item], scores: Tensor) -> Stratum:
+    def stratum_of(self, items: Sequence[Item], scores: Tensor) -> Stratum:
+        """The scores of some items as comparisons of the metric take them."""
         contributions = self.evaluator.contributions(items, scores).tolist()
         return Stratum.of([item.fingerprint for item in items], [item.weight for item in items], contributions)
 

@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import StringIO
 from typing import Any, Literal
 
 from rich.cells import cell_len
@@ -19,6 +20,8 @@ CELL = 80
 """The most characters of a name in a table."""
 NAME, TEXT = 24, 40
 """The widths in which the first column, and the others, are folded where there is no room for all."""
+PREFORMATTED = '<pre style="white-space: pre; overflow-x: auto; line-height: normal">{code}</pre>'
+"""What stands around printed text as HTML."""
 FRAME = 3
 """What a column takes beside its text: a space on both sides, and a line."""
 
@@ -41,6 +44,14 @@ def console() -> Console:
     """Standard output; wide enough for the tables where it is not a terminal, unless the user says how wide it is."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH
     return _Screen(highlight=False, markup=False, emoji=False, width=width)
+
+
+def printed(show: Callable[[Console], None], width: int = WIDTH) -> tuple[str, str]:
+    """What a function prints, as plain text, and as HTML for a notebook, of so many columns."""
+    screen = _Screen(file=StringIO(), width=width, record=True, highlight=False, markup=False, emoji=False)
+    show(screen)
+    page = screen.export_html(inline_styles=True, code_format=PREFORMATTED, clear=False)
+    return screen.export_text(), page
 
 
 def print_table(  # noqa: PLR0913, PLR0917 - what a table consists of

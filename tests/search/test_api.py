@@ -146,6 +146,45 @@ def test_a_file_its_content_and_a_config_are_the_same(config: Data, config_file:
         mergesearch.run(config_file, tmp_path / "file")
 
 
+def test_check(config: Data, config_file: Path) -> None:
+    for given in (config, config_file):
+        found = mergesearch.check(given)
+        assert (found.trials, found.baselines, found.items) == (17, 12, {"text": (6, 6)})
+        assert {"one.density", "two.weight.mlp"} <= set(found.dimensions)
+        assert found.seconds > 0
+        assert found.verdict_seconds > 0
+        assert any("expect little" in note for note in found.notes)
+        for shown in (str(found), found._repr_html_()):
+            assert "one.density" in shown
+            assert "expect little" in shown
+            assert "to score a candidate" in shown
+        assert found._repr_html_().startswith("<pre")
+    config["search"]["trails"] = 3
+    with pytest.raises(mergesearch.UserError, match="unknown key 'trails'"):
+        mergesearch.check(config)
+
+
+def test_evaluate(config: Data, models: Path, run: mergesearch.Run, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    found = mergesearch.evaluate(models / "one", config, nowhere)
+    score = found.scores["text"]
+    assert (score.task, score.metric, score.items) == ("text", "bits_per_byte", 12)
+    assert score.value.low < score.value.value < score.value.high
+    items = found.items
+    assert list(items.columns) == ["task", "split", "item", "score"]
+    assert items.groupby("split").size().to_dict() == {"search": 6, "test": 6}
+    baseline = next(row for row in run.verdict.baselines if row.name == "one")
+    assert score.value.value == close(baseline.tasks["text"]["all"], 24, magnitude=8.0)
+    assert f"{score.value.value:.4f} [" in str(found)
+    assert f"<td>{score.value.value:.4f} [" in found._repr_html_()
+    with pytest.warns(UserWarning, match="counts it as a look"):
+        recipe = mergesearch.evaluate(run.best.recipe, config, run.folder.parent)
+    of_file = mergesearch.evaluate(run.folder / "best.yml", config, nowhere)
+    of_best = mergesearch.evaluate(run.best, config, nowhere)
+    assert recipe.scores == of_file.scores == of_best.scores
+    assert recipe.scores["text"].value.value == close(run.verdict.winner.tasks["text"]["all"], 24, magnitude=8.0)
+
+
 def test_progress(config: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config["search"]["trials"] = 9
     mergesearch.run(config, tmp_path)

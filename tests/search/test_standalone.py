@@ -53,7 +53,7 @@ def baselines(data: Data, results: Path, watcher: Watcher = QUIET) -> dict[str, 
 
 def own_score(data: Data, folder: Path | str) -> float:
     found = evaluate_model(str(folder), Config.model_validate(data), "config")
-    return float(found["tasks"]["text"]["bits_per_byte"])
+    return found.scores["text"].value.value
 
 
 def with_capitals(folder: str) -> None:
@@ -133,7 +133,7 @@ def test_a_baseline_with_another_pooling_is_scored_with_its_own(config: Data, mo
     data["evaluate"] = {"tasks": [task], "split": {"search": 0.5, "test": 0.5}}
     scores = baselines(data, tmp_path / "results")
     for folder in folders:
-        own = evaluate_model(str(folder), Config.model_validate(data), "config")["tasks"]["text"]["spearman"]
+        own = evaluate_model(str(folder), Config.model_validate(data), "config").scores["text"].value.value
         assert scores[folder.name] == rescored(own)
     assert own_pooling_matters(data, folders[1], scores["two"])
 
@@ -141,7 +141,7 @@ def test_a_baseline_with_another_pooling_is_scored_with_its_own(config: Data, mo
 def own_pooling_matters(data: Data, folder: Path, score: float) -> bool:
     data["evaluate"]["tasks"][0]["pooling"] = "cls"
     found = evaluate_model(str(folder), Config.model_validate(data), "config")
-    return bool(score != rescored(found["tasks"]["text"]["spearman"]))
+    return bool(score != rescored(found.scores["text"].value.value))
 
 
 def test_models_of_another_kind_are_refused_by_check(config: Data, models: Path, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def outputs(folder: str) -> torch.Tensor:
 
 def accuracy(data: Data, folder: str) -> float:
     found = evaluate_model(folder, Config.model_validate(data), "config")
-    return float(found["tasks"]["text"]["accuracy"])
+    return found.scores["text"].value.value
 
 
 def test_other_labels_are_refused(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_two_models(config: Data, models: Path, tmp_path: Path) -> None:
     (task,) = mergesearch.compare(models / "one", recipe, Config.model_validate(config)).tasks
     parsed = Config.model_validate(config)
     for name, value in (("one", task.a), ("two", task.b)):
-        expected = evaluate_model(str(models / name), parsed, "config")["tasks"]["text"]["bits_per_byte"]
+        expected = evaluate_model(str(models / name), parsed, "config").scores["text"].value.value
         assert value == close(expected, 24, magnitude=8.0)
     assert task.items == 12
     assert all(flip.question for flip in (*task.wins, *task.losses))

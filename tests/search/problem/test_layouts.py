@@ -86,7 +86,7 @@ def rebuilt(results: Path, out: Path) -> None:
 def own_score(data: Data, folder: Path | str) -> float:
     """The checkpoint's own, as transformers loads it, on the search items."""
     found = evaluate_model(str(folder), Config.model_validate(data), "config")
-    return -float(found["tasks"]["text"]["bits_per_byte"])
+    return -found.scores["text"].value.value
 
 
 def on_all_texts(data: Data) -> Data:

@@ -421,7 +421,7 @@ def test_what_is_scored_live_is_what_the_written_stack_scores(config: Data, mode
     items = [*task.search, *task.test]
     total = sum(item.weight * score for item, score in zip(items, [*both[0], *both[1]], strict=True))
     layers = deep.params[LENGTH]
-    assert found["tasks"]["text"]["bits_per_byte"] == rescored(float(total) / sum(i.weight for i in items), layers)
+    assert found.scores["text"].value.value == rescored(float(total) / sum(i.weight for i in items), layers)
     assert deep.value == rescored(-task.value("search", both[0]), layers)
 
 

@@ -30,7 +30,7 @@ def test_nothing_looks_at_unused_items(
     (task,) = open_tasks(parsed.evaluate)
     assert looked == {item.id for item in task.used}
     assert (len(task.search), len(task.test), len(task.unused)) == (2, 2, 6)
-    assert found["items"] == {"text": 4}
+    assert found.to_json()["items"] == {"text": 4}
     assert verdict.test_items == 2
     assert open_tasks(parsed.evaluate).notes == ["task 'text': 4 of 12 items are used"]
     for key, value in (("limit", 8), ("split", {"search": 0.25, "test": 0.5})):
