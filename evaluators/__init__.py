@@ -14,7 +14,7 @@ from typing import TypeGuard
 
 from mergesearch.errors import UserError, in_words
 from mergesearch.evaluators.contract.differentiable import Differentiable, LossKind, has_targets
-from mergesearch.evaluators.contract.documents import Document, answers_of, documents_of
+from mergesearch.evaluators.contract.documents import Answers, Describes, Document, answers_of, documents_of
 from mergesearch.evaluators.contract.evaluator import Evaluator, MeanOfItems, Metric, has_contributions
 from mergesearch.evaluators.contract.examples import TakesExamples
 from mergesearch.evaluators.contract.graded import (
@@ -49,7 +49,9 @@ from mergesearch.trust import tell_code
 
 __all__ = [
     "EVALUATORS",
+    "Answers",
     "Budget",
+    "Describes",
     "Differentiable",
     "Document",
     "Evaluator",

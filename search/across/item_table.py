@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from optuna.study import Study
 from optuna.trial import FrozenTrial
 from torch import Tensor
 
@@ -22,19 +23,18 @@ Items = Mapping[str, Mapping[str, Sequence[Item]]]
 """By side and task."""
 
 
-def item_table(folder: RunFolder, storage: str | None, numbers: Sequence[int], answers: bool = False) -> "DataFrame":
+def item_table(folder: RunFolder, study: Study, numbers: Sequence[int], answers: bool = False) -> "DataFrame":
     """A row for each used item, with a column for each of these trials, named as in tables.
 
     The columns before have the task, the split, the item's id, the question, the right answer and the choices. A
     trial's column has its scores: a number, a list for tasks that take several numbers of an item, NaN where the item
-    was not scored; with ``answers`` what it answered to test items instead, empty where that is not known. ``storage``
-    is where the study is. Raises UserError for an unknown trial, and where files are damaged or missing.
+    was not scored; with ``answers`` what it answered to test items instead, empty where that is not known. Raises
+    UserError for an unknown trial, and where files are damaged or missing.
     """
     from pandas import DataFrame
 
     columns, _ = read_table(folder.path / DOCUMENTS, COLUMNS)
-    with folder.reading():
-        trials = folder.open_study(storage).get_trials(deepcopy=False)
+    trials = study.get_trials(deepcopy=False)
     if unknown := [str(number) for number in numbers if not 0 <= number < len(trials)]:
         raise UserError(f"{folder.path}: has no trial {listed(unknown)}, its trials are 0 to {len(trials) - 1}")
     keys = list(zip(columns["split"], columns["task"], columns["item"], strict=True))

@@ -127,7 +127,7 @@ class Run:
         from mergesearch.search.across.item_table import item_table
         from mergesearch.search.study.run_folder import RunFolder
 
-        return item_table(RunFolder(self.folder), self.config.search.storage, trials, answers)
+        return item_table(RunFolder(self.folder), self.study, trials, answers)
 
     @property
     def _finalists(self) -> list[int]:
