@@ -7,7 +7,6 @@ from mergesearch.errors import UserError
 from mergesearch.files import write_text
 from mergesearch.search.config import Config
 from mergesearch.search.report.page.document import document, is_whole
-from mergesearch.search.report.sections.best_trials import best_trials
 from mergesearch.search.report.sections.candidates import candidates
 from mergesearch.search.report.sections.comparisons import comparisons, evidence
 from mergesearch.search.report.sections.course import course
@@ -33,7 +32,6 @@ SECTIONS: tuple[Section, ...] = (
     prospects,
     course,
     influence,
-    best_trials,
     recipes,
     provenance,
 )

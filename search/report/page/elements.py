@@ -11,6 +11,9 @@ from mergesearch.search.statistics import Estimate
 from mergesearch.search.verdict.formatting import interval
 from mergesearch.text import SCREEN, as_html
 
+HEAD = 15
+"""Characters that a line of a column's head has room for."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -103,9 +106,7 @@ def table(
     ``marked`` says which rows are emphasized, ``texts`` which columns hold text, beside the first one.
     """
     columns = {0, *texts}
-    head = "".join(
-        f"<th scope=col{' class=text' if at in columns else ''}>{as_html(text)}</th>" for at, text in enumerate(heads)
-    )
+    head = "".join(_head(text, at in columns) for at, text in enumerate(heads))
     marks = [*marked, *[False] * (len(rows) - len(marked))]
     body = "".join(
         f"<tr{' class=marked' if mark else ''}>{''.join(_cell(cell, at, columns) for at, cell in enumerate(row))}</tr>"
@@ -113,9 +114,20 @@ def table(
     )
     return (
         f'<div class=wide tabindex=0 role=region aria-label="{as_html(caption)}">'
-        f"<table class=sortable><caption>{as_html(caption)}</caption>"
+        f"<table class=sortable><caption><span>{as_html(caption)}</span></caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _breaking(text: str) -> str:
+    """Text that may be broken after an underscore, a slash or a comma, as names have them instead of spaces."""
+    return re.sub("([_/,])(?=\\w)", r"\1<wbr>", as_html(text))
+
+
+def _head(text: str, is_text: bool) -> str:
+    """A head of a column, which is wide enough for a few lines of it."""
+    kind = " class=text" if is_text else ""
+    return f'<th scope=col{kind} style="min-width:{min(len(text), HEAD)}ch">{_breaking(text)}</th>'
 
 
 def _cell(cell: Cell | str, at: int, texts: set[int]) -> str:
@@ -124,4 +136,4 @@ def _cell(cell: Cell | str, at: int, texts: set[int]) -> str:
     sort = "" if cell.sort is None else f" data-sort={cell.sort!r}"
     less = f" <small>{as_html(cell.less)}</small>" if cell.less else ""
     tag, scope = ("td", "") if at else ("th", " scope=row")
-    return f"<{tag}{scope}{kind}{sort}>{as_html(cell.text)}{less}{cell.html}</{tag}>"
+    return f"<{tag}{scope}{kind}{sort}>{_breaking(cell.text)}{less}{cell.html}</{tag}>"

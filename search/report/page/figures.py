@@ -37,7 +37,7 @@ def label(text: object) -> str:
 
 def rounded(value: float) -> float:
     """A number with as many digits as a figure shows."""
-    return float(f"{value:.6g}")
+    return float(f"{value:.5g}")
 
 
 def figure(drawn: Any, name: str, caption: str, height: int) -> str:

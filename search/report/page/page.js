@@ -78,5 +78,5 @@ for (const pre of document.querySelectorAll("pre.copy")) {
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   };
   pre.replaceWith(around);
-  around.append(pre, button);
+  around.append(button, pre);
 }

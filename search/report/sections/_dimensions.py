@@ -21,13 +21,15 @@ class Place:
 
     Attributes:
         hole: the hole's name.
-        depth: the layer, the group of layers, or the knot of a curve.
+        unit: what it is one of over depth: layer, group (of layers), knot (of a curve).
+        depth: which one, from 0; -1 where there is no unit.
         module: the filter, such as ``mlp``, of tensors that it is for.
         model: the model whose parameter it is.
     """
 
     hole: str
-    depth: str = ""
+    unit: str = ""
+    depth: int = -1
     module: str = ""
     model: str = ""
 
@@ -44,8 +46,8 @@ def _place(name: str, holes: Mapping[str, Hole], recipe: Mapping[str, Any]) -> P
     hole = holes.get(hole_name)
     if hole is None:
         return Place(hole_name)
-    depth = f"{_unit(hole)} {indexed[2]}" if indexed else ""
-    return Place(hole_name, depth, _filter(hole, recipe), _model(hole, recipe))
+    unit, depth = (_unit(hole), int(indexed[2])) if indexed else ("", -1)
+    return Place(hole_name, unit, depth, _filter(hole, recipe), _model(hole, recipe))
 
 
 def _unit(hole: Hole) -> str:

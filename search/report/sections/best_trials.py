@@ -4,41 +4,44 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
-from mergesearch.search.report.page.elements import section
+from mergesearch.search.report.page.elements import details, section
 from mergesearch.search.report.page.figures import BLUE, GREEN, GREY, categories, figure, label, rounded, rows_height
-from mergesearch.search.report.sections._dimensions import distributions_of, share_of
+from mergesearch.search.report.sections._dimensions import share_of
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.result import Verdict
 
 BEST = 10
 """How many candidates have a line."""
-MOST = 60
-"""The most dimensions that are shown: those in which the best candidates differ most from each other."""
+SHOWN = 16
+"""How many dimensions stand in the figure; one of all can be unfolded."""
 
 
-def best_trials(store: RunStore, verdict: Verdict) -> str:
-    """The figure; empty where fewer than two candidates were sampled."""
+def best_trials(store: RunStore, verdict: Verdict, names: Sequence[str]) -> str:
+    """The figure; empty where fewer than two candidates were sampled.
+
+    names: the dimensions, the most important first.
+    """
     trials = sorted((each for each in t.contenders(store.study) if _is_sampled(each)), key=t.rank)[:BEST]
-    dimensions = list(distributions_of(trials))
-    if len(trials) < 2 or not dimensions:
+    if len(trials) < 2 or not names:
         return ""
-    if len(dimensions) > MOST:
-        widest = sorted(dimensions, key=lambda name: -_spread(trials, name))[:MOST]
-        dimensions = [name for name in dimensions if name in widest]
-    return section("The best candidates", _figure(trials, dimensions, verdict))
+    caption = (
+        f"The {len(trials)} best candidates that the search sampled and scored in full, by the objective on the search "
+        f"items, {t.score_of(trials[-1]):.4f} to {t.score_of(trials[0]):.4f}; the winner is the thick green line."
+    )
+    every = _figure(trials, sorted(names), verdict, ("best-trials-all", "The same, in all dimensions."))
+    return section(
+        "The best candidates",
+        _figure(trials, names[:SHOWN], verdict, ("best-trials", caption)),
+        details(f"All {len(names)} dimensions", every) if len(names) > SHOWN else "",
+    )
 
 
 def _is_sampled(trial: FrozenTrial) -> bool:
     return t.kind_of(trial) not in t.NAMED and bool(trial.params)
 
 
-def _spread(trials: Sequence[FrozenTrial], name: str) -> float:
-    shares = [share_of(trial.distributions[name], trial.params[name]) for trial in trials if name in trial.params]
-    return max(shares) - min(shares)
-
-
-def _figure(trials: Sequence[FrozenTrial], dimensions: Sequence[str], verdict: Verdict) -> str:
+def _figure(trials: Sequence[FrozenTrial], dimensions: Sequence[str], verdict: Verdict, about: tuple[str, str]) -> str:
     """Dimensions from top to bottom, so that their names have room; the winner is drawn last."""
     from plotly import graph_objects as go
 
@@ -63,12 +66,8 @@ def _figure(trials: Sequence[FrozenTrial], dimensions: Sequence[str], verdict: V
             showlegend=False,
         )
     drawn.update_layout(yaxis=categories(dimensions), xaxis={"range": [-0.03, 1.03], "tickformat": ".0%"})
-    drawn.update_layout(xaxis_title="from the lower to the upper end of the dimension's range")
-    caption = (
-        f"The {len(trials)} best candidates that the search sampled and scored in full, by the objective on the search "
-        f"items, {t.score_of(trials[-1]):.4f} to {t.score_of(trials[0]):.4f}; the winner is the thick green line."
-    )
-    return figure(drawn, "best-trials", caption, rows_height(dimensions))
+    drawn.update_layout(xaxis_title="place in the dimension's range")
+    return figure(drawn, *about, rows_height(dimensions))
 
 
 def _shown(value: object) -> str:

@@ -24,6 +24,7 @@ COLOURS = {
 }
 SYMBOLS = {t.BASELINE: "diamond", t.GRADIENT: "triangle-up", t.SWEEP: "square", t.CENTRE: "star", t.SOUP: "pentagon"}
 BEST = "#d97706"
+HOVER = "trial %{customdata[0]}: %{y}<br>%{customdata[1]} items<br>%{text}<extra></extra>"
 HOLLOW = "-open"
 """The end of the names of plotly's symbols that are drawn by their outline."""
 
@@ -93,15 +94,18 @@ def _add_trials(drawn: Any, trials: Sequence[FrozenTrial], x: Sequence[float], y
             drawn.add_scatter(
                 x=[x[at] for at in chosen],
                 y=[rounded(y[at]) for at in chosen],
-                text=[f"{label(t.label_of(trials[at]))}<br>{_scored_in_words(trials[at])}" for at in chosen],
+                customdata=[[trials[at].number, t.items_of(trials[at])] for at in chosen],
+                text=[_about(trials[at]) for at in chosen],
                 mode="markers",
                 cliponaxis=False,
                 name=f"{kind}, stopped early" if stopped else kind,
                 marker={"color": colour, "size": 9, "symbol": SYMBOLS.get(kind, "circle") + HOLLOW * stopped},
-                hovertemplate="%{y}<br>%{text}<extra></extra>",
+                hovertemplate=HOVER,
             )
 
 
-def _scored_in_words(trial: FrozenTrial) -> str:
+def _about(trial: FrozenTrial) -> str:
+    """What the hover label says beside the number; nothing for most trials, so that the page is small."""
     same = trial.user_attrs.get(t.SAME_AS)
-    return f"the same model as<br>{label(same)}" if same else f"{t.items_of(trial):,} items"
+    names = [label(t.label_of(trial))] if t.kind_of(trial) in t.NAMED else []
+    return "<br>".join([*names, *([f"the same model as<br>{label(same)}"] if same else [])])

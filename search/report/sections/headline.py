@@ -53,7 +53,9 @@ def _figure(verdict: Verdict) -> str:
     drawn.update_yaxes(categories(names), row=1, col=1)
     drawn.update_yaxes(categories(["difference"]), row=2, col=1)
     drawn.update_xaxes(title_text="objective on the test items", row=1, col=1)
-    drawn.update_xaxes(title_text="winner − best baseline", row=2, col=1, range=_with_zero(verdict.difference))
+    drawn.update_xaxes(
+        title_text="winner − best baseline", row=2, col=1, range=_with_zero(verdict.difference), zeroline=False
+    )
     drawn.add_vline(x=0, line={"color": RED, "width": 2, "dash": "dot"}, row=2, col=1)
     caption = (
         f"{names[0]} and the best baseline, {names[1]}, on the {verdict.test_items:,} test items, with 95 % intervals. "

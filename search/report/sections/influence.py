@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, create_trial
 
 from mergesearch.search.report.page.elements import details, note, section, small_figures
 from mergesearch.search.report.page.figures import BLUE, GREY, RED, categories, figure, rounded, rows_height
-from mergesearch.search.report.sections._dimensions import Place, places_of
+from mergesearch.search.report.sections._dimensions import Place, distributions_of, places_of
+from mergesearch.search.report.sections.best_trials import best_trials
 from mergesearch.search.report.sections.slices import slices
 from mergesearch.search.statistics import Array
 from mergesearch.search.study import trials as t
@@ -28,7 +29,7 @@ SHOWN = 12
 """How many dimensions stand in the figure; the others are to be unfolded."""
 SHUFFLES = 10
 """How often the trials' values are shuffled to find what chance gives."""
-GROUPINGS = {"hole": "hole", "depth": "layer, group of layers or knot", "module": "module", "model": "model"}
+UNITS = {"layer": "layer", "group": "group of layers", "knot": "knot of the curves over depth"}
 EXPLAINED = (
     "Importance by PED-ANOVA: how much the values of a dimension among the best tenth of the trials differ from those "
     "among all of them; all dimensions sum to 100 %. Of {count} trials that were scored in full: baselines, and trials "
@@ -37,24 +38,26 @@ EXPLAINED = (
 )
 
 
-def influence(store: RunStore, _: Verdict) -> str:
-    """Importances by dimension, hole, depth, module and model, and slices of the most important dimensions.
-
-    PED-ANOVA: Watanabe, Bansal & Hutter, PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary
-    Subspaces (IJCAI 2023).
-    """
+def influence(store: RunStore, verdict: Verdict) -> str:
+    """Which dimensions matter, and the best candidates by them."""
     trials = sampled_trials(store)
     if len(trials) < LEAST:
-        return ""
+        return best_trials(store, verdict, list(distributions_of(trials)))
     found = importances(trials)
+    return _importances(store, trials, found) + best_trials(store, verdict, list(found.shares))
+
+
+def _importances(store: RunStore, trials: Sequence[FrozenTrial], found: "Importances") -> str:
+    """Importances by dimension, hole, depth, module and model, and slices of the most important dimensions."""
     names = list(found.shares)
+    first = {name: found.shares[name] for name in names[:SHOWN]}
     recipe = store.study.user_attrs.get(t.CONFIG, {}).get("recipe") or {}
-    rest = _bars(found.shares, "importances-all", "The importance of every dimension.", found.chance)
+    every = _bars(found.shares, "importances-all", "The importance of every dimension.", found.chance)
     return section(
         "Which dimensions matter",
         note(EXPLAINED.format(count=len(trials))),
-        _bars(dict(list(found.shares.items())[:SHOWN]), "importances", "The most important dimensions.", found.chance),
-        details(f"All {len(names)} dimensions", rest) if len(names) > SHOWN else "",
+        _bars(first, "importances", "The most important dimensions.", found.chance),
+        details(f"All {len(names)} dimensions", every) if len(names) > SHOWN else "",
         _grouped(found.shares, places_of(names, recipe)),
         slices(trials, names),
     )
@@ -78,7 +81,11 @@ class Importances:
 
 
 def importances(trials: Sequence[FrozenTrial]) -> Importances:
-    """The importance of every dimension; of several objectives, for their sum by weight."""
+    """The importance of every dimension; of several objectives, for their sum by weight.
+
+    PED-ANOVA: Watanabe, Bansal & Hutter, PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary
+    Subspaces (IJCAI 2023).
+    """
     scores = np.array([t.score_of(trial) for trial in trials])
     study, rng = _study_of(trials), np.random.default_rng(derive(0, "importances"))
     found = _evaluated(study, scores)
@@ -106,13 +113,38 @@ def _evaluated(study: Study, scores: Array) -> dict[str, float]:
 def _grouped(shares: Mapping[str, float], places: Mapping[str, Place]) -> str:
     """A figure for each grouping in which there are several groups."""
     figures = []
-    for key, title in GROUPINGS.items():
-        sums: dict[str, float] = defaultdict(float)
-        for name, share in shares.items():
-            sums[getattr(places[name], key) or "others"] += share
-        if len(sums) > 1 and (key != "hole" or len(sums) < len(shares)):
-            figures.append(_bars(sums, f"importances-{key}", f"By {title}: sums over dimensions."))
+    for key in ("hole", "module", "model"):
+        sums = _sums(shares, {name: getattr(place, key) or "others" for name, place in places.items()})
+        if 1 < len(sums) < len(shares):
+            figures.append(_bars(sums, f"importances-{key}", f"By {key}: sums over dimensions."))
+    for unit, what in UNITS.items():
+        sums = _sums(shares, {name: str(place.depth) for name, place in places.items() if place.unit == unit})
+        if len(sums) > 1:
+            figures.append(_columns(sums, f"importances-{unit}", f"By {what}: sums over dimensions."))
     return small_figures(figures)
+
+
+def _sums(shares: Mapping[str, float], groups: Mapping[str, str]) -> dict[str, float]:
+    sums: dict[str, float] = defaultdict(float)
+    for name, group in groups.items():
+        sums[group] += shares[name]
+    return sums
+
+
+def _columns(shares: Mapping[str, float], name: str, caption: str) -> str:
+    """By depth, in its order."""
+    from plotly import graph_objects as go
+
+    depths = sorted(map(int, shares))
+    drawn = go.Figure()
+    drawn.add_bar(
+        x=depths,
+        y=[rounded(100 * shares[str(depth)]) for depth in depths],
+        marker={"color": BLUE},
+        hovertemplate="%{x}: %{y:.1f} %<extra></extra>",
+    )
+    drawn.update_layout(yaxis_title="importance, %", bargap=0.3, xaxis={"dtick": 1} if len(depths) < 10 else {})
+    return figure(drawn, name, caption, 250)
 
 
 def _bars(shares: Mapping[str, float], name: str, caption: str, chance: float | None = None) -> str:

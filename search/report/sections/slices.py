@@ -12,7 +12,7 @@ from mergesearch.search.report.sections._dimensions import distributions_of
 from mergesearch.search.study import trials as t
 from mergesearch.text import as_line
 
-SHOWN, UNFOLDED = 6, 18
+SHOWN, UNFOLDED = 6, 12
 """How many dimensions are shown, and how many more can be unfolded."""
 
 
@@ -37,10 +37,10 @@ def _slice(trials: Sequence[FrozenTrial], name: str, distribution: Any, number: 
     drawn.add_scatter(
         x=[choices.index(value) if is_choice else rounded(value) for value in values],
         y=[rounded(t.score_of(trial)) for trial in having],
-        text=[label(t.label_of(trial)) for trial in having],
+        customdata=[trial.number for trial in having],
         mode="markers",
         marker={"color": BLUE, "size": 7, "opacity": 0.7},
-        hovertemplate="%{text}<br>%{x}: %{y}<extra></extra>",
+        hovertemplate="trial %{customdata}<br>%{x}: %{y}<extra></extra>",
     )
     axis = {"tickvals": list(range(len(choices))), "ticktext": list(map(label, choices))} if is_choice else {}
     kind = "log" if not is_choice and distribution.log else "linear"

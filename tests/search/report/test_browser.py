@@ -198,7 +198,7 @@ def test_the_leaderboard_sorts_and_filters(browser: "Browser", pages: dict[str, 
 
         def shown() -> list[str]:
             return page.locator("tbody tr:visible th").evaluate_all(
-                "all => all.map(each => each.firstChild.data.trim())"
+                "all => all.map(each => each.innerText.split('\\n')[0])"
             )
 
         by_rank = shown()

@@ -135,13 +135,15 @@ def test_every_dimension_of_a_space_has_its_place() -> None:
     places = places_of(names, RECIPE)
     assert vars(places[DECISIVE]) == {
         "hole": "code.weight.mlp",
-        "depth": "layer 3",
+        "unit": "layer",
+        "depth": 3,
         "module": "mlp",
         "model": "code",
     }
     assert vars(places["chat.weight.rest[1]"]) == {
         "hole": "chat.weight.rest",
-        "depth": "knot 1",
+        "unit": "knot",
+        "depth": 1,
         "module": "rest",
         "model": "chat",
     }

@@ -1,0 +1,74 @@
+"""Takes the pictures of the documentation in Chromium.
+
+    .venv/bin/python scripts/screenshots.py results/runs/four-languages results/runs/long
+
+The first run is the demo's, the second one a longer search of the same space, as by
+``mergesearch run configs/demo.yml search.trials=90 --name long``. Both are on the leaderboard.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from playwright.sync_api import sync_playwright
+
+from mergesearch.search.across.leaderboard import leaderboard
+from mergesearch.search.report.html import FILE, rewrite_report
+from mergesearch.search.report.leaderboard_html import leaderboard_html
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+LARGEST = 300_000
+"""Bytes of a picture."""
+
+
+class Shot(NamedTuple):
+    """A picture: of a page, on a screen of that size, from a section on."""
+
+    name: str
+    page: str
+    width: int
+    height: int
+    scheme: str = "light"
+    section: str = ""
+
+
+SHOTS = (
+    Shot("report", "demo", 1280, 1560),
+    Shot("report-dark", "long", 1280, 1500, "dark", "which-dimensions-matter"),
+    Shot("report-search", "long", 1280, 1000, "light", "the-search"),
+    Shot("report-phone", "demo", 390, 1000),
+    Shot("leaderboard", "leaderboard", 1280, 900),
+)
+
+
+def main(demo: Path, long: Path) -> None:
+    """Writes the pictures anew."""
+    with TemporaryDirectory() as name, sync_playwright() as playwright:
+        pages = {"demo": demo / FILE, "long": long / FILE, "leaderboard": Path(name) / "leaderboard.html"}
+        for run in (demo, long):
+            rewrite_report(run)
+        pages["leaderboard"].write_text(leaderboard_html(leaderboard([demo, long])), encoding="utf-8")
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for shot in SHOTS:
+            _take(browser, pages[shot.page], shot)
+
+
+def _take(browser: Any, page: Path, shot: Shot) -> None:
+    size = {"width": shot.width, "height": shot.height}
+    tab = browser.new_page(viewport=size, color_scheme=shot.scheme, device_scale_factor=1)
+    tab.goto(page.resolve().as_uri())
+    if tab.locator(".plot").count():
+        tab.wait_for_selector("html[data-drawn]")
+    if shot.section:
+        tab.locator(f"#{shot.section}").evaluate("heading => scrollTo(0, heading.offsetTop - 16)")
+    file = IMAGES / f"{shot.name}.png"
+    tab.screenshot(path=file)
+    tab.close()
+    if file.stat().st_size > LARGEST:
+        raise SystemExit(f"{file} has {file.stat().st_size:,} bytes, at most {LARGEST:,} are to be")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
