@@ -29,7 +29,7 @@ def _csv_cell(value: object) -> object:
 def as_markdown(rows: Sequence[Row], left: int = 1) -> str:
     """Rows of the same columns as a Markdown table; all columns but the first ``left`` are aligned right."""
     heads = list(rows[0]) if rows else []
-    lines = [heads, ["---" if n < left else "---:" for n in range(len(heads))]]
+    lines = [[as_heading(head) for head in heads], ["---" if n < left else "---:" for n in range(len(heads))]]
     lines += [[as_heading(_shown(value)) for value in row.values()] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
