@@ -1,10 +1,12 @@
 """Safetensors files, read tensor by tensor into memory of their own.
 
 Files are not memory-mapped: mapped pages count as the process's memory for as long as the file is open. Here the memory
-of a tensor is free as soon as the tensor is dropped.
+of a tensor is free as soon as the tensor is dropped. Processes that share checkpoints map them, so that the machine has
+each page once.
 """
 
 import json
+import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from mergesearch.errors import UserError, first_line
 from mergesearch.merge_ops.checkpoint.pages import allocated
+from mergesearch.merge_ops.checkpoint.sharing import sharing_processes
 from mergesearch.reading import check_file
 
 DTYPES = {
@@ -34,6 +37,8 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 SAMPLE_BYTES = 64
+ALIGNED = 8
+"""The bytes to which the place of a tensor in a file is a multiple, in files as the library writes them."""
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LFS_POINTER = b"version https://git-lfs"
 """How a file begins that Git LFS would replace by the true one."""
@@ -100,9 +105,25 @@ class TensorFile:
         return {name: str(entry.get("dtype")) for name, entry in self._header.items()}
 
     def read(self, name: str) -> Tensor:
-        """Reads one tensor to the CPU."""
-        info = self.tensors[name]
-        return self.stored(name).read().view(info.dtype).view(info.shape)
+        """Reads one tensor to the CPU, or maps it there; see ``sharing_processes``."""
+        info, stored = self.tensors[name], self.stored(name)
+        data = self._mapped(stored) if sharing_processes() > 1 else stored.read()
+        return data.view(info.dtype).view(info.shape)
+
+    def _mapped(self, stored: StoredBytes) -> Tensor:
+        """Bytes of the file, flat uint8: pages that other processes have too, until somebody writes to the tensor."""
+        end = stored.start + stored.count
+        if end > len(self._map):
+            raise stored.truncated(end - len(self._map))
+        is_aligned = stored.count and stored.start % ALIGNED == 0
+        if not is_aligned:
+            return stored.read()
+        return torch.frombuffer(self._map, dtype=torch.uint8, offset=stored.start, count=stored.count)
+
+    @cached_property
+    def _map(self) -> mmap.mmap:
+        with self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
     def stored(self, name: str) -> StoredBytes:
         """Returns the place of a tensor's bytes."""

@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from mergesearch.merge_ops.checkpoint.sharing import sharing_processes
+
 USABLE = 0.8
 """The fraction of free memory that checkpoints may fill. Evaluation needs the rest."""
 Location = Literal["device", "host", "disk"]
@@ -24,6 +26,7 @@ class MemoryPlan:
         free: the free bytes at the location.
         statistics: the bytes of cached statistics at most.
         gradients: the bytes of gradients beside the live model.
+        sharers: the processes that share the checkpoints in the host's memory.
     """
 
     device: str
@@ -32,6 +35,7 @@ class MemoryPlan:
     free: int
     statistics: int = 0
     gradients: int = 0
+    sharers: int = 1
 
     def __str__(self) -> str:
         text = f"checkpoints: {_sizes(self.checkpoints)}; {size(sum(self.checkpoints.values()))} in all, {self._where}"
@@ -39,12 +43,17 @@ class MemoryPlan:
         return f"{text}; gradients take {size(self.gradients)} more" if self.gradients else text
 
     @property
+    def _shared(self) -> str:
+        is_shared = self.sharers > 1 and (self.location == "host" or self.device == "cpu")
+        return f", shared by {self.sharers} processes" if is_shared else ""
+
+    @property
     def _where(self) -> str:
         free = f"{size(self.free)} free"
         if self.location == "device":
-            return f"kept in memory on {self.device} ({free}); equal tensors are kept once"
+            return f"kept in memory on {self.device} ({free}{self._shared}); equal tensors are kept once"
         if self.location == "host":
-            return f"kept in host memory ({free}) and streamed to {self.device}, where they do not fit"
+            return f"kept in host memory ({free}{self._shared}) and streamed to {self.device}, where they do not fit"
         return f"read from disk for every candidate, because they do not fit in memory ({free})"
 
 
@@ -78,15 +87,16 @@ def plan_memory(
         statistics: the bytes of cached statistics, which are kept where the checkpoints are.
         gradients: the bytes of gradients, which are kept where the live model is.
     """
-    needed, live, host = sum(checkpoints.values()) + statistics, live_model + gradients, free_on_host()
+    needed, live, host, sharers = sum(checkpoints.values()), live_model + gradients, free_on_host(), sharing_processes()
+    shared = needed + sharers * statistics
     if device.startswith("cuda"):
         free: int = torch.cuda.mem_get_info(device)[0]
-        if needed + live <= USABLE * free:
-            return MemoryPlan(device, "device", checkpoints, free, statistics, gradients)
-        location: Location = "host" if needed <= USABLE * host else "disk"
-        return MemoryPlan(device, location, checkpoints, host, statistics, gradients)
-    location = "device" if needed + live <= USABLE * host else "disk"
-    return MemoryPlan(device, location, checkpoints, host, statistics, gradients)
+        if needed + statistics + live <= USABLE * free:
+            return MemoryPlan(device, "device", checkpoints, free, statistics, gradients, sharers)
+        location: Location = "host" if shared <= USABLE * host else "disk"
+    else:
+        location = "device" if shared + sharers * live <= USABLE * host else "disk"
+    return MemoryPlan(device, location, checkpoints, host, statistics, gradients, sharers)
 
 
 def free_on_host() -> int:

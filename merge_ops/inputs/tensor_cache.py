@@ -58,7 +58,8 @@ class TensorCache:
 
     def _placed(self, name: str, tensor: Tensor) -> Tensor:
         """Returns the tensor at its location, or the equal tensor of another checkpoint."""
-        placed = tensor.pin_memory() if self._stream else tensor
+        # What is pinned is a copy, which other processes cannot share.
+        placed = tensor.pin_memory() if self._stream and self.plan.sharers == 1 else tensor
         placed = placed.to(self.plan.device) if self.plan.location == "device" else placed
         others = self._by_name.setdefault(name, [])
         equal = next((other for other in others if same_bits(other, placed)), None)

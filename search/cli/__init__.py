@@ -7,16 +7,16 @@ import gc
 
 import click
 
-from mergesearch.search.cli import comparing, demo, merging, runs, searching, sharing
+from mergesearch.search.cli import checking, comparing, demo, merging, running, runs, sharing
 
 COLLECTED = 50_000, 20, 20
 """When Python looks for garbage: 70 times later than by itself. It finds none while torch and others are imported; a
 small merge takes 1.8 s instead of 1.9."""
 COMMANDS = (
-    searching.run,
-    searching.soup,
-    searching.check,
-    searching.evaluate,
+    running.run,
+    running.soup,
+    checking.check,
+    checking.evaluate,
     merging.merge,
     merging.methods,
     merging.remerge,
@@ -25,6 +25,7 @@ COMMANDS = (
     runs.list_runs,
     runs.show,
     runs.status,
+    runs.stop,
     sharing.push,
     demo.demo,
 )

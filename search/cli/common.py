@@ -22,7 +22,7 @@ verbose_option = click.option("--verbose", "-v", is_flag=True, help="Print a lin
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print the verdict's sentence and its recipe alone.")
 values_argument = click.argument("values", nargs=-1, metavar="[KEY=VALUE]...")
 trust_option = click.option(
-    "--trust", is_flag=True, help="Allow code that tasks (!function) and merge methods (file.py:NAME) bring along."
+    "--trust", is_flag=True, help="Allow code of tasks (!function) and merge methods (file.py:NAME)."
 )
 results_option = click.option(
     "--results",

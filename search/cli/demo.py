@@ -3,7 +3,7 @@
 import click
 
 from mergesearch.search.cli.common import command, quiet_option, verbose_option
-from mergesearch.search.cli.searching import run_file
+from mergesearch.search.cli.running import run_file
 
 
 @command("mergesearch demo")

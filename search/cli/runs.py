@@ -1,10 +1,10 @@
-"""Commands that look at runs without loading a model: list, show, status."""
+"""Commands that look at runs, or stop them, without loading a model: list, show, status, stop."""
 
 from pathlib import Path
 
 import click
 
-from mergesearch.search.cli.common import command, results_option
+from mergesearch.search.cli.common import command, echo, results_option
 
 
 @command("mergesearch list", "list")
@@ -56,3 +56,21 @@ def status(run: str | None, results: Path) -> None:
 
     runs = [find_run(run, results)] if run else [each for each in runs_in(results) if each.state != "finished"]
     print_status(console(), runs)
+
+
+@command("mergesearch stop four-languages")
+@click.argument("run")
+@results_option
+def stop(run: str, results: Path) -> None:
+    """Ask all workers of a run to stop, each after its trial.
+
+    RUN is the name of a run, or its folder. The command that began it goes on with it.
+    """
+    from mergesearch.search.report.runs_page import find_run
+    from mergesearch.search.study.stop import ask_to_stop
+
+    workers = ask_to_stop(find_run(run, results).folder)
+    for worker in workers:
+        echo(f"{worker}: stops after its trial")
+    if not workers:
+        echo(f"{run}: nobody works on it")

@@ -41,8 +41,9 @@ class Config(Strict):
     Paths are absolute: see ``absolute_paths``. Of a file they are relative to it, else to the current folder.
 
     ``builder`` names a function, ``module:function`` or ``path/to/file.py:function``, that makes the live model from
-    the path of a checkpoint, for models that transformers does not know. ``threads``: see ``chosen_threads``. ``trust``
-    allows code that tasks and merge methods bring along to run: see ``trust_code``.
+    the path of a checkpoint, for models that transformers does not know. ``threads``: see ``chosen_threads``;
+    ``workers``: see ``posts``. ``trust`` allows code that tasks and merge methods bring along to run: see
+    ``trust_code``.
     """
 
     recipe: Annotated[dict[str, Any], BeforeValidator(with_references)]
@@ -52,6 +53,7 @@ class Config(Strict):
     output: Output
     device: Literal["cpu", "cuda", "auto"] = "auto"
     threads: int | None = Field(None, ge=1)
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     builder: str | None = Field(None, pattern=":")
     trust: bool = False
 
@@ -124,8 +126,7 @@ def read_sections(file: Path, **overrides: Any) -> Any:
 def _overridden(data: dict[str, Any], stem: str, overrides: dict[str, Any]) -> dict[str, Any]:
     keys_of = {"search": ("trials", "timeout", "seed", "storage"), "output": ("name",)}
     data = {**data, "output": data.get("output", {"name": stem})}
-    if overrides.get("trust"):
-        data["trust"] = True
+    data |= {key: overrides[key] for key in ("trust", "workers") if overrides.get(key)}
     for section, keys in keys_of.items():
         values = {key: overrides[key] for key in keys if overrides.get(key) is not None}
         if values and isinstance(data.setdefault(section, {}), dict):

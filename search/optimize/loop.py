@@ -33,6 +33,7 @@ from mergesearch.search.study.journal import noted_together
 from mergesearch.search.study.leases import Leases
 from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_store import RunStore
+from mergesearch.search.study.stop import Stopped, is_asked_to_stop
 from mergesearch.search.study.stopping import why_ended
 from mergesearch.steps import step
 
@@ -67,11 +68,13 @@ class Loop:
     def run(self, on_trial: Callable[[FrozenTrial], None] = lambda _: None) -> None:
         """Runs until the search has ended and no worker is at a trial; ``on_trial`` gets each trial finished here.
 
-        Raises UserError where no candidate can be scored.
+        Raises UserError where no candidate can be scored, and Stopped where this worker is asked to stop.
         """
         study, failures = self._store.study, FirstFailures()
         self._scorer.score_constraint_baselines()
         while self.ended is None or t.running(study):
+            if is_asked_to_stop(self._store.folder.path, self._store.folder.worker):
+                raise Stopped
             number = self.run_trial()
             if number is None:
                 with step("waiting for other workers"):

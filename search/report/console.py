@@ -2,12 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from time import monotonic
 
 from optuna.trial import FrozenTrial
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Column
+from rich.console import Console
 from rich.text import Text
 
 from mergesearch.search.candidates.plan import SearchPlan
@@ -21,6 +18,7 @@ from mergesearch.search.report.check_page import (
     print_start,
     print_tasks,
 )
+from mergesearch.search.report.progress_bar import ProgressBar, progress_bar
 from mergesearch.search.report.run_log import trial_in_words
 from mergesearch.search.report.screen import CELL
 from mergesearch.search.samplers.schedule import plan as plan_samplers
@@ -29,12 +27,7 @@ from mergesearch.search.study import trials as t
 from mergesearch.search.study.progress import Doing, left_in_words
 from mergesearch.search.verdict.finalists import search_estimate
 from mergesearch.search.verdict.formatting import interval
-from mergesearch.text import LINE, as_line, shown
-
-NARROW = 100
-"""Columns up to which the bar is short, for what stands beside it."""
-LINE_SECONDS, LINE_SHARE, MOST_SECONDS = 10.0, 0.1, 300.0
-"""How often a run without a terminal prints where it is: at first, then at this share of its time, and at least."""
+from mergesearch.text import LINE, shown
 
 
 @contextmanager
@@ -43,41 +36,15 @@ def shown_progress(screen: Console, verbose: bool = False) -> Iterator[Watcher]:
 
     Where the screen is no terminal, it prints plain lines now and then. ``verbose`` shows a line for each trial, too.
     """
-    spinner = "dots" if screen.encoding.startswith("utf") else "line"
-    with _Bars(
-        SpinnerColumn(spinner),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24 if screen.width > NARROW else 8),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[best]}", markup=False, table_column=Column(overflow="fold", ratio=1)),
-        TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)),
-        console=screen,
-        disable=not screen.is_terminal,
-    ) as progress:
-        yield _Bar(screen, progress, verbose).watcher()
+    with progress_bar(screen) as bar:
+        yield _Shown(screen, bar, verbose).watcher()
 
 
-class _Bars(Progress):
-    """Bars, and below them lines of text."""
-
-    lines: Sequence[str] = ()
-
-    def get_renderables(self) -> Iterator[RenderableType]:
-        """See ``Progress.get_renderables``."""
-        yield from super().get_renderables()
-        yield from (self.console.render_str(f"  {line}", style="dim", overflow="fold") for line in self.lines)
-
-
-class _Bar:
-    def __init__(self, screen: Console, progress: _Bars, verbose: bool) -> None:
-        self._screen = screen
-        self._verbose = verbose
-        self._progress = progress
-        self._task = progress.add_task("trials", total=None, best="", left="")
+class _Shown:
+    def __init__(self, screen: Console, bar: ProgressBar, verbose: bool) -> None:
+        self._screen, self._bar, self._verbose = screen, bar, verbose
         self._best = -1
         self._text = ""
-        self._trials = ""
-        self._begun = self._last_line = monotonic()
         self._race_told = False
 
     def watcher(self) -> Watcher:
@@ -93,8 +60,7 @@ class _Bar:
         done, total = len(t.finished(view.study)), view.trials
         if done:
             self._stage(f"resuming {view.path}: {done} of {total} trials are done")
-        self._progress.update(self._task, total=total, completed=min(done, total))
-        self._trials = f"trials {done}/{total}"
+        self._bar.trials(done, total)
 
     def _trial(self, view: RunView, trial: FrozenTrial) -> None:
         if self._verbose:
@@ -105,25 +71,12 @@ class _Bar:
         self._note_race(view, trial)
         self._note_best(view)
         done = len(t.finished(view.study))
-        self._trials = f"trials {done}/{view.trials} {self._text}{_spent(view)}"
-        self._progress.update(self._task, completed=done, best=f"{self._text}{_spent(view)}")
-        self._print_line([], is_due=done == view.trials)
+        self._bar.trials(done, view.trials, f"{self._text}{_spent(view)}", is_end=done == view.trials)
 
     def _doing(self, now: Doing, others: Sequence[Doing]) -> None:
         """Shows what is being done; from another thread."""
         lines = [now.in_words, *(f"{each.worker}: {each.in_words}" for each in others)]
-        self._progress.lines = [as_line(line) for line in lines if line]
-        self._progress.update(self._task, left=left_in_words([now, *others]))
-        self._print_line([left_in_words([now, *others]), *lines])
-
-    def _print_line(self, more: Sequence[str], is_due: bool = False) -> None:
-        """Where the screen is no terminal, prints where the run is, unless it has just done so."""
-        now = monotonic()
-        wait = min(max(LINE_SECONDS, LINE_SHARE * (now - self._begun)), MOST_SECONDS)
-        if self._screen.is_terminal or not (is_due or now - self._last_line > wait):
-            return
-        self._last_line = now
-        self._screen.print(as_line("; ".join(text for text in (self._trials, *more) if text)), soft_wrap=True)
+        self._bar.doing(lines, left_in_words([now, *others]))
 
     def _note_race(self, view: RunView, trial: FrozenTrial) -> None:
         if not self._race_told and t.kind_of(trial) not in t.NAMED and view.scorer.race_plan:

@@ -12,6 +12,7 @@ MAY_CHANGE = {
     ("soup", "kinds"),
     ("threads",),
     ("trust",),
+    ("workers",),
 }
 """The keys of a config that may change when a run is resumed."""
 

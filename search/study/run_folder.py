@@ -28,13 +28,14 @@ from mergesearch.search.study.json_file import Content, read_json
 from mergesearch.search.study.locks import held_lock
 from mergesearch.search.study.progress import NOW
 from mergesearch.search.study.scores import load_scores, save_scores
+from mergesearch.search.study.stop import FILE as STOP
 from mergesearch.search.study.workers import Workers
 
 CONFIG = "config.yml"
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
 FACTS = ("gradient.json", "identity.json", "environment.json", "progress.json")
-DERIVED = ("scores", "answers", "attempts", "batches.json", *FACTS, "now")
+DERIVED = ("scores", "attempts", "batches.json", *FACTS, "now")
 """What a run leaves before its first trial."""
 LOOKS_REMEDY = (
     "it counts how often the test items were looked at: bring it back from a copy, or delete it and know that "
@@ -95,7 +96,8 @@ class RunFolder:
             for suffix in ("tmp", "old"):
                 for leftover in list(self.path.rglob(f".*.{suffix}")):
                     remove(leftover)
-            remove(self.path / NOW)
+            for name in (NOW, STOP):
+                remove(self.path / name)
         return workers
 
     def open_run(

@@ -1,6 +1,7 @@
 """From the demo's config to a proven, written model, through a kill, and against lm_eval's own command line."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -17,11 +18,14 @@ from mergesearch.demo import LANGUAGES, TINY
 from mergesearch.search.report.runs_page import RunState
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
+from mergesearch.search.study.workers import Workers
 
 from ..tolerances import close, tolerance
 from .conftest import CONFIG, Place
 
 TRIALS = 20
+MANY_TRIALS = 60
+"""So many that a second worker has begun before they are done."""
 TASKS = [f"demo_{language}" for language in LANGUAGES]
 
 
@@ -85,6 +89,44 @@ def test_interrupted_with_ctrl_c(place: Place, whole: Path) -> None:
     assert "Traceback" not in err
     place.call("run", CONFIG, "--trials", TRIALS, "--name", "stopped")
     assert_same_run(whole, place.run_folder("stopped"))
+
+
+def living_workers(folder: Path) -> list[int]:
+    return [int(name.split(".")[-2]) for name in Workers(folder / "workers").living()]
+
+
+@pytest.mark.slow
+def test_two_workers_of_which_one_is_killed(place: Place) -> None:
+    process = place.start("run", CONFIG, "--trials", MANY_TRIALS, "--name", "crew", "--workers", "2")
+    folder = place.run_folder("crew")
+    while len(list((folder / "scores").glob("trial-*"))) < 8 or len(living_workers(folder)) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(living_workers(folder)[0], signal.SIGKILL)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "died of SIGKILL" in out
+    assert "report: " in out
+    states = [trial.state for trial in RunFolder(folder).open_study(None).get_trials()]
+    assert states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED) == MANY_TRIALS
+    assert not {TrialState.RUNNING, TrialState.WAITING} & set(states)
+    assert not list((folder / "workers").iterdir())
+
+
+@pytest.mark.slow
+def test_two_workers_that_are_asked_to_stop(place: Place) -> None:
+    process = place.start("run", CONFIG, "--trials", 10 * MANY_TRIALS, "--name", "asked", "--workers", "2")
+    folder = place.run_folder("asked")
+    while len(living_workers(folder)) < 2 or not list((folder / "scores").glob("trial-*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    assert place.call("stop", "asked").count("stops after its trial") == 2
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "the same command resumes the run" in err
+    assert place.call("stop", "asked") == "asked: nobody works on it\n"
+    states = [trial.state for trial in RunFolder(folder).open_study(None).get_trials()]
+    assert TrialState.RUNNING not in states, "each worker ends its trial"
 
 
 def test_what_is_scored_is_what_is_saved_and_what_lm_eval_prints(place: Place, whole: Path) -> None:

@@ -1,6 +1,7 @@
 """The memory plan, the cache of tensors, and candidates from checkpoints at every location."""
 
 import gc
+import os
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from mergesearch.errors import UserError
+from mergesearch.merge_ops.checkpoint.sharing import SHARERS
+from mergesearch.merge_ops.checkpoint.tensor_files import TensorFile
 from mergesearch.merge_ops.engine.engine import Engine, MemoryReserve, Merger, merge
 from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.merge_ops.inputs import memory
@@ -43,6 +48,50 @@ def test_the_fastest_place_where_all_fits(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (gpu * GB, 80 * GB))
     monkeypatch.setattr(memory, "free_on_host", lambda: host * GB)
     assert plan_memory(SIZES, 2 * GB, device).location == location
+
+
+@pytest.mark.parametrize(
+    ("device", "host", "location"),
+    [("cpu", 21, "device"), ("cpu", 19, "disk"), ("cuda", 8.8, "host"), ("cuda", 8.7, "disk")],
+)
+def test_processes_share_the_checkpoints_and_nothing_else(
+    device: str, host: float, location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 GB once, and four times 1 GB of statistics, and on the CPU 2 GB of a live model; .8 of the memory is usable."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 * GB, 80 * GB))
+    monkeypatch.setattr(memory, "free_on_host", lambda: int(host * GB))
+    monkeypatch.setenv(SHARERS, "4")
+    plan = plan_memory(SIZES, 2 * GB, device, GB if device == "cpu" else 3 * GB // 4)
+    assert plan.location == location
+    assert (", shared by 4 processes" in str(plan)) is (location != "disk")
+
+
+def test_shared_tensors_are_the_files_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"a": torch.arange(5000.0), "b": torch.ones(3, dtype=torch.bfloat16), "c": torch.zeros(0)}, file)
+    plain = {name: TensorFile(file).read(name) for name in "abc"}
+    monkeypatch.setenv(SHARERS, "2")
+    shared = TensorFile(file)
+    found = {name: shared.read(name) for name in "abc"}
+    assert all(same_bits(found[name], plain[name]) for name in "abc")
+    with file.open("r+b") as opened:  # another process would see the same
+        opened.seek(shared.stored("a").start)
+        opened.write(np.float32(7).tobytes())
+    assert found["a"][0] == 7
+    before = file.read_bytes()
+    found["a"][0] = 3.0
+    assert file.read_bytes() == before, "what is written to a tensor stays in this process"
+
+
+def test_shared_tensors_of_a_file_that_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SHARERS, "2")
+    file = tmp_path / "model.safetensors"
+    save_file({"a": torch.arange(5000.0)}, file)
+    shared = TensorFile(file)
+    assert shared.tensors
+    os.truncate(file, 9000)
+    with pytest.raises(UserError, match="is truncated"):
+        shared.read("a")
 
 
 @pytest.mark.parametrize(

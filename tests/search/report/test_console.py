@@ -14,7 +14,7 @@ from mergesearch.parsing import dump_yaml
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
 from mergesearch.search.optimize.callbacks import Watcher
-from mergesearch.search.report import console as module
+from mergesearch.search.report import progress_bar as module
 from mergesearch.search.report.console import shown_progress
 from mergesearch.search.report.screen import _Screen
 from mergesearch.search.run import run

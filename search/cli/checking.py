@@ -1,0 +1,52 @@
+"""Commands that check a config and score a model: check, eval."""
+
+import json
+from pathlib import Path
+
+import click
+
+from mergesearch.search.cli.common import command, echo, opened_config, tell, trust_option, values_argument
+
+
+@command("mergesearch check configs/demo.yml")
+@click.argument("config", type=click.Path(path_type=Path))
+@values_argument
+@click.option("--measure", is_flag=True, help="Build candidates and score more items to estimate the time better.")
+@trust_option
+def check(config: Path, values: tuple[str, ...], measure: bool, trust: bool) -> None:
+    """Check a config without running it.
+
+    Checks keys, paths, tensors, method parameters and tasks of CONFIG, loads the model, and scores a few items with it:
+    what is ready here runs. Shows the dimensions, which samplers fit them, and an estimate of time and memory.
+    """
+    from mergesearch.search.candidates.plan import open_plan
+    from mergesearch.search.rehearsal import expected_cost
+    from mergesearch.search.report.console import print_plan
+    from mergesearch.search.report.screen import console
+
+    with opened_config(config, {"trust": trust, "values": values}) as opened:
+        plan = open_plan(opened, str(config))
+        print_plan(console(), plan, expected_cost(plan, measure, echo))
+    echo(f"{config}: ready to run")
+
+
+@command("mergesearch eval merged configs/demo.yml --json", "eval")
+@click.argument("model")
+@click.argument("config", type=click.Path(path_type=Path))
+@values_argument
+@click.option("--json", "as_json", is_flag=True, help='Print {"tasks": {TASK: {METRIC: value}}}.')
+@trust_option
+def evaluate(model: str, config: Path, values: tuple[str, ...], as_json: bool, trust: bool) -> None:
+    """Score a model on the tasks of a config.
+
+    MODEL is a checkpoint, a name on the hub, or the file of a recipe. The items of CONFIG's tasks are scored, search
+    and test items alike. Prints the tasks' values with 95 % intervals.
+    """
+    from mergesearch.search.evaluate import evaluate_model
+
+    with opened_config(config, {"trust": trust, "values": values}) as opened:
+        found = evaluate_model(model, opened, str(config), tell)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        echo(str(found))
