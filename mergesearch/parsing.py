@@ -280,7 +280,7 @@ def parse_yaml_documents(text: str) -> list[Any]:
     return list(yaml.load_all(text, _Loader))
 
 
-class _Dumper(yaml.SafeDumper):
+class YamlDumper(yaml.SafeDumper):
     """Writes lists of plain values on one line."""
 
 
@@ -289,10 +289,10 @@ def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
 
 
-_Dumper.add_representer(list, _represent_list)
-_Dumper.add_representer(tuple, _represent_list)  # type: ignore[arg-type]
+YamlDumper.add_representer(list, _represent_list)
+YamlDumper.add_representer(tuple, _represent_list)  # type: ignore[arg-type]
 
 
 def dump_yaml(data: Any) -> str:
     """YAML of ``data``, with the keys of mappings in their given order."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(data, Dumper=YamlDumper, sort_keys=False, allow_unicode=True, width=100)

@@ -19,7 +19,7 @@ ALLOWED = {
 ROOMS = {
     "search": [
         {"cli", "api"},
-        {"rehearsal", "compare"},
+        {"rehearsal", "compare", "draft"},
         {"run", "crew_run", "evaluate", "remerge", "push"},
         {"session"},
         {"report"},

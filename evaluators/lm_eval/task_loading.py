@@ -114,6 +114,19 @@ def _manager_with(name: str, include_path: Path | None) -> Any:
     raise UserError(f"task: there is no lm-eval task {name!r}{_hint(name, own, builtin)}")
 
 
+def usual_metric(name: str, include_path: Path | None = None) -> str:
+    """The metric of a task or group by which it is usually judged, ``METRIC`` or ``METRIC,FILTER``.
+
+    Nothing of the task's data is read. Raises UserError where there is no such task.
+    """
+    config = _manager_with(name, include_path).task_index[name].cfg or {}
+    metrics = config.get("metric_list") or config.get("aggregate_metric_list") or [{"metric": "acc"}]
+    chosen = next((each for each in metrics if each["metric"] == "acc"), metrics[0])
+    filters = chosen.get("filter_list") or [each["name"] for each in config.get("filter_list") or []]
+    first = filters if isinstance(filters, str) else next(iter(filters), "none")
+    return str(chosen["metric"]) if first == "none" else f"{chosen['metric']},{first}"
+
+
 def _has_all_members(manager: Any, name: str) -> bool:
     """Whether the manager has all members of a group that are given by name; others are defined in the group itself."""
     members = (manager.task_index[name].cfg or {}).get("task") if name in manager.all_groups else None

@@ -7,12 +7,13 @@ import gc
 
 import click
 
-from mergesearch.search.cli import checking, comparing, demo, merging, running, runs, sharing
+from mergesearch.search.cli import checking, comparing, demo, drafting, merging, running, runs, sharing
 
 COLLECTED = 50_000, 20, 20
 """When Python looks for garbage: 70 times later than by itself. It finds none while torch and others are imported; a
 small merge takes 1.8 s instead of 1.9."""
 COMMANDS = (
+    drafting.init,
     running.run,
     running.soup,
     checking.check,
@@ -38,7 +39,7 @@ def main() -> None:
 
     \b
     Start:   mergesearch demo
-    Then:    mergesearch check my.yml && mergesearch run my.yml
+    Then:    mergesearch init my.yml && mergesearch run my.yml
     """
     gc.set_threshold(*COLLECTED)
 

@@ -102,7 +102,7 @@ def _check_sections(data: Mapping[str, Any], where: str) -> None:
     recipe, evaluate = data.get("recipe"), aside.attempt(parse, Evaluate, data.get("evaluate"), "evaluate")
     with located(where):
         if isinstance(recipe, dict):
-            problems.attempt(_open_recipe, recipe, Path(where).parent)
+            problems.attempt(open_recipe, recipe, Path(where).parent)
         if evaluate is not None:
             problems.attempt(open_tasks, evaluate)
         problems.check()
@@ -117,7 +117,7 @@ def open_problem(config: Config, where: str) -> Problem:
     with located(where):
         if config.builder is not None:
             problems.attempt(find_builder, config.builder)
-        opened = problems.attempt(_open_recipe, config.recipe, Path(where).parent)
+        opened = problems.attempt(open_recipe, config.recipe, Path(where).parent)
         texts, graded = calibration_texts(config.recipe), config.search.signal != "metric"
         tasks = problems.attempt(lambda: open_tasks(config.evaluate, texts, graded))
         problems.check()
@@ -167,8 +167,11 @@ class _OpenRecipe:
         )
 
 
-def _open_recipe(recipe: dict[str, Any], folder: Path) -> _OpenRecipe:
-    """``folder``: that of the config, for messages."""
+def open_recipe(recipe: dict[str, Any], folder: Path) -> _OpenRecipe:
+    """Checks a recipe with holes against its checkpoints. ``folder``: that of the config, for messages.
+
+    Raises UserError.
+    """
     references, merger, space = _open_models(recipe, folder)
     checkpoints = list(merger.checkpoints.values())
     if not {"dtype", "out_dtype"} & recipe.keys():

@@ -290,7 +290,7 @@ def test_folders_globs_and_lists_in_natural_order(fine_tunes: Path, soup: Data) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"models": "nowhere/*"}, r"soup\.models: nowhere/\*: none of its 0 entries"),
+        ({"models": "nowhere/*"}, r"soup\.models: .*nowhere/\*: none of its 0 entries"),
         ({"models": "/nowhere"}, r"soup\.models: /nowhere: there is no such folder"),
         ({"lerning": {}}, "soup: unknown key 'lerning'; did you mean 'learning'"),
         ({"models": ["one"]}, "found 1 checkpoint in one, expected two or more"),
