@@ -14,6 +14,7 @@ from typing import TypeGuard
 
 from mergesearch.errors import UserError, in_words
 from mergesearch.evaluators.contract.differentiable import Differentiable, LossKind, has_targets
+from mergesearch.evaluators.contract.documents import Answers, Describes, Document, answers_of, documents_of
 from mergesearch.evaluators.contract.evaluator import Evaluator, MeanOfItems, Metric, has_contributions
 from mergesearch.evaluators.contract.examples import TakesExamples
 from mergesearch.evaluators.contract.graded import (
@@ -48,8 +49,11 @@ from mergesearch.trust import tell_code
 
 __all__ = [
     "EVALUATORS",
+    "Answers",
     "Budget",
+    "Describes",
     "Differentiable",
+    "Document",
     "Evaluator",
     "EvaluatorOptions",
     "FunctionOfMeans",
@@ -67,11 +71,13 @@ __all__ = [
     "Source",
     "TakesExamples",
     "aggregate",
+    "answers_of",
     "code_of",
     "content_hash",
     "content_of",
     "decision_margin",
     "default_tokens",
+    "documents_of",
     "find_evaluator",
     "has_contributions",
     "has_targets",

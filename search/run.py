@@ -10,6 +10,7 @@ from mergesearch.files import atomic_path, has_text, sync, write_text
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.documents import documents_text
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.across.documents import DOCUMENTS, write_documents
 from mergesearch.search.across.finalists import FINALISTS, Finalists, write_finalists
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
@@ -124,6 +125,7 @@ class Conclusion:
             with self._stage("scoring the ensemble of the models"):
                 verdict = replace(verdict, ensemble=self._ensemble())
         engine, tasks = session.live.engine, session.plan.problem.tasks
+        write_documents(tasks, folder.path)
         write_finalists(tasks, store, verdict, engine.parameters, session.live.contents)
         if config.output.model:
             with self._stage(f"writing the recommended model, {verdict.recommended}"):
@@ -228,8 +230,7 @@ class Conclusion:
             and all(has_text(folder / name, text) for name, text in self._recipes(verdict).items())
             and all(has_text(folder / name, _text(self._recipe(number))) for name, number in front.items())
             and is_whole_report(folder)
-            and (folder / FINALISTS).is_file()
-            and (folder / LAYERS).is_file()
+            and all((folder / name).is_file() for name in (FINALISTS, DOCUMENTS, LAYERS))
             and (
                 not config.output.model
                 or (

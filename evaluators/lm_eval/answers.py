@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mergesearch.errors import UserError, in_words
+from mergesearch.evaluators.contract.documents import Document
+from mergesearch.evaluators.data.content import content_text
 
 MOST_TEXTS = 4
 """So many correct texts of a document are scored. Some tasks have dozens, mostly spellings of the first ones."""
@@ -64,6 +66,30 @@ class Answers:
             gold = self.choices(doc)[gold]
         texts = dict.fromkeys(str(text) for text in (gold if isinstance(gold, list) else [gold]))
         return [text for text in texts if text.strip()][:MOST_TEXTS]
+
+    def document(self, doc: dict[str, Any]) -> Document:
+        """A document for people to read. Raises whatever the task's code raises."""
+        text, target = self._task.doc_to_text(doc), self._task.doc_to_target(doc)
+        if self._task.OUTPUT_TYPE == "loglikelihood_rolling":
+            return Document(content_text(target))
+        if self._task.OUTPUT_TYPE != "multiple_choice":
+            return Document(content_text(text), " / ".join(self.texts(doc)))
+        choices = [str(choice) for choice in self.choices(doc)]
+        right = " / ".join(choices[index] for index in self.gold(doc))
+        # With several contexts to choose from, what is scored is what follows each of them.
+        return Document(content_text(target if self._task.multiple_input else text), right, choices)
+
+    def answer(self, doc: dict[str, Any], given: Sequence[Any]) -> str:
+        """What a model answered: the choice that the metric takes, or the text; empty for a log-probability.
+
+        given: The filtered answers of the document's instances. Raises whatever the task's code raises.
+        """
+        if self._task.OUTPUT_TYPE == "multiple_choice":
+            values, _ = self.values(doc, [float(logprob) for logprob, _ in given])
+            return str(self.choices(doc)[values.index(max(values))])
+        if self._task.OUTPUT_TYPE != "generate_until":
+            return ""
+        return content_text(given[0])
 
 
 class AnswersByMetric(Answers):

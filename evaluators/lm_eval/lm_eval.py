@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mergesearch.evaluators.contract.documents import Document
 from mergesearch.evaluators.contract.identity import named_files, without_functions
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
@@ -78,6 +79,24 @@ class LmEval:
         """See ``HasContent``: the document, the right answer, and what the model is asked."""
         subtask, number = self._document[item]
         return subtask.content(number, self._instances(item))
+
+    def describe(self, items: Sequence[Item]) -> list[Document]:
+        """See ``Describes``: the questions without examples before them, the right answers, and the choices."""
+        from mergesearch.evaluators.lm_eval.command_line import as_command_line
+
+        with as_command_line():
+            return [subtask.document(number) for subtask, number in map(self._document.__getitem__, items)]
+
+    def answers(self, items: Sequence[Item]) -> list[str]:
+        """See ``Answers``: the choices that the metric takes, or the texts as the metric reads them."""
+        from mergesearch.evaluators.lm_eval.command_line import as_command_line
+
+        documents = map(self._document.__getitem__, items)
+        with as_command_line():
+            return [
+                subtask.answer(number, self._instances(item))
+                for item, (subtask, number) in zip(items, documents, strict=True)
+            ]
 
     def code(self) -> Mapping[str, object]:
         """See ``HasCode``: the settings of the tasks, and the files of their functions."""

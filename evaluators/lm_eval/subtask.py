@@ -12,6 +12,7 @@ from typing import Any
 from lm_eval.api.metrics import mean
 
 from mergesearch.errors import UserError, in_words, nearest
+from mergesearch.evaluators.contract.documents import Document
 from mergesearch.evaluators.contract.evaluator import Metric
 from mergesearch.evaluators.contract.identity import functions_in, source_files, without_functions
 from mergesearch.evaluators.contract.item import Item
@@ -128,6 +129,19 @@ class Subtask:
         with as_command_line():
             target = self._task.doc_to_target(self.docs[number])
         return [self.docs[number], *map(without_functions, (target, [instance.arguments for instance in instances]))]
+
+    def document(self, number: int) -> Document:
+        """A document for people to read; as much of it as the task's code can render."""
+        doc = self.docs[number]
+        try:
+            return self._answers.document(doc)
+        except Exception:  # a task's code may raise anything
+            return Document(content_text(doc))
+
+    def answer(self, number: int, instances: Sequence[Any]) -> str:
+        """What the model answered to a document, of whose instances some may not have been run."""
+        given = [instance.filtered_resps.get(self.filter_name) for instance in instances]
+        return "" if None in given else self._answers.answer(self.docs[number], given)
 
     @property
     def settings(self) -> dict[str, object]:

@@ -16,6 +16,7 @@ from mergesearch.evaluators.contract.confusion import (
     soft_predictions,
     soft_value,
 )
+from mergesearch.evaluators.contract.documents import Document
 from mergesearch.evaluators.contract.evaluator import Metric
 from mergesearch.evaluators.contract.graded import decision_margin, soft_decisions
 from mergesearch.evaluators.contract.item import Item, aggregate
@@ -80,6 +81,7 @@ class Classification(FunctionOfMeans):
         ]
         self._number = {item: number for number, item in enumerate(self.items)}
         self._cached_encoder: Encoder | None = None
+        self._predicted: dict[Item, str] = {}
 
     def _chance(self) -> float | None:
         """1 / number of labels that occur for accuracy, 0 for MCC, None (not known) for F1."""
@@ -91,6 +93,16 @@ class Classification(FunctionOfMeans):
         """See ``HasContent``."""
         number = self._number[item]
         return [self._texts[number], self._gold[number]]
+
+    def describe(self, items: Sequence[Item]) -> list[Document]:
+        """See ``Describes``: the text or the texts, the gold label, and the labels of the data."""
+        names = [str(self._data_name(label)) for label in self._gold]
+        choices, numbers = sorted(set(names)), [self._number[item] for item in items]
+        return [Document("\n".join(self._texts[n]), names[n], choices) for n in numbers]
+
+    def answers(self, items: Sequence[Item]) -> list[str]:
+        """See ``Answers``: the predicted labels, as the data names them where it does."""
+        return [self._predicted.get(item, "") for item in items]
 
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
         """See ``Evaluator.prepare``: the model must have the labels of the data."""
@@ -133,6 +145,8 @@ class Classification(FunctionOfMeans):
                 raise FloatingPointError(f"task {self.task!r}, item {number}: the model's output is not a number")
         rows = [logits[number] for number in numbers]
         table = torch.stack(rows) if rows else torch.empty(0, self._labels, dtype=torch.float64)
+        predicted = (self._shown_names[label] for label in table.argmax(1).tolist())
+        self._predicted = dict(zip(items, predicted, strict=True))
         return table, torch.tensor([self._gold_class[n] for n in numbers], dtype=torch.int64)
 
     def _scores(self, logits: Tensor, gold: Tensor) -> Tensor:
@@ -198,6 +212,8 @@ class Classification(FunctionOfMeans):
         if self._cached_encoder is None or self._cached_encoder.subject != subject:
             names = _label_names(subject.model)
             self._gold_class = [self._class(label, names) for label in self._gold]
+            data_names = map(self._data_name, self._gold)
+            self._shown_names = {**names, **dict(zip(self._gold_class, map(str, data_names), strict=True))}
             self._positive = self._positive_class(names)
             self._labels = len(names)
             self._cached_encoder = Encoder(subject, self._texts, self._shared)
@@ -208,9 +224,7 @@ class Classification(FunctionOfMeans):
 
         names: The model's labels by number.
         """
-        number_of = {name: number for number, name in names.items()}
-        class_names = self._table.class_names.get(self._options.label, [])
-        name = class_names[label] if isinstance(label, int) and 0 <= label < len(class_names) else label
+        number_of, name = {name: number for number, name in names.items()}, self._data_name(label)
         if isinstance(name, str) and name in number_of:
             return number_of[name]
         if str(label).isdecimal() and int(label) in names:
@@ -219,6 +233,11 @@ class Classification(FunctionOfMeans):
             f"label: {self._table.source} has the label {name!r}, which the model does not have; "
             f"valid: {listed(map(repr, number_of), most=20)}"
         )
+
+    def _data_name(self, label: Label) -> Label:
+        """The data's name of a label, if it has one."""
+        names = self._table.class_names.get(self._options.label, [])
+        return names[label] if isinstance(label, int) and 0 <= label < len(names) else label
 
     def _positive_class(self, names: dict[int, str]) -> int:
         if self._options.metric != "f1":

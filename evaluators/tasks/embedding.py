@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from mergesearch.errors import UserError, listed
+from mergesearch.evaluators.contract.documents import Document
 from mergesearch.evaluators.contract.evaluator import Metric
 from mergesearch.evaluators.contract.item import Item
 from mergesearch.evaluators.contract.jackknife import Jackknife
@@ -68,11 +69,21 @@ class Embedding(Jackknife):
         texts = dict.fromkeys(text for pair in self._pairs for text in pair)
         self._text_number = {text: number for number, text in enumerate(texts)}
         self._cached_encoder: Encoder | None = None
+        self._cosines: dict[Item, float] = {}
 
     def content_of(self, item: Item) -> object:
         """See ``HasContent``."""
         number = self._number[item]
         return [self._pairs[number], self._ratings[number]]
+
+    def describe(self, items: Sequence[Item]) -> list[Document]:
+        """See ``Describes``: the two texts, and their rating."""
+        numbers = [self._number[item] for item in items]
+        return [Document("\n".join(self._pairs[n]), f"{self._ratings[n]:g}") for n in numbers]
+
+    def answers(self, items: Sequence[Item]) -> list[str]:
+        """See ``Answers``: the cosine of the embeddings."""
+        return [f"{self._cosines[item]:.4f}" if item in self._cosines else "" for item in items]
 
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
         """See ``Evaluator.prepare``."""
@@ -122,6 +133,7 @@ class Embedding(Jackknife):
             if cosine.isnan():
                 raise FloatingPointError(f"task {self.task!r}, item {number}: the model's output is not a number")
             scores[row] = torch.stack([cosine, cosine.new_tensor(self._ratings[number])])
+        self._cosines = dict(zip(items, scores[:, 0].tolist(), strict=True))
         return scores
 
     def _pooled(self, model: Any, inputs: dict[str, Tensor], pooling: str) -> Tensor:

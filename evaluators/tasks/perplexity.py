@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from mergesearch.errors import UserError
+from mergesearch.evaluators.contract.documents import Document
 from mergesearch.evaluators.contract.evaluator import Metric
 from mergesearch.evaluators.contract.item import Item, aggregate
 from mergesearch.evaluators.contract.jackknife import FunctionOfMeans
@@ -102,6 +103,10 @@ class Perplexity(FunctionOfMeans):
     def content_of(self, item: Item) -> object:
         """See ``HasContent``."""
         return self._texts[item]
+
+    def describe(self, items: Sequence[Item]) -> list[Document]:
+        """See ``Describes``: the texts."""
+        return [Document(self._texts[item]) for item in items]
 
     def prepare(self, subject: LoadedModel) -> Sequence[str]:
         """See ``Evaluator.prepare``."""

@@ -17,8 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, equal
 
 from mergesearch.errors import DamagedFileError, UserError, in_words, listed
-from mergesearch.evaluators import Item, Metric, Source, content_hash, sources_of
+from mergesearch.evaluators import Document, Item, Metric, Source, content_hash, sources_of
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.across.documents import read_documents
 from mergesearch.search.across.scored_task import Asked, Measured, ScoredTask, asked_of, only_whole, version_of
 from mergesearch.search.config.evaluate import Aggregation
 from mergesearch.search.problem.objective import Objective, Share
@@ -26,6 +27,7 @@ from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Task
 from mergesearch.search.statistics import Array, Estimate, Stratum, estimated, value_of
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.answers import ItemKey, load_answers
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.study.table_file import REMEDY, read_table, write_table
 from mergesearch.search.verdict.result import Verdict
@@ -33,7 +35,9 @@ from mergesearch.seeds import derive
 
 Contents = Mapping[str, Mapping[str, str]]
 FINALISTS = "finalists.parquet"
-ITEM = ("task", "part", "item", "cluster", "weight", "document", "prompt", "question")
+ITEM = ("task", "part", "item", "cluster", "weight", "document", "prompt")
+ANSWER = "answer "
+"""Before a trial's number: the name of the column with what the candidate answered."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,15 @@ class Finalists:
     columns: Mapping[str, Sequence[Any]] = field(repr=False)
 
     @classmethod
-    def of(cls, folder: Path, about: About, tasks: TaskSet, scores: Mapping[int, Mapping[str, Tensor]]) -> "Finalists":
-        """From the candidates' scores on the test items, by trial and task."""
+    def of(
+        cls,
+        folder: Path,
+        about: About,
+        tasks: TaskSet,
+        scores: Mapping[int, Mapping[str, Tensor]],
+        answers: Mapping[int, Mapping[ItemKey, str]],
+    ) -> "Finalists":
+        """From the candidates' scores on the test items, by trial and task, and what they answered."""
         columns: dict[str, list[Any]] = {name: [] for name in (*ITEM, *map(str, scores))}
         for task in (each for each in tasks if each.name in {one.name for one in about.tasks}):
             for part, items, places in _parts(task):
@@ -108,6 +119,8 @@ class Finalists:
                     columns[name] += values
                 for trial, by_task in scores.items():
                     columns[str(trial)] += task.evaluator.contributions(items, by_task[task.name][places]).tolist()
+        keys = list(zip(columns["task"], columns["item"], strict=True))
+        columns |= {f"{ANSWER}{trial}": [given.get(key, "") for key in keys] for trial, given in answers.items()}
         return cls(folder, about, columns)
 
     def write(self) -> None:
@@ -141,8 +154,7 @@ class Finalists:
 
     def _task(self, task: FinalTask, trial: int) -> ScoredTask:
         places = self._places[task.name, ""]
-        columns = [self.columns[name] for name in ("item", "cluster", "document", "prompt", "weight", "question")]
-        items = [Asked(*(column[n] for column in columns)) for n in places]
+        items = [self._asked(task.name, n, trial) for n in places]
         contributions = self._contributions(trial, places)
 
         def contribute(chosen: Sequence[int]) -> Array:
@@ -150,6 +162,16 @@ class Finalists:
 
         take = contribute if task.is_mean else only_whole(contributions)
         return ScoredTask(task.name, task.metric, task.higher_is_better, items, take, task.version)
+
+    def _asked(self, task: str, place: int, trial: int) -> Asked:
+        item, cluster, document, prompt, weight = (
+            self.columns[name][place] for name in ("item", "cluster", "document", "prompt", "weight")
+        )
+        about, answers = self.documents[task, item], self.columns.get(f"{ANSWER}{trial}")
+        answer = answers[place] if answers else ""
+        return Asked(
+            item, cluster, document, prompt, weight, about.question, about.right, answer, choices=about.choices
+        )
 
     def values(self, trial: int) -> dict[str, float]:
         """A candidate's metric on each task."""
@@ -192,7 +214,7 @@ class Finalists:
     def content(self) -> str:
         """A digest of what is measured: the objective, the tasks' versions and items, and what the models are asked."""
         about = asdict(self.about)
-        rows = sorted(zip(*(self.columns[name] for name in ITEM[:-1]), strict=True))
+        rows = sorted(zip(*(self.columns[name] for name in ITEM), strict=True))
         return content_hash([about["tasks"], about["aggregate"], rows])
 
     def _parts_of(self, task: FinalTask, trial: int) -> list[Stratum]:
@@ -205,6 +227,11 @@ class Finalists:
 
     def _contributions(self, trial: int, places: Sequence[int]) -> Array:
         return np.array([self.columns[str(trial)][n] for n in places], dtype=np.float64)
+
+    @cached_property
+    def documents(self) -> Mapping[ItemKey, Document]:
+        """What the run's items are about, by task and item."""
+        return read_documents(self.folder)
 
     @cached_property
     def _places(self) -> dict[tuple[str, str], list[int]]:
@@ -222,9 +249,8 @@ def _parts(task: Task) -> list[tuple[str, Sequence[Item], list[int]]]:
 
 
 def _row(task: Task, part: str, item: Item) -> tuple[Any, ...]:
-    one = asked_of(task, item)
-    question = "" if part else one.question
-    return task.name, part, one.id, one.cluster, one.weight, one.document, one.prompt, question
+    one = asked_of(task, item, Document(""))
+    return task.name, part, one.id, one.cluster, one.weight, one.document, one.prompt
 
 
 def final_task(task: Task, scores: Sequence[Tensor]) -> FinalTask:
@@ -269,7 +295,9 @@ def write_finalists(
         verdict.recommended_row.trial,
         verdict.winner.trial,
     )
-    Finalists.of(store.folder.path, about, tasks, scores).write()
+    names = {trial: f"test-{trials[trial].user_attrs[t.PHENOTYPE]}" for trial in scores}
+    answers = {trial: load_answers(store.folder.path, name) for trial, name in names.items()}
+    Finalists.of(store.folder.path, about, tasks, scores, answers).write()
 
 
 def _finalist(

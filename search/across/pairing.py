@@ -23,6 +23,7 @@ class Flip:
     right: str = ""
     answer_a: str = ""
     answer_b: str = ""
+    choices: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -186,4 +187,4 @@ def _flips(measured: _Measured) -> Iterator[Flip]:
 
 
 def _flip(one: Asked, two: Asked, a: float, b: float) -> Flip:
-    return Flip(one.id, a, b, one.question, one.right or two.right, one.answer, two.answer)
+    return Flip(one.id, a, b, one.question, one.right or two.right, one.answer, two.answer, one.choices)

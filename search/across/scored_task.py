@@ -7,20 +7,19 @@ import torch
 from torch import Tensor
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators import Item, code_of, content_hash, content_of
-from mergesearch.evaluators.data.content import content_text
+from mergesearch.evaluators import Document, Item, answers_of, code_of, content_hash, content_of, documents_of
 from mergesearch.search.problem.identity import digest_of
 from mergesearch.search.problem.tasks import Task
 from mergesearch.search.statistics import Array, Stratum
-from mergesearch.text import shortened
+from mergesearch.text import shown
 
 
 @dataclass(frozen=True)
 class Asked:
     """One item, by digests of its document, with the right answer, and of what the model is asked.
 
-    ``cluster``: items of one cluster count once. ``question``, ``right`` and ``answer`` are for people to read; empty
-    where they are not known.
+    ``cluster``: items of one cluster count once. ``question``, ``right``, ``choices`` and ``answer`` are for people to
+    read; empty where they are not known.
     """
 
     id: str
@@ -31,6 +30,7 @@ class Asked:
     question: str = field(default="", repr=False)
     right: str = field(default="", repr=False)
     answer: str = field(default="", repr=False)
+    choices: Sequence[str] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def only_whole(contributions: Array) -> Callable[[Sequence[int]], Array]:
 
 
 def scored_task(task: Task, scores: Tensor) -> ScoredTask:
-    """A model's scores on all used items of a config's task, which is prepared."""
+    """The scores on all used items of a config's task, which is prepared, of the model that it scored last."""
     items = task.used
 
     def contribute(places: Sequence[int]) -> Array:
@@ -84,22 +84,25 @@ def scored_task(task: Task, scores: Tensor) -> ScoredTask:
         numbers: Array = task.evaluator.contributions(chosen, scores[torch.tensor(list(places))]).double().numpy()
         return numbers
 
-    metric, asked = task.evaluator.metric, [asked_of(task, item) for item in items]
+    documents, answers = documents_of(task.evaluator, items), answers_of(task.evaluator, items)
+    asked = [asked_of(task, *each) for each in zip(items, documents, answers, strict=True)]
+    metric = task.evaluator.metric
     return ScoredTask(task.name, metric.name, metric.higher_is_better, asked, contribute, version_of(task))
 
 
-def asked_of(task: Task, item: Item) -> Asked:
+def asked_of(task: Task, item: Item, document: Document, answer: str = "") -> Asked:
     """An item of a config's task, which is prepared."""
-    content = content_of(task.evaluator, item)
-    text = item.text or content_text(_document(content))
-    document = item.content or item.fingerprint
-    return Asked(item.id, item.fingerprint, document, content_hash(content), item.weight, shortened(text))
-
-
-def _document(content: object) -> object:
-    """Of what is scored, as ``content_of`` gives it, the document: what comes first where there is more."""
-    own = content[-1] if isinstance(content, list) else content
-    return own[0] if isinstance(own, list) and own else own
+    return Asked(
+        item.id,
+        item.fingerprint,
+        item.content or item.fingerprint,
+        content_hash(content_of(task.evaluator, item)),
+        item.weight,
+        shown(document.question),
+        shown(document.right),
+        shown(answer),
+        document.choices,
+    )
 
 
 def version_of(task: Task) -> dict[str, str]:

@@ -104,6 +104,36 @@ class Run:
             return Best(recipe, self.config.device, self.config.builder, before)
 
     @cached_property
+    def items(self) -> "DataFrame":
+        """What the run's items ask, and the scores of the winner, the baselines and the soups; see ``items_of``."""
+        return self.items_of(*self._finalists)
+
+    def items_of(self, *trials: int) -> "DataFrame":
+        """A row for each item: what it asks, and the scores of the models of these trials, by number.
+
+        Columns: task, split (``search`` or ``test``), item (its id), question, right (the right answer) and choices,
+        then one for each trial, with its name: a number, a list for tasks that take several numbers of an item, or NaN
+        where the item was not scored, such as test items that only the verdict's candidates are scored on. Raises
+        UserError for an unknown trial, and where the run's files are lost.
+        """
+        return self._item_table(trials)
+
+    @cached_property
+    def answers(self) -> "DataFrame":
+        """As ``items``, with what the models answered to test items in place of scores; empty where that is unknown."""
+        return self._item_table(self._finalists, answers=True)
+
+    def _item_table(self, trials: Sequence[int], answers: bool = False) -> "DataFrame":
+        from mergesearch.search.across.item_table import item_table
+        from mergesearch.search.study.run_folder import RunFolder
+
+        return item_table(RunFolder(self.folder), self.study, trials, answers)
+
+    @property
+    def _finalists(self) -> list[int]:
+        return [row.trial for row in self.verdict.rows]
+
+    @cached_property
     def layers(self) -> "DataFrame":
         """Which layers of the winner, and of the recommended model, come from which model.
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mergesearch.errors import Problems, UserError, listed, located
-from mergesearch.evaluators import Item, LoadedModel, content_hash, has_contributions
+from mergesearch.evaluators import Item, LoadedModel, answers_of, content_hash, has_contributions
 from mergesearch.merge_ops.live.quantized import check_available
 from mergesearch.search.config.constraints import Constraint, check_tasks
 from mergesearch.search.config.evaluate import Aggregation, Evaluate
@@ -80,6 +80,10 @@ class TaskSet:
         scored = {task.name: task.score_with_margins(model, task.items(side)) for task in chosen}
         margins = {name: margins for name, (_, margins) in scored.items() if margins is not None}
         return {name: scores for name, (scores, _) in scored.items()}, margins
+
+    def answers(self, side: str, tasks: Sequence[Task]) -> dict[str, list[str]]:
+        """What the model that was scored last answered to one side's items of these tasks; see ``Answers``."""
+        return {task.name: answers_of(task.evaluator, task.items(side)) for task in tasks if task.items(side)}
 
     def values(self, side: str, scores: Mapping[str, Tensor]) -> dict[str, float]:
         """The metric of each task that has scores."""

@@ -35,7 +35,7 @@ CONFIG = "config.yml"
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
 FACTS = ("gradient.json", "identity.json", "environment.json", "progress.json")
-DERIVED = ("scores", "attempts", "batches.json", *FACTS, "now")
+DERIVED = ("scores", "answers", "attempts", "batches.json", *FACTS, "now")
 """What a run leaves before its first trial."""
 LOOKS_REMEDY = (
     "it counts how often the test items were looked at: bring it back from a copy, or delete it and know that "

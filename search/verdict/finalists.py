@@ -13,6 +13,7 @@ from mergesearch.search.scoring.scorer import Scorer
 from mergesearch.search.signal.signal import Signal
 from mergesearch.search.statistics import Estimate, estimated, value_of
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.answers import save_answers
 from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.pareto import front_of, is_pareto
 from mergesearch.search.study.run_store import RunStore
@@ -126,6 +127,8 @@ class FinalScores:
         scores, margins, failures = self._scored(side, tasks, recipe)
         if failures:
             return scores, failures
+        if side == "test":  # before the scores, so that where these are saved the answers are, too
+            save_answers(folder.path, name, self._tasks.answers(side, tasks), self._tasks.items(side))
         folder.save_scores(name, scores, self._tasks.items(side), margins)
         return folder.load_scores(name, self._tasks.items(side)), {}
 

@@ -10,7 +10,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from mergesearch.evaluators import EVALUATORS, Evaluator, LoadedModel, Shared, aggregate, open_evaluator, split_items
+from mergesearch.evaluators import (
+    EVALUATORS,
+    Evaluator,
+    LoadedModel,
+    Shared,
+    aggregate,
+    answers_of,
+    documents_of,
+    open_evaluator,
+    split_items,
+)
+from mergesearch.evaluators.contract.documents import Describes
 
 from ...tolerances import assert_close, close, path_length
 from ..helpers import LABELS, saver, sentence, write_rows
@@ -173,6 +184,29 @@ def test_contributions_have_the_value_as_their_mean(evaluator: Evaluator, subjec
         value = evaluator.value(items, scores)
         # Pseudo-values are differences of the value times the number of items.
         assert aggregate(items, parts) == close(value, 3 * len(items), magnitude=len(items) * max(1.0, abs(value)))
+
+
+def test_documents_and_answers_are_for_people(evaluator: Evaluator, subject: LoadedModel) -> None:
+    documents = documents_of(evaluator, evaluator.items)  # before there is a model
+    assert isinstance(evaluator, Describes) or all(item.text for item in evaluator.items)
+    scores = evaluator.score(subject, evaluator.items)
+    answers = answers_of(evaluator, evaluator.items)
+    assert len(answers) == len(documents) == len(evaluator.items)
+    for document, answer in zip(documents, answers, strict=True):
+        assert document.question
+        assert isinstance(answer, str)
+        if document.choices:
+            assert document.right in document.choices
+            assert answer in document.choices
+    if any(document.choices for document in documents):
+        is_right = [document.right == answer for document, answer in zip(documents, answers, strict=True)]
+        columns = scores.reshape(len(scores), -1)
+        assert is_right == (columns[:, 0] == columns[:, 1] if columns.shape[1] == 2 else columns[:, 0] == 1).tolist()
+        assert 0 < sum(is_right) < len(is_right)
+    half = evaluator.items[1::2]
+    assert documents_of(evaluator, half) == documents[1::2]
+    evaluator.score(subject, half)
+    assert answers_of(evaluator, half) == answers[1::2]
 
 
 def test_prepared_beforehand_says_no_more_than_texts(evaluator: Evaluator, subject: LoadedModel) -> None:

@@ -28,7 +28,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
     """A task of twelve questions, one of eighty with two metrics, and one of texts."""
     folder, calls = tmp_path_factory.mktemp("logs"), {}
     save_fine_tunes(folder / "models", *llama_of_letters(f"{LETTERS} ", layers=1), 0.5)
-    _write_tasks(folder / "tasks")
+    write_tasks(folder / "tasks")
     for name in ("one", "two"):
         calls[name] = ["--model_args", f"pretrained={folder / 'models' / name},max_length=64"]
     tasks = "few,many,texts"
@@ -37,7 +37,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
     return Logs(folder / "one", folder / "two", printed)
 
 
-def _write_tasks(folder: Path) -> None:
+def write_tasks(folder: Path) -> None:
     folder.mkdir()
     rng = random.Random(0)
 

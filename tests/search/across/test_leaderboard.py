@@ -49,7 +49,6 @@ def make(tmp_path: Path) -> Make:
             "weight": [1.0] * ITEMS,
             "document": [str(n) for n in range(ITEMS)],
             "prompt": [f"{asked} {n}" for n in range(ITEMS)],
-            "question": [""] * ITEMS,
         }
         columns |= {str(n): [float(k < RIGHT[each]) for k in range(ITEMS)] for n, each in enumerate(models)}
         Finalists(folder, About([task], "mean", candidates, 0, len(models) - 1), columns).write()
