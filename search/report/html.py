@@ -5,7 +5,6 @@ from pathlib import Path
 
 from mergesearch.errors import UserError
 from mergesearch.files import write_text
-from mergesearch.search.config import Config
 from mergesearch.search.report.page.document import document, is_whole
 from mergesearch.search.report.sections.candidates import candidates
 from mergesearch.search.report.sections.comparisons import comparisons, evidence
@@ -16,7 +15,7 @@ from mergesearch.search.report.sections.influence import influence
 from mergesearch.search.report.sections.prospects import prospects
 from mergesearch.search.report.sections.provenance import provenance
 from mergesearch.search.report.sections.recipes import recipes
-from mergesearch.search.study.run_folder import CONFIG, RunFolder
+from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.result import Verdict, read_verdict
 from mergesearch.text import as_html
@@ -50,12 +49,12 @@ def rewrite_report(folder: Path) -> None:
 
     Raises UserError where the run has no verdict.
     """
-    run, config = RunFolder(folder), Config.read(folder / CONFIG)
+    run = RunFolder(folder)
     with run.reading():
         verdict = read_verdict(run)
         if verdict is None:
             raise UserError(f"{folder}: the run has no verdict yet; run its config again to resume it")
-        write_report(RunStore(run, run.open_study(config.search.storage), {}), verdict)
+        write_report(RunStore(run, run.open_study(run.storage), {}), verdict)
 
 
 def is_whole_report(folder: Path) -> bool:

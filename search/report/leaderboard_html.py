@@ -10,6 +10,8 @@ from mergesearch.search.report.page.document import document
 from mergesearch.search.report.page.elements import Cell, note, number, search_field, section, table
 from mergesearch.search.statistics import Estimate
 
+CAPTION = "Ranks, models and their scores; norm.: normalised, from 0, which guessing gives, to 1."
+
 
 def leaderboard_html(found: Leaderboard) -> str:
     """The whole page."""
@@ -28,31 +30,24 @@ def _table(found: LeaderboardTable) -> str:
     ends = [end for row in found.rows for end in (row.value.low, row.value.value, row.value.high) if isfinite(end)]
     rows = [list(_cells(found, row, min(ends), max(ends))) for row in found.rows]
     marked = ["winner" in row.roles for row in found.rows]
-    return table("Ranks, models and their scores.", list(_heads(found)), rows, marked, (2, 3))
+    return table(CAPTION, list(_heads(found)), rows, marked, (2,))
 
 
 def _heads(found: LeaderboardTable) -> Iterator[str]:
-    yield from ("model", "rank", "role", "method", "objective")
+    yield from ("model", "rank", "role, method", "objective")
     for task in found.tasks:
         yield f"{task.name} {task.metric}{'' if task.higher_is_better else ', less is better'}"
-        if _is_normalized(found, task.name):
-            yield f"{task.name} normalised"
     yield from ("parameters", "scored")
-
-
-def _is_normalized(found: LeaderboardTable, task: str) -> bool:
-    return any(task in row.normalized for row in found.rows)
 
 
 def _cells(found: LeaderboardTable, row: LeaderboardRow, low: float, high: float) -> Iterator[Cell | str]:
     others = [*row.names[1:], *(f"in {run}" for run in row.runs)]
     yield Cell(row.name, ", ".join(others))
-    yield from (str(row.rank), ", ".join(row.roles), row.method)
+    yield from (str(row.rank), Cell(", ".join(row.roles), row.method))
     yield replace(number(row.value), html=_range(row.value, low, high))
     for task in found.tasks:
-        yield f"{row.tasks[task.name]:.4f}"
-        if _is_normalized(found, task.name):
-            yield f"{row.normalized[task.name]:.4f}" if task.name in row.normalized else ""
+        normalized = f"{row.normalized[task.name]:.3f} norm." if task.name in row.normalized else ""
+        yield Cell(f"{row.tasks[task.name]:.3f}", normalized, row.tasks[task.name])
     yield Cell(size_in_words(row.parameters), sort=row.parameters)
     day, _, time = row.scored.partition("T")
     yield Cell(day, time)

@@ -131,6 +131,12 @@ class RunFolder:
         if before.get("search", {}).get("trials", 0) < resolved.get("search", {}).get("trials", 0):
             raise UserError(f"{self.path}: cannot be gone on with: this user may only read it")
 
+    @property
+    def storage(self) -> str | None:
+        """The address of the study's database, as the recorded config says; None for the folder's journal."""
+        search = (self._recorded_config() or {}).get("search") or {}
+        return search.get("storage")
+
     def _recorded_config(self) -> dict[str, Any] | None:
         """The config as a run of an earlier version records it, in a file alone; None for a new run.
 

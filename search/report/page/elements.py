@@ -11,7 +11,7 @@ from mergesearch.search.statistics import Estimate
 from mergesearch.search.verdict.formatting import interval
 from mergesearch.text import SCREEN, as_html
 
-HEAD = 15
+HEAD = 11
 """Characters that a line of a column's head has room for."""
 
 

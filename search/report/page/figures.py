@@ -3,7 +3,7 @@
 Colours of text, axes and grids are those of the page's style, light or dark. Colours of marks are fit for both.
 """
 
-import textwrap
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,8 +31,19 @@ LINE = 20
 
 def label(text: object) -> str:
     """Text as a label of a figure, in lines that a telephone has room for."""
-    lines = textwrap.wrap(as_line(text, LABEL), WIDTH) or [""]
-    return "<br>".join(map(as_html, lines))
+    lines = [""]
+    for part in _parts(as_line(text, LABEL)):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > WIDTH:
+            lines.append("")
+        lines[-1] += part
+    return "<br>".join(as_html(line.strip()) for line in lines)
+
+
+def _parts(text: str) -> list[str]:
+    """Where a label may be broken: after a space, and in a long word after a sign such as a dot or a slash."""
+    words = re.split(r"(?<=\s)", text)
+    parts = [part for word in words for part in (re.split(r"(?<=[./_-])", word) if len(word) > WIDTH else [word])]
+    return [part[at : at + WIDTH] for part in parts for at in range(0, len(part), WIDTH)]
 
 
 def rounded(value: float) -> float:

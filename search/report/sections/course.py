@@ -6,7 +6,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from mergesearch.search.report.page.elements import note, section
+from mergesearch.search.report.page.elements import bullets, section
 from mergesearch.search.report.page.figures import BLUE, GREEN, GREY, OCHRE, PURPLE, RED, TEAL, figure, label, rounded
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
@@ -34,12 +34,11 @@ def course(store: RunStore, verdict: Verdict) -> str:
     trials = [*t.completed(store.study), *t.stopped(store.study)]
     if not trials:
         return ""
-    signals = [note(line) for line in store.study.user_attrs.get(t.SIGNAL, ())]
     return section(
         "The search",
         _by_trial(store, trials),
-        *signals,
         *([_by_items(store, trials), _items(trials)] if verdict.stopped else []),
+        bullets(store.study.user_attrs.get(t.SIGNAL, ())),
     )
 
 

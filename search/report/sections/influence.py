@@ -30,11 +30,12 @@ SHOWN = 12
 SHUFFLES = 10
 """How often the trials' values are shuffled to find what chance gives."""
 UNITS = {"layer": "layer", "group": "group of layers", "knot": "knot of the curves over depth"}
+SUMS = "sums over dimensions."
 EXPLAINED = (
     "Importance by PED-ANOVA: how much the values of a dimension among the best tenth of the trials differ from those "
     "among all of them; all dimensions sum to 100 %. Of {count} trials that were scored in full: baselines, and trials "
     "that racing stopped, are left out. The dotted line is what chance gives: the largest importance of any dimension "
-    f"in {SHUFFLES} shuffles of the trials' values."
+    f"in {SHUFFLES} shuffles of the trials' values. What is not above chance is grey."
 )
 
 
@@ -52,13 +53,14 @@ def _importances(store: RunStore, trials: Sequence[FrozenTrial], found: "Importa
     names = list(found.shares)
     first = {name: found.shares[name] for name in names[:SHOWN]}
     recipe = store.study.user_attrs.get(t.CONFIG, {}).get("recipe") or {}
-    every = _bars(found.shares, "importances-all", "The importance of every dimension.", found.chance)
+    chance = dict.fromkeys(names, found.chance)
+    every = _bars(found.shares, chance, "importances-all", "The importance of every dimension.")
     return section(
         "Which dimensions matter",
         note(EXPLAINED.format(count=len(trials))),
-        _bars(first, "importances", "The most important dimensions.", found.chance),
+        _bars(first, chance, "importances", "The most important dimensions."),
         details(f"All {len(names)} dimensions", every) if len(names) > SHOWN else "",
-        _grouped(found.shares, places_of(names, recipe)),
+        _grouped(found, places_of(names, recipe)),
         slices(trials, names),
     )
 
@@ -74,10 +76,15 @@ def sampled_trials(store: RunStore) -> list[FrozenTrial]:
 
 @dataclass(frozen=True)
 class Importances:
-    """``shares``: of each dimension, the largest first, which sum to 1; ``chance``: the largest that chance gives."""
+    """``shares``: of each dimension, the largest first, which sum to 1; ``shuffled``: the same of shuffled values."""
 
     shares: dict[str, float]
-    chance: float
+    shuffled: list[dict[str, float]]
+
+    @property
+    def chance(self) -> float:
+        """The largest share of any dimension that chance gives."""
+        return max(max(each.values()) for each in self.shuffled)
 
 
 def importances(trials: Sequence[FrozenTrial]) -> Importances:
@@ -88,11 +95,16 @@ def importances(trials: Sequence[FrozenTrial]) -> Importances:
     """
     scores = np.array([t.score_of(trial) for trial in trials])
     study, rng = _study_of(trials), np.random.default_rng(derive(0, "importances"))
-    found = _evaluated(study, scores)
+    found, *shuffled = [
+        _evaluated(study, scores),
+        *(_evaluated(study, rng.permutation(scores)) for _ in range(SHUFFLES)),
+    ]
     total = sum(found.values()) or 1.0
-    shuffled = [max(_evaluated(study, rng.permutation(scores)).values()) for _ in range(SHUFFLES)]
     order = sorted(found, key=lambda name: -found[name])
-    return Importances({name: found[name] / total for name in order}, max(shuffled) / total)
+    return Importances(
+        {name: found[name] / total for name in order},
+        [{name: value / total for name, value in each.items()} for each in shuffled],
+    )
 
 
 def _study_of(trials: Sequence[FrozenTrial]) -> Study:
@@ -110,28 +122,41 @@ def _evaluated(study: Study, scores: Array) -> dict[str, float]:
         return PedAnovaImportanceEvaluator().evaluate(study, target=lambda trial: -float(scores[trial.number]))
 
 
-def _grouped(shares: Mapping[str, float], places: Mapping[str, Place]) -> str:
+def _grouped(found: Importances, places: Mapping[str, Place]) -> str:
     """A figure for each grouping in which there are several groups."""
     figures = []
     for key in ("hole", "module", "model"):
-        sums = _sums(shares, {name: getattr(place, key) or "others" for name, place in places.items()})
-        if 1 < len(sums) < len(shares):
-            figures.append(_bars(sums, f"importances-{key}", f"By {key}: sums over dimensions."))
+        groups = {name: getattr(place, key) or "others" for name, place in places.items()}
+        sums, chance = _sums(found, groups)
+        if 1 < len(sums) < len(places):
+            first = dict(sorted(sums.items(), key=lambda each: -each[1])[:SHOWN])
+            figures.append(_bars(first, chance, f"importances-{key}", f"By {key}: {SUMS}"))
     for unit, what in UNITS.items():
-        sums = _sums(shares, {name: str(place.depth) for name, place in places.items() if place.unit == unit})
+        groups = {name: str(place.depth) for name, place in places.items() if place.unit == unit}
+        sums, chance = _sums(found, groups)
         if len(sums) > 1:
-            figures.append(_columns(sums, f"importances-{unit}", f"By {what}: sums over dimensions."))
+            figures.append(_columns(sums, chance, f"importances-{unit}", f"By {what}: {SUMS}"))
     return small_figures(figures)
 
 
-def _sums(shares: Mapping[str, float], groups: Mapping[str, str]) -> dict[str, float]:
+def _sums(found: Importances, groups: Mapping[str, str]) -> tuple[dict[str, float], dict[str, float]]:
+    """The sum of each group's shares, and the largest that chance gives it."""
+    sums, *shuffled = [_summed(shares, groups) for shares in (found.shares, *found.shuffled)]
+    return sums, {group: max(each[group] for each in shuffled) for group in sums}
+
+
+def _summed(shares: Mapping[str, float], groups: Mapping[str, str]) -> dict[str, float]:
     sums: dict[str, float] = defaultdict(float)
     for name, group in groups.items():
         sums[group] += shares[name]
     return sums
 
 
-def _columns(shares: Mapping[str, float], name: str, caption: str) -> str:
+def _colours(shares: Mapping[str, float], chance: Mapping[str, float], names: Sequence[str]) -> list[str]:
+    return [BLUE if shares[name] > chance[name] else GREY for name in names]
+
+
+def _columns(shares: Mapping[str, float], chance: Mapping[str, float], name: str, caption: str) -> str:
     """By depth, in its order."""
     from plotly import graph_objects as go
 
@@ -140,26 +165,27 @@ def _columns(shares: Mapping[str, float], name: str, caption: str) -> str:
     drawn.add_bar(
         x=depths,
         y=[rounded(100 * shares[str(depth)]) for depth in depths],
-        marker={"color": BLUE},
+        marker={"color": _colours(shares, chance, list(map(str, depths)))},
         hovertemplate="%{x}: %{y:.1f} %<extra></extra>",
     )
     drawn.update_layout(yaxis_title="importance, %", bargap=0.3, xaxis={"dtick": 1} if len(depths) < 10 else {})
     return figure(drawn, name, caption, 250)
 
 
-def _bars(shares: Mapping[str, float], name: str, caption: str, chance: float | None = None) -> str:
+def _bars(shares: Mapping[str, float], chance: Mapping[str, float], name: str, caption: str) -> str:
+    """From the largest to the smallest; with a line where chance gives all the same."""
     from plotly import graph_objects as go
 
-    names = sorted(shares, key=lambda each: -shares[each])
+    names = list(shares)
     drawn = go.Figure()
     drawn.add_bar(
         x=[rounded(100 * shares[each]) for each in names],
         y=list(range(len(names))),
         orientation="h",
-        marker={"color": [BLUE if chance is None or shares[each] > chance else GREY for each in names]},
+        marker={"color": _colours(shares, chance, names)},
         hovertemplate="%{x:.1f} %<extra></extra>",
     )
-    if chance is not None:
-        drawn.add_vline(x=rounded(100 * chance), line={"color": RED, "width": 2, "dash": "dot"})
+    if len(levels := set(chance.values())) == 1:
+        drawn.add_vline(x=rounded(100 * levels.pop()), line={"color": RED, "width": 2, "dash": "dot"})
     drawn.update_layout(xaxis_title="importance, %", yaxis=categories(names), bargap=0.35)
     return figure(drawn, name, caption, rows_height(names))
