@@ -35,6 +35,7 @@ from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.problem.problem import read_config
 from mergesearch.search.rehearsal import expected_cost
 from mergesearch.search.report.console import print_plan, shown_progress
+from mergesearch.search.report.notebook import in_notebook, notebook_progress
 from mergesearch.search.report.screen import console, printed
 from mergesearch.search.scoring.cost import Cost
 from mergesearch.trust import trust_code
@@ -44,8 +45,8 @@ def run(config: Config | Mapping[str, Any] | PathName, results: PathName = RESUL
     """Runs a config, or resumes the run of its name; with a section ``soup``, makes soups.
 
     ``config`` is a file, its content (with paths relative to the current folder), or a Config; the run's folder is
-    ``results/NAME``. ``progress`` shows the progress bar of the command line. Raises UserError for an invalid config,
-    before anything is scored.
+    ``results/NAME``. ``progress`` shows how far the run is, as the command line does; in a notebook with a plot of
+    its trials. Raises UserError for an invalid config, before anything is scored.
     """
     with _opened(config) as plan, _watching(progress) as watcher:
         verdict = runner.run(plan, Path(results), watcher)
@@ -127,6 +128,8 @@ def _config(config: Config | Mapping[str, Any] | PathName) -> Config:
 def _watching(progress: bool) -> AbstractContextManager[Watcher]:
     if not progress:
         return nullcontext(QUIET)
+    if in_notebook():
+        return notebook_progress()
     return shown_progress(console())
 
 

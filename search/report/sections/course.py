@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import accumulate, product
 from typing import Any
 
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.search.report.page.elements import bullets, section
@@ -36,15 +37,20 @@ def course(store: RunStore, verdict: Verdict) -> str:
         return ""
     return section(
         "The search",
-        _by_trial(store, trials),
+        _by_trial(store),
         *([_by_items(store, trials), _items(trials)] if verdict.stopped else []),
         bullets(store.study.user_attrs.get(t.SIGNAL, ())),
     )
 
 
-def _by_trial(store: RunStore, trials: Sequence[FrozenTrial]) -> str:
-    numbers = {trial.number: trial.number for trial in t.finished(store.study)}
-    drawn = _objective(store, trials, numbers, "trial")
+def objective_by_trial(study: Study) -> Any:
+    """A plotly figure of what each trial was worth, and of the best so far; also while the search goes on."""
+    trials = [*t.completed(study), *t.stopped(study)]
+    return _objective(study, trials, {trial.number: trial.number for trial in trials}, "trial")
+
+
+def _by_trial(store: RunStore) -> str:
+    drawn = objective_by_trial(store.study)
     stopped = "; hollow ones were stopped early, and their value is an estimate" if t.stopped(store.study) else ""
     return figure(drawn, "course-by-trial", f"Objective on the search items, by trial{stopped}.", 420)
 
@@ -52,15 +58,17 @@ def _by_trial(store: RunStore, trials: Sequence[FrozenTrial]) -> str:
 def _by_items(store: RunStore, trials: Sequence[FrozenTrial]) -> str:
     finished = t.finished(store.study)
     spent = accumulate(map(t.items_of, finished))
-    drawn = _objective(store, trials, dict(zip((each.number for each in finished), spent, strict=True)), "items scored")
+    drawn = _objective(
+        store.study, trials, dict(zip((each.number for each in finished), spent, strict=True)), "items scored"
+    )
     caption = "The same by the items that had been scored when the trial ended: what the search cost, and what for."
     return figure(drawn, "course-by-items", caption, 420)
 
 
-def _objective(store: RunStore, trials: Sequence[FrozenTrial], places: dict[int, int], axis: str) -> Any:
+def _objective(study: Study, trials: Sequence[FrozenTrial], places: dict[int, int], axis: str) -> Any:
     from plotly import graph_objects as go
 
-    drawn, rivals = go.Figure(), t.contenders(store.study)
+    drawn, rivals = go.Figure(), t.contenders(study)
     _add_trials(drawn, trials, [places[trial.number] for trial in trials], [t.score_of(trial) for trial in trials])
     if rivals:
         best = [rounded(t.score_of(trial)) for trial in accumulate(rivals, lambda *two: min(two, key=t.rank))]
