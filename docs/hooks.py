@@ -1,9 +1,11 @@
 """Hooks of mkdocs: the site has the same files as the repository, so that links between them work in both.
 
 ``docs_dir`` is ``docs``, but README.md, CONTRIBUTING.md, CHANGELOG.md, the configs and the benchmark results are not in
-it. So every file gets its path from the root of the repository. README.md becomes the home page.
+it. So every file gets its path from the root of the repository. README.md becomes the home page. A notebook becomes a
+page with its text and its code.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -18,6 +20,7 @@ PUBLISHED = (
     "docs/**/*.png",
     "docs/*.css",
     "configs/*.yml",
+    "examples/*.ipynb",
     "results/benchmarks/*.md",
     "results/benchmarks/*.json",
 )
@@ -28,8 +31,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Replaces the files of ``docs_dir`` by the published files, with their paths from the root."""
     paths = sorted({path.relative_to(ROOT).as_posix() for pattern in PUBLISHED for path in ROOT.glob(pattern)})
     ours = [File(path, str(ROOT), config.site_dir, config.use_directory_urls) for path in paths]
+    ours += [_notebook_page(path, config) for path in sorted(ROOT.glob("examples/*.ipynb"))]
     theme = [file for file in files if Path(str(file.src_dir)).resolve() != Path(config.docs_dir).resolve()]
     return Files([*ours, *theme])
+
+
+def _notebook_page(path: Path, config: MkDocsConfig) -> File:
+    name = path.relative_to(ROOT)
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text("utf-8"))["cells"]]
+    parts = [text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in cells]
+    parts.append(f"[The notebook]({name.name})")
+    return File.generated(config, name.with_suffix(".md").as_posix(), content="\n\n".join(parts) + "\n")
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:

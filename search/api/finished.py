@@ -72,8 +72,8 @@ class Run:
     """A run that has ended: its folder, its config and its verdict."""
 
     folder: Path
-    config: Config
-    verdict: Verdict
+    config: Config = field(repr=False)
+    verdict: Verdict = field(repr=False)
 
     @classmethod
     def read(cls, folder: PathName) -> "Run":

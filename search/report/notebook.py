@@ -106,4 +106,5 @@ def _page(text: ProgressText, lines: Sequence[str]) -> str:
     if not lines:
         return f"<div>{bar}{facts}{now}</div>"
     told = "<br>".join(map(as_html, lines))
-    return f"<div>{bar}{facts}{now}<details><summary>{as_html(lines[-1], LINE)}</summary>{told}</details></div>"
+    summary = f"messages, the last one: {as_html(lines[-1], LINE)}"
+    return f"<div>{bar}{facts}{now}<details><summary>{summary}</summary>{told}</details></div>"

@@ -48,7 +48,9 @@ def console() -> Console:
 
 def printed(show: Callable[[Console], None], width: int = WIDTH) -> tuple[str, str]:
     """What a function prints, as plain text, and as HTML for a notebook, of so many columns."""
-    screen = _Screen(file=StringIO(), width=width, record=True, highlight=False, markup=False, emoji=False)
+    screen = _Screen(
+        file=StringIO(), width=width, record=True, highlight=False, markup=False, emoji=False, force_jupyter=False
+    )
     show(screen)
     page = screen.export_html(inline_styles=True, code_format=PREFORMATTED, clear=False)
     return screen.export_text(), page
