@@ -72,7 +72,9 @@ class StreamPlan:
 
 
 def _sizes(checkpoints: Mapping[str, int]) -> str:
-    return ", ".join(f"{reference} {size(count)}" for reference, count in checkpoints.items())
+    names = [Path(reference).name for reference in checkpoints]
+    shown = names if len(set(names)) == len(names) else list(checkpoints)
+    return ", ".join(f"{name} {size(count)}" for name, count in zip(shown, checkpoints.values(), strict=True))
 
 
 def plan_memory(
@@ -90,13 +92,19 @@ def plan_memory(
     needed, live, host, sharers = sum(checkpoints.values()), live_model + gradients, free_on_host(), sharing_processes()
     shared = needed + sharers * statistics
     if device.startswith("cuda"):
-        free: int = torch.cuda.mem_get_info(device)[0]
+        free = free_on_device(device)
         if needed + statistics + live <= USABLE * free:
             return MemoryPlan(device, "device", checkpoints, free, statistics, gradients, sharers)
         location: Location = "host" if shared <= USABLE * host else "disk"
     else:
         location = "device" if shared + sharers * live <= USABLE * host else "disk"
     return MemoryPlan(device, location, checkpoints, host, statistics, gradients, sharers)
+
+
+def free_on_device(device: str) -> int:
+    """Returns the bytes of a GPU's memory that are free."""
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return free
 
 
 def free_on_host() -> int:

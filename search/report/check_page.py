@@ -7,12 +7,15 @@ from rich.console import Console
 
 from mergesearch.errors import listed
 from mergesearch.evaluators import has_targets
+from mergesearch.merge_ops.inputs.memory import MemoryPlan
 from mergesearch.search.candidates.gradient.start import STEP_COST
 from mergesearch.search.candidates.plan import SearchPlan
+from mergesearch.search.config import RESULTS
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.report.screen import print_table
 from mergesearch.search.samplers import SAMPLERS, SamplerTraits
 from mergesearch.search.scoring.cost import Cost, memory_plan, spoken
+from mergesearch.search.scoring.needs import Needs, cells, free_here
 from mergesearch.search.space.dimension import Dimension
 from mergesearch.search.space.space import Space
 from mergesearch.search.verdict.prospects import EXPECTED_CHANGES, clusters_of, expected_noise, is_accuracy
@@ -134,10 +137,19 @@ def print_start(screen: Console, plan: SearchPlan) -> None:
     )
 
 
+def print_needs(screen: Console, plan: SearchPlan, memory: MemoryPlan) -> None:
+    """A table of what the run needs, for each place where the checkpoints may be kept, and what is free here."""
+    rows = [cells(place) for place in Needs.of(plan.problem, memory).places]
+    rows.append(cells(free_here(RESULTS, plan.problem.config.device)))
+    print_table(screen, "what it needs", ("models are kept", "disk", "RAM", "VRAM"), rows, numbers=True)
+
+
 def print_cost(screen: Console, plan: SearchPlan, cost: Cost) -> None:
     """Estimates of time and memory, and how they were made."""
     trials, stack = plan.trials, plan.problem.space.stack
-    screen.print(f"memory: {memory_plan(plan.problem, plan.takes_gradients)}")
+    memory = memory_plan(plan.problem, plan.takes_gradients)
+    print_needs(screen, plan, memory)
+    screen.print(f"memory: {memory}")
     if stack:
         screen.print(f"beside them a live model of up to {stack.deepest} layers, created again for each new depth")
     once = f"{spoken(cost.first)} to prepare, " if cost.first >= 1 else ""

@@ -150,6 +150,7 @@ def test_check_shows_every_sampler_and_what_a_run_costs(config_file: Path) -> No
     for name in SAMPLERS:
         assert f" {name} " in shown
     assert "memory: checkpoints: " in shown
+    assert "CPU, models in RAM" in shown
     assert "(some items were scored; --measure builds candidates)" in shown
     assert "(candidates were built and items scored)" in measured
 

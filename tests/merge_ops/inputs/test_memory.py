@@ -234,7 +234,7 @@ def test_a_merge_says_what_it_holds_in_memory(tmp_path: Path) -> None:
     said: list[str] = []
     merge(recipe("linear", 1), tmp_path / "out", options=MergeOptions(say=said.append))
     assert len(said) == 1
-    assert said[0].startswith(f"checkpoints: {TUNED[0]} ")
+    assert said[0].startswith(f"checkpoints: {Path(TUNED[0]).name} ")
     assert "read from disk tensor by tensor, at most " in said[0]
 
 
