@@ -31,7 +31,8 @@ def browser() -> Iterator["Browser"]:
     from playwright.sync_api import sync_playwright
 
     # Root, as CI's container has it, has no sandbox.
-    options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    options = ["--disable-dev-shm-usage"]
+    options += ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         yield browser
@@ -164,6 +165,9 @@ def test_print_shows_what_is_folded_on_light_paper(browser: "Browser", pages: di
         assert page.locator("details[open]").count() == 0
         page.emulate_media(media="print")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        page.evaluate("document.querySelector('main').style.width = '650px'")  # as paper does, without a resize
+        wide = "[...document.querySelectorAll('.main-svg')].filter(each => each.getBoundingClientRect().width > 651)"
+        assert page.evaluate(f"{wide}.length") == 0
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.locator("details:not([open])").count() == 0
         page.set_viewport_size({"width": 700, "height": 900})

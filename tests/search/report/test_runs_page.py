@@ -47,6 +47,11 @@ def test_a_finished_run(config: Data, results: Path) -> None:
     assert "small" in listed
     assert verdict.recommended in listed
     assert said("status", "--results", results) == "every run has finished"
+    report = results / "small" / "report.html"
+    before = report.read_bytes()
+    report.unlink()
+    assert str(report) in said("show", "small", "--report", "--results", results).replace(" ", "")
+    assert report.read_bytes() == before
     (results / "small" / "verdict.json").write_text("{")
     assert RunState(results / "small").state == "stopped"
 
