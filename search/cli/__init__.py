@@ -7,7 +7,7 @@ import gc
 
 import click
 
-from mergesearch.search.cli import checking, comparing, demo, drafting, merging, running, runs, sharing
+from mergesearch.search.cli import checking, comparing, demo, drafting, merging, running, runs, sharing, submitting
 
 COLLECTED = 50_000, 20, 20
 """When Python looks for garbage: 70 times later than by itself. It finds none while torch and others are imported; a
@@ -27,6 +27,7 @@ COMMANDS = (
     runs.show,
     runs.status,
     runs.stop,
+    submitting.submit,
     sharing.push,
     demo.demo,
 )

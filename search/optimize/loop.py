@@ -9,7 +9,8 @@ lease on each trial says which worker is at it.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -114,8 +115,19 @@ class Loop:
             return None
         trial, recipe, in_full = begun
         if recipe is not None:
-            self._work_on(trial, recipe, in_full)
+            with self._given_back_if_ended(trial):
+                self._work_on(trial, recipe, in_full)
         return trial.number
+
+    @contextmanager
+    def _given_back_if_ended(self, trial: Trial) -> Iterator[None]:
+        """Where this process is told to end, another worker may take the trial at once."""
+        try:
+            yield
+        except BaseException:
+            with suppress(Exception):  # what ends the process is what counts
+                self._leases.give_back(trial)
+            raise
 
     def _begin(self) -> tuple[Trial, Recipe | None, bool] | None:
         """The next trial, leased; its recipe, None where making it failed; and whether to score it in full."""

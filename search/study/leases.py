@@ -35,6 +35,11 @@ class Leases:
         """Writes this worker's lease on the trial, or puts off its end."""
         trial.set_user_attr(t.LEASE, {"worker": self._worker, "until": time.time() + SECONDS})
 
+    def give_back(self, trial: Trial) -> None:
+        """Leaves a trial that this worker holds to the others, which need not wait for the lease's end."""
+        if self.is_held(trial):
+            trial.set_user_attr(t.LEASE, {"worker": self._worker, "until": 0.0})
+
     def is_held(self, trial: Trial) -> bool:
         """Whether the trial still belongs to this worker. Another worker takes it after the lease has run out."""
         now = self._study.get_trials(deepcopy=False)[trial.number]

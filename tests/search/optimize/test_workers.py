@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 from pyarrow import parquet
 
 from mergesearch import files
 from mergesearch.errors import UserError
+from mergesearch.foreign import Terminated
 from mergesearch.merge_ops.engine.engine import Engine
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
@@ -364,3 +365,40 @@ def test_workers_must_share_the_results_folder(config: Data, tmp_path: Path) -> 
     go(config, tmp_path / "here")
     with pytest.raises(UserError, match=r"must share the results folder.*need different names"):
         go(config, tmp_path / "there")
+
+
+def test_the_trial_of_a_worker_that_is_told_to_end_is_free_at_once(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another host nobody could know that the worker is dead before its lease has run out."""
+    session = session_of(config, tmp_path, "elsewhere.1.a")
+
+    def told_to_end(*_: Any) -> None:
+        raise Terminated(143)
+
+    monkeypatch.setattr(session.scorer, "score", told_to_end)
+    with pytest.raises(Terminated):
+        session.loop.run_trial()
+    study, folder = session.store.study, session.store.folder
+    (trial,) = t.running(study)
+    assert leases.Leases(study, folder.workers, "here.2.b").is_lost(trial)
+
+
+def test_a_trial_that_another_worker_was_given_is_not_given_back(
+    config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_of(config, tmp_path, "elsewhere.1.a")
+    study, folder = session.store.study, session.store.folder
+    other = leases.Leases(study, folder.workers, "elsewhere.2.b")
+
+    def told_to_end(*_: Any) -> None:
+        trial = Trial(study, t.running(study)[0]._trial_id)
+        other.take(trial)
+        raise Terminated(143)
+
+    monkeypatch.setattr(session.scorer, "score", told_to_end)
+    with pytest.raises(Terminated):
+        session.loop.run_trial()
+    (trial,) = t.running(study)
+    assert trial.user_attrs[t.LEASE]["worker"] == "elsewhere.2.b"
+    assert not other.is_lost(trial)
