@@ -14,6 +14,7 @@ from mergesearch.search.across.documents import DOCUMENTS, write_documents
 from mergesearch.search.across.finalists import FINALISTS, Finalists, write_finalists
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
+from mergesearch.search.optimize.tracking import tracked
 from mergesearch.search.optimize.underway import underway
 from mergesearch.search.problem.origins import from_checkpoints
 from mergesearch.search.report.html import is_whole_report, write_report
@@ -27,6 +28,7 @@ from mergesearch.search.study.model_files import FILE as MODEL_FILES
 from mergesearch.search.study.model_files import MODEL, ModelFiles
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
+from mergesearch.search.verdict.ending import ending_of
 from mergesearch.search.verdict.ensemble import ensemble_row, search_value
 from mergesearch.search.verdict.finalists import decision, finalists
 from mergesearch.search.verdict.judge import Judge
@@ -54,12 +56,14 @@ def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
     folder = RunFolder(results / plan.problem.config.output.name, watcher.stage)
     if not folder.is_writable:
         return _read(folder, plan, watcher)
+    config = plan.problem.config
     with (
         _failures_told(folder),
         folder.joined() as others,
         logged(folder.path, watcher) as log,
-        underway(folder, plan, log) as listener,
-        chosen_threads(plan.problem.config.threads, listener.stage),
+        tracked(folder, config.track, config.dump(), log) as told,
+        underway(folder, plan, told) as listener,
+        chosen_threads(config.threads, listener.stage),
     ):
         return _joined(folder, plan, listener, others)
 
@@ -74,7 +78,9 @@ def _joined(folder: RunFolder, plan: SearchPlan, watcher: Watcher, others: Seque
     session = Session(plan, RunStore(folder, study, plan.problem.tasks.items("search")), watcher)
     session.search()
     with folder.locked():
-        return Conclusion(session, watcher).write()
+        verdict = Conclusion(session, watcher).write()
+    watcher.concluded(ending_of(verdict, folder.path))
+    return verdict
 
 
 def _read(folder: RunFolder, plan: SearchPlan, watcher: Watcher) -> Verdict:

@@ -327,7 +327,7 @@ def test_keys_that_may_change() -> None:
     section = text("search.md").split("## Resuming")[1].split("\n#")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE)
     keys = {(part, key) for part, names in rows for key in re.findall(r"`(\w+)`", names)}
-    assert keys | {("threads",), ("trust",), ("workers",)} == MAY_CHANGE
+    assert keys | {("threads",), ("track",), ("trust",), ("workers",)} == MAY_CHANGE
 
 
 def test_reference() -> None:

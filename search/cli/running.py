@@ -42,6 +42,7 @@ def _workers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--results", type=click.Path(path_type=Path), help="Folder that holds the runs [results/runs].")
 @click.option("--storage", metavar="URL", help="Database URL of the study, e.g. sqlite:///study.db.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all random choices.")
+@click.option("--track", multiple=True, metavar="TRACKER", help="A tracker to tell of it, e.g. wandb.")
 @click.option(
     "--workers",
     metavar="N|auto",
@@ -55,9 +56,8 @@ def _workers(context: click.Context, parameter: click.Parameter, value: str | No
 def run(config: Path, results: Path | None, **overrides: Any) -> None:
     """Run a search, or resume it.
 
-    CONFIG has a recipe with holes, the tasks and the budget; values such as search.trials=200 override it. Writes a
-    report, recipes and the recommended model to results/runs/NAME. Ctrl-C stops the run; the same command goes on with
-    it, or joins it as another worker.
+    CONFIG has a recipe with holes, tasks and budget; values such as search.trials=200 override it. Writes to
+    results/runs/NAME. Ctrl-C stops the run; the same command goes on with it, or joins it.
     """
     run_file(config, overrides, results)
 

@@ -35,6 +35,10 @@ OF_ANY_MODEL = {"command", "function"}
 """The evaluators that take whatever model a builder makes."""
 
 
+Tracker = Literal["wandb", "trackio", "mlflow", "tensorboard"]
+"""The trackers of experiments that can be told of a run."""
+
+
 class Config(Strict):
     """A config: a ``recipe`` with holes, or a ``soup``, from which the recipe follows.
 
@@ -42,8 +46,8 @@ class Config(Strict):
 
     ``builder`` names a function, ``module:function`` or ``path/to/file.py:function``, that makes the live model from
     the path of a checkpoint, for models that transformers does not know. ``threads``: see ``chosen_threads``;
-    ``workers``: see ``posts``. ``trust`` allows code that tasks and merge methods bring along to run: see
-    ``trust_code``.
+    ``workers``: see ``posts``. ``track`` names trackers of experiments that are told of the run: see ``tracked``.
+    ``trust`` allows code that tasks and merge methods bring along to run: see ``trust_code``.
     """
 
     recipe: Annotated[dict[str, Any], BeforeValidator(with_references)]
@@ -54,6 +58,7 @@ class Config(Strict):
     device: Literal["cpu", "cuda", "auto"] = "auto"
     threads: int | None = Field(None, ge=1)
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    track: list[Tracker] = Field(default_factory=list)
     builder: str | None = Field(None, pattern=":")
     trust: bool = False
 
@@ -127,6 +132,8 @@ def _overridden(data: dict[str, Any], stem: str, overrides: dict[str, Any]) -> d
     keys_of = {"search": ("trials", "timeout", "seed", "storage"), "output": ("name",)}
     data = {**data, "output": data.get("output", {"name": stem})}
     data |= {key: overrides[key] for key in ("trust", "workers") if overrides.get(key)}
+    if overrides.get("track"):
+        data["track"] = list(overrides["track"])
     for section, keys in keys_of.items():
         values = {key: overrides[key] for key in keys if overrides.get(key) is not None}
         if values and isinstance(data.setdefault(section, {}), dict):

@@ -1,6 +1,6 @@
 """What a run tells while it goes, and what a listener may ask of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,19 @@ class RunView:
 
 
 @dataclass(frozen=True)
+class Ending:
+    """The end of a run after so many ``trials``: the verdict's numbers and texts by name, and files that tell of it."""
+
+    values: Mapping[str, float | str]
+    files: Sequence[Path]
+    trials: int
+
+
+@dataclass(frozen=True)
 class Watcher:
     """Listens to a run: ``stage`` gets a line of text, ``begun`` the run, ``trial`` each finished trial.
+
+    ``concluded`` gets the end, also where an earlier process or another worker came to it.
 
     ``doing`` gets, about every second and from another thread, what this process does and what the other workers do.
     """
@@ -62,6 +73,7 @@ class Watcher:
     stage: Say = silent
     begun: Callable[[RunView], None] = lambda _: None
     trial: Callable[[RunView, FrozenTrial], None] = lambda *_: None
+    concluded: Callable[[Ending], None] = lambda _: None
     doing: Callable[[Doing, Sequence[Doing]], None] = lambda *_: None
 
 

@@ -11,6 +11,7 @@ MAY_CHANGE = {
     ("output", "model"),
     ("soup", "kinds"),
     ("threads",),
+    ("track",),
     ("trust",),
     ("workers",),
 }

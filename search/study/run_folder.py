@@ -34,7 +34,7 @@ from mergesearch.search.study.workers import Workers
 CONFIG = "config.yml"
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
-FACTS = ("gradient.json", "identity.json", "environment.json", "progress.json")
+FACTS = ("gradient.json", "identity.json", "environment.json", "progress.json", "track.json")
 DERIVED = ("scores", "answers", "attempts", "batches.json", *FACTS, "now")
 """What a run leaves before its first trial."""
 LOOKS_REMEDY = (
