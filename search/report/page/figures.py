@@ -98,8 +98,8 @@ def categories(names: Sequence[str]) -> dict[str, Any]:
 
 def rows_height(names: Sequence[str]) -> int:
     """Pixels that a figure with such a vertical axis needs."""
-    lines = sum(max(1.6, 0.4 + label(name).count("<br>") + 1) for name in names)
-    return round(100 + LINE * lines)
+    lines = max((1 + label(name).count("<br>") for name in names), default=1)
+    return round(100 + LINE * max(1.6, 0.4 + lines) * len(names))
 
 
 def error_bar(*estimates: Estimate) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def best_trials(store: RunStore, verdict: Verdict, names: Sequence[str]) -> str:
         return ""
     caption = (
         f"The {len(trials)} best candidates that the search sampled and scored in full, by the objective on the search "
-        f"items, {t.score_of(trials[-1]):.4f} to {t.score_of(trials[0]):.4f}; the winner is the thick green line."
+        f"items, {t.score_of(trials[-1]):.4f} to {t.score_of(trials[0]):.4f}; the best is blue, "
+        "the winner thick and green."
     )
     every = _figure(trials, sorted(names), verdict, ("best-trials-all", "The same, in all dimensions."))
     return section(

@@ -33,6 +33,8 @@ def _commands(store: RunStore) -> str:
         join(["mergesearch", "merge", str(folder / "recommended.yml"), "merged"]),
         "# its scores on all items of the tasks",
         join(["mergesearch", "eval", "merged", str(folder / CONFIG)]),
+        "# uploads the recommended model to a private repository of the Hugging Face Hub",
+        join(["mergesearch", "push", str(folder), path.name]),
     ]
     return section(
         "Commands",
