@@ -167,11 +167,21 @@ class Finalists:
         item, cluster, document, prompt, weight = (
             self.columns[name][place] for name in ("item", "cluster", "document", "prompt", "weight")
         )
-        about, answers = self.documents[task, item], self.columns.get(f"{ANSWER}{trial}")
-        answer = answers[place] if answers else ""
-        return Asked(
-            item, cluster, document, prompt, weight, about.question, about.right, answer, choices=about.choices
-        )
+        about, answer = self.documents[task, item], self.answer(trial, place)
+        return Asked(item, cluster, document, prompt, weight, about.question, about.right, answer, about.choices)
+
+    def answer(self, trial: int, place: int) -> str:
+        """What a candidate answered to the item of a row; empty where it is not known."""
+        answers = self.columns.get(f"{ANSWER}{trial}")
+        return str(answers[place]) if answers else ""
+
+    def places(self, task: str) -> Sequence[int]:
+        """The rows of a task's items."""
+        return self._places[task, ""]
+
+    def contributions(self, task: str, trial: int) -> Array:
+        """[items] float64: what each item of a task adds to a candidate's metric."""
+        return self._contributions(trial, self._places[task, ""])
 
     def values(self, trial: int) -> dict[str, float]:
         """A candidate's metric on each task."""

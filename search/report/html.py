@@ -9,9 +9,11 @@ from mergesearch.search.report.page.document import document, is_whole
 from mergesearch.search.report.sections.candidates import candidates
 from mergesearch.search.report.sections.comparisons import comparisons, evidence
 from mergesearch.search.report.sections.course import course
+from mergesearch.search.report.sections.flips import flips_section
 from mergesearch.search.report.sections.front import front
 from mergesearch.search.report.sections.headline import headline
 from mergesearch.search.report.sections.influence import influence
+from mergesearch.search.report.sections.layers import layers
 from mergesearch.search.report.sections.prospects import prospects
 from mergesearch.search.report.sections.provenance import provenance
 from mergesearch.search.report.sections.recipes import recipes
@@ -28,6 +30,8 @@ SECTIONS: tuple[Section, ...] = (
     front,
     comparisons,
     evidence,
+    layers,
+    flips_section,
     prospects,
     course,
     influence,

@@ -84,6 +84,30 @@ def search_field(text: str, part: str, hint: str) -> str:
     return f'<label>{as_html(text)} <input type=search data-filter="{part}" placeholder="{hint}"></label>'
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A choice of a filter: its text, and the word of ``data-tags`` that it leaves."""
+
+    text: str
+    tag: str
+
+
+def filters(part: str, choices: Mapping[str, Sequence[Choice]], text: str, hint: str) -> str:
+    """Fields that filter the elements of the class item in the element of that name; hidden without JavaScript.
+
+    ``choices`` are those of each menu, by its name; ``text`` and ``hint`` are of the field for words.
+    """
+    menus = "".join(_menu(name, part, of_menu) for name, of_menu in choices.items() if of_menu)
+    return f"<div class=filters hidden>{menus}{search_field(text, f'#{part}', hint)}</div>"
+
+
+def _menu(name: str, part: str, choices: Sequence[Choice]) -> str:
+    options = "".join(f"<option value={each.tag}>{as_html(each.text)}</option>" for each in choices)
+    return (
+        f'<label>{as_html(name)} <select data-filter="#{part}"><option value="">all</option>{options}</select></label>'
+    )
+
+
 def number(estimate: Estimate | None, sign: str = "", digits: int = 3) -> Cell:
     """A cell with an estimate, and its interval below; empty where there is none."""
     if estimate is None:

@@ -54,13 +54,20 @@ for (const table of document.querySelectorAll("table.sortable"))
     };
   });
 
-// Search fields: show those rows of tables, and elements of the class item, of the named part that have all words.
-for (const field of document.querySelectorAll("input[data-filter]"))
+// Filters: those rows of tables, and elements of the class item, of the named part that have all words and chosen tags.
+const fields = [...document.querySelectorAll("[data-filter]")];
+for (const field of fields)
   field.oninput = () => {
-    const words = field.value.toLowerCase().split(/\s+/);
-    for (const item of document.querySelectorAll(`${field.dataset.filter} :is(tbody tr, .item)`))
-      item.hidden = !words.every(word => item.textContent.toLowerCase().includes(word));
+    const part = field.dataset.filter, beside = fields.filter(other => other.dataset.filter === part);
+    const of = kind => beside.filter(other => other.matches(kind)).map(other => other.value);
+    const words = of("input").join(" ").toLowerCase().split(/\s+/), tags = of("select").filter(tag => tag);
+    for (const item of document.querySelectorAll(`${part} :is(tbody tr, .item)`)) {
+      const own = (item.dataset.tags ?? "").split(" ");
+      item.hidden = !words.every(word => item.textContent.toLowerCase().includes(word)) || !tags.every(tag => own.includes(tag));
+    }
   };
+for (const filters of document.querySelectorAll(".filters"))
+  filters.hidden = false;
 
 // Code: a button that copies it.
 for (const pre of document.querySelectorAll("pre.copy")) {

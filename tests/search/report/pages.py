@@ -15,6 +15,8 @@ from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.comparison import Comparison, Evidence
 from mergesearch.search.verdict.result import CandidateRow, Verdict
 
+from .kept import keep_items, keep_layers
+
 LAYERS = 20
 MODELS = ("code", "chat")
 NASTY = "</script><img src=x onerror=alert(1)>"
@@ -47,7 +49,10 @@ WRITTEN = "merge_method: linear\nmodels:\n- {model: models/code, parameters: {we
 def made_report(results: Path, trials: int = 60, baselines: int = 6) -> Path:
     """The folder of a run with its report; a third of the trials that are no baselines were stopped early."""
     store = made_store(results, trials, baselines)
-    write_report(store, made_verdict(store))
+    verdict = made_verdict(store)
+    keep_layers(store.folder.path, verdict, MODELS, LAYERS)
+    keep_items(store.folder.path, verdict, NASTY)
+    write_report(store, verdict)
     return store.folder.path
 
 

@@ -195,6 +195,42 @@ def test_recipes_are_copied(browser: "Browser", pages: dict[str, Path]) -> None:
         )
 
 
+def test_flips_are_filtered_by_candidate_task_and_words(browser: "Browser", pages: dict[str, Path]) -> None:
+    with Opened(browser, pages["report"]) as opened:
+        page = opened.page
+
+        def shown() -> list[str]:
+            return page.locator("#flips .item:visible").evaluate_all("all => all.map(each => each.dataset.tags)")
+
+        everything = shown()
+        menu, task = page.locator("select").nth(0), page.locator("select").nth(1)
+        words = page.get_by_role("searchbox")
+        menu.select_option(index=2)
+        tag = menu.input_value()
+        assert tag.startswith("l")
+        assert shown() == [tags for tags in everything if tag in tags.split()] != []
+        task.select_option("texts")
+        assert shown() == [tags for tags in everything if tag in tags.split() and "t1" in tags.split()] != []
+        menu.select_option("all")
+        before = len(shown())
+        words.fill("NUMBER 7 text")
+        assert 0 < len(shown()) < before
+        texts = page.locator("#flips .item:visible").evaluate_all("all => all.map(each => each.textContent)")
+        assert all("number" in text and "7" in text for text in texts)
+        task.select_option("all")
+        words.fill("")
+        assert shown() == everything
+
+
+@pytest.mark.slow
+def test_flips_can_be_read_without_javascript(browser: "Browser", pages: dict[str, Path]) -> None:
+    with Opened(browser, pages["report"], java_script_enabled=False) as opened:
+        item = opened.page.locator("#flips .item").nth(5)
+        item.locator("summary").click()
+        assert "\u2713 yes" in item.inner_text()
+        assert not opened.page.locator(".filters").is_visible()
+
+
 @pytest.mark.slow
 def test_the_leaderboard_sorts_and_filters(browser: "Browser", pages: dict[str, Path]) -> None:
     with Opened(browser, pages["leaderboard"]) as opened:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 import mergesearch
 from mergesearch.errors import UserError
 from mergesearch.search.cli import main
+from mergesearch.search.report.layers_page import coefficient_of
 from mergesearch.search.verdict.layers import LAYERS, LayerRow, read_layers
 
 from ..helpers import Data, go
@@ -42,7 +43,7 @@ def test_layers_of_a_run(config: Data, tmp_path: Path) -> None:
     for name in ("whole model", "layer 0", "layer 1", "lm_head", verdict.winner.name):
         assert name in shown
     layer = next(row for row in rows if row.layer == 1 and not row.module)
-    assert f"{layer.coefficient:+.2f} ({layer.delta:.1%})" in shown
+    assert f"{coefficient_of(layer):+.2f} ({layer.delta:.1%})" in shown
 
 
 def test_a_stack_shows_where_its_layers_are_from(models: Path, config: Data, tmp_path: Path) -> None:

@@ -66,6 +66,26 @@ def test_text_of_others_is_shown_as_text(report: str) -> None:
     assert "secret" not in report
 
 
+def test_which_layers_come_from_whom(report: str) -> None:
+    part = report[report.index("<h2 id=which-layers") :]
+    assert part.count("<table class=heat>") == 4  # by layer, and of each module
+    assert re.search(r'<td class=minus style=--share:0\.\d\d title="\d\.\d%">-0\.\d\d<', part)
+    assert "<td class=plus style=--share:0.00" in part  # what is not changed has no colour
+
+
+def test_flips_have_questions_and_who_answered_what(report: str) -> None:
+    part = report[report.index("<h2 id=items-that-turn") : report.index("<h2 id=the-search>")]
+    tags = re.findall(r'<details class=item data-tags="([^"]+)"', part)
+    assert len(tags) > 50
+    assert all(re.fullmatch(r"t[01]( [wl]\d+)+", each) for each in tags)
+    for row in re.findall(r"<option value=([wl]\d+)>[^<]*\(([\d,]+)\)", part):
+        counted = sum(row[0] in each.split() for each in tags)
+        assert 0 < counted <= int(row[1].replace(",", ""))
+    assert "\u2713 yes" in part
+    assert "&lt;script&gt;alert(2)&lt;/script&gt;" in part
+    assert "reading them is no further use of them by the search" in part
+
+
 def test_a_run_of_thousands_of_trials_has_a_report_below_the_limit(tmp_path: Path) -> None:
     folder = made_report(tmp_path, trials=3000)
     assert (folder / "report.html").stat().st_size < LIMIT
