@@ -57,7 +57,8 @@ def score_model(
     with located(where):
         tasks = open_tasks(config.evaluate, calibration_texts(config.recipe))
     with chosen_threads(config.threads, tell), _as_checkpoint(model, tell) as checkpoint:
-        subject = _loaded(checkpoint, config, tasks, tell)
+        with step(f"reading {_name(model)}"):
+            subject = _loaded(checkpoint, config, tasks, tell)
         for note in tasks.prepare(subject):
             tell(note)
         _note_look(RunFolder(results / config.output.name), tasks, _name(model), tell)
@@ -78,10 +79,11 @@ def _as_checkpoint(model: str | Recipe, tell: Say) -> Iterator[str]:
     with TemporaryDirectory(prefix="mergesearch-eval-") as folder:
         out = Path(folder) / "model"
         tell(f"merging {_name(model)}")
-        if isinstance(model, Recipe):
-            merge(model, out)
-        else:
-            merge_file(Path(model), out, MergeOptions())
+        with step(f"merging {_name(model)}"):
+            if isinstance(model, Recipe):
+                merge(model, out)
+            else:
+                merge_file(Path(model), out, MergeOptions())
         yield str(out)
 
 

@@ -23,10 +23,13 @@ def check(config: Path, values: tuple[str, ...], measure: bool, trust: bool) -> 
     from mergesearch.search.rehearsal import expected_cost
     from mergesearch.search.report.console import print_plan
     from mergesearch.search.report.screen import console
+    from mergesearch.search.report.steps_line import shown_steps
 
     with opened_config(config, {"trust": trust, "values": values}) as opened:
         plan = open_plan(opened, str(config))
-        print_plan(console(), plan, expected_cost(plan, measure, echo))
+        with shown_steps(console(err=True)):
+            cost = expected_cost(plan, measure, echo)
+        print_plan(console(), plan, cost)
     echo(f"{config}: ready to run")
 
 
@@ -43,8 +46,10 @@ def evaluate(model: str, config: Path, values: tuple[str, ...], as_json: bool, t
     and test items alike. Prints the tasks' values with 95 % intervals.
     """
     from mergesearch.search.evaluate import evaluate_model
+    from mergesearch.search.report.screen import console
+    from mergesearch.search.report.steps_line import shown_steps
 
-    with opened_config(config, {"trust": trust, "values": values}) as opened:
+    with opened_config(config, {"trust": trust, "values": values}) as opened, shown_steps(console(err=True)):
         found = evaluate_model(model, opened, str(config), tell)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))

@@ -29,8 +29,10 @@ def compare(a: str, b: str, config: Path | None, flips: int, form: str, **option
     from mergesearch.search.compare import compare as make
     from mergesearch.search.report.comparison_page import comparison_text, print_comparison
     from mergesearch.search.report.screen import console
+    from mergesearch.search.report.steps_line import shown_steps
 
-    found = make(a, b, config, say=tell, **options)
+    with shown_steps(console(err=True)):
+        found = make(a, b, config, say=tell, **options)
     if form == "table":
         print_comparison(console(), found, flips)
     else:

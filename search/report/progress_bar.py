@@ -29,6 +29,7 @@ def progress_bar(screen: Console) -> "Iterator[ProgressBar]":
         TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)),
         console=screen,
         disable=not screen.is_terminal,
+        refresh_per_second=1,  # a refresh takes a millisecond
     ) as bars:
         yield ProgressBar(screen, bars)
 

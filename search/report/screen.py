@@ -40,10 +40,11 @@ class _Screen(Console):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
-def console() -> Console:
-    """Standard output; wide enough for the tables where it is not a terminal, unless the user says how wide it is."""
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH
-    return _Screen(highlight=False, markup=False, emoji=False, width=width)
+def console(err: bool = False) -> Console:
+    """Standard output, or error; wide enough for the tables where it is no terminal, unless the user says how wide."""
+    stream = sys.stderr if err else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH
+    return _Screen(highlight=False, markup=False, emoji=False, width=width, stderr=err)
 
 
 def printed(show: Callable[[Console], None], width: int = WIDTH) -> tuple[str, str]:

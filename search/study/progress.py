@@ -18,6 +18,8 @@ from mergesearch.search.study.workers import Workers
 FILE = "progress.json"
 NOW = "now"
 Content = TypeVar("Content")
+STEPS = {60: 600, 10: 60, 1: 0}
+"""Seconds that a time left is rounded to, and from how many on: it is an estimate."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,14 @@ class Doing:
 
 
 def left_in_words(doing: Sequence[Doing]) -> str:
-    """``about 0:12:30 left``, as the worker says that looked last; empty where that is not known."""
+    """``about 0:13:00 left``, as the worker says that knows of most trials; empty where that is not known."""
     known = [each for each in doing if each.left is not None]
     last = max(known, key=lambda each: (each.trials, each.at), default=None)
     if last is None or last.left is None:
         return ""
     seconds = max(0.0, last.left - (time.time() - last.at))
-    return f"{'at most' if last.at_most else 'about'} {timedelta(seconds=round(seconds))} left"
+    step = next(step for step, least in STEPS.items() if seconds >= least)
+    return f"{'at most' if last.at_most else 'about'} {timedelta(seconds=step * round(seconds / step))} left"
 
 
 def read_progress(folder: Path) -> Progress | None:

@@ -17,8 +17,10 @@ from mergesearch.search.optimize.callbacks import Watcher
 from mergesearch.search.report import progress_bar as module
 from mergesearch.search.report.console import shown_progress
 from mergesearch.search.report.screen import _Screen
+from mergesearch.search.report.steps_line import _line, shown_steps
 from mergesearch.search.run import run
 from mergesearch.search.study.progress import Doing
+from mergesearch.steps import metered, reached, step, units
 
 from ..helpers import Data
 
@@ -116,3 +118,23 @@ def test_a_terminal_of_ascii(config: Data, tmp_path: Path) -> None:
             assert isinstance(watcher, Watcher)
             run(open_plan(Config.model_validate(config), "config"), tmp_path, watcher)
     assert b"13/13" in raw.read_bytes()
+
+
+def test_a_command_says_what_it_does() -> None:
+    with metered() as meter:
+        assert str(_line(meter)) == ""
+        with step("reading models"):
+            assert str(_line(meter)) == "reading models"
+        with step("scoring", 12, "items"), units(4):
+            assert str(_line(meter)) == "scoring, 0/12 items"
+            meter.steps[-1].begun -= 60
+            reached(0.5)
+            assert str(_line(meter)) == "scoring, 2/12 items  about 0:05:00 left"
+    out = StringIO()
+    with shown_steps(_Screen(file=out, width=80, force_terminal=True)):
+        pass
+    assert "\x1b" in out.getvalue()
+    out = StringIO()
+    with shown_steps(_Screen(file=out, width=80)), step("scoring", 12, "items"):
+        pass
+    assert out.getvalue() == ""
