@@ -34,7 +34,7 @@ def check(config: Path, values: tuple[str, ...], measure: bool, trust: bool) -> 
 
 
 @command("mergesearch eval merged configs/demo.yml --json", "eval")
-@click.argument("model")
+@click.argument("model", type=click.Path())
 @click.argument("config", type=click.Path(path_type=Path))
 @values_argument
 @click.option("--json", "as_json", is_flag=True, help='Print {"tasks": {TASK: {METRIC: value}}}.')

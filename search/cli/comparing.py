@@ -9,8 +9,8 @@ from mergesearch.search.cli.common import command, print_text, tell
 
 
 @command("mergesearch compare logs/one logs/other --flips 3")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--candidate", type=click.Choice(["recommended", "winner"]), default="recommended", help="Of runs, which."

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from mergesearch.search.cli.common import command, echo, tell, trust_option
+from mergesearch.search.cli.completion import method_names
 from mergesearch.trust import trust_code
 
 
@@ -30,7 +31,7 @@ def merge(recipe: Path, out: Path, allow_nan: bool, verify: bool, trust: bool) -
 
 
 @command("mergesearch methods ties")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=method_names)
 @trust_option
 def methods(name: str | None, trust: bool) -> None:
     """List the merge methods, or describe one.

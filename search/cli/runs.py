@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from mergesearch.search.cli.common import command, echo, results_option
+from mergesearch.search.cli.completion import run_names
 
 
 @command("mergesearch list", "list")
@@ -18,7 +19,7 @@ def list_runs(results: Path) -> None:
 
 
 @command("mergesearch show four-languages")
-@click.argument("run")
+@click.argument("run", shell_complete=run_names)
 @click.option("--layers", is_flag=True, help="Show which layers of its models come from which model instead.")
 @click.option("--report", is_flag=True, help="Write its report.html anew first, as this version makes it.")
 @results_option
@@ -44,7 +45,7 @@ def show(run: str, layers: bool, report: bool, results: Path) -> None:
 
 
 @command("mergesearch status")
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=run_names)
 @results_option
 def status(run: str | None, results: Path) -> None:
     """Show how far runs are: those at work or stopped, or RUN.
@@ -59,7 +60,7 @@ def status(run: str | None, results: Path) -> None:
 
 
 @command("mergesearch stop four-languages")
-@click.argument("run")
+@click.argument("run", shell_complete=run_names)
 @results_option
 def stop(run: str, results: Path) -> None:
     """Ask all workers of a run to stop, each after its trial.

@@ -5,11 +5,12 @@ from typing import Any
 import click
 
 from mergesearch.search.cli.common import command, echo, results_option, tell, trust_option
+from mergesearch.search.cli.completion import run_names
 from mergesearch.trust import trust_code
 
 
 @command("mergesearch push four-languages me/four-languages --dry-run")
-@click.argument("name")
+@click.argument("name", shell_complete=run_names)
 @click.argument("repository")
 @click.option(
     "--what",
