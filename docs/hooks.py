@@ -7,6 +7,7 @@ page with its text and its code.
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -25,6 +26,13 @@ PUBLISHED = (
     "results/benchmarks/*.json",
 )
 FENCE = re.compile(r"^```(\w+) (\S+)$", re.MULTILINE)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Takes the address of the site from pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    config.site_url = project.get("urls", {}).get("Documentation")
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

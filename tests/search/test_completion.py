@@ -32,7 +32,7 @@ def offered(*words: str) -> set[str]:
 def test_commands_and_options() -> None:
     assert offered("so") == {"soup"}
     assert {"show", "status", "stop"} <= offered("s")
-    assert {"--trials", "--timeout", "--trust"} == offered("run", "my.yml", "--t")
+    assert {"--trials", "--timeout", "--trust"} <= offered("run", "my.yml", "--t")
 
 
 def test_methods() -> None:

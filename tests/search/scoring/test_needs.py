@@ -12,7 +12,8 @@ from mergesearch.search.config import Config
 from mergesearch.search.scoring.cost import memory_plan
 from mergesearch.search.scoring.needs import PROCESS, SIZES, Needs, cells, free_here, usual_needs
 
-ENGINE = Path(__file__).parents[3] / "docs" / "engine.md"
+ROOT = Path(__file__).parents[3]
+ENGINE, README = ROOT / "docs" / "engine.md", ROOT / "README.md"
 
 
 def test_places() -> None:
@@ -59,4 +60,6 @@ def test_the_table_of_the_documentation() -> None:
         gpu, streamed, _, cpu, slow = usual_needs(shape).places
         numbers = [size(gpu.disk), size(gpu.device), f"{size(streamed.device)}, {size(streamed.host)}"]
         assert " | ".join([f"| {name}", *numbers, size(cpu.host), size(slow.host)]) in text
+        row = [f"| {name}", *numbers, size(cpu.host)]
+        assert " | ".join(row) + " |" in README.read_text(encoding="utf-8")
         assert f"{size(usual_needs(shape, gradients=False).places[1].device)} ({name})" in text
