@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mergesearch.evaluators.lm_eval.gold_texts import GoldTexts
     from mergesearch.evaluators.lm_eval.groups import SubtaskScores
     from mergesearch.evaluators.lm_eval.instance_runner import InstanceRunner
+    from mergesearch.evaluators.lm_eval.sample_writer import SubtaskLog
     from mergesearch.evaluators.lm_eval.subtask import Subtask
 
 
@@ -123,6 +124,24 @@ class LmEval:
         with as_command_line():
             rows = self._rows(subject, self._in_order(items), InstanceRunner.run)
         return _table([rows[item] for item in items], self._width)
+
+    def logs(self, subject: LoadedModel, items: Sequence[Item]) -> tuple[list[SubtaskLog], dict[str, Any]]:
+        """Scores items, and returns what ``lm_eval --log_samples`` writes of them: of each subtask, and of the group.
+
+        The group, where the task is one, has the names of its subtasks and its metric, by its name.
+        """
+        ordered = self._in_order(items)
+        scores = self.score(subject, ordered)
+        by_subtask: dict[str, list[tuple[int, Sequence[Any]]]] = {}
+        for item in ordered:
+            subtask, number = self._document[item]
+            by_subtask.setdefault(subtask.name, []).append((number, self._instances(item)))
+        found = [each.log(by_subtask[each.name]) for each in self.subtasks if each.name in by_subtask]
+        if len(self.subtasks) == 1:
+            return found, {}
+        metric = f"{self.subtasks[0].metric_name},{self.subtasks[0].filter_name}"
+        group = {"tasks": [log.name for log in found], "metrics": {metric: self.value(ordered, scores)}}
+        return found, {self.task: group}
 
     def _in_order(self, items: Sequence[Item]) -> list[Item]:
         scored = set(items)

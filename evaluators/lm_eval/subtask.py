@@ -25,6 +25,7 @@ from mergesearch.evaluators.lm_eval.command_line import as_command_line
 from mergesearch.evaluators.lm_eval.decisions import TESTED_DOCUMENTS, Decisions, GreedyText, decisions_on_given
 from mergesearch.evaluators.lm_eval.examples import Examples, TestItems
 from mergesearch.evaluators.lm_eval.metrics import DocumentMetric, WeightedMetric, metric_of
+from mergesearch.evaluators.lm_eval.sample_writer import SubtaskLog, sample_of
 from mergesearch.evaluators.lm_eval.task_loading import TaskOverrides, build_instances, cache_rendering
 
 SCORES_GIVEN = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
@@ -212,6 +213,12 @@ class Subtask:
         except Exception as error:  # a task's code may raise anything
             where = f"task {self.name!r}, item {number}"
             raise UserError(f"{where}: the task's process_results failed: {in_words(error)}") from error
+
+    def log(self, scored: Sequence[tuple[int, Sequence[Any]]]) -> SubtaskLog:
+        """What ``lm_eval --log_samples`` writes of documents, by their numbers, whose instances are answered."""
+        chosen = self._task, self.filter_name
+        samples = [sample_of(n, self.docs[n], each, self._results(n, each), chosen) for n, each in scored]
+        return SubtaskLog(self.name, samples, *chosen)
 
     def apply_filter(self, instances: Sequence[Any]) -> None:
         """Sets ``filtered_resps`` of the metric's filter."""

@@ -29,6 +29,7 @@ COMMANDS = (
     runs.stop,
     submitting.submit,
     sharing.push,
+    sharing.export,
     demo.demo,
 )
 

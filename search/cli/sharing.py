@@ -1,9 +1,11 @@
-"""Commands that hand a run's model to others: push."""
+"""Commands that hand a run's model to others: push, export."""
 
+from pathlib import Path
 from typing import Any
 
 import click
 
+from mergesearch.errors import UserError
 from mergesearch.search.cli.common import command, echo, results_option, tell, trust_option
 from mergesearch.search.cli.completion import run_names
 from mergesearch.trust import trust_code
@@ -42,3 +44,22 @@ def push(name: str, repository: str, what: str, dry_run: bool, **options: Any) -
             echo(upload.card)
         else:
             echo(upload_to(upload, repository, **options))
+
+
+@command("mergesearch export four-languages --lm-eval logs")
+@click.argument("name")
+@click.option("--lm-eval", "logs", metavar="OUT", type=click.Path(path_type=Path), help="Folder for lm-eval's samples.")
+@results_option
+def export(name: str, logs: Path | None, results: Path) -> None:
+    """Write files of a finished run for other programs.
+
+    NAME is a finished run, or its folder. With --lm-eval, what `lm_eval --log_samples` writes, of the winner and the
+    baselines on the test items: each is built and scored again.
+    """
+    from mergesearch.search.export import export_logs
+    from mergesearch.search.report.runs_page import find_run
+
+    if logs is None:
+        raise UserError("found no --lm-eval, expected what to write")
+    for folder in export_logs(find_run(name, results).folder, logs, tell):
+        echo(f"wrote {folder}")
