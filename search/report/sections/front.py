@@ -86,6 +86,7 @@ def _group(trial: FrozenTrial, members: set[int]) -> str:
 
 
 def _scatter(drawn: Any, groups: dict[str, list[FrozenTrial]], front: Front, names: Sequence[str]) -> None:
+    _add_line(drawn, front.members, groups)
     for name, trials in groups.items():
         x, y = ([rounded(trial.values[axis]) for trial in trials] for axis in (0, 1))
         drawn.add_scatter(
@@ -99,6 +100,14 @@ def _scatter(drawn: Any, groups: dict[str, list[FrozenTrial]], front: Front, nam
         )
     titles = [f"{as_html(name)} ({BETTER[front.directions[name]]})" for name in names]
     drawn.update_layout(xaxis_title=titles[0], yaxis_title=titles[1])
+
+
+def _add_line(drawn: Any, members: Sequence[FrontMember], groups: dict[str, list[FrozenTrial]]) -> None:
+    """The front itself: a line from member to member, the best in the first objective first."""
+    by_number = {trial.number: trial for trials in groups.values() for trial in trials}
+    x, y = zip(*(map(rounded, by_number[member.trial].values) for member in members), strict=True)
+    line = {"color": BLUE, "width": 1, "dash": "dot"}
+    drawn.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
 
 
 def _hover(trial: FrozenTrial, group: str) -> str:
@@ -172,7 +181,7 @@ def _name(member: FrontMember, winner: int, knee: int | None) -> str:
 
 def _cells(standing: Standing) -> list[Cell]:
     difference = number(standing.difference, "+")
-    p = "" if standing.p is None else f"{difference.less} p = {standing.p:.4f}".strip()
+    p = "" if standing.p is None else f"{difference.less}\np = {standing.p:.4f}".strip()
     return [
         number(standing.search),
         number(standing.test),

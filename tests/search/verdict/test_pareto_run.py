@@ -214,9 +214,9 @@ def test_a_named_baseline_is_scored_once(two: Data, tmp_path: Path, monkeypatch:
 
 
 def test_the_table_of_trials_has_the_sum_by_weight(two: Data, tmp_path: Path) -> None:
-    from mergesearch.search import api
+    import mergesearch
 
     two["search"]["trials"] = 9
-    table = api.run(Config.model_validate(two), tmp_path).trials
+    table = mergesearch.run(Config.model_validate(two), tmp_path).trials
     weighted = -(table["values.early"] + 3 * table["values.late"]) / 4
     assert table["value"].tolist() == close(weighted.tolist(), 4)
