@@ -111,7 +111,7 @@ class Session:
             self._signal_told = lines
             self.store.study.set_user_attr(t.SIGNAL, lines)
             for line in lines:
-                self._watcher.stage(line)
+                self._watcher.detail(line)
 
     @cached_property
     def _baselines(self) -> BaselineSource:

@@ -65,12 +65,15 @@ class Ending:
 class Watcher:
     """Listens to a run: ``stage`` gets a line of text, ``begun`` the run, ``trial`` each finished trial.
 
+    ``detail`` gets a line that few people want to see.
+
     ``concluded`` gets the end, also where an earlier process or another worker came to it.
 
     ``doing`` gets, about every second and from another thread, what this process does and what the other workers do.
     """
 
     stage: Say = silent
+    detail: Say = silent
     begun: Callable[[RunView], None] = lambda _: None
     trial: Callable[[RunView, FrozenTrial], None] = lambda *_: None
     concluded: Callable[[Ending], None] = lambda _: None

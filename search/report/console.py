@@ -7,6 +7,7 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.text import Text
 
+from mergesearch.say import silent
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import RunView, Watcher
 from mergesearch.search.report.check_page import (
@@ -41,7 +42,8 @@ class _Shown:
         self._text = ProgressText()
 
     def watcher(self) -> Watcher:
-        return Watcher(stage=self._stage, begun=self._begin, trial=self._trial, doing=self._doing)
+        detail = self._stage if self._verbose else silent
+        return Watcher(self._stage, detail, self._begin, self._trial, doing=self._doing)
 
     def _stage(self, text: str) -> None:
         self._screen.print(text, style="dim")

@@ -69,7 +69,8 @@ class _Crew:
     def _is_news(self, level: str, text: str) -> bool:
         if text in self._said or text.startswith(OF_ONE):
             return False
-        return self._verbose or level != "INFO" or not TRIAL.match(text)
+        is_for_all = level != "DEBUG" and not (level == "INFO" and TRIAL.match(text))
+        return self._verbose or is_for_all
 
     def _new_lines(self) -> list[str]:
         """Whole lines of the log."""

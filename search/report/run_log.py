@@ -32,7 +32,7 @@ def logged(folder: Path, watcher: Watcher) -> Iterator[Watcher]:
     log, file = logging.getLogger(f"mergesearch.{folder.name}"), _File(folder / LOG, "a", "utf-8", True, "replace")
     file.setFormatter(logging.Formatter(FORMAT))
     log.addHandler(file)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG)
     log.propagate = False
     try:
         log.info("mergesearch %s on %s", installed_version(), platform.node())
@@ -58,6 +58,10 @@ def _logging(log: logging.Logger, watcher: Watcher) -> Watcher:
         log.info(as_line(text))
         watcher.stage(text)
 
+    def detail(text: str) -> None:
+        log.debug(as_line(text))
+        watcher.detail(text)
+
     def begun(view: RunView) -> None:
         log.info(as_line(view.memory))
         watcher.begun(view)
@@ -66,7 +70,7 @@ def _logging(log: logging.Logger, watcher: Watcher) -> Watcher:
         log.log(logging.WARNING if t.REASON in found.user_attrs else logging.INFO, as_line(trial_in_words(view, found)))
         watcher.trial(view, found)
 
-    return replace(watcher, stage=stage, begun=begun, trial=trial)
+    return replace(watcher, stage=stage, detail=detail, begun=begun, trial=trial)
 
 
 def trial_in_words(view: RunView, trial: FrozenTrial) -> str:
