@@ -17,6 +17,7 @@ from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.optimize.tracking import tracked
 from mergesearch.search.optimize.underway import underway
 from mergesearch.search.problem.origins import from_checkpoints
+from mergesearch.search.report.dashboard import fill_dashboard, has_report
 from mergesearch.search.report.html import is_whole_report, write_report
 from mergesearch.search.report.hub_card import write_hub_card
 from mergesearch.search.report.run_log import logged
@@ -139,6 +140,7 @@ class Conclusion:
         self._write_layers(verdict)
         write_verdict(folder, verdict)
         write_report(store, verdict)
+        fill_dashboard(store, verdict)
         return verdict
 
     @contextmanager
@@ -236,6 +238,7 @@ class Conclusion:
             and all(has_text(folder / name, text) for name, text in self._recipes(verdict).items())
             and all(has_text(folder / name, _text(self._recipe(number))) for name, number in front.items())
             and is_whole_report(folder)
+            and has_report(self.session.store)
             and all((folder / name).is_file() for name in (FINALISTS, DOCUMENTS, LAYERS))
             and (
                 not config.output.model

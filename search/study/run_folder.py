@@ -35,7 +35,7 @@ CONFIG = "config.yml"
 JOURNAL = "study.log"
 LOOKS = "test_looks.json"
 FACTS = ("gradient.json", "identity.json", "environment.json", "progress.json", "track.json")
-DERIVED = ("scores", "answers", "attempts", "batches.json", *FACTS, "now")
+DERIVED = ("scores", "answers", "artifacts", "attempts", "batches.json", *FACTS, "now")
 """What a run leaves before its first trial."""
 LOOKS_REMEDY = (
     "it counts how often the test items were looked at: bring it back from a copy, or delete it and know that "
@@ -185,11 +185,11 @@ class RunFolder:
             study = optuna.create_study(
                 study_name=self.path.name, storage=storage, directions=directions, load_if_exists=True
             )
+            if not objectives:
+                _name_metrics(study, ["objective"])
         # Another config may have left a study of another number of objectives, which open_run judges.
         if objectives and study.metric_names is None and len(study.directions) == len(objectives):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.set_metric_names(list(objectives))
+            _name_metrics(study, list(objectives))
         return study
 
     def _check_scores(self, study: Study, earlier_storage: str | None) -> None:
@@ -267,6 +267,12 @@ class RunFolder:
         if _decision(look) not in decisions:
             self.write_json(LOOKS, [*looks, dict(look)])
         return [*decisions, _decision(look)].index(_decision(look))
+
+
+def _name_metrics(study: Study, names: list[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(names)
 
 
 def _delete(study: Study) -> None:

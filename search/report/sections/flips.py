@@ -18,7 +18,7 @@ BYTES, LEAST_BYTES, OF_TRIAL = 350_000, 150_000, 80
 QUESTION, ANSWER, SUMMARY = 800, 300, 110
 """The most characters of a question, of an answer, and of a question that is folded."""
 PART = "flips"
-TITLE = "Items that turn between the winner and the others"
+TITLE = "Items that turn"
 SEALED = (
     "These are test items, shown after the verdict: reading them is no further use of them by the search. Whoever "
     "changes the space, the models or the prompts because of them does tune on them, and needs other test items for "

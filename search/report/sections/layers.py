@@ -60,7 +60,7 @@ def _candidate(rows: Sequence[LayerRow], most: int, several: bool) -> str:
             f"<h3>{as_html(rows[0].candidate)}</h3>" if several else "",
             "" if rows[0].base else note(WITHOUT_BASE),
             heat_map(caption, heads, whole, largest),
-            details(f"By module{left}", small_figures(shown)),
+            details(f"By module{left}", f"<div class=heat-maps>{small_figures(shown)}</div>"),
         ]
     )
 
