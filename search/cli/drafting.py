@@ -84,7 +84,7 @@ def _ask_tasks(path: Path, include_path: str | None) -> list[dict[str, Any]]:
     """Asks until each task is known."""
     from mergesearch.search.draft.tasks import KNOWN, task_entry
 
-    echo(f"tasks of lm-eval, such as {', '.join(KNOWN)}; or text files, such as 'texts/*.txt'")
+    echo(f"tasks of lm-eval, such as {', '.join(KNOWN)}; or text files, such as texts/*.txt")
     while True:
         given = _ask("tasks, with commas between", "--task", None)
         try:
@@ -105,7 +105,9 @@ def _ask(question: str, option: str, likely: str | None) -> str:
 
 
 def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """The parts of an answer; quotes are those of a shell."""
+    parts = (part.strip().strip("'\"") for part in text.split(","))
+    return [part for part in parts if part]
 
 
 def _chosen(text: str, found: Sequence["Found"]) -> list[str]:

@@ -231,7 +231,7 @@ def test_check_eval_and_soup(nets: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (nets / "c.yml").write_text(dump_yaml(config))
     checked = invoke("check", "c.yml")
     assert (checked.exit_code, "ready to run" in checked.output) == (0, True), checked.output
-    assert "runs code: the builder nets.py:cnn" in checked.output
+    assert f"runs code: the builder {nets.resolve()}/nets.py:cnn" in checked.output
     scored = invoke("eval", references[1], "c.yml", "--json")
     value = json.loads(scored.stdout)["tasks"]["sharp"]["score"]
     net = module(nets).cnn()
@@ -253,8 +253,8 @@ def test_check_eval_and_soup(nets: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ("builder", "said"),
     [
         ("nets.py:wider", "the builder's module differs from the file in 0.bias ([4] in the file, [5] in the module)"),
-        ("nets.py:failing", "builder: nets.py:failing("),
-        ("nets.py:no_module", "builder: nets.py:no_module returned {'a': 1}, expected a torch.nn.Module"),
+        ("nets.py:failing", "/nets.py:failing("),
+        ("nets.py:no_module", "/nets.py:no_module returned {'a': 1}, expected a torch.nn.Module"),
         ("nets.py:TARGETS", "expected a function"),
         ("nets.py:cnnn", "did you mean 'cnn'"),
         ("none.py:cnn", "none.py: there is no such file"),

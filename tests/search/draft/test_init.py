@@ -71,7 +71,8 @@ def test_questions_are_asked_for_the_rest() -> None:
     assert "models/base" in result.output
     assert result.exit_code == 2, "there is no such task, and nobody to ask again"
     assert "there is no lm-eval task 'mine_'" in result.stderr
-    data = written("--include-path", "tasks", answers="1\n\nmin\nmine\n")
+    data = written("--include-path", "tasks", answers="1\n\nmin\nmine, 'texts/*.txt'\n")
+    assert [entry["task"] for entry in data["evaluate"]["tasks"]] == ["mine", "texts"]
     assert data["recipe"]["base_model"] == "models/base"
     assert [entry["model"] for entry in data["recipe"]["models"]] == ["models/one", "models/two"]
 
