@@ -41,6 +41,7 @@ DIMENSIONS: dict[str, BaseDistribution] = {
     **{f"{m}.weight.mlp[{n}]": FloatDistribution(0.0, 1.0) for m in MODELS for n in range(LAYERS)},
     **{f"{m}.weight.rest[{n}]": FloatDistribution(0.0, 1.0) for m in MODELS for n in range(2)},
 }
+METRICS = {"a": "acc", "texts": "bits_per_byte", "a_task_of_a_long_name_indeed": "exact_match,strict-match"}
 DECISIVE = "code.weight.mlp[3]"
 """The dimension that decides what a trial is worth."""
 WRITTEN = "merge_method: linear\nmodels:\n- {model: models/code, parameters: {weight: 0.5}}\n"
@@ -117,7 +118,7 @@ def made_verdict(store: RunStore) -> Verdict:
         best_baseline=rows[0].name,
         comparisons=[Comparison(row.name, difference, 0.001, difference, 0.002) for row in rows],
         baselines=rows,
-        metrics={"a": "acc", "b": "acc_norm", "a_task_of_a_long_name_indeed": "exact_match,strict-match"},
+        metrics=METRICS,
         evidence=[Evidence(task, 500, 400, 0.5) for task in ("a", "b")],
         warnings=[f"a warning of {NASTY}"],
     )
@@ -126,5 +127,5 @@ def made_verdict(store: RunStore) -> Verdict:
 def _row(trial: FrozenTrial) -> CandidateRow:
     value = t.score_of(trial)
     estimate = Estimate(value, value - 0.02, value + 0.02)
-    tasks = {task: {"search": value, "test": value, "all": value} for task in ("a", "b", "c")}
+    tasks = {task: {"search": value, "test": value, "all": value} for task in METRICS}
     return CandidateRow(t.label_of(trial), trial.number, "ties", estimate, estimate, tasks)

@@ -12,6 +12,7 @@ from optuna.trial import create_trial
 from plotly.offline import get_plotlyjs_version
 
 from mergesearch.errors import UserError
+from mergesearch.search.across.finalists import Finalists
 from mergesearch.search.report import page
 from mergesearch.search.report.html import is_whole_report, rewrite_report
 from mergesearch.search.report.page.document import BUNDLE
@@ -177,3 +178,14 @@ def test_share_of_a_range() -> None:
     assert share_of(FloatDistribution(0.25, 4.0, log=True), 1.0) == 0.5
     assert share_of(IntDistribution(3, 3), 3) == 0.5
     assert share_of(CategoricalDistribution(["a", "b", "c"]), "b") == 0.5
+
+
+def test_candidates_have_intervals_of_each_task_that_is_known_item_by_item(tmp_path: Path) -> None:
+    folder = made_report(tmp_path)
+    run = Finalists.read(folder)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    estimates = run.estimates(run.about.winner, 7)
+    assert set(estimates) == {"a", "texts"}
+    for estimate in estimates.values():
+        assert f">{estimate.value:.3f} <small>[{estimate.low:.3f}, {estimate.high:.3f}]</small>" in page
+    assert "texts bits_per_byte, on the test items." in page
