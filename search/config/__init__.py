@@ -11,7 +11,7 @@ from mergesearch.merge_ops.checkpoint.references import with_references
 from mergesearch.parsing import Strict, parse, read_yaml
 from mergesearch.search.config.evaluate import Evaluate
 from mergesearch.search.config.overrides import with_values
-from mergesearch.search.config.paths import absolute_paths
+from mergesearch.search.config.paths import absolute_paths, folder_of
 from mergesearch.search.config.search import Search
 from mergesearch.search.config.soup import Soup
 
@@ -124,7 +124,7 @@ def read_sections(file: Path, **overrides: Any) -> Any:
             "recipe under recipe:, and tasks under evaluate:"
         )
     with located(str(file)):
-        data = absolute_paths(data, file.parent)
+        data = absolute_paths(data, folder_of(file))
         return with_values(_overridden(data, file.stem, overrides), overrides.get("values", ()), Config)
 
 

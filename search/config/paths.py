@@ -17,11 +17,17 @@ from mergesearch.merge_ops.checkpoint.references import (
     with_references,
 )
 from mergesearch.merge_ops.methods import FILE_PARAMETERS
+from mergesearch.reading import ALREADY_OPEN
 
 TOKENIZER_WORDS = ("base", "union")
 """Sources of a tokenizer that are no models."""
 INNER = ("search", "value")
 """Keys of a recipe whose value is meant as that of the key above."""
+
+
+def folder_of(file: Path) -> Path:
+    """The folder that the paths of a config are relative to; of a file that the shell has opened, the current one."""
+    return Path() if str(file).startswith(ALREADY_OPEN) else file.parent
 
 
 def absolute_paths(data: Any, folder: Path) -> Any:

@@ -6,7 +6,9 @@ Source: docs/evolve.md of https://github.com/arcee-ai/mergekit.
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.references import ModelName
@@ -46,16 +48,42 @@ class Genome(Strict):
     smooth: bool = False
 
 
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class EvolveTask(Strict):
+    """One of the ``tasks``."""
+
+    name: str
+    weight: float = 1.0
+    metric: str = "acc,none"
+
+
+class Evolve(Strict):
+    """A config of mergekit-evolve."""
+
+    genome: Genome
+    tasks: list[Annotated[EvolveTask, BeforeValidator(_named)]] = Field(default_factory=list)
+    limit: int | None = Field(None, ge=1)
+    num_fewshot: int | None = Field(None, ge=0)
+    shuffle: bool | None = None
+    random_init: bool | None = None
+    apply_chat_template: bool = True
+    fewshot_as_multiturn: bool = True
+
+
 def translated(data: dict[str, Any], source: Path, file: Path, tasks: Sequence[dict[str, Any]]) -> Draft:
     """See ``translation.translated``."""
-    genome = parse(Genome, data["genome"], f"{source}: genome")
+    evolve = parse(Evolve, data, str(source))
+    genome = evolve.genome
     if genome.merge_method not in PARAMETERS:
         raise UserError(
             f"{source}: genome.merge_method: found {genome.merge_method!r}, expected one of {', '.join(PARAMETERS)}"
         )
     notes: dict[str, list[str]] = {"": [f"From {source.name}, a config of mergekit-evolve."]}
     recipe = _recipe(genome, source, file, notes)
-    evaluate = _evaluate(data, genome, source, tasks, notes)
+    evaluate = _evaluate(evolve, source, tasks, notes)
     notes["search.trials"] = ["mergekit-evolve's --max-fevals is 100. `sampler: cmaes` is what it uses."]
     notes[""] += [f"{key} has no counterpart: {why}." for key, why in OTHER_KEYS.items() if key in data]
     config = {
@@ -155,16 +183,16 @@ def _layers(name: str, source: Path) -> int | None:
 
 
 def _evaluate(
-    data: dict[str, Any], genome: Genome, source: Path, tasks: Sequence[dict[str, Any]], notes: dict[str, list[str]]
+    evolve: Evolve, source: Path, tasks: Sequence[dict[str, Any]], notes: dict[str, list[str]]
 ) -> dict[str, Any]:
-    common = {"num_fewshot": data["num_fewshot"]} if data.get("num_fewshot") is not None else {}
-    if _takes_templates(data, genome, source, notes):
-        common["apply_chat_template"] = True
-    given = [_task(entry, notes) for entry in data.get("tasks") or ()]
+    common: dict[str, Any] = {} if evolve.num_fewshot is None else {"num_fewshot": evolve.num_fewshot}
+    if evolve.apply_chat_template and _has_template(evolve.genome, source, notes):
+        common |= {"apply_chat_template": True, "fewshot_as_multiturn": evolve.fewshot_as_multiturn}
+    given = [_task(entry, notes) for entry in evolve.tasks]
     evaluate: dict[str, Any] = {"tasks": [*tasks] or [{**entry, **common} for entry in given], "split": dict(SPLIT)}
-    if data.get("limit"):
-        evaluate["limit"] = 2 * int(data["limit"])
-        notes["evaluate.limit"] = [f"limit: {data['limit']} items for the search, and as many for the verdict."]
+    if evolve.limit:
+        evaluate["limit"] = 2 * evolve.limit
+        notes["evaluate.limit"] = [f"limit: {evolve.limit} items for the search, and as many for the verdict."]
     notes["evaluate.tasks"] = [
         *notes.get("evaluate.tasks", ()),
         "mergekit-evolve's --task-search-path is `include_path` here.",
@@ -172,20 +200,17 @@ def _evaluate(
     return evaluate
 
 
-def _task(entry: Any, notes: dict[str, list[str]]) -> dict[str, Any]:
-    entry = {"name": entry} if isinstance(entry, str) else entry
-    metric, weight = str(entry.get("metric", "acc,none")).removesuffix(",none"), float(entry.get("weight", 1.0))
+def _task(entry: EvolveTask, notes: dict[str, list[str]]) -> dict[str, Any]:
+    metric, weight = entry.metric.removesuffix(",none"), entry.weight
     if weight < 0:
         notes.setdefault("evaluate.tasks", []).append(
-            f"{entry['name']}: weight {weight:g} is {-weight:g} here: whether {metric} is better low is known."
+            f"{entry.name}: weight {weight:g} is {-weight:g} here: whether {metric} is better low is known."
         )
-    return {"task": str(entry["name"]), "metric": metric, **({"weight": abs(weight)} if weight != 1 else {})}
+    return {"task": entry.name, "metric": metric, **({"weight": abs(weight)} if weight != 1 else {})}
 
 
-def _takes_templates(data: dict[str, Any], genome: Genome, source: Path, notes: dict[str, list[str]]) -> bool:
-    """Whether prompts are chats: newer versions of mergekit-evolve say so unless told otherwise."""
-    if data.get("apply_chat_template") is False:
-        return False
+def _has_template(genome: Genome, source: Path, notes: dict[str, list[str]]) -> bool:
+    """Whether prompts can be chats, as newer versions of mergekit-evolve ask unless told otherwise."""
     folders = [place / name for name in (genome.base_model or genome.models[0],) for place in places_of(source)]
     known = [folder for folder in folders if folder.is_dir()]
     if known and stored_template(known[0]):

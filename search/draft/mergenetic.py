@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from mergesearch.errors import UserError
+from mergesearch.parsing import parse
 from mergesearch.search.draft.draft import Draft, as_in, path_in
 from mergesearch.search.draft.sections import BASELINES, SPLIT, places_of, run_name, with_notes
 
@@ -23,34 +26,56 @@ OTHER_KEYS = {
 }
 
 
+class Genetic(BaseModel):
+    """The keys of a config of mergenetic that have a counterpart."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    run_id: str | None = None
+    pop_size: int = Field(1, ge=1)
+    n_iter: int = Field(1, ge=1)
+    base_model: str | None = None
+    models: dict[str, str] | list[str]
+    dtype: str | None = None
+    device: str | None = None
+    metric: str = "acc"
+    tasks: dict[str, dict[str, str]] | list[str] | None = None
+    additional_templates_folder: str | None = None
+    eval_batch_size: int | None = None
+    seed: int | None = None
+    n_samples: int | None = None
+    load_in_4bit: bool = False
+
+
 def translated(data: dict[str, Any], source: Path, file: Path, tasks: Sequence[dict[str, Any]]) -> Draft:
     """See ``translation.translated``."""
     notes: dict[str, list[str]] = {"": [f"From {source.name}, a config of mergenetic."]}
+    genetic = parse(Genetic, data, str(source))
     notes[""] += [f"{key} has no counterpart: {why}." for key, why in OTHER_KEYS.items() if key in data]
     config: dict[str, Any] = {
-        "recipe": _recipe(data, source, file, notes),
-        "evaluate": _evaluate(data, source, file, tasks, notes),
-        "search": _search(data, notes),
-        "output": {"name": run_name(str(data.get("run_id") or file.stem))},
+        "recipe": _recipe(genetic, source, file, notes),
+        "evaluate": _evaluate(genetic, source, file, tasks, notes),
+        "search": _search(genetic, notes),
+        "output": {"name": run_name(genetic.run_id or file.stem)},
     }
-    if str(data.get("device") or "").startswith("cuda"):
+    if (genetic.device or "").startswith("cuda"):
         config["device"] = "auto"
-        notes["device"] = [f"{data['device']}: choose the GPU with CUDA_VISIBLE_DEVICES."]
+        notes["device"] = [f"{genetic.device}: choose the GPU with CUDA_VISIBLE_DEVICES."]
     return Draft(config, with_notes(notes))
 
 
-def _recipe(data: dict[str, Any], source: Path, file: Path, notes: dict[str, list[str]]) -> dict[str, Any]:
-    base = data.get("base_model")
-    given = dict.fromkeys(map(str, _values(data.get("models"))))
+def _recipe(data: Genetic, source: Path, file: Path, notes: dict[str, list[str]]) -> dict[str, Any]:
+    base = data.base_model
+    given = dict.fromkeys(_values(data.models))
     models = [as_in(file, name, places_of(source)) for name in given if name != base]
     if not base or not models:
         raise UserError(f"{source}: found base_model {base!r} and {len(models)} other models, expected both")
-    dtype = {"dtype": str(data["dtype"]).removeprefix("torch.")} if data.get("dtype") else {}
+    dtype = {"dtype": data.dtype.removeprefix("torch.")} if data.dtype else {}
     notes["recipe.merge_method"] = [
         "mergenetic's script chooses the merger, not its config; this is that of its examples."
     ]
     if len(models) == 1:
-        name = as_in(file, str(base), places_of(source))
+        name = as_in(file, base, places_of(source))
         t = {"search": [0.0, 1.0], "curve": 3}
         entries: list[dict[str, Any]] = [{"model": name}, {"model": models[0]}]
         return {"merge_method": "slerp", "base_model": name, "models": entries, "parameters": {"t": t}, **dtype}
@@ -58,7 +83,7 @@ def _recipe(data: dict[str, Any], source: Path, file: Path, notes: dict[str, lis
     entries = [{"model": model, "parameters": parameters} for model in models]
     if len(models) < len(given):
         notes["recipe.base_model"] = ["The base is no model beside itself: what it changed is zero."]
-    base_model = as_in(file, str(base), places_of(source))
+    base_model = as_in(file, base, places_of(source))
     return {"merge_method": "dare_ties", "base_model": base_model, "models": entries, **dtype}
 
 
@@ -67,29 +92,29 @@ def _values(found: Any) -> Iterable[Any]:
 
 
 def _evaluate(
-    data: dict[str, Any], source: Path, file: Path, tasks: Sequence[dict[str, Any]], notes: dict[str, list[str]]
+    data: Genetic, source: Path, file: Path, tasks: Sequence[dict[str, Any]], notes: dict[str, list[str]]
 ) -> dict[str, Any]:
     evaluate: dict[str, Any] = {}
-    if data.get("additional_templates_folder"):
-        evaluate["include_path"] = path_in(file, str(data["additional_templates_folder"]), places_of(source))
+    if data.additional_templates_folder:
+        evaluate["include_path"] = path_in(file, data.additional_templates_folder, places_of(source))
         notes["evaluate.include_path"] = ["The folder is relative to mergenetic's own folder there."]
-    if data.get("eval_batch_size"):
-        evaluate["batch_size"] = int(data["eval_batch_size"])
+    if data.eval_batch_size:
+        evaluate["batch_size"] = data.eval_batch_size
     evaluate |= {"tasks": [*tasks], "split": dict(SPLIT)} if tasks else _tasks(data, notes)
-    if data.get("n_samples"):
+    if data.n_samples:
         notes["evaluate.tasks"] = [
             *notes.get("evaluate.tasks", ()),
-            f"n_samples: {data['n_samples']} has no counterpart: candidates are scored on all search items, and "
+            f"n_samples: {data.n_samples} has no counterpart: candidates are scored on all search items, and "
             "losing ones stop early. `limit: N` uses fewer items.",
         ]
-    if data.get("load_in_4bit"):
+    if data.load_in_4bit:
         notes["evaluate"] = ["load_in_4bit: `quantization: 4bit` scores candidates as bitsandbytes quantizes them."]
     return evaluate
 
 
-def _tasks(data: dict[str, Any], notes: dict[str, list[str]]) -> dict[str, Any]:
+def _tasks(data: Genetic, notes: dict[str, list[str]]) -> dict[str, Any]:
     """The tasks of the search, and those of the test where they are others."""
-    found, metric = data.get("tasks"), str(data.get("metric") or "acc")
+    found, metric = data.tasks, data.metric
     if not isinstance(found, Mapping):
         notes["evaluate.aggregate"] = ["A list of tasks is mergenetic's problem of several objectives."]
         several = {"aggregate": "pareto"} if len(list(found or ())) > 1 else {}
@@ -110,9 +135,9 @@ def _task(name: object, metric: str) -> dict[str, Any]:
     return {"task": str(name), "metric": metric}
 
 
-def _search(data: dict[str, Any], notes: dict[str, list[str]]) -> dict[str, Any]:
-    scored = int(data.get("pop_size") or 1) * int(data.get("n_iter") or 1)
+def _search(data: Genetic, notes: dict[str, list[str]]) -> dict[str, Any]:
+    scored = data.pop_size * data.n_iter
     notes["search.trials"] = [
-        f"pop_size {data.get('pop_size')} x n_iter {data.get('n_iter')} = {scored} candidates, at least {BASELINES}."
+        f"pop_size {data.pop_size} x n_iter {data.n_iter} = {scored} candidates, at least {BASELINES}."
     ]
-    return {"trials": BASELINES + max(scored, BASELINES), **({"seed": int(data["seed"])} if data.get("seed") else {})}
+    return {"trials": BASELINES + max(scored, BASELINES), **({} if data.seed is None else {"seed": data.seed})}

@@ -21,6 +21,7 @@ from mergesearch.merge_ops.recipe.recipe import Recipe, layer_of
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 from mergesearch.parsing import parse
 from mergesearch.search.config import Config, Evaluate, read_sections
+from mergesearch.search.config.paths import folder_of
 from mergesearch.search.problem.checks import (
     check_layer_ranges,
     check_same_computation,
@@ -102,7 +103,7 @@ def _check_sections(data: Mapping[str, Any], where: str) -> None:
     recipe, evaluate = data.get("recipe"), aside.attempt(parse, Evaluate, data.get("evaluate"), "evaluate")
     with located(where):
         if isinstance(recipe, dict):
-            problems.attempt(open_recipe, recipe, Path(where).parent)
+            problems.attempt(open_recipe, recipe, folder_of(Path(where)))
         if evaluate is not None:
             problems.attempt(open_tasks, evaluate)
         problems.check()
@@ -117,7 +118,7 @@ def open_problem(config: Config, where: str) -> Problem:
     with located(where):
         if config.builder is not None:
             problems.attempt(find_builder, config.builder)
-        opened = problems.attempt(open_recipe, config.recipe, Path(where).parent)
+        opened = problems.attempt(open_recipe, config.recipe, folder_of(Path(where)))
         texts, graded = calibration_texts(config.recipe), config.search.signal != "metric"
         tasks = problems.attempt(lambda: open_tasks(config.evaluate, texts, graded))
         problems.check()

@@ -13,7 +13,7 @@ from mergesearch.evaluators import EvaluatorOptions, OnDisk, path_options
 from mergesearch.parsing import dump_yaml, read_yaml
 from mergesearch.search.cli import main
 from mergesearch.search.config import Config
-from mergesearch.search.config.paths import absolute_paths
+from mergesearch.search.config.paths import absolute_paths, folder_of
 
 Data = dict[str, Any]
 
@@ -151,6 +151,11 @@ SMALL: Data = {
     "evaluate": {"tasks": [{"task": "arc_easy"}], "split": {"search": 0.5, "test": 0.5}},
     "output": {"name": "small"},
 }
+
+
+def test_a_config_that_the_shell_has_opened_is_relative_to_the_current_folder() -> None:
+    assert folder_of(Path("/dev/fd/63")) == Path()
+    assert folder_of(Path("configs/my.yml")) == Path("configs")
 
 
 def test_what_is_in_the_current_folder_alone_is_an_error(place: Path) -> None:

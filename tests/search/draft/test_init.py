@@ -274,9 +274,17 @@ def test_numbers_of_a_recipe_become_holes() -> None:
         ({"recipe": {}}, "is a config of mergesearch"),
         ({**EVOLVE, "genome": {"models": [], "merge_method": "sce"}}, "found 'sce', expected one of linear"),
         ({**EVOLVE, "genome": {"model": []}}, "genome: unknown key 'model'; did you mean 'models'?"),
+        ({**EVOLVE, "tasks": 3}, "tasks: "),
+        ({**EVOLVE, "tasks": [{"name": "mine", "weight": "much"}]}, "tasks[0].weight: "),
+        ({**EVOLVE, "limit": "all"}, "limit: "),
         ({**GENETIC, "base_model": None}, "expected both"),
+        ({**GENETIC, "pop_size": "many"}, "pop_size: "),
+        ({**GENETIC, "tasks": {"search": ["mine"]}}, "tasks."),
+        ({**GENETIC, "models": None}, "models."),
+        ({"merge_method": "tie", "models": []}, "did you mean 'ties'?"),
+        ({"merge_method": "ties", "models": 3, "base_model": "models/base"}, "models: found 3"),
     ],
 )
 def test_what_cannot_be_translated(data: Data, message: str) -> None:
     Path("other.yml").write_text(dump_yaml(data))
-    assert message in init("new.yml", "--from", "other.yml").stderr
+    assert message in init("new.yml", "--from", "other.yml", *TASK).stderr
