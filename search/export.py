@@ -1,6 +1,7 @@
-"""Files of a finished run for other programs: the samples of lm-eval's viewers."""
+"""Files of a finished run for other programs: the samples of lm-eval's viewers, and GGUF for llama.cpp."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ from mergesearch.errors import UserError, in_words
 from mergesearch.evaluators.lm_eval.lm_eval import LmEval
 from mergesearch.files import atomic_path
 from mergesearch.merge_ops.engine.engine import check_output
+from mergesearch.merge_ops.output.gguf import convert, write_gguf
 from mergesearch.say import Say, silent
 from mergesearch.search.across.finalists import Finalists
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.optimize.callbacks import Watcher
 from mergesearch.search.problem.problem import read_config
 from mergesearch.search.problem.tasks import Task
+from mergesearch.search.push import model_of
 from mergesearch.search.session import Session
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import CONFIG, RunFolder
@@ -58,6 +61,44 @@ def export_logs(run: Path, out: Path, say: Say = silent) -> list[Path]:
         with atomic_path(out) as temporary:
             names = [_write(session, row, tasks, temporary, say) for row in _rows(verdict, Finalists.read(run))]
     return [out / name for name in names]
+
+
+def export_gguf(  # noqa: PLR0913 - what a file is made from
+    model: Path, out: Path, kind: str, *, what: str = "recommended", converter: Path | None = None, say: Say = silent
+) -> None:
+    """Writes a model as a GGUF file.
+
+    Args:
+        model: the folder of a finished run, or of a model.
+        out: the file, which must not exist.
+        kind: the type of its matrices: f32, f16, bf16 or q8_0.
+        what: of a run, ``recommended`` or ``best``.
+        converter: llama.cpp's ``convert_hf_to_gguf.py``, to use in place of what is known here.
+        say: hears of what takes time.
+
+    Raises:
+        UserError: there is no such model, it is not known how to write it, or the file exists.
+    """
+    with _model(model, what, say) as (folder, name):
+        say(f"writing {out}")
+        if converter is not None:
+            convert(converter, folder, out, kind)
+        else:
+            write_gguf(folder, out, kind, name)
+
+
+@contextmanager
+def _model(path: Path, what: str, say: Say) -> Iterator[tuple[Path, str]]:
+    """The folder of a model, and what it is called."""
+    if not (path / CONFIG).is_file():
+        yield path, path.absolute().name
+        return
+    run = RunFolder(path, say)
+    verdict = read_verdict(run)
+    if verdict is None:
+        raise UserError(f"{path}: has no verdict yet; run its config to the end")
+    with model_of(run, verdict, what, say) as (folder, _):
+        yield folder, path.absolute().name
 
 
 def _rows(verdict: Verdict, finalists: Finalists) -> Iterator[tuple[CandidateRow, str]]:

@@ -70,14 +70,17 @@ def prepared(run: Path, repository: str, what: str = "recommended", say: Say = s
     verdict = read_verdict(folder)
     if verdict is None:
         raise UserError(f"{run}: has no verdict yet; run its config to the end")
-    with _model(folder, verdict, what, say) as (model, names):
+    with model_of(folder, verdict, what, say) as (model, names):
         card = (model / CARD).read_text(encoding="utf-8").replace(OWN_NAME, repository)
         yield Upload(model, [name for name in names if name != RECIPE], card)
 
 
 @contextmanager
-def _model(folder: RunFolder, verdict: Verdict, what: str, say: Say) -> Iterator[tuple[Path, Sequence[str]]]:
-    """The folder of the model, and the names of its files."""
+def model_of(folder: RunFolder, verdict: Verdict, what: str, say: Say) -> Iterator[tuple[Path, Sequence[str]]]:
+    """The folder of a run's ``recommended`` or ``best`` model, and the names of its files.
+
+    Raises UserError where the model is not what the run wrote. One that it did not write is merged within the context.
+    """
     row = verdict.winner if what == "best" else verdict.recommended_row
     model, files = folder.path / MODEL, ModelFiles.read(folder)
     if files is not None and files.trial == row.trial and model.is_dir():

@@ -46,20 +46,28 @@ def push(name: str, repository: str, what: str, dry_run: bool, **options: Any) -
             echo(upload_to(upload, repository, **options))
 
 
-@command("mergesearch export four-languages --lm-eval logs")
+@command("mergesearch export four-languages --gguf four.gguf --type q8_0")
 @click.argument("name")
-@click.option("--lm-eval", "logs", metavar="OUT", type=click.Path(path_type=Path), help="Folder for lm-eval's samples.")
+@click.option("--gguf", metavar="FILE", type=click.Path(path_type=Path), help="The model, for llama.cpp.")
+@click.option("--type", "kind", type=click.Choice(["f32", "f16", "bf16", "q8_0"]), default="f16", show_default=True)
+@click.option("--what", type=click.Choice(["recommended", "best"]), default="recommended", show_default=True)
+@click.option("--converter", metavar="FILE", type=click.Path(path_type=Path), help="llama.cpp's convert_hf_to_gguf.py.")
+@click.option("--lm-eval", "logs", metavar="FOLDER", type=click.Path(path_type=Path), help="Samples, as lm-eval logs.")
 @results_option
-def export(name: str, logs: Path | None, results: Path) -> None:
-    """Write files of a finished run for other programs.
+def export(name: str, gguf: Path | None, logs: Path | None, results: Path, **options: Any) -> None:
+    """Write a finished run as files of other programs.
 
-    NAME is a finished run, or its folder. With --lm-eval, what `lm_eval --log_samples` writes, of the winner and the
-    baselines on the test items: each is built and scored again.
+    NAME is a run, or its folder; with --gguf also the folder of a model. --lm-eval has what `lm_eval --log_samples`
+    writes of winner and baselines on the test items: each is built and scored again.
     """
-    from mergesearch.search.export import export_logs
+    from mergesearch.search.export import export_gguf, export_logs
     from mergesearch.search.report.runs_page import find_run
 
-    if logs is None:
-        raise UserError("found no --lm-eval, expected what to write")
-    for folder in export_logs(find_run(name, results).folder, logs, tell):
+    if gguf is None and logs is None:
+        raise UserError("found neither --gguf nor --lm-eval, expected one of them")
+    if gguf is not None:
+        model = Path(name) if (Path(name) / "config.json").is_file() else find_run(name, results).folder
+        export_gguf(model, gguf, options["kind"], what=options["what"], converter=options["converter"], say=tell)
+        echo(f"wrote {gguf}")
+    for folder in export_logs(find_run(name, results).folder, logs, tell) if logs is not None else ():
         echo(f"wrote {folder}")

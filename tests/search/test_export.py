@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from lm_eval.utils import get_file_datetime, get_file_task_name, make_table
 
 from mergesearch.errors import UserError
 from mergesearch.search.across.finalists import Finalists
 from mergesearch.search.across.sample_logs import logged
+from mergesearch.search.cli import main
 from mergesearch.search.compare import compare
 from mergesearch.search.export import export_logs
 from mergesearch.search.study.run_folder import RunFolder
@@ -103,3 +105,21 @@ def test_what_cannot_be_exported_is_refused(run: Path, finished: Path, exported:
     with pytest.raises(UserError, match="no task of lm-eval"):
         export_logs(finished, tmp_path / "logs")
     assert not (tmp_path / "logs").exists()
+
+
+def test_the_model_of_a_run_is_asked_of_a_converter(finished: Path, tmp_path: Path) -> None:
+    """Its tokens are no byte-level BPE, which only a converter of others may know."""
+    script = tmp_path / "convert.py"
+    script.write_text("import sys\nfrom pathlib import Path\nPath(sys.argv[3]).write_text(sys.argv[1])\n")
+    command = ["export", str(finished), "--gguf", str(tmp_path / "out.gguf")]
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 2
+    assert "tokenizer.json: expected byte-level BPE" in refused.stderr
+    written = CliRunner().invoke(main, [*command, "--converter", str(script)])
+    assert (written.exit_code, written.stdout) == (0, f"wrote {tmp_path / 'out.gguf'}\n")
+    assert (tmp_path / "out.gguf").read_text() == str(finished / "model")
+
+
+def test_something_has_to_be_asked_for(finished: Path) -> None:
+    result = CliRunner().invoke(main, ["export", str(finished)])
+    assert (result.exit_code, result.stderr) == (2, "error: found neither --gguf nor --lm-eval, expected one of them\n")
