@@ -20,7 +20,7 @@ ROOMS = {
     "search": [
         {"cli", "api"},
         {"rehearsal", "compare", "draft"},
-        {"run", "crew_run", "evaluate", "remerge", "push", "export", "submit"},
+        {"run", "crew_run", "evaluate", "remerge", "sharing", "submit"},
         {"session"},
         {"report"},
         {"across"},

@@ -32,9 +32,9 @@ def push(name: str, repository: str, what: str, dry_run: bool, **options: Any) -
     NAME is a finished run, or its folder. REPOSITORY is OWNER/NAME, or NAME for one of your own; it is made where there
     is none, and is private. The model has to be what the run wrote. Nothing but its files is uploaded.
     """
-    from mergesearch.search.push import prepared
-    from mergesearch.search.push import push as upload_to
     from mergesearch.search.report.runs_page import find_run
+    from mergesearch.search.sharing.push import prepared
+    from mergesearch.search.sharing.push import push as upload_to
 
     run = find_run(name, options.pop("results")).folder
     with trust_code(options.pop("trust"), tell), prepared(run, repository, what, tell) as upload:
@@ -60,8 +60,8 @@ def export(name: str, gguf: Path | None, logs: Path | None, results: Path, **opt
     NAME is a run, or its folder; with --gguf also the folder of a model. --lm-eval has what `lm_eval --log_samples`
     writes of winner and baselines on the test items: each is built and scored again.
     """
-    from mergesearch.search.export import export_gguf, export_logs
     from mergesearch.search.report.runs_page import find_run
+    from mergesearch.search.sharing.export import export_gguf, export_logs
 
     if gguf is None and logs is None:
         raise UserError("found neither --gguf nor --lm-eval, expected one of them")

@@ -16,8 +16,8 @@ from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.optimize.callbacks import Watcher
 from mergesearch.search.problem.problem import read_config
 from mergesearch.search.problem.tasks import Task
-from mergesearch.search.push import model_of
 from mergesearch.search.session import Session
+from mergesearch.search.sharing.push import model_of
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import CONFIG, RunFolder
 from mergesearch.search.study.run_store import RunStore

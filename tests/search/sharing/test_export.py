@@ -13,12 +13,12 @@ from mergesearch.search.across.finalists import Finalists
 from mergesearch.search.across.sample_logs import logged
 from mergesearch.search.cli import main
 from mergesearch.search.compare import compare
-from mergesearch.search.export import export_logs
+from mergesearch.search.sharing.export import export_logs
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.result import Verdict, read_verdict
 
-from .across.conftest import LETTERS, write_tasks
-from .helpers import go, llama_of_letters, save_fine_tunes
+from ..across.conftest import LETTERS, write_tasks
+from ..helpers import go, llama_of_letters, save_fine_tunes
 
 
 @pytest.fixture(scope="module")

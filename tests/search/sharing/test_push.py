@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from mergesearch.errors import UserError
 from mergesearch.search.cli import main
-from mergesearch.search.push import prepared
+from mergesearch.search.sharing.push import prepared
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.verdict.result import read_verdict
 

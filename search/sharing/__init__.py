@@ -1,0 +1,1 @@
+"""Finished runs for others: uploaded to the Hugging Face Hub, and written as files of other programs."""
