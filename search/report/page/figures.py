@@ -25,7 +25,7 @@ BLUE, GREY, PURPLE, TEAL, RED, OCHRE, GREEN = (
     "#b0862e",
     "#2a9d66",
 )
-LINE = 20
+LINE = 17
 """Pixels of a line of a label."""
 
 
@@ -99,7 +99,7 @@ def categories(names: Sequence[str]) -> dict[str, Any]:
 def rows_height(names: Sequence[str]) -> int:
     """Pixels that a figure with such a vertical axis needs."""
     lines = max((1 + label(name).count("<br>") for name in names), default=1)
-    return round(100 + LINE * max(1.6, 0.4 + lines) * len(names))
+    return 100 + max(30, LINE * lines + 4) * len(names)
 
 
 def error_bar(*estimates: Estimate) -> dict[str, Any]:
