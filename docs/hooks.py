@@ -20,6 +20,7 @@ PUBLISHED = (
     "docs/**/*.md",
     "docs/**/*.png",
     "docs/*.css",
+    "docs/*.yml",
     "configs/*.yml",
     "examples/*.ipynb",
     "results/benchmarks/*.md",

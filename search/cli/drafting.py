@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mergesearch.errors import UserError
-from mergesearch.search.cli.common import command, echo
+from mergesearch.search.cli.common import command, echo, tell
 
 if TYPE_CHECKING:
     from mergesearch.search.draft.models import Found
@@ -36,7 +36,7 @@ def init(path: Path, source: Path | None, force: bool, **answers: Any) -> None:
 
     if path.exists() and not force:
         raise UserError(f"{path}: exists already; --force overwrites it")
-    entries = [task_entry(task, path, answers["include_path"]) for task in answers["tasks"]]
+    entries = [task_entry(task, path, answers["include_path"], tell) for task in answers["tasks"]]
     if source is not None:
         draft = translated(source, path, entries, answers["include_path"])
     else:
@@ -88,7 +88,7 @@ def _ask_tasks(path: Path, include_path: str | None) -> list[dict[str, Any]]:
     while True:
         given = _ask("tasks, with commas between", "--task", None)
         try:
-            return [task_entry(each, path, include_path) for each in _parts(given)]
+            return [task_entry(each, path, include_path, tell) for each in _parts(given)]
         except UserError as error:
             echo(str(error), err=True)
 
