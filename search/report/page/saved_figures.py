@@ -17,6 +17,8 @@ DRAWN = re.compile(
     re.DOTALL,
 )
 """How ``figures.figure`` writes a figure."""
+CAPTION = {"font": {"size": 13}, "x": 0, "y": 1, "xanchor": "left", "yanchor": "top", "pad": {"l": 16, "t": 20}}
+"""The style of a caption as a title: from the top left on."""
 TITLE = 100
 """The characters of a line of a title."""
 
@@ -37,6 +39,6 @@ def _figure(drawn: re.Match[str]) -> Any:
 
     lines = textwrap.wrap(html.unescape(drawn["caption"]), TITLE)
     figure = go.Figure(json.loads(drawn["content"]))
-    title = {"text": "<br>".join(map(html.escape, lines)), "font": {"size": 13}, "yref": "container", "y": 0.98}
-    height = int(drawn["height"]) + LINE * len(lines)
-    return figure.update_layout(title=title, height=height, margin={"t": 50 + LINE * len(lines)})
+    title = {"text": "<br>".join(map(html.escape, lines)), **CAPTION}
+    height = int(drawn["height"]) + 30 + LINE * len(lines)
+    return figure.update_layout(title=title, height=height, margin={"t": 60 + LINE * len(lines)})
