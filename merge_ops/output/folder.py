@@ -117,6 +117,7 @@ def _write_side_files(
 ) -> None:
     checkpoint = merger.checkpoints[assembly.layout.template]
     writer.copy_side_files(source, checkpoint.tokenizer_folder or source)
+    result_config.forget_places(writer.folder)
     if checkpoint.has_config:
         config = layered or checkpoint.config
         result_config.edit(writer.folder, lambda _: changed_config(config, assembly, merger))
@@ -129,7 +130,7 @@ def _write_side_files(
 
 def changed_config(config: dict[str, Any], assembly: Assembly, merger: Merger) -> dict[str, Any]:
     """Returns the config with the result's dtype and tied embeddings. Its layers must be the result's already."""
-    config = {key: value for key, value in config.items() if key != NAMED_IN_CONFIG}
+    config = {key: value for key, value in config.items() if key not in (NAMED_IN_CONFIG, *result_config.LOADED_FROM)}
     floats = [info.dtype for info in assembly.infos.values() if info.dtype.is_floating_point]
     if floats:
         # transformers loads all floats in the one dtype of the config: the widest loses nothing.

@@ -6,6 +6,7 @@ Keys are found by their names, not by the architecture.
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,17 @@ from mergesearch.text import quoted
 PER_LAYER = re.compile(r"layer|block|pattern|type|size|head|window|sparsity|activation|attention|mlp|moe|rope")
 LAYER_INDICES = re.compile(r"_(?:layers|idxs?|indices|indexes|layer_ids|layers_idx)$")
 FILES = ("config.json", "generation_config.json")
+LOADED_FROM = ("_name_or_path", "name_or_path")
+"""Keys with the path that a model or tokenizer was loaded from, which is another one than the result."""
+TOKENIZER = "tokenizer_config.json"
+
+
+def forget_places(folder: Path) -> None:
+    """Removes the path that the tokenizer was loaded from, which may be one of this machine, where it is recorded."""
+    with suppress(UserError):  # what is no JSON is left as it is
+        content = read_json_object(folder / TOKENIZER)
+        if content.keys() & set(LOADED_FROM):
+            edit(folder, lambda given: {k: v for k, v in given.items() if k not in LOADED_FROM}, (TOKENIZER,))
 
 
 def edit(folder: Path, change: Callable[[Json], Json], files: Sequence[str] = FILES[:1]) -> None:

@@ -82,7 +82,8 @@ class _Found:
         table = as_markdown([self._row(row) for row in [self.row, *others, *baselines]])
         return (
             f"## Scores\n\nOn {self.verdict.test_items:,} test items, which the search did not use, with 95 % "
-            "intervals. The last column has the items that the search chose by: it is no result.\n\n" + table
+            "intervals. The last column is the objective on the search items, by which the search chose: it is no "
+            "result.\n\n" + table
         ).strip()
 
     def _row(self, row: CandidateRow) -> dict[str, object]:

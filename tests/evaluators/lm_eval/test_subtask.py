@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators import has_contributions
+from mergesearch.evaluators import Source, has_contributions, sources_of
 
 from ...tolerances import close
 from ..lm_eval_tasks import MULTIPLE_CHOICE, choice_docs, write_task
@@ -54,6 +54,34 @@ def test_metrics_under_several_filters_are_told_apart_by_them(tasks: Path) -> No
     asked = [("toy_gen", f"exact_match,{name}") for name in ("whole", "letters")] + [("toy_mc", "acc,none")]
     names = [open_lm_eval(tasks, task=task, metric=metric).metric.name for task, metric in asked]
     assert names == ["exact_match,whole", "exact_match,letters", "acc"]
+
+
+def test_files_are_no_data_set_on_the_hub(tasks: Path) -> None:
+    assert sources_of(open_lm_eval(tasks, task="toy_mc")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "kwargs", "is_known"),
+    [
+        ("allenai/ai2_arc", {}, True),
+        ("hellaswag", None, True),
+        ("json", {}, False),
+        ("org/data", {"data_files": "x.json"}, False),
+        ("/data/mine", {}, False),
+        ("tests", {}, False),
+        (None, {}, False),
+    ],
+)
+def test_a_data_set_on_the_hub_is_known_by_its_name(
+    tasks: Path, monkeypatch: pytest.MonkeyPatch, path: str | None, kwargs: dict[str, str] | None, is_known: bool
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])  # where tests is a folder
+    evaluator = open_lm_eval(tasks, task="toy_mc")
+    config = evaluator.subtasks[0]._task.config
+    for key, value in {"dataset_path": path, "dataset_kwargs": kwargs, "dataset_name": "easy"}.items():
+        monkeypatch.setattr(config, key, value)
+    expected = [Source("toy_mc", str(path), "easy", config.test_split or config.validation_split)] if is_known else []
+    assert sources_of(evaluator) == expected
 
 
 def test_chance_of_an_f1_is_not_known(tasks: Path) -> None:

@@ -183,3 +183,11 @@ def test_a_copy_is_not_called_a_merge(tmp_path: Path) -> None:
     assert card.data.base_model == ["org/cached"]
     assert "base_model_relation" not in card.data
     assert "as it is: nothing is merged" in card.text
+
+
+def test_no_file_says_where_a_model_was_loaded_from(tmp_path: Path) -> None:
+    model = Path(copied(tmp_path, "m", _name_or_path=str(tmp_path)))
+    (model / "tokenizer_config.json").write_text(json.dumps({"name_or_path": str(tmp_path), "model_max_length": 8}))
+    merge(linear(str(model)), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text()) == {"model_max_length": 8}
+    assert str(tmp_path) not in (tmp_path / "out" / "config.json").read_text()
