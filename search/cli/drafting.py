@@ -51,14 +51,16 @@ def init(path: Path, source: Path | None, force: bool, **answers: Any) -> None:
 
 
 def _ask_models(base: str | None, models: Sequence[str]) -> tuple[str | None, list[str]]:
-    from mergesearch.search.draft.models import checkpoints_below, fit
+    from mergesearch.search.draft.models import checkpoints_below, fit, likely_base
 
     found = [] if base and models else checkpoints_below(Path.cwd())
     for number, each in enumerate(found, 1):
         echo(f"{number:>3}  {each.path}{f'  a LoRA adapter of {each.of}' if each.is_adapter else ''}")
     if base is None:
-        likely = next((each.path for each in found if each.looks_like_a_base), "none")
-        base = _chosen(_ask("base model: a number, a folder, a name on the hub, or none", "--base", likely), found)[0]
+        asked = _ask(
+            "base model: a number, a folder, a name on the hub, or none", "--base", likely_base(found) or "none"
+        )
+        base = _chosen(asked, found)[0]
     known = None if base == "none" else base
     if not models:
         others = [each for each in found if each.path != known]

@@ -10,13 +10,14 @@ from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.adapters.config import ADAPTER_CONFIG
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.reading import read_json_object
+from mergesearch.search.config import RESULTS
 
 DEEPEST = 4
 """The levels of folders that are looked at."""
 MOST = 30
 """The most checkpoints that are found."""
-SKIPPED = {"node_modules", "site-packages", "runs", "__pycache__"}
-"""Folders of other things; ``results/runs`` has the merges of runs."""
+SKIPPED = {"node_modules", "site-packages", "__pycache__"}
+"""Folders of other things."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ def checkpoints_below(folder: Path) -> list[Found]:
     """The checkpoints and adapters below a folder, by name."""
     found = []
     for parent, folders, files in os.walk(folder):
-        depth = len(Path(parent).relative_to(folder).parts)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in SKIPPED and depth < DEEPEST)
         path = Path(parent).relative_to(folder).as_posix()
+        is_of_runs = Path(path) == RESULTS or path.count("/") >= DEEPEST
+        folders[:] = [] if is_of_runs else sorted(f for f in folders if not f.startswith(".") and f not in SKIPPED)
         if ADAPTER_CONFIG in files:
             found.append(Found(path, True, _trained_on(Path(parent))))
         elif "config.json" in files and any(file.endswith(".safetensors") for file in files):
@@ -50,6 +51,12 @@ def checkpoints_below(folder: Path) -> list[Found]:
         if len(found) == MOST:
             break
     return found
+
+
+def likely_base(found: Sequence[Found]) -> str | None:
+    """The checkpoint whose name says so, or the one that an adapter was trained on."""
+    named = (each.path for each in found if each.looks_like_a_base)
+    return next(named, None) or next((each.of for each in found if each.of), None)
 
 
 def _trained_on(folder: Path) -> str:

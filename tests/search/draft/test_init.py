@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mergesearch.parsing import dump_yaml, read_yaml
 from mergesearch.search.cli import main
-from mergesearch.search.draft.models import checkpoints_below, fit
+from mergesearch.search.draft.models import Found, checkpoints_below, fit, likely_base
 from mergesearch.search.problem.problem import open_problem, read_config
 
 Data = dict[str, Any]
@@ -130,8 +130,13 @@ def test_adapters_are_applied_to_the_base() -> None:
     assert "adapters/code is a LoRA adapter: give --base" in result.stderr
     result = init("new.yml", *MODELS[:2], "--model", adapter, *TASK)
     assert "adapters/code is a LoRA adapter: it is applied to models/base" in result.output
+    shutil.copytree("models/one", "runs/checkpoint-1")
+    shutil.copytree("models/one", "results/runs/small/model")
     found = {each.path: each for each in checkpoints_below(Path.cwd())}
-    assert list(found) == ["adapters/code", "models/base", "models/one", "models/two"]
+    assert list(found) == ["adapters/code", "models/base", "models/one", "models/two", "runs/checkpoint-1"]
+    assert likely_base(list(found.values())) == "models/base"
+    assert likely_base([found["models/one"], Found("adapters/chat", True, "org/name")]) == "org/name"
+    assert likely_base([found["models/one"]]) is None
     assert (found["adapters/code"].is_adapter, found["adapters/code"].of) == (True, "models/base")
 
 
