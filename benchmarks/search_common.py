@@ -18,7 +18,8 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.baselines import Baseline, Endpoints
 from mergesearch.search.problem.tasks import Margins, Scores
 from mergesearch.search.space.space import Space
-from mergesearch.search.study.run_folder import Content, RunFolder
+from mergesearch.search.study.json_file import Content
+from mergesearch.search.study.run_folder import RunFolder
 
 Array = NDArray[np.float64]
 BUDGET = 200
@@ -132,6 +133,6 @@ class InMemoryRunFolder(RunFolder):
         """See ``RunFolder.read_json``."""
         return TypeAdapter(kind).validate_python(self._files[name]) if name in self._files else None
 
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+    def write_json(self, name: str, content: Mapping[str, Any], durable: bool = True) -> None:  # noqa: ARG002
         """See ``RunFolder.write_json``."""
         self._files[name] = dict(content)

@@ -206,10 +206,10 @@ class MeteredRunFolder(InMemoryRunFolder):
         super().__init__()
         self._spend, self._study = spend, study
 
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+    def write_json(self, name: str, content: Mapping[str, Any], durable: bool = True) -> None:
         """See ``RunFolder.write_json``."""
         before = items_worth(self._study, self)
-        super().write_json(name, content)
+        super().write_json(name, content, durable)
         self._spend(items_worth(self._study, self) - before)
 
 
