@@ -36,21 +36,26 @@ def locate(reference: str) -> Path:
 
 
 def _download(reference: str, name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    indexes = [f"{stem}{INDEX_SUFFIX}" for stem in STEMS]
     try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=[f"*{SUFFIX}", *indexes, ADAPTER_CONFIG, CARD, *SIDE_FILES]
-            )
-        )
+        try:
+            return _snapshot(name, revision, CARD)
+        except FileNotFoundError:  # without a network, a cache that has all but the card is as good
+            return _snapshot(name, revision)
     except Exception as error:
         parent = Path(reference).parent
         local = _neighbors(Path(reference)) if parent.is_dir() and any(parent.iterdir()) else ""
         raise UserError(
             f"{reference}: there is no such folder{local}, and the Hugging Face Hub gave an error: {first_line(error)}"
         ) from None
+
+
+def _snapshot(name: str, revision: str | None, *more: str) -> Path:
+    """The folder of the Hub's cache with the files of a model, and ``more``, once they are there."""
+    from huggingface_hub import snapshot_download
+
+    indexes = [f"{stem}{INDEX_SUFFIX}" for stem in STEMS]
+    patterns = [f"*{SUFFIX}", *indexes, ADAPTER_CONFIG, *SIDE_FILES, *more]
+    return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
 
 
 def _neighbors(path: Path) -> str:

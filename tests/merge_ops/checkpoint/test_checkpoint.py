@@ -111,6 +111,16 @@ def test_a_name_on_the_hub_is_downloaded_to_its_cache(monkeypatch: pytest.Monkey
     assert (checkpoint.reference, checkpoint.path) == ("org/model", INPUTS / "base")
 
 
+def test_a_cache_that_has_all_but_the_card_serves_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cached(*_: Any, allow_patterns: list[str], **__: Any) -> str:
+        if "README.md" in allow_patterns:
+            raise FileNotFoundError("the snapshot is incomplete")
+        return str(INPUTS / "base")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
+    assert Checkpoint("org/model").path == INPUTS / "base"
+
+
 def test_a_folder_without_weights(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     fail(tmp_path, f"expected {SINGLE} or {INDEX}", "pytorch_model.bin")

@@ -191,3 +191,16 @@ def test_no_file_says_where_a_model_was_loaded_from(tmp_path: Path) -> None:
     merge(linear(str(model)), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text()) == {"model_max_length": 8}
     assert str(tmp_path) not in (tmp_path / "out" / "config.json").read_text()
+
+
+def test_a_name_on_the_hub_has_the_card_in_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "models--org--name"
+    folder = Path(copied(cache / "snapshots", "0a1b", {"license": "mit", "language": "en"}))
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0a1b")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    card = merged(tmp_path, "org/name", BASE)
+    assert card.data.base_model == ["org/name"]
+    assert "[org/name](https://huggingface.co/org/name) | on the Hub | mit |" in card.text
+    assert card.data.license is None, "that of the other model is not known"
