@@ -17,8 +17,10 @@ from mergesearch.text import LINE, as_html
 
 PLOTLY = "application/vnd.plotly.v1+json"
 """The type by which notebooks know plotly's figures."""
-PLOT_SECONDS, PLOT_SHARE = 2.0, 100
-"""The least seconds between two plots, also as a multiple of what a plot takes."""
+PLOT_SECONDS = 2.0
+"""The least time between two plots."""
+DRAWING_SECONDS, DRAWING_SHARE = 0.5, 0.001
+"""What all plots may take together: so long in any case, then this share of the run's time."""
 HEIGHT = 360
 
 
@@ -44,7 +46,7 @@ class _Shown:
         self._lines: list[str] = []
         self._view: RunView | None = None
         self._plot: Any = None
-        self._next_plot = 0.0
+        self._begun, self._last_plot, self._drawing = monotonic(), 0.0, 0.0
         self._output = _displayed({"text/html": "", "text/plain": ""})
 
     def stage(self, text: str) -> None:
@@ -60,7 +62,7 @@ class _Shown:
         self._lines += self._text.trial(view, trial)
         if failure := failure_in_words(trial):
             self._lines.append(" ".join(failure))
-        if monotonic() >= self._next_plot:
+        if self._may_draw:
             self._draw()
 
     def doing(self, now: Doing, others: Sequence[Doing]) -> None:
@@ -72,6 +74,12 @@ class _Shown:
         self._text.lines, self._text.left = (), ""
         self._draw()
         self._update()
+
+    @property
+    def _may_draw(self) -> bool:
+        now = monotonic()
+        allowed = max(DRAWING_SECONDS, DRAWING_SHARE * (now - self._begun))
+        return now - self._last_plot >= PLOT_SECONDS and self._drawing < allowed
 
     def _update(self) -> None:
         text = self._text
@@ -88,8 +96,8 @@ class _Shown:
             self._plot = _displayed(content)
         else:
             self._plot.update(content, raw=True)
-        took = monotonic() - begun
-        self._next_plot = begun + max(PLOT_SECONDS, PLOT_SHARE * took)
+        self._last_plot = monotonic()
+        self._drawing += self._last_plot - begun
 
 
 def _displayed(content: dict[str, Any]) -> Any:
