@@ -242,6 +242,9 @@ run = mergesearch.run({"recipe": {}}, progress=True)
 reveal_type(run.verdict.sentence)
 model, tokenizer = run.best.build()
 reveal_type(model)
+reveal_type(mergesearch.check("a.yml").seconds)
+reveal_type(mergesearch.evaluate("a", "a.yml").scores["task"].value.low)
+reveal_type(run.figures)
 mergesearch.merge(run.best.recipe, "out")
 engine = mergesearch.Engine(["a", "b"], "a")
 reveal_type(engine.build(run.best.recipe))
@@ -258,4 +261,5 @@ def test_types_as_a_user_sees_them(tmp_path: Path) -> None:
     notes = [line.split(": ", 1)[1] for line in done.stdout.splitlines() if line.startswith("use.py")]
     assert 'note: Revealed type is "str"' in notes
     assert sum("Module" in note for note in notes) == 2, done.stdout
+    assert notes.count('note: Revealed type is "float"') == 2
     assert sum(note.startswith("error") for note in notes) == 1, "only the last line is wrong"
