@@ -80,7 +80,8 @@ for (const pre of document.querySelectorAll("pre.copy")) {
     range.selectNodeContents(pre);
     getSelection().removeAllRanges();
     getSelection().addRange(range);
-    await navigator.clipboard?.writeText(pre.textContent).catch(() => document.execCommand("copy"));
+    if (!document.execCommand("copy"))
+      await navigator.clipboard?.writeText(pre.textContent);
     button.textContent = "Copied";
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   };

@@ -189,7 +189,8 @@ def test_recipes_are_copied(browser: "Browser", pages: dict[str, Path]) -> None:
     with Opened(browser, pages["report"]) as opened:
         button = opened.page.get_by_role("button", name="Copy recommended recipe")
         button.click()
-        assert "merge_method: linear" in opened.page.evaluate("getSelection().toString()")
+        opened.page.context.grant_permissions(["clipboard-read"])
+        assert "merge_method: linear" in opened.page.evaluate("navigator.clipboard.readText()")
         opened.page.wait_for_function(
             "document.querySelector('.copying button').textContent === 'Copied'", timeout=WAIT
         )
