@@ -37,8 +37,8 @@ LABELS = ["worse", "better"]
 
 
 def go(data: Data, results: Path, notes: list[str] | None = None) -> Verdict:
-    said = notes if notes is not None else []
-    return run(open_plan(Config.model_validate(data), "config"), results, Watcher(stage=said.append))
+    say = (notes if notes is not None else []).append
+    return run(open_plan(Config.model_validate(data), "config"), results, Watcher(stage=say, detail=say))
 
 
 @pytest.fixture(scope="session")
