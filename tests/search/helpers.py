@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.parsing import read_yaml
+from mergesearch.search import run as runner
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
 from mergesearch.search.run import run
@@ -32,9 +33,9 @@ OWNERS: dict[str, Any] = {
     "tell": Study,
     "suggest_float": Trial,
     "save_scores": RunFolder,
-    "write_json": RunFolder,
+    "write_verdict": runner,
 }
-"""Where a run can be killed, by the method's name."""
+"""Where a run can be killed, by the name of a method or of a function that a module calls."""
 
 
 def go(data: Data, results: Path) -> Verdict:

@@ -31,7 +31,7 @@ def looks(results: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("killed_in", "call", "rescored"), [("score", 9, 6), ("save_scores", 12, 5), ("write_json", 13, 0)]
+    ("killed_in", "call", "rescored"), [("score", 9, 6), ("save_scores", 12, 5), ("write_verdict", 1, 0)]
 )
 def test_a_killed_verdict_goes_on_with_its_scores_and_is_one_look(  # noqa: PLR0917
     config: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str, call: int, rescored: int
