@@ -20,12 +20,14 @@ def check(config: Path, values: tuple[str, ...], measure: bool, trust: bool) -> 
     what is ready here runs. Shows the dimensions, which samplers fit them, and an estimate of time and memory.
     """
     from mergesearch.search.candidates.plan import open_plan
+    from mergesearch.search.optimize.trackers import check_installed
     from mergesearch.search.rehearsal import expected_cost
     from mergesearch.search.report.console import print_plan
     from mergesearch.search.report.screen import console
     from mergesearch.search.report.steps_line import shown_steps
 
     with opened_config(config, {"trust": trust, "values": values}) as opened:
+        check_installed(opened.track)
         plan = open_plan(opened, str(config))
         with shown_steps(console(err=True)):
             cost = expected_cost(plan, measure, echo)

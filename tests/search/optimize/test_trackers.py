@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from click.testing import CliRunner
 
 from mergesearch.errors import UserError
+from mergesearch.search.cli import main
 from mergesearch.search.config import Tracker
 from mergesearch.search.optimize.trackers import TRACKERS, check_installed, flat
 
@@ -30,6 +32,15 @@ def test_what_is_not_installed_is_told_with_what_installs_it(monkeypatch: pytest
     with pytest.raises(UserError, match=r"track: wandb: not installed; pip install 'mergesearch\[wandb\]'"):
         check_installed(["mlflow", "wandb"])
     check_installed(["mlflow"])
+
+
+def test_check_tells_it_too(monkeypatch: pytest.MonkeyPatch, config_file: Path) -> None:
+    monkeypatch.setitem(TRACKERS, "trackio", "no_package_of_this_name")
+    result = CliRunner().invoke(main, ["check", str(config_file), "track=[trackio]"])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: track: trackio: not installed; pip install 'mergesearch[trackio]'\n",
+    )
 
 
 def test_a_config_is_flat_by_paths() -> None:
