@@ -11,6 +11,7 @@ import mergesearch
 from mergesearch import UserError
 from mergesearch.search.across.documents import DOCUMENTS
 from mergesearch.search.across.finalists import Finalists
+from mergesearch.search.across.flips import flips
 from mergesearch.search.across.pairing import compared
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.answers import FOLDER
@@ -101,3 +102,18 @@ def test_comparisons_of_runs_show_what_was_answered(run: mergesearch.Run) -> Non
     for flip in task.wins:
         assert flip.answer_a == flip.right != flip.answer_b
         assert {flip.answer_a, flip.answer_b} == set(flip.choices)
+
+
+def test_flips_are_those_of_the_comparisons(run: mergesearch.Run) -> None:
+    found = Finalists.read(run.folder)
+    others = [row.trial for row in run.verdict.baselines if row.trial != run.verdict.winner.trial]
+    every, counts = flips(found, others, most=1000)
+    for trial in others:
+        pair = compared(found.measured(run.verdict.winner.trial), found.measured(trial)).tasks
+        assert counts[trial] == (sum(len(task.wins) for task in pair), sum(len(task.losses) for task in pair))
+        assert counts[trial] == (sum(trial in each.won for each in every), sum(trial in each.lost for each in every))
+    few, same = flips(found, others, most=2)
+    assert same == counts
+    assert {(each.task, each.item) for each in few} <= {(each.task, each.item) for each in every}
+    assert len(few) <= 4 * len(others)
+    assert flips(found, others, most=2)[0] == few
