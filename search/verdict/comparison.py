@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf, isnan, log10
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,14 +58,20 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """Winner − the best of the baselines, with its interval and two-sided ``p``; see ``against_all``."""
+    """Winner − the best of the baselines, with its interval and two-sided ``p``; see ``against_all``.
+
+    ``hardest`` is the baseline from which the winner is told apart the least. It need not be the best of them: a worse
+    one may differ from the winner in more items.
+    """
 
     difference: Estimate = NO_DIFFERENCE
     p: float = 1.0
+    hardest: str = ""
 
     @classmethod
-    def of(cls, differences: Sequence[Outcome]) -> Claim:
-        return cls(*against_all(differences))
+    def of(cls, differences: Sequence[Outcome], names: Sequence[str] = ()) -> Claim:
+        hardest = max(zip((each.p for each in differences), names, strict=False), default=(1.0, ""), key=itemgetter(0))
+        return cls(*against_all(differences), hardest[1])
 
     @property
     def is_proven(self) -> bool:

@@ -131,7 +131,7 @@ class Judge:
         return Standing(
             others[best],
             comparisons,
-            Claim.of([tests[n] for n in rivals]),
+            Claim.of([tests[n] for n in rivals], [t.label_of(others[n]) for n in rivals]),
             Claim.of(compared([search[n] for n in rivals], self._seed)),
             None if found.left_out else self._graded(winner, [others[n] for n in rivals]),
             evidence(self._tasks, test[best]),

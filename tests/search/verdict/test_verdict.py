@@ -154,6 +154,23 @@ def test_the_headline(low: float, high: float, p: float, begins: str) -> None:
     assert headline(row("trial 9", 9), row("base", 0), claim, 100).startswith(begins)
 
 
+def test_the_headline_names_the_baseline_than_which_the_winner_is_not_proven_better() -> None:
+    """It may be proven better than the best one alone: then the headline must not say the contrary."""
+    steady, erratic = np.full(40, 0.05), np.tile([0.9, -0.7], 20)
+    steady[:4] = -0.01
+    outcomes = sign_flip_test([_gain_of(steady), _gain_of(erratic)], 0)
+    assert outcomes[0].estimate.value < outcomes[1].estimate.value
+    assert outcomes[0].p_together < 0.05 < outcomes[1].p
+    claim = Claim.of(outcomes, ["base", "other"])
+    sentence = headline(row("trial 9", 9), row("base", 0), claim, 40)
+    assert sentence.startswith(
+        "Use base: the best candidate of the search, trial 9 (ties), is not proven better than every baseline, the "
+        "least so than other; its gain over the best of them is +0.0"
+    )
+    alone = headline(row("trial 9", 9), row("other", 0), Claim.of(outcomes[1:], ["other"]), 40)
+    assert "trial 9 (ties), is not proven better; its gain is" in alone
+
+
 def test_sentence_interval_and_p_never_contradict_each_other() -> None:
     rng = np.random.default_rng(0)
     begins = {True: "Use trial 9 (ties): it is proven better", False: "Use base: "}
