@@ -140,9 +140,14 @@ def _grouped(found: Importances, places: Mapping[str, Place]) -> str:
 
 
 def _sums(found: Importances, groups: Mapping[str, str]) -> tuple[dict[str, float], dict[str, float]]:
-    """The sum of each group's shares, and the largest that chance gives it."""
+    """The sum of each group's shares, and the largest that chance gives it.
+
+    That is the group's mean over the shuffles, times the largest multiple of its mean that any group has in one.
+    """
     sums, *shuffled = [_summed(shares, groups) for shares in (found.shares, *found.shuffled)]
-    return sums, {group: max(each[group] for each in shuffled) for group in sums}
+    means = {group: sum(each[group] for each in shuffled) / len(shuffled) for group in sums}
+    most = max((each[group] / means[group] for each in shuffled for group in sums if means[group]), default=1.0)
+    return sums, {group: most * means[group] for group in sums}
 
 
 def _summed(shares: Mapping[str, float], groups: Mapping[str, str]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from mergesearch.search.across.finalists import Finalists
 from mergesearch.search.report import page
 from mergesearch.search.report.html import is_whole_report, rewrite_report
 from mergesearch.search.report.page.document import BUNDLE
+from mergesearch.search.report.page.figures import BLUE
 from mergesearch.search.report.sections._dimensions import places_of, share_of
 from mergesearch.search.report.sections.influence import importances, sampled_trials
 from mergesearch.search.space.space import Space
@@ -189,3 +190,12 @@ def test_candidates_have_intervals_of_each_task_that_is_known_item_by_item(tmp_p
     for estimate in estimates.values():
         assert f">{estimate.value:.3f} <small>[{estimate.low:.3f}, {estimate.high:.3f}]</small>" in page
     assert "texts bits_per_byte, on the test items." in page
+
+
+def test_the_group_of_the_dimension_that_decides_is_above_chance(tmp_path: Path) -> None:
+    page = (made_report(tmp_path, trials=120) / "report.html").read_text(encoding="utf-8")
+    figures = dict(re.findall(r'<div class=plot id=(\S+) .*?<script type="application/json">(.*?)</script>', page))
+    (bars,) = json.loads(figures["importances-layer"])["data"]
+    assert [at for at, colour in zip(bars["x"], bars["marker"]["color"], strict=True) if colour == BLUE] == [3]
+    (bars,) = json.loads(figures["importances-model"])["data"]
+    assert len(bars["marker"]["color"]) == 3
