@@ -13,6 +13,7 @@ from mergesearch.search.scoring import cost as costs
 from mergesearch.search.scoring.cost import Cost
 from mergesearch.search.scoring.threads import chosen_threads
 from mergesearch.search.session import Session
+from mergesearch.search.study.opening import open_run
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 
@@ -40,7 +41,7 @@ def rehearsed(plan: SearchPlan, watcher: Watcher = QUIET) -> Iterator[Session]:
     problem = plan.problem
     with TemporaryDirectory(prefix="mergesearch-check-") as path:
         folder = RunFolder(Path(path))
-        study = folder.open_run(problem.config.dump(), None, problem.tasks.directions)
+        study = open_run(folder, problem.config.dump(), None, problem.tasks.directions)
         session = Session(plan, RunStore(folder, study, plan.problem.tasks.items("search")), watcher)
         session.prepare()
         yield session

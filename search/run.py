@@ -27,6 +27,7 @@ from mergesearch.search.study import trials as t
 from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.model_files import FILE as MODEL_FILES
 from mergesearch.search.study.model_files import MODEL, ModelFiles
+from mergesearch.search.study.opening import open_run
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.ending import ending_of
@@ -54,7 +55,11 @@ def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
     Where another process works on the same run, this one joins it: the two share its trials, and one of them concludes.
     Raises UserError where the disk is full or the database fails; the run can be resumed afterwards.
     """
-    folder = RunFolder(results / plan.problem.config.output.name, watcher.stage)
+    return work(RunFolder(results / plan.problem.config.output.name, watcher.stage), plan, watcher)
+
+
+def work(folder: RunFolder, plan: SearchPlan, watcher: Watcher = QUIET) -> Verdict:
+    """What ``run`` does, in the run's folder, or in a replica of it."""
     if not folder.is_writable:
         return _read(folder, plan, watcher)
     config = plan.problem.config
@@ -75,7 +80,7 @@ def _joined(folder: RunFolder, plan: SearchPlan, watcher: Watcher, others: Seque
         watcher.stage(f"joining {len(others)} other worker{'s' * (len(others) > 1)}: {', '.join(others)}")
     with folder.locked():
         config = plan.problem.config
-        study = folder.open_run(config.dump(), config.search.storage, plan.problem.tasks.directions)
+        study = open_run(folder, config.dump(), config.search.storage, plan.problem.tasks.directions)
     session = Session(plan, RunStore(folder, study, plan.problem.tasks.items("search")), watcher)
     session.search()
     with folder.locked():

@@ -34,7 +34,7 @@ from mergesearch.search.study.journal import noted_together
 from mergesearch.search.study.leases import Leases
 from mergesearch.search.study.pareto import is_pareto
 from mergesearch.search.study.run_store import RunStore
-from mergesearch.search.study.stop import Stopped, is_asked_to_stop
+from mergesearch.search.study.stop import Stopped
 from mergesearch.search.study.stopping import why_ended
 from mergesearch.steps import step
 
@@ -74,7 +74,7 @@ class Loop:
         study, failures = self._store.study, FirstFailures()
         self._scorer.score_constraint_baselines()
         while self.ended is None or t.running(study):
-            if is_asked_to_stop(self._store.folder.path, self._store.folder.worker):
+            if self._store.folder.is_stopping:
                 raise Stopped
             number = self.run_trial()
             if number is None:

@@ -19,7 +19,6 @@ from mergesearch.search.optimize import trackers
 from mergesearch.search.optimize.callbacks import Ending, RunView, Watcher
 from mergesearch.search.optimize.trackers import TrackedRun, Tracker, Values
 from mergesearch.search.study import trials as t
-from mergesearch.search.study.locks import file_lock
 from mergesearch.search.study.run_folder import RunFolder
 
 FILE, LOCK = "track.json", "track.lock"
@@ -53,7 +52,7 @@ def tracked(folder: RunFolder, names: Sequence[str], config: Mapping[str, Any], 
         yield watcher
         return
     try:
-        held = file_lock(folder.path / LOCK).acquire(blocking=False)
+        held = folder.claim(LOCK)
     except Timeout:
         watcher.stage("another worker tells the trackers")
         yield watcher

@@ -12,7 +12,7 @@ from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import RunView, Watcher
 from mergesearch.search.optimize.time_left import TimeLeft
 from mergesearch.search.study import trials as t
-from mergesearch.search.study.progress import FILE, NOW, Doing, Progress, workers_in
+from mergesearch.search.study.progress import FILE, NOW, Doing, Progress
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.steps import Meter, metered
 
@@ -75,7 +75,7 @@ class _Worker:
 
     def _exchange(self, now: Doing) -> None:
         self._folder.write_json(f"{NOW}/{self._folder.worker}", asdict(now), durable=False)
-        self._others = workers_in(self._folder.path, besides=self._folder.worker)
+        self._others = self._folder.others()
 
     def _now(self) -> Doing:
         steps, left = self._meter.steps, self._left

@@ -84,7 +84,7 @@ class Scorer:
         self._signal = signal
         self._trial_timeout = trial_timeout
         folder = store.folder
-        self._attempts = Attempts(folder.path / "attempts", folder.workers, folder.worker)
+        self._attempts = Attempts(folder.path / "attempts", folder.workers, folder.worker, folder.share)
         self._constraint_results: dict[str, Result] = {}
         self._references: list[int] = []
         self.race_plan: RacePlan | None = None

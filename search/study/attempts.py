@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +64,15 @@ class Ended:
 
 
 class Attempts:
-    """The attempts at a run's candidates, in a folder. ``worker`` is this process's name among the ``workers``."""
+    """The attempts at a run's candidates, in a folder. ``worker`` is this process's name among the ``workers``.
 
-    def __init__(self, folder: Path, workers: Workers, worker: str) -> None:
-        self._folder, self._workers, self._worker = folder, workers, worker
+    ``share`` is told of each file that is there or gone; see ``RunFolder.share``.
+    """
+
+    def __init__(
+        self, folder: Path, workers: Workers, worker: str, share: Callable[[Path], None] = lambda _: None
+    ) -> None:
+        self._folder, self._workers, self._worker, self._share = folder, workers, worker, share
         self._opened = time.time()
 
     @contextmanager
@@ -85,13 +90,16 @@ class Attempts:
                 head = {"worker": self._worker, "began": time.time(), "killed": _killed_for_memory()}
                 log.write(json.dumps(head) + "\n")
                 log.flush()
+                self._share(file)
                 stack.enter_context(_crashes_to(log))
                 stack.enter_context(_exits_to(log))
                 yield log
             for end in earlier:  # the candidate was not to blame
                 end.file.unlink(missing_ok=True)
+                self._share(end.file)
         finally:
             file.unlink(missing_ok=True)
+            self._share(file)
 
     def _checked(self, candidate: str) -> list[Ended]:
         """The ends at the candidate, where it may be tried again all the same."""

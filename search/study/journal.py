@@ -10,6 +10,7 @@ import copy
 import json
 import os
 import re
+from abc import abstractmethod
 from collections.abc import Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
@@ -48,7 +49,11 @@ def open_journal(file: Path, say: Say = silent) -> BaseStorage:
     if not file.exists():
         file.touch()
     check_file(file)
-    backend = ChainedJournal(file, say)
+    return storage_on(ChainedJournal(file, say))
+
+
+def storage_on(backend: "Backend") -> BaseStorage:
+    """The storage in a journal. Raises DamagedFileError where it is not what was written."""
     try:
         return _Journal(backend)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -71,13 +76,25 @@ def noted_aside(study: Study) -> AbstractContextManager[object]:
     return storage.aside if isinstance(storage, _Journal) else nullcontext()
 
 
+class Backend(BaseJournalBackend):
+    """Where a journal's entries are read and appended."""
+
+    @abstractmethod
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps other processes from the journal, as far as that makes several entries quicker to append."""
+
+    @abstractmethod
+    def damaged(self, found: str) -> DamagedFileError:
+        """The error for the first entry that was not read yet."""
+
+
 class _Journal(JournalStorage):
     """A journal's trials, kept in a list: only those that had not finished are looked up again.
 
     ``aside`` is held by whoever notes something beside the thread that notes ``together``.
     """
 
-    def __init__(self, backend: "ChainedJournal") -> None:
+    def __init__(self, backend: Backend) -> None:
         self._held, self.aside = backend.held, RLock()
         self._trials: dict[int, list[FrozenTrial]] = {}
         self._unfinished: dict[int, list[int]] = {}
@@ -112,7 +129,7 @@ class _Journal(JournalStorage):
         return trials
 
 
-class ChainedJournal(BaseJournalBackend):
+class ChainedJournal(Backend):
     """Reads and appends the entries of a journal."""
 
     def __init__(self, file: Path, say: Say = silent) -> None:

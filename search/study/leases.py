@@ -6,7 +6,6 @@ of several hosts must agree to well under ``SECONDS``.
 """
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -33,7 +32,7 @@ class Leases:
 
     def take(self, trial: Trial) -> None:
         """Writes this worker's lease on the trial, or puts off its end."""
-        trial.set_user_attr(t.LEASE, {"worker": self._worker, "until": time.time() + SECONDS})
+        trial.set_user_attr(t.LEASE, {"worker": self._worker, "until": self._workers.now() + SECONDS})
 
     def give_back(self, trial: Trial) -> None:
         """Leaves a trial that this worker holds to the others, which need not wait for the lease's end."""
@@ -53,7 +52,7 @@ class Leases:
         lease = trial.user_attrs.get(t.LEASE)
         if lease is None or t.RECIPE not in trial.user_attrs:
             return True
-        return lease["until"] < time.time() or self._workers.is_dead(lease["worker"])
+        return lease["until"] < self._workers.now() or self._workers.is_dead(lease["worker"])
 
     @contextmanager
     def renewed(self, trial: Trial) -> Iterator[None]:

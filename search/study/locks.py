@@ -107,14 +107,15 @@ def is_stopped(process: str) -> bool:
     return status.rpartition(")")[2].split()[0] in ("T", "t")
 
 
-def file_lock(file: Path) -> BaseFileLock:
+def file_lock(file: Path, of_thread: bool = True) -> BaseFileLock:
     """A new lock on a file, which is created where it is missing; to be used as a context manager.
 
-    Raises UserError where ``MERGESEARCH_LOCK`` names no kind of lock.
+    ``of_thread``: the thread that takes it has it, rather than the process. Raises UserError where ``MERGESEARCH_LOCK``
+    names no kind of lock.
     """
     kind = os.environ.get(VARIABLE, "auto")
     if kind not in KINDS:
         raise UserError(f"{VARIABLE}: there is no kind of lock {kind!r}{nearest(kind, KINDS)}")
     if kind == "soft":
-        return SoftFileLease(file, lease_duration=SOFT_SECONDS, poll_interval=POLL_SECONDS)
-    return FileLock(file, poll_interval=POLL_SECONDS)
+        return SoftFileLease(file, lease_duration=SOFT_SECONDS, poll_interval=POLL_SECONDS, thread_local=of_thread)
+    return FileLock(file, poll_interval=POLL_SECONDS, thread_local=of_thread)

@@ -4,38 +4,40 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import TrialState
 from torch import Tensor
 
 from mergesearch.errors import DamagedFileError, UserError
 from mergesearch.evaluators import Item
-from mergesearch.files import atomic_path, has_text, remove, write_text
-from mergesearch.parsing import dump_yaml, read_yaml
+from mergesearch.files import atomic_path, remove
+from mergesearch.parsing import read_yaml
 from mergesearch.say import Say, silent
-from mergesearch.search.study import trials as t
 from mergesearch.search.study.config_changes import another_config, forbidden_changes
-from mergesearch.search.study.database import open_database, without_password
+from mergesearch.search.study.database import open_database
 from mergesearch.search.study.direction import Direction
 from mergesearch.search.study.journal import open_journal
 from mergesearch.search.study.json_file import Content, read_json
-from mergesearch.search.study.locks import held_lock
-from mergesearch.search.study.progress import NOW
+from mergesearch.search.study.locks import file_lock, held_lock
+from mergesearch.search.study.progress import NOW, Doing, workers_in
 from mergesearch.search.study.scores import load_scores, save_scores
 from mergesearch.search.study.stop import FILE as STOP
+from mergesearch.search.study.stop import is_asked_to_stop
 from mergesearch.search.study.workers import Workers
 
 CONFIG = "config.yml"
 JOURNAL = "study.log"
+LOCK = "lock"
 LOOKS = "test_looks.json"
+SCORES = "scores"
 FACTS = ("gradient.json", "identity.json", "environment.json", "progress.json", "track.json")
-DERIVED = ("scores", "answers", "artifacts", "attempts", "batches.json", *FACTS, "now")
+DERIVED = (SCORES, "answers", "artifacts", "attempts", "batches.json", *FACTS, "now")
 """What a run leaves before its first trial."""
 LOOKS_REMEDY = (
     "it counts how often the test items were looked at: bring it back from a copy, or delete it and know that "
@@ -63,13 +65,13 @@ class RunFolder:
         Asking, telling, recovering and concluding happen under it. The lock ends with the process, however that ends.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with held_lock(self.path / "lock", self._say):
+        with held_lock(self.path / LOCK, self._say):
             yield
 
     @property
     def is_writable(self) -> bool:
         """Whether this user may work on the run; False for another user's folder, and on a read-only file system."""
-        files = [self.path, *(self.path / name for name in (JOURNAL, CONFIG, "lock", "scores", "workers"))]
+        files = [self.path, *(self.path / name for name in (JOURNAL, CONFIG, LOCK, SCORES, "workers"))]
         return all(os.access(file, os.W_OK) for file in files if file.exists())
 
     @contextmanager
@@ -83,14 +85,17 @@ class RunFolder:
         """Makes this process a worker of the run until the context ends; gives the names of the other workers."""
         with ExitStack() as stack:
             with self.locked():
-                others = self._clean_up()
+                others = self.clean_up()
                 self.worker = stack.enter_context(self.workers.joined())
             yield others
         with self.locked():
-            self._clean_up()
+            self.clean_up()
 
-    def _clean_up(self) -> list[str]:
-        """The living workers. Where there are none, removes the temporary files that a killed process left."""
+    def clean_up(self) -> list[str]:
+        """The living workers. Where there are none, removes the temporary files that a killed process left.
+
+        To be called under the lock.
+        """
         workers = self.workers.living()
         if not workers:
             for suffix in ("tmp", "old"):
@@ -100,32 +105,9 @@ class RunFolder:
                 remove(self.path / name)
         return workers
 
-    def open_run(
-        self, resolved: Mapping[str, Any], storage: str | None, objectives: Mapping[str, Direction] | None = None
-    ) -> Study:
-        """The run's study, new or as it was left; records the ``resolved`` config.
-
-        ``storage`` and ``objectives`` are those of ``open_study``. Raises UserError where the run was begun with
-        another config, or its study is not where the config says. Where nothing was ever scored, it begins anew.
-        """
-        study = self.open_study(storage, objectives)
-        before = study.user_attrs.get(t.CONFIG) or self._recorded_config()
-        if before and any(forbidden_changes(before, resolved)):
-            self._check_unused(study, before, resolved)
-            _delete(study)
-            self.forget()
-            study, before = self.open_study(storage, objectives), None
-        study = self._unless_hopeless(study) or self.open_study(storage, objectives)
-        self._check_scores(study, (before or {}).get("search", {}).get("storage"))
-        if not has_text(self.path / CONFIG, dump_yaml(resolved)):
-            write_text(self.path / CONFIG, dump_yaml(resolved))
-        if study.user_attrs.get(t.CONFIG) != _as_json(resolved):
-            study.set_user_attr(t.CONFIG, _as_json(resolved))
-        return study
-
     def check_read(self, resolved: Mapping[str, Any]) -> None:
         """Checks that a run that this user may only read was begun with this config, and needs no more trials."""
-        before = self._recorded_config() or {}
+        before = self.recorded_config() or {}
         for keys, old, new in forbidden_changes(before, resolved):
             raise another_config(self.path, keys, old, new)
         if before.get("search", {}).get("trials", 0) < resolved.get("search", {}).get("trials", 0):
@@ -134,10 +116,10 @@ class RunFolder:
     @property
     def storage(self) -> str | None:
         """The address of the study's database, as the recorded config says; None for the folder's journal."""
-        search = (self._recorded_config() or {}).get("search") or {}
+        search = (self.recorded_config() or {}).get("search") or {}
         return search.get("storage")
 
-    def _recorded_config(self) -> dict[str, Any] | None:
+    def recorded_config(self) -> dict[str, Any] | None:
         """The config as a run of an earlier version records it, in a file alone; None for a new run.
 
         Raises UserError where the file is damaged.
@@ -149,27 +131,30 @@ class RunFolder:
             raise DamagedFileError(self.path / CONFIG, "is damaged", "bring it back from a copy")
         return content
 
-    def _check_unused(self, study: Study, old: Any, new: Mapping[str, Any]) -> None:
-        """Raises UserError where a candidate was scored with the ``old`` config, or another worker is at the run."""
-        scored = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        is_saved = any((self.path / "scores").glob(t.scores_name(None)))
-        if scored or is_saved or set(self.workers.living()) - {self.worker}:
-            raise another_config(self.path, *next(forbidden_changes(old, new)))
-
     def forget(self) -> None:
         """Removes what the folder has besides config, study and looks, for a run of which nothing was scored."""
         for name in DERIVED:
             remove(self.path / name)
+            self.share(self.path / name)
 
-    def _unless_hopeless(self, study: Study) -> Study | None:
-        """The study; None where all its candidates failed and no other worker is at it: then it was removed."""
-        failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        if not t.finished(study) or len(failed) < len(study.get_trials(deepcopy=False)):
-            return study
-        if set(self.workers.living()) - {self.worker}:
-            return study
-        _delete(study)
-        return None
+    def share(self, path: Path, durable: bool = True) -> None:
+        """Lets the other workers know a file as it is now, or that this file or folder is gone.
+
+        Of other changes they know once the lock is released. Here all workers have the folder itself; see ``Replica``.
+        """
+
+    def claim(self, name: str) -> AbstractContextManager[object]:
+        """For what one worker at a time does, which ends with the worker. Raises Timeout where another does it."""
+        return file_lock(self.path / name).acquire(blocking=False)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether this worker was asked to stop after its trial."""
+        return is_asked_to_stop(self.path, self.worker)
+
+    def others(self) -> list[Doing]:
+        """The other living workers, and what each does."""
+        return workers_in(self.path, besides=self.worker)
 
     def open_study(self, url: str | None, objectives: Mapping[str, Direction] | None = None) -> Study:
         """The run's study, new or as it was left, from the folder's journal or from the database at ``url``.
@@ -178,7 +163,7 @@ class RunFolder:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions: list[Direction] = list(objectives.values()) if objectives else ["maximize"]
-        storage = open_database(url, self._say) if url else open_journal(self.path / JOURNAL, self._say)
+        storage = open_database(url, self._say) if url else self._open_journal()
         try:
             study = optuna.load_study(study_name=self.path.name, storage=storage)
         except KeyError:
@@ -192,24 +177,8 @@ class RunFolder:
             _name_metrics(study, list(objectives))
         return study
 
-    def _check_scores(self, study: Study, earlier_storage: str | None) -> None:
-        """Raises UserError where this folder lacks scores of the study's trials, or the study lacks their trials."""
-        completed, is_saved = t.completed(study), any((self.path / "scores").glob(t.scores_name(None)))
-        if completed and not is_saved:
-            raise UserError(
-                f"{self.path}: the study has trial {completed[0].number}, but no per-item scores are here; workers on "
-                "several hosts must share the results folder (--results), whatever the storage is, and runs that "
-                "share a database need different names (--name)"
-            )
-        if is_saved and not study.get_trials(deepcopy=False):
-            begun = "without a storage"
-            if earlier_storage:
-                begun = f"with storage: {without_password(earlier_storage)}"
-            lost = f", and its {JOURNAL} is lost or empty: bring it back from a copy" if not earlier_storage else ""
-            raise UserError(
-                f"{self.path}: has scores of trials that are not in this storage: the run was begun {begun}{lost}; use "
-                "that storage, or give the new run another name with --name"
-            )
+    def _open_journal(self) -> BaseStorage:
+        return open_journal(self.path / JOURNAL, self._say)
 
     def save_scores(
         self,
@@ -219,7 +188,9 @@ class RunFolder:
         margins: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Writes the per-item scores and margins of one candidate under a name; see ``scores.save_scores``."""
-        save_scores(self.scores_file(name), scores, items, margins)
+        file = self._scores(name)
+        save_scores(file, scores, items, margins)
+        self.share(file)
 
     def load_scores(self, name: str, items: Mapping[str, Sequence[Item]] | None = None) -> dict[str, Tensor]:
         """The scores that ``save_scores`` wrote under the name; see ``scores.load_scores``."""
@@ -237,15 +208,19 @@ class RunFolder:
 
     def remove_scores(self, name: str) -> None:
         """Removes the scores under the name, where there are any."""
-        self.scores_file(name).unlink(missing_ok=True)
+        self._scores(name).unlink(missing_ok=True)
+        self.share(self._scores(name))
 
     def scores_names(self) -> list[str]:
         """The names of all scores, sorted."""
-        return sorted(file.stem for file in (self.path / "scores").glob("*.parquet"))
+        return sorted(file.stem for file in (self.path / SCORES).glob("*.parquet"))
 
     def scores_file(self, name: str) -> Path:
         """The file of the scores under the name."""
-        return self.path / "scores" / f"{name}.parquet"
+        return self._scores(name)
+
+    def _scores(self, name: str) -> Path:
+        return self.path / SCORES / f"{name}.parquet"
 
     def read_json(self, name: str, kind: type[Content], remedy: str) -> Content | None:
         """A JSON file of the folder; see ``json_file.read_json``."""
@@ -255,6 +230,7 @@ class RunFolder:
         """Writes a JSON file of the folder atomically; ``durable``: so that a loss of power leaves it whole."""
         with atomic_path(self.path / name, durable) as temporary:
             temporary.write_text(_json(content) + "\n", encoding="utf-8")
+        self.share(self.path / name, durable)
 
     def note_look(self, look: Mapping[str, Any]) -> int:
         """Records a look at the test items before it happens; returns the number of other looks before this one.
@@ -275,11 +251,6 @@ def _name_metrics(study: Study, names: list[str]) -> None:
         study.set_metric_names(names)
 
 
-def _delete(study: Study) -> None:
-    # A study has no other name for its storage, which knows the study in this process already.
-    optuna.delete_study(study_name=study.study_name, storage=study._storage)
-
-
 def _decision(look: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in look.items() if key != "trials"}
 
@@ -292,8 +263,3 @@ def _json(content: Any) -> str:
     except UnicodeEncodeError:
         return json.dumps(content, indent=2)
     return text
-
-
-def _as_json(config: Mapping[str, Any]) -> Any:
-    """A config as a study gives it back."""
-    return json.loads(json.dumps(config))

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,11 @@ from pathlib import Path
 from filelock import Timeout
 
 from mergesearch.search.study.locks import file_lock
+
+
+def new_name() -> str:
+    """A name for this process as a worker."""
+    return f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:16]}"
 
 
 class Workers:
@@ -24,13 +30,23 @@ class Workers:
     @contextmanager
     def joined(self) -> Iterator[str]:
         """Makes this process a worker until the context ends; gives its name."""
-        name = f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:16]}"
+        name = new_name()
+        with self.held(name):
+            yield name
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Makes the owner of a name a worker for as long as this process holds it, which may have come from another."""
         file = self.folder / name
         try:
-            with file_lock(file):
-                yield name
+            with file_lock(file, of_thread=False):
+                yield
         finally:
             file.unlink(missing_ok=True)
+
+    def now(self) -> float:
+        """The time that leases go by, in seconds since the epoch."""
+        return time.time()
 
     def living(self) -> list[str]:
         """The names of the workers on every host. The files of dead workers are removed.

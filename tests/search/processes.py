@@ -35,15 +35,20 @@ def assert_same(one: Path, two: Path) -> None:
     assert not list((two / "workers").iterdir())
 
 
-def work(config: Data, results: Path, pause: float) -> None:
-    torch.set_num_threads(1)
+def slowly(pause: float) -> None:
+    """Lets this process score slowly from now on."""
     score = BitsPerByte.score
 
-    def slowly(self: BitsPerByte, *arguments: Any) -> Any:
+    def paused(self: BitsPerByte, *arguments: Any) -> Any:
         time.sleep(pause)
         return score(self, *arguments)
 
-    BitsPerByte.score = slowly  # type: ignore[method-assign]
+    BitsPerByte.score = paused  # type: ignore[method-assign]
+
+
+def work(config: Data, results: Path, pause: float) -> None:
+    torch.set_num_threads(1)
+    slowly(pause)
     try:
         go(config, results)
     except UserError:

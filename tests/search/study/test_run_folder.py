@@ -24,6 +24,7 @@ from mergesearch.search.optimize.callbacks import Watcher
 from mergesearch.search.run import run
 from mergesearch.search.study import database
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.opening import open_run
 from mergesearch.search.study.run_folder import RunFolder
 
 from ..helpers import Data, at_call, course, go, killed, study_of
@@ -123,10 +124,10 @@ def test_a_run_whose_first_candidates_all_failed_does_not_lock_its_name(
 def test_a_run_that_another_worker_is_at_is_not_begun_anew(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "small")
     with folder.joined():
-        folder.open_run({"search": {"seed": 0}}, None)
+        open_run(folder, {"search": {"seed": 0}}, None)
         other = RunFolder(tmp_path / "small")
         with other.joined(), pytest.raises(UserError, match=r"search\.seed was 0, now 1"):
-            other.open_run({"search": {"seed": 1}}, None)
+            open_run(other, {"search": {"seed": 1}}, None)
 
 
 def test_scores_without_their_items_are_refused(tmp_path: Path) -> None:
