@@ -22,6 +22,7 @@ from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config, read_sections
 from mergesearch.search.rehearsal import expected_cost
 from mergesearch.search.session import Session
+from mergesearch.search.study.opening import open_run
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 
@@ -62,7 +63,7 @@ def compared(data: dict[str, Any], trials: int) -> dict[str, float]:
     }
     with tempfile.TemporaryDirectory() as name:
         folder = RunFolder(Path(name))
-        study = folder.open_run(plan.problem.config.dump(), None, plan.problem.tasks.directions)
+        study = open_run(folder, plan.problem.config.dump(), None, plan.problem.tasks.directions)
         session = Session(plan, RunStore(folder, study, plan.problem.tasks.items("search")))
         session.prepare()
         begin = time.perf_counter()

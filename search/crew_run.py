@@ -1,14 +1,14 @@
 """A run with several workers of this machine, each a process of its own; see ``Crew``."""
 
-import socket
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from mergesearch.parsing import dump_yaml
 from mergesearch.say import Say
 from mergesearch.search.config import Config
-from mergesearch.search.optimize.crew import Crew, Post, posts
+from mergesearch.search.optimize.crew import Crew, Post, ProcessMember, posts
 
 
 def crew_of(config: Config) -> list[Post]:
@@ -29,14 +29,14 @@ def run_crew(  # noqa: PLR0913, PLR0917 - a run, and who is told of it
         file = Path(temporary) / "config.yml"
         file.write_text(dump_yaml(config.dump()), encoding="utf-8")
         command = ["-m", "mergesearch", "run", str(file), "--results", str(results), "--member", called]
-        Crew(command, crew, lambda process: _finished_by(folder, config.search.storage, process), say).run(look)
+        start, storage = partial(ProcessMember, command), config.search.storage
+        Crew(start, crew, lambda worker: finished_by(folder, storage, worker), say).run(look)
 
 
-def _finished_by(folder: Path, storage: str | None, process: int) -> int:
-    """How many trials the worker with a process number of this host has finished."""
+def finished_by(folder: Path, storage: str | None, worker: str) -> int:
+    """How many trials the worker whose name begins like this has finished."""
     from mergesearch.search.study import trials as t
     from mergesearch.search.study.run_folder import RunFolder
 
-    own = f"{socket.gethostname()}.{process}."
     leases = (trial.user_attrs.get(t.LEASE, {}) for trial in t.finished(RunFolder(folder).open_study(storage)))
-    return sum(str(lease.get("worker", "")).startswith(own) for lease in leases)
+    return sum(str(lease.get("worker", "")).startswith(worker) for lease in leases)

@@ -19,7 +19,7 @@ ALLOWED = {
 ROOMS = {
     "search": [
         {"cli", "api"},
-        {"rehearsal", "compare", "draft"},
+        {"rehearsal", "compare", "draft", "on_ray"},
         {"run", "crew_run", "evaluate", "remerge", "sharing", "submit"},
         {"session"},
         {"report"},

@@ -1,7 +1,7 @@
 """Commands that search: run, soup."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from mergesearch.search.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from mergesearch.say import Say
     from mergesearch.search.config import Config
     from mergesearch.search.optimize.crew import Post
 
@@ -89,7 +90,7 @@ def run_file(file: Path, overrides: dict[str, Any], results: Path | None, sectio
             raise UserError(f"{file}: soup: is missing; use `mergesearch run` for a config with a recipe")
         member = overrides.get("member")
         quiet = bool(overrides["quiet"] or member)
-        run = _Run(config, member or str(file), results or RESULTS, bool(overrides["verbose"]), quiet)
+        run = Run(config, member or str(file), results or RESULTS, bool(overrides["verbose"]), quiet)
         if member:
             run.as_member()
         else:
@@ -97,7 +98,7 @@ def run_file(file: Path, overrides: dict[str, Any], results: Path | None, sectio
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """A run as a command does it. ``called``: what messages call the config."""
 
     config: "Config"
@@ -157,17 +158,32 @@ class _Run:
 
     def _by(self, crew: "Sequence[Post]") -> None:
         from mergesearch.search.crew_run import run_crew
-        from mergesearch.search.report.crew_screen import shown_crew
-        from mergesearch.search.report.screen import console
 
         if self.quiet:
             run_crew(self.config, self.called, self.results, crew, tell, lambda: None)
             return
-        screen, places = console(), Counter(post.place for post in crew)
+        places = Counter(post.place for post in crew)
         where = ", ".join(f"{count} on {place}" for place, count in places.items())
-        screen.print(f"{len(crew)} workers: {where}", style="dim")
-        with shown_crew(screen, self.folder, self.verbose) as (say, look):
+        with self._screen(f"{len(crew)} workers: {where}") as (say, look):
             run_crew(self.config, self.called, self.results, crew, say, look)
+
+    def on_ray(self, address: str, workers: int, with_gpus: bool) -> None:
+        """By workers on a Ray cluster; and prints the verdict."""
+        from mergesearch.search.on_ray import run_on_ray
+
+        with self._resumable(), self._screen(f"{workers} workers on Ray") as (say, look):
+            run_on_ray(self.config, self.called, self.results, address, workers, int(with_gpus), say, look)
+        self._print_end()
+
+    @contextmanager
+    def _screen(self, text: str) -> "Iterator[tuple[Say, Callable[[], None]]]":
+        from mergesearch.search.report.crew_screen import shown_crew
+        from mergesearch.search.report.screen import console
+
+        screen = console()
+        screen.print(text, style="dim")
+        with shown_crew(screen, self.folder, self.verbose) as shown:
+            yield shown
 
     def _print_end(self) -> None:
         from mergesearch.search.report.runs_page import RunState

@@ -6,6 +6,7 @@ them, each with a GPU or a share of the processors of its own, and ends them tog
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import IO, Literal
+from typing import IO, Literal, Protocol
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.sharing import SHARERS
@@ -70,45 +71,95 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass
-class _Member:
-    """A worker's process, and how often in a row it has died without a trial."""
+class Member(Protocol):
+    """A worker that somebody has started. ``id``: by which its trials are counted."""
 
-    name: str
-    post: Post
-    process: subprocess.Popen[bytes]
-    errors: IO[bytes]
-    deaths: int = 0
+    id: str
+
+    def code(self) -> int | None:
+        """The exit code of its command; None while it works."""
+
+    def last_words(self) -> list[str]:
+        """What it said when it ended, by lines."""
+
+    def send(self, number: int) -> None:
+        """Asks it to end (SIGINT), or ends it (SIGKILL)."""
+
+    def wait(self, seconds: float) -> None:
+        """Waits for its end, not for longer than this."""
+
+    def close(self) -> None:
+        """Lets go of it after its end."""
+
+
+class ProcessMember:
+    """A worker that is the process of a ``command``, as arguments of Python."""
+
+    def __init__(self, command: Sequence[str], post: Post) -> None:
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - close() does
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            env={**os.environ, **post.variables},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            start_new_session=True,  # the terminal's Ctrl-C is for the crew, which ends its members
+        )
+        self.id = f"{socket.gethostname()}.{self.process.pid}."
+
+    def code(self) -> int | None:
+        """See ``Member.code``."""
+        return self.process.poll()
 
     def last_words(self) -> list[str]:
         """What it wrote to its standard error, by lines."""
-        self.errors.seek(0)
-        lines = self.errors.read().decode(errors="replace").splitlines()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").splitlines()
         return [line for line in lines if line.strip()]
 
+    def send(self, number: int) -> None:
+        """See ``Member.send``."""
+        with suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    def wait(self, seconds: float) -> None:
+        """See ``Member.wait``."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+
     def close(self) -> None:
-        """Lets go of a process that has ended."""
+        """See ``Member.close``."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.errors.close()
+        self._errors.close()
+
+
+@dataclass
+class _Place:
+    """A worker's place, who has it, and how often in a row one has died there without a trial."""
+
+    name: str
+    post: Post
+    member: Member
+    deaths: int = 0
 
 
 @dataclass
 class Crew:
-    """Workers, each the process of a ``command``.
+    """Workers, one at each post.
 
     Args:
-        command: what a worker runs, as arguments of Python.
+        start: starts a worker at a post.
         posts: where each works.
-        finished: how many trials the worker with a process number has finished.
+        finished: how many trials the worker with an id has finished.
         say: is told of workers that died.
     """
 
-    command: Sequence[str]
+    start: Callable[[Post], Member]
     posts: Sequence[Post]
-    finished: Callable[[int], int]
+    finished: Callable[[str], int]
     say: Say
-    _members: list[_Member] = field(default_factory=list, init=False)
+    _places: list[_Place] = field(default_factory=list, init=False)
     _done: int = field(default=0, init=False)
     _is_stopped: bool = field(default=False, init=False)
 
@@ -122,34 +173,23 @@ class Crew:
         is_over = threading.Event()
         with self._ended_together():
             for number, post in enumerate(self.posts, 1):
-                self._members.append(self._started(f"worker {number}", post))
-            while self._members:
+                self._places.append(_Place(f"worker {number}", post, self.start(post)))
+            while self._places:
                 is_over.wait(LOOK)
                 look()
-                for member in [each for each in self._members if each.process.poll() is not None]:
-                    self._members.remove(member)
-                    self._replace(member)
+                for place in list(self._places):
+                    if (code := place.member.code()) is not None:
+                        self._places.remove(place)
+                        self._replace(place, code)
         if self._is_stopped:
             raise Stopped
         if not self._done:
             raise UserError("every worker died; the run's log says of what")
 
-    def _started(self, name: str, post: Post, deaths: int = 0) -> _Member:
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with its member
-        process = subprocess.Popen(
-            [sys.executable, *self.command],
-            env={**os.environ, **post.variables},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            start_new_session=True,  # the terminal's Ctrl-C is for the crew, which ends its members
-        )
-        return _Member(name, post, process, errors, deaths)
-
-    def _replace(self, member: _Member) -> None:
+    def _replace(self, place: _Place, code: int) -> None:
         """Takes note of how a worker ended, and starts it again where it died."""
-        code, words = member.process.returncode, member.last_words()
-        member.close()
+        words = place.member.last_words()
+        place.member.close()
         if code == 0:
             self._done += 1
         elif code == INTERRUPTED:
@@ -157,15 +197,15 @@ class Crew:
         elif code == BAD_INPUT:
             raise UserError(*(line.removeprefix("error: ") for line in words))
         else:
-            self._start_again(member, f"{member.name} ({member.post.place}) died{_of(code, words)}")
+            self._start_again(place, f"{place.name} ({place.post.place}) died{_of(code, words)}")
 
-    def _start_again(self, member: _Member, died: str) -> None:
-        deaths = 1 + (0 if self.finished(member.process.pid) else member.deaths)
+    def _start_again(self, place: _Place, died: str) -> None:
+        deaths = 1 + (0 if self.finished(place.member.id) else place.deaths)
         if deaths > PATIENCE:
             self.say(f"{died}; it is left, because it died {deaths} times before it had finished a trial")
             return
         self.say(f"{died}; it is started again")
-        self._members.append(self._started(member.name, member.post, deaths))
+        self._places.append(_Place(place.name, place.post, self.start(place.post), deaths))
 
     @contextmanager
     def _ended_together(self) -> Iterator[None]:
@@ -177,17 +217,15 @@ class Crew:
                 self._end(signal.SIGINT, GRACE)
             finally:
                 self._end(signal.SIGKILL, GRACE)
-                for member in self._members:
-                    member.close()
+                for place in self._places:
+                    place.member.close()
 
     def _end(self, number: int, seconds: float) -> None:
-        for member in self._members:
-            with suppress(ProcessLookupError):
-                member.process.send_signal(number)
+        for place in self._places:
+            place.member.send(number)
         until = monotonic() + seconds
-        for member in self._members:
-            with suppress(subprocess.TimeoutExpired):
-                member.process.wait(max(0.0, until - monotonic()))
+        for place in self._places:
+            place.member.wait(max(0.0, until - monotonic()))
 
 
 def _of(code: int, words: Sequence[str]) -> str:

@@ -196,7 +196,7 @@ class Replica(RunFolder):
 
     def scores_file(self, name: str) -> Path:
         """See ``RunFolder.scores_file``; it comes here where it was not yet."""
-        file = self._scores(name)
+        file = self._file_of_scores(name)
         if not file.exists():
             with self._files:
                 self._fetch(self._name(file))

@@ -188,7 +188,7 @@ class RunFolder:
         margins: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Writes the per-item scores and margins of one candidate under a name; see ``scores.save_scores``."""
-        file = self._scores(name)
+        file = self._file_of_scores(name)
         save_scores(file, scores, items, margins)
         self.share(file)
 
@@ -208,8 +208,8 @@ class RunFolder:
 
     def remove_scores(self, name: str) -> None:
         """Removes the scores under the name, where there are any."""
-        self._scores(name).unlink(missing_ok=True)
-        self.share(self._scores(name))
+        self._file_of_scores(name).unlink(missing_ok=True)
+        self.share(self._file_of_scores(name))
 
     def scores_names(self) -> list[str]:
         """The names of all scores, sorted."""
@@ -217,9 +217,9 @@ class RunFolder:
 
     def scores_file(self, name: str) -> Path:
         """The file of the scores under the name."""
-        return self._scores(name)
+        return self._file_of_scores(name)
 
-    def _scores(self, name: str) -> Path:
+    def _file_of_scores(self, name: str) -> Path:
         return self.path / SCORES / f"{name}.parquet"
 
     def read_json(self, name: str, kind: type[Content], remedy: str) -> Content | None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.sharing import SHARERS
 from mergesearch.search.optimize import crew as module
-from mergesearch.search.optimize.crew import THREADS, VISIBLE, Crew, Post, posts
+from mergesearch.search.optimize.crew import THREADS, VISIBLE, Crew, Member, Post, ProcessMember, posts
 from mergesearch.search.study.stop import Stopped
 
 HERE = [Post("here", {})]
@@ -23,8 +24,13 @@ SLEEPS = (
 )
 
 
-def crew(code: str, said: list[str], finished: Callable[[int], int] = lambda _: 0, count: int = 1) -> Crew:
-    return Crew(["-c", code], HERE * count, finished, said.append)
+def crew(code: str, said: list[str], finished: Callable[[str], int] = lambda _: 0, count: int = 1) -> Crew:
+    return Crew(partial(ProcessMember, ["-c", code]), HERE * count, finished, said.append)
+
+
+def pid(member: Member) -> int:
+    assert isinstance(member, ProcessMember)
+    return member.process.pid
 
 
 def is_alive(process: int) -> bool:
@@ -67,7 +73,7 @@ def test_a_crew_ends_with_its_workers(tmp_path: Path) -> None:
     code = f"import os; open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w').write(os.environ['PLACE'])"
     looks: list[None] = []
     places = [Post(place, {"PLACE": place}) for place in ("one", "two")]
-    Crew(["-c", code], places, lambda _: 0, said.append).run(lambda: looks.append(None))
+    Crew(partial(ProcessMember, ["-c", code]), places, lambda _: 0, said.append).run(lambda: looks.append(None))
     assert sorted(file.read_text() for file in tmp_path.iterdir()) == ["one", "two"]
     assert said == []
     assert looks
@@ -104,7 +110,9 @@ def test_a_worker_that_got_further_is_started_again_and_again() -> None:
 def test_the_others_go_on_without_a_worker(tmp_path: Path) -> None:
     said: list[str] = []
     code = f"import os; 'DIES' in os.environ and os._exit(7); open({str(tmp_path / 'done')!r}, 'w')"
-    Crew(["-c", code], [Post("a", {"DIES": "1"}), Post("b", {})], lambda _: 0, said.append).run(lambda: None)
+    Crew(partial(ProcessMember, ["-c", code]), [Post("a", {"DIES": "1"}), Post("b", {})], lambda _: 0, said.append).run(
+        lambda: None
+    )
     assert (tmp_path / "done").exists()
     assert said[0] == "worker 1 (a) died with exit code 7; it is started again"
 
@@ -122,7 +130,7 @@ def test_an_interrupt_ends_all_workers() -> None:
     processes: list[int] = []
 
     def look() -> None:
-        processes[:] = [member.process.pid for member in found._members]
+        processes[:] = [pid(place.member) for place in found._places]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -135,9 +143,10 @@ def test_an_interrupt_ends_all_workers() -> None:
 def test_workers_end_with_their_crew(tmp_path: Path) -> None:
     file = tmp_path / "workers"
     code = (
-        "import sys; from mergesearch.search.optimize.crew import Crew, Post\n"
-        f"found = Crew(['-c', {SLEEPS!r}], [Post('here', {{}})] * 2, lambda _: 0, print)\n"
-        f"found.run(lambda: open({str(file)!r}, 'w').write(' '.join(str(m.process.pid) for m in found._members)))"
+        "import sys; from functools import partial\n"
+        "from mergesearch.search.optimize.crew import Crew, Post, ProcessMember\n"
+        f"found = Crew(partial(ProcessMember, ['-c', {SLEEPS!r}]), [Post('here', {{}})] * 2, lambda _: 0, print)\n"
+        f"found.run(lambda: open({str(file)!r}, 'w').write(' '.join(str(p.member.process.pid) for p in found._places)))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])
     workers = _eventually(lambda: file.exists() and file.read_text().split())

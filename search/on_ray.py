@@ -1,0 +1,212 @@
+"""A run whose workers are actors of a Ray cluster, which share no file system with the run's folder.
+
+The command that begins the run has its folder. The coordinator is an actor on the same node, which Ray starts again
+where it dies. Each worker is an actor with a replica of the folder, and works as any other worker does.
+"""
+
+import signal
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from mergesearch.errors import UserError, in_words
+from mergesearch.say import Say
+from mergesearch.search.config import Config
+from mergesearch.search.crew_run import finished_by
+from mergesearch.search.optimize.crew import BAD_INPUT, INTERRUPTED, Crew, Post
+from mergesearch.search.study.coordinator import Coordinator
+from mergesearch.search.study.exchange import Exchange
+from mergesearch.search.study.replica import Replica
+from mergesearch.text import shown
+from mergesearch.trust import trust_code
+
+LOCAL = "local"
+"""The address of a cluster that is started here, and ends with the run."""
+NO_RAY = "ray: is not installed; `pip install mergesearch[ray]` installs it"
+Ending = tuple[int, list[str]]
+"""How a worker ended: the exit code of its command, and what it says."""
+
+
+def run_on_ray(  # noqa: PLR0913, PLR0917 - a run, where its workers are, and who is told of it
+    config: Config,
+    called: str,
+    results: Path,
+    address: str,
+    workers: int,
+    gpus: int,
+    say: Say,
+    look: Callable[[], None],
+) -> None:
+    """Runs a config by workers on a Ray cluster, or resumes the run of its name.
+
+    Args:
+        config: of the run; its paths must be valid on every node.
+        called: what messages call it.
+        results: the folder that has the run's folder; this machine's alone.
+        address: of the cluster, as Ray takes it, from one of its nodes; or ``local``.
+        workers: how many there are.
+        gpus: how many of the cluster's GPUs each has; 0 for none.
+        say: is told of workers that died.
+        look: is called about five times a second.
+
+    Raises:
+        UserError: there is no Ray, no such cluster, or too few GPUs; or as ``run`` does.
+        Stopped: the workers were asked to stop.
+    """
+    if (config.search.storage or "").startswith("sqlite"):
+        raise UserError("search.storage: a file of SQLite is on one node; leave it out, and the coordinator keeps all")
+    folder, session = (results / config.output.name).resolve(), uuid.uuid4().hex
+    with _cluster(address) as ray:
+        share = _share(ray, workers, gpus)
+        coordinator = _coordinator(ray, folder, session)
+        try:
+            start = partial(RayMember, ray, coordinator, share, config.dump(), called)
+            posts = [Post(f"on Ray, {gpus} GPU" if gpus else "on Ray", {})] * workers
+            Crew(start, posts, lambda member: _finished(ray, coordinator, folder, config, member), say).run(look)
+        finally:
+            with suppress(Exception):
+                ray.get(coordinator.close.remote(), timeout=10)
+            ray.kill(coordinator)
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Any]:
+    """Ray, connected to the cluster."""
+    try:
+        import ray
+    except ImportError:
+        raise UserError(NO_RAY) from None
+    if address.startswith("ray://"):
+        raise UserError(f"--ray: found {address}; run this on a node of the cluster (`ray job submit`) with --ray auto")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    own = {"include_dashboard": False} if address == LOCAL else {"address": address}
+    try:
+        ray.init(**own, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"--ray: cannot connect to {address}: {in_words(error)}") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _share(ray: Any, workers: int, gpus: int) -> dict[str, Any]:
+    """What each worker has of the cluster, and that they are spread. Raises UserError where there is too little."""
+    there = ray.cluster_resources()
+    if workers * gpus > there.get("GPU", 0):
+        raise UserError(f"--gpus: found {workers}, but the cluster has {there.get('GPU', 0):.0f} GPUs")
+    processors = there.get("CPU", 1.0) / workers
+    return {
+        "num_gpus": gpus,
+        "num_cpus": float(int(processors)) if processors >= 1 else round(processors, 3),
+        "scheduling_strategy": "SPREAD",
+    }
+
+
+def _coordinator(ray: Any, folder: Path, session: str) -> Any:
+    """The handle of the run's coordinator, on this node."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(Coordinator)
+    coordinator = actor.remote(folder, session)
+    try:
+        ray.get(coordinator.name_of.remote(""))
+    except ray.exceptions.RayActorError as error:
+        raise UserError(f"{folder}: its coordinator cannot begin: {shown(error)}") from None
+    return coordinator
+
+
+def _finished(ray: Any, coordinator: Any, folder: Path, config: Config, member: str) -> int:
+    name = ray.get(coordinator.name_of.remote(member))
+    return finished_by(folder, config.search.storage, name) if name else 0
+
+
+class RayExchange:
+    """The ``Exchange`` with a coordinator that is an actor. Ray makes a call again where the actor is started again."""
+
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        import ray
+
+        return lambda *arguments: ray.get(getattr(self._coordinator, name).remote(*arguments))
+
+
+class Worker:
+    """What an actor of a worker does."""
+
+    def work(self, coordinator: Any, config: Mapping[str, Any], called: str, member: str) -> Ending:
+        """Works at the run until it ends. Raises whatever a worker dies of."""
+        _hear_interrupts()
+        try:
+            with trust_code(bool(config.get("trust"))), tempfile.TemporaryDirectory(prefix="mergesearch-") as folder:
+                self._work(coordinator, Config.model_validate(config), called, member, Path(folder))
+        except UserError as error:
+            return BAD_INPUT, list(error.problems)
+        except KeyboardInterrupt:
+            return INTERRUPTED, []
+        return 0, []
+
+    def _work(self, coordinator: Any, config: Config, called: str, member: str, folder: Path) -> None:
+        from mergesearch.search.candidates.plan import open_plan
+        from mergesearch.search.run import work
+
+        exchange = cast(Exchange, RayExchange(coordinator))
+        work(Replica(folder / config.output.name, exchange, member), open_plan(config, called))
+
+
+def _hear_interrupts() -> None:
+    """Lets this process be interrupted; those of Ray are not, so that Ctrl-C ends the command alone."""
+    if threading.current_thread() is threading.main_thread():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class RayMember:
+    """A worker that is an actor; see ``Member``."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what a worker is started with
+        self, ray: Any, coordinator: Any, share: Mapping[str, Any], config: Mapping[str, Any], called: str, post: Post
+    ) -> None:
+        self.id = f"{post.place} {uuid.uuid4().hex}"
+        self._ray, self._coordinator = ray, coordinator
+        self._actor = ray.remote(**share)(Worker).remote()
+        self._end = self._actor.work.remote(coordinator, config, called, self.id)
+        self._words: list[str] = []
+
+    def code(self) -> int | None:
+        """See ``Member.code``. The death of an actor has no code of its own."""
+        if not self._ray.wait([self._end], timeout=0)[0]:
+            return None
+        try:
+            code, self._words = self._ray.get(self._end)
+        except Exception as error:
+            code, self._words = 1, [shown(error).strip().splitlines()[-1]]
+            self._ray.get(self._coordinator.lost.remote(self.id))
+        return int(code)
+
+    def last_words(self) -> list[str]:
+        """See ``Member.last_words``."""
+        return self._words
+
+    def send(self, number: int) -> None:
+        """See ``Member.send``: they are all asked to end together."""
+        if number == signal.SIGINT:
+            self._coordinator.end.remote()
+        else:
+            self.close()
+
+    def wait(self, seconds: float) -> None:
+        """See ``Member.wait``."""
+        self._ray.wait([self._end], timeout=seconds)
+
+    def close(self) -> None:
+        """See ``Member.close``."""
+        self._ray.kill(self._actor)

@@ -1,0 +1,118 @@
+"""Runs whose workers are actors of Ray, by an interpreter that has it: ``MERGESEARCH_RAY``."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mergesearch.search.study import trials as t
+from mergesearch.search.study.run_folder import LOOKS, RunFolder
+
+from .helpers import study_of
+from .processes import assert_whole, until_scored
+
+PYTHON = os.environ.get("MERGESEARCH_RAY", "")
+NEEDS_RAY = pytest.mark.skipif(not PYTHON, reason="needs an interpreter with Ray, whose path is in MERGESEARCH_RAY")
+pytestmark = [pytest.mark.slow, NEEDS_RAY]
+SECONDS = 300
+"""Within which a run ends."""
+
+
+@pytest.fixture
+def begin(config_file: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts the run by two workers on a cluster of its own."""
+
+    # A shell's background jobs ignore Ctrl-C, and what they start would too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def start(*values: str) -> subprocess.Popen[str]:
+        command = [PYTHON, "-m", "mergesearch", "submit", str(config_file), *values, "output.name=small"]
+        options = ["--ray", "local", "--workers", "2", "--results", str(tmp_path / "results")]
+        root = str(Path(__file__).parents[2])
+        memory = {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "200000000", "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [*command, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **memory, "HF_HUB_OFFLINE": "1"},
+        )
+
+    return start
+
+
+def output(process: "subprocess.Popen[str]") -> str:
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, out + err
+    return out
+
+
+def worker(folder: Path) -> int:
+    """The process of a living worker, once there is one."""
+    until = time.monotonic() + SECONDS
+    while not (names := RunFolder(folder).workers.living()):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    return int(names[0].split(".")[-2])
+
+
+def coordinator() -> int:
+    """The process of the coordinator."""
+    titles = ((file.parent.name, _title(file)) for file in Path("/proc").glob("[0-9]*/cmdline"))
+    (process,) = [name for name, title in titles if title.startswith("ray::Coordinator")]
+    return int(process)
+
+
+def _title(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def assert_whole_run(folder: Path, trials: int = 17) -> None:
+    assert_whole(folder, trials)
+    assert len(json.loads((folder / LOOKS).read_text())) == 1
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+@pytest.mark.parametrize("killed", ["nobody", "worker", "coordinator"])
+def test_a_run_on_a_cluster(killed: str, begin: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "small"
+    process = begin()
+    if killed != "nobody":
+        until_scored(folder, 2)
+        os.kill(worker(folder) if killed == "worker" else coordinator(), signal.SIGKILL)
+    text = output(process)
+    assert "recommended" in text
+    assert ("it is started again" in text) == (killed == "worker")
+    assert_whole_run(folder)
+    if killed == "nobody":
+        workers = Counter(trial.user_attrs[t.LEASE]["worker"] for trial in t.finished(study_of(folder)))
+        assert len(workers) == 2
+
+
+def test_an_interrupted_run_goes_on(begin: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "small"
+    process = begin()
+    until_scored(folder, 2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert "the same command resumes the run" in err
+    assert not RunFolder(folder).workers.living()
+    output(begin())
+    assert_whole_run(folder)
+
+
+def test_bad_input_is_said_once(begin: Callable[..., "subprocess.Popen[str]"]) -> None:
+    process = begin("recipe.base_model=/no/such/model")
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2
+    assert err.count("/no/such/model") == 1
