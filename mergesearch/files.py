@@ -38,14 +38,19 @@ def atomic_path(target: Path, durable: bool = True) -> Iterator[Path]:
     try:
         with named_failures(target, temporary):
             yield temporary
-            if durable:
-                sync(temporary)
-            _replace(temporary, target)
-            if durable:
-                _flush(target.parent)
+            put_in_place(temporary, target, durable)
     finally:
         with suppress(OSError):  # it would hide the error of the write
             remove(temporary)
+
+
+def put_in_place(temporary: Path, target: Path, durable: bool = True) -> None:
+    """Gives a file or a folder beside ``target`` its name, as ``atomic_path`` does. May be done again after a kill."""
+    if durable:
+        sync(temporary)
+    _replace(temporary, target)
+    if durable:
+        _flush(target.parent)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from mergesearch.errors import UserError
-from mergesearch.files import atomic_path, remove, write_text
+from mergesearch.files import put_in_place, remove, write_text
 from mergesearch.search.study.exchange import (
     LOG,
     LOST,
@@ -252,8 +252,8 @@ class Coordinator:
         self._know(worker)
         staged, target = self._staging(worker) / name, self._place(name)
         if staged.exists():  # else an earlier answer was lost
-            with atomic_path(target, durable) as temporary:
-                staged.rename(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            put_in_place(staged, target, durable)
         files = [file for file in target.rglob("*") if file.is_file()] if target.is_dir() else [target]
         return {file.relative_to(self._path).as_posix(): version_of(file) for file in files}
 

@@ -32,7 +32,7 @@ class Caller:
         self._address, self._own = str(address), threading.local()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *arguments: self._call(name, *arguments)
+        return lambda *arguments: _returned(self._call(name, *arguments))
 
     def _call(self, name: str, *arguments: Any) -> Any:
         until = time.monotonic() + 60
@@ -41,14 +41,17 @@ class Caller:
                 if not hasattr(self._own, "connection"):
                     self._own.connection = Client(self._address)
                 self._own.connection.send((name, arguments))
-                answer = self._own.connection.recv()
-                if isinstance(answer, Exception):
-                    raise answer
-                return answer
+                return self._own.connection.recv()
             if hasattr(self._own, "connection"):
                 del self._own.connection
             time.sleep(0.02)
         raise TimeoutError(name)
+
+
+def _returned(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def exchange_at(address: Path) -> Exchange:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mergesearch import files
 from mergesearch.search.study import coordinator as module
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.coordinator import Coordinator
@@ -20,7 +21,7 @@ from mergesearch.search.study.run_folder import LOOKS, RunFolder
 from mergesearch.search.study.stop import ask_to_stop
 
 from ..coordinated import Caller, serving, started_elsewhere
-from ..helpers import Data, study_of
+from ..helpers import Data, Killed, kill, study_of
 from ..processes import assert_whole, started, until_scored
 
 
@@ -236,3 +237,16 @@ def test_a_paused_worker_is_given_up_and_ends(config: Data, place: Place, monkey
     assert paused.exitcode == 1
     assert_whole(place.run, 17)
     assert_one_look(place.run)
+
+
+def test_a_kill_while_a_file_is_put_in_place_loses_nothing(
+    coordinator: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "elsewhere.1.a"
+    assert coordinator.join(name, "")
+    coordinator.put(name, "best.yml", 0, b"best")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(files, "_replace", lambda *_: kill())
+        coordinator.commit(name, "best.yml", durable=True)
+    assert list(coordinator.commit(name, "best.yml", durable=True)) == ["best.yml"]
+    assert (tmp_path / "there" / "small" / "best.yml").read_bytes() == b"best"
