@@ -245,8 +245,9 @@ def test_a_kill_while_a_file_is_put_in_place_loses_nothing(
     name = "elsewhere.1.a"
     assert coordinator.join(name, "")
     coordinator.put(name, "best.yml", 0, b"best")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(files, "_replace", lambda *_: kill())
-        coordinator.commit(name, "best.yml", durable=True)
+        with pytest.raises(Killed):
+            coordinator.commit(name, "best.yml", durable=True)
     assert list(coordinator.commit(name, "best.yml", durable=True)) == ["best.yml"]
     assert (tmp_path / "there" / "small" / "best.yml").read_bytes() == b"best"
