@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -97,15 +97,25 @@ def _cluster(address: str) -> Iterator[Any]:
 
 def _share(ray: Any, workers: int, gpus: int) -> dict[str, Any]:
     """What each worker has of the cluster, and that they are spread. Raises UserError where there is too little."""
-    there = ray.cluster_resources()
-    if workers * gpus > there.get("GPU", 0):
-        raise UserError(f"--gpus: found {workers}, but the cluster has {there.get('GPU', 0):.0f} GPUs")
-    processors = there.get("CPU", 1.0) / workers
-    return {
-        "num_gpus": gpus,
-        "num_cpus": float(int(processors)) if processors >= 1 else round(processors, 3),
-        "scheduling_strategy": "SPREAD",
-    }
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    found = sum(node.get("GPU", 0) for node in there)
+    if workers * gpus > found:
+        raise UserError(f"--gpus: found {workers}, but the cluster has {found:.0f} GPUs")
+    processors = processors_each([(node.get("CPU", 0), node.get("GPU", 0)) for node in there], workers, gpus)
+    return {"num_gpus": gpus, "num_cpus": processors, "scheduling_strategy": "SPREAD"}
+
+
+def processors_each(nodes: Sequence[tuple[float, float]], workers: int, gpus: int) -> float:
+    """The most processors that each worker can have, so that all find a place; a whole number from one on.
+
+    ``nodes`` are the processors and GPUs of each node. Returns 0 where the nodes with GPUs have no processors.
+    """
+    usable = [(processors, many if gpus else workers) for processors, many in nodes if many or not gpus]
+    shares = {processors / count for processors, _ in usable for count in range(1, workers + 1)}
+    for share in sorted(shares, reverse=True):
+        if share and sum(min(most, int(processors / share + 1e-6)) for processors, most in usable) >= workers:
+            return float(int(share)) if share >= 1 else int(share * 1000) / 1000
+    return 0.0
 
 
 def _coordinator(ray: Any, folder: Path, session: str) -> Any:

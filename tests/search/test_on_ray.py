@@ -31,9 +31,9 @@ def begin(config_file: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[s
     # A shell's background jobs ignore Ctrl-C, and what they start would too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def start(*values: str) -> subprocess.Popen[str]:
+    def start(*values: str, address: str = "local") -> subprocess.Popen[str]:
         command = [PYTHON, "-m", "mergesearch", "submit", str(config_file), *values, "output.name=small"]
-        options = ["--ray", "local", "--workers", "2", "--results", str(tmp_path / "results")]
+        options = ["--ray", address, "--workers", "2", "--results", str(tmp_path / "results")]
         root = str(Path(__file__).parents[2])
         memory = {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "200000000", "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
@@ -96,6 +96,24 @@ def test_a_run_on_a_cluster(killed: str, begin: Callable[..., "subprocess.Popen[
     if killed == "nobody":
         workers = Counter(trial.user_attrs[t.LEASE]["worker"] for trial in t.finished(study_of(folder)))
         assert len(workers) == 2
+
+
+def test_a_node_is_removed(begin: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> None:
+    folder, pipe = tmp_path / "results" / "small", subprocess.PIPE
+    script = str(Path(__file__).with_name("ray_cluster.py"))
+    with subprocess.Popen([PYTHON, script], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as cluster:
+        assert cluster.stdin is not None
+        assert cluster.stdout is not None
+        process = begin(address=cluster.stdout.readline().strip())
+        while len(RunFolder(folder).workers.living()) < 2:
+            time.sleep(0.1)
+        until_scored(folder, 2)
+        cluster.stdin.write("remove\n")
+        cluster.stdin.flush()
+        text = output(process)
+        cluster.stdin.close()
+    assert "it is started again" in text
+    assert_whole_run(folder)
 
 
 def test_an_interrupted_run_goes_on(begin: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> None:
