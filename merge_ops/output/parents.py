@@ -19,6 +19,7 @@ from mergesearch.merge_ops.checkpoint.side_files import CARD
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import dump_yaml, parse_yaml, parse_yaml_documents
 from mergesearch.reading import read_json_object, read_text
+from mergesearch.say import silent
 
 CARD_BYTES = 4 << 20
 HEADER = re.compile(r"\s*---\s*\n(.*?)\n---\s*(?:\n|$)", re.DOTALL)
@@ -76,8 +77,8 @@ class Parents:
 
     @classmethod
     def of(cls, text: str) -> "Parents":
-        """Those of the recipes of a file's text."""
-        return cls([Recipe.read(each) for each in parse_yaml_documents(text)])
+        """Those of the recipes of a file's text, whose unknown keys were warned about when it was merged."""
+        return cls([Recipe.read(each, warn=silent) for each in parse_yaml_documents(text)])
 
     @cached_property
     def parts(self) -> dict[str, Parent]:

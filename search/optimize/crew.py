@@ -30,8 +30,8 @@ GRACE = 60.0
 LOOK = 0.2
 """Seconds from one look at the workers to the next."""
 VISIBLE, THREADS = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
-BAD_INPUT, INTERRUPTED = 2, 130
-"""Exit codes of a command that says what is wrong with its input, and of one that was interrupted."""
+BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
+"""The exit codes of a command that says what is wrong with its input, and of one that was told to end."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Crew:
         place.member.close()
         if code == 0:
             self._done += 1
-        elif code == INTERRUPTED:
+        elif code in (INTERRUPTED, TERMINATED):
             self._is_stopped = True
         elif code == BAD_INPUT:
             raise UserError(*(line.removeprefix("error: ") for line in words))
@@ -214,7 +214,8 @@ class Crew:
             yield
         finally:
             try:
-                self._end(signal.SIGINT, GRACE)
+                # Not SIGINT: what a shell starts in the background ignores it.
+                self._end(signal.SIGTERM, GRACE)
             finally:
                 self._end(signal.SIGKILL, GRACE)
                 for place in self._places:
@@ -235,11 +236,11 @@ def _of(code: int, words: Sequence[str]) -> str:
 
 
 def follow_crew() -> None:
-    """Interrupts this process, as Ctrl-C does, when its crew has ended: then its standard input is closed."""
+    """Ends this process, as SIGTERM does, when its crew has ended: then its standard input is closed."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1):  # sys.stdin itself cannot be read while Python ends
             pass
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()

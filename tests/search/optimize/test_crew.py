@@ -117,10 +117,11 @@ def test_the_others_go_on_without_a_worker(tmp_path: Path) -> None:
     assert said[0] == "worker 1 (a) died with exit code 7; it is started again"
 
 
-def test_workers_that_were_asked_to_stop_are_not_started_again() -> None:
+@pytest.mark.parametrize("code", [130, 143])
+def test_workers_that_were_told_to_end_are_not_started_again(code: int) -> None:
     said: list[str] = []
     with pytest.raises(Stopped):
-        crew("import sys; sys.exit(130)", said, count=2).run(lambda: None)
+        crew(f"import sys; sys.exit({code})", said, count=2).run(lambda: None)
     assert said == []
 
 
@@ -151,7 +152,6 @@ def test_workers_end_with_their_crew(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, "-c", code])
     workers = _eventually(lambda: file.exists() and file.read_text().split())
     assert len(workers) == 2
-    time.sleep(2)  # until they follow
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     _eventually(lambda: not any(is_alive(int(worker)) for worker in workers))

@@ -47,10 +47,10 @@ def test_workers_know_of_each_other(config: Data, tmp_path: Path) -> None:
             pass
         with underway(mine, plan, listener), step("trial 5"), step("scoring", 6, "items"):
             with underway(other, plan, Watcher()):
-                _wait_until(lambda: bool(heard) and any(each.what for each in heard[-1][1]))
+                _wait_until(lambda: bool(heard) and heard[-1][0].what != "" and any(each.what for each in heard[-1][1]))
+                now, others = heard[-1]
             seen = workers_in(tmp_path)
     assert {each.worker for each in seen} == {mine.worker, other.worker}
-    now, others = heard[-1]
     assert (now.worker, now.in_words) == (mine.worker, "trial 5: scoring, 0/6 items")
     assert [each.worker for each in others] == [other.worker]
 
