@@ -208,7 +208,7 @@ class RayMember:
 
     def send(self, number: int) -> None:
         """See ``Member.send``: they are all asked to end together."""
-        if number == signal.SIGINT:
+        if number != signal.SIGKILL:
             self._coordinator.end.remote()
         else:
             self.close()

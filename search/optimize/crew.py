@@ -83,7 +83,7 @@ class Member(Protocol):
         """What it said when it ended, by lines."""
 
     def send(self, number: int) -> None:
-        """Asks it to end (SIGINT), or ends it (SIGKILL)."""
+        """Asks it to end (SIGTERM), or ends it (SIGKILL)."""
 
     def wait(self, seconds: float) -> None:
         """Waits for its end, not for longer than this."""
