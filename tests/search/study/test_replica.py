@@ -221,6 +221,7 @@ def test_names_stay_in_the_folder(coordinator: Coordinator) -> None:
             coordinator.fetch("elsewhere.1.a", name, 0, 1)
 
 
+@pytest.mark.slow
 def test_a_paused_worker_is_given_up_and_ends(config: Data, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process stands still for longer than the coordinator waits; another takes its trial."""
     monkeypatch.setattr(module, "LOST", 3.0)
