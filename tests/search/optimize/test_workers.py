@@ -211,7 +211,7 @@ def test_a_living_workers_trial_is_left_alone_until_its_lease_runs_out(
         other.loop.run_trial()
         assert other.store.study.get_trials()[trial.number].state == TrialState.RUNNING
         now = time.time()
-        monkeypatch.setattr(leases.time, "time", lambda: now + leases.SECONDS + 1)
+        monkeypatch.setattr(Workers, "now", lambda _: now + leases.SECONDS + 1)
         other.loop.run_trial()
         assert retries(other) == [(trial.number, trial.params)]
         before = len(t.finished(owner.store.study))
