@@ -47,7 +47,7 @@ def _unproven(name: str, rival: str, claim: Claim) -> str:
         return f"Use {rival}: it is proven better than the best candidate of the search, {name}, whose gain is"
     if claim.difference.value < 0:
         return f"Use {rival}: on the test items it is above the best candidate of the search, {name}, whose gain is"
-    if claim.hardest in ("", rival):
+    if claim.difference.value == 0 or claim.hardest in ("", rival):
         return f"Use {rival}: the best candidate of the search, {name}, is not proven better; its gain is"
     not_proven = f"is not proven better than every baseline, the least so than {claim.hardest}"
     return f"Use {rival}: the best candidate of the search, {name}, {not_proven}; its gain over the best of them is"

@@ -169,6 +169,8 @@ def test_the_headline_names_the_baseline_than_which_the_winner_is_not_proven_bet
     )
     alone = headline(row("trial 9", 9), row("other", 0), Claim.of(outcomes[1:], ["other"]), 40)
     assert "trial 9 (ties), is not proven better; its gain is" in alone
+    none = Claim.of(sign_flip_test([_gain_of(np.zeros(40)), _gain_of(erratic)], 0), ["base", "other"])
+    assert "trial 9 (ties), is not proven better; its gain is" in headline(row("trial 9", 9), row("other", 0), none, 40)
 
 
 def test_sentence_interval_and_p_never_contradict_each_other() -> None:
