@@ -167,7 +167,7 @@ def test_print_shows_what_is_folded_on_light_paper(browser: "Browser", pages: di
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         page.evaluate("document.querySelector('main').style.width = '650px'")  # as paper does, without a resize
         wide = "[...document.querySelectorAll('.main-svg')].filter(each => each.getBoundingClientRect().width > 651)"
-        assert page.evaluate(f"{wide}.length") == 0
+        page.wait_for_function(f"{wide}.length === 0")  # a figure may be drawn at this moment
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.locator("details:not([open])").count() == 0
         page.set_viewport_size({"width": 700, "height": 900})
