@@ -138,10 +138,10 @@ class Conclusion:
                 verdict = replace(verdict, ensemble=self._ensemble())
         engine, tasks = session.live.engine, session.plan.problem.tasks
         write_documents(tasks, folder.path)
-        write_finalists(tasks, store, verdict, engine.parameters, session.live.contents)
+        tested = write_finalists(tasks, store, verdict, engine.parameters, session.live.contents)
         if config.output.model:
             with self._stage(f"writing the recommended model, {verdict.recommended}"):
-                self._write_model(verdict)
+                self._write_model(verdict, tested)
         self._write_layers(verdict)
         write_verdict(folder, verdict)
         write_report(store, verdict)
@@ -212,14 +212,14 @@ class Conclusion:
             self.watcher.stage(f"the ensemble could not be scored: {in_words(error)}")
             return None
 
-    def _write_model(self, verdict: Verdict) -> None:
+    def _write_model(self, verdict: Verdict, tested: Finalists) -> None:
         """Writes a model and compares the files with the live model: what was scored is what is saved."""
         run, engine, config = self.session.store.folder.path, self.session.live.engine, self.session.plan.problem.config
         folder, row = run / MODEL, verdict.recommended_row
         recipe = self._recipe(row.trial)
         engine.build(recipe)
         engine.write(recipe, folder, _text(recipe))
-        write_hub_card(folder, Finalists.read(run), verdict, row, config)
+        write_hub_card(folder, tested, verdict, row, config)
         files = ModelFiles.of(folder, row.trial)
         if files.tensors != engine.digest():
             raise RuntimeError(f"{folder}: differs from the model that was scored")

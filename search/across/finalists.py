@@ -285,19 +285,20 @@ def final_task(task: Task, scores: Sequence[Tensor]) -> FinalTask:
 
 def write_finalists(
     tasks: TaskSet, store: RunStore, verdict: Verdict, parameters: Callable[[Recipe], int], contents: Contents
-) -> None:
-    """Writes the file of a run whose verdict is held. A candidate that lacks test scores of a task is left out.
+) -> Finalists:
+    """Writes the file of a run whose verdict is held, and returns what is in it.
 
+    A candidate that lacks test scores of a task is left out.
     ``parameters`` gives how many a recipe's model has, ``contents`` digests of the checkpoints' tensors, by reference.
     """
     trials = store.study.get_trials(deepcopy=False)
     tested = [task for task in tasks if task.test and "test" in verdict.winner.tasks.get(task.name, {})]
+    names = {row.trial: t.side_name("test", trials[row.trial].user_attrs[t.PHENOTYPE]) for row in verdict.rows}
     scores: dict[int, Mapping[str, Tensor]] = {}
-    for row in verdict.rows:
-        name = f"test-{trials[row.trial].user_attrs[t.PHENOTYPE]}"
+    for trial, name in names.items():
         found = store.folder.load_scores(name, tasks.items("test")) if store.folder.has_scores(name) else {}
         if all(task.name in found for task in tested):
-            scores[row.trial] = found
+            scores[trial] = found
     about = About(
         [final_task(task, [found[task.name] for found in scores.values()]) for task in tested],
         tasks.aggregate,
@@ -305,9 +306,10 @@ def write_finalists(
         verdict.recommended_row.trial,
         verdict.winner.trial,
     )
-    names = {trial: f"test-{trials[trial].user_attrs[t.PHENOTYPE]}" for trial in scores}
-    answers = {trial: load_answers(store.folder.path, name) for trial, name in names.items()}
-    Finalists.of(store.folder.path, about, tasks, scores, answers).write()
+    answers = {trial: load_answers(store.folder.path, names[trial]) for trial in scores}
+    finalists = Finalists.of(store.folder.path, about, tasks, scores, answers)
+    finalists.write()
+    return finalists
 
 
 def _finalist(

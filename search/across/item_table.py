@@ -53,7 +53,9 @@ def _items(keys: Sequence[tuple[str, str, str]]) -> Items:
 
 
 def _answers(folder: RunFolder, trial: FrozenTrial) -> dict[tuple[str, str, str], str]:
-    given: Mapping[ItemKey, str] = load_answers(folder.path, f"test-{trial.user_attrs.get(t.PHENOTYPE)}")
+    given: Mapping[ItemKey, str] = load_answers(
+        folder.path, t.side_name("test", str(trial.user_attrs.get(t.PHENOTYPE)))
+    )
     return {("test", *key): answer for key, answer in given.items()}
 
 
@@ -66,7 +68,7 @@ def _scores(
     files = {"search": [t.scores_name(each.number) for each in [trial, *same]], "test": []}
     for side, names in files.items():
         tasks: dict[str, Tensor] = {}
-        for name in filter(folder.has_scores, [*names, f"{side}-{phenotype}"]):
+        for name in filter(folder.has_scores, [*names, t.side_name(side, str(phenotype))]):
             loaded, _ = folder.load_scores_and_margins(name, items[side], partial=True)
             tasks = {**loaded, **tasks}
         for task, scores in tasks.items():

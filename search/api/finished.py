@@ -16,7 +16,7 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.notebook import bullets, paragraph
 from mergesearch.search.config import Config
 from mergesearch.search.verdict.layers import COLUMNS, read_layers
-from mergesearch.search.verdict.result import Verdict, verdict_in
+from mergesearch.search.verdict.result import Verdict, held_verdict
 from mergesearch.text import as_html
 from mergesearch.trust import trust_code
 
@@ -79,11 +79,7 @@ class Run:
     def read(cls, folder: PathName) -> "Run":
         """Reads a run from its folder. Raises UserError where there is no run or it has no verdict yet."""
         path = Path(folder)
-        config = Config.read(path / "config.yml")
-        verdict = verdict_in(path)
-        if verdict is None:
-            raise UserError(f"{path}: the run has no verdict yet; run its config again to resume it")
-        return cls(path, config, verdict)
+        return cls(path, Config.read(path / "config.yml"), held_verdict(path))
 
     @cached_property
     def best(self) -> Best:

@@ -14,12 +14,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, sleep
 from typing import IO, Literal, Protocol
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.sharing import SHARERS
 from mergesearch.say import Say
+from mergesearch.search.study.environment import processors
 from mergesearch.search.study.stop import Stopped
 from mergesearch.text import LINE, shown
 
@@ -54,8 +55,8 @@ def posts(workers: int | Literal["auto"], device: str) -> list[Post]:
     if gpus:
         chosen = [gpus[number % len(gpus)] for number in range(count)]
         return [Post(f"GPU {gpu}", shared | {VISIBLE: gpu}) for gpu in chosen]
-    threads = os.environ.get(THREADS) or str(max(1, _processors() // count))
-    return [Post(f"{threads} of {_processors()} processors", shared | {THREADS: threads})] * count
+    threads = os.environ.get(THREADS) or str(max(1, processors() // count))
+    return [Post(f"{threads} of {processors()} processors", shared | {THREADS: threads})] * count
 
 
 def _gpus() -> list[str]:
@@ -65,10 +66,6 @@ def _gpus() -> list[str]:
     count = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
     return named[:count] or [str(number) for number in range(count)]
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Member(Protocol):
@@ -170,12 +167,11 @@ class Crew:
             UserError: a worker ended because of bad input, or every worker died.
             Stopped: workers were asked to stop.
         """
-        is_over = threading.Event()
         with self._ended_together():
             for number, post in enumerate(self.posts, 1):
                 self._places.append(_Place(f"worker {number}", post, self.start(post)))
             while self._places:
-                is_over.wait(LOOK)
+                sleep(LOOK)
                 look()
                 for place in list(self._places):
                     if (code := place.member.code()) is not None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 from optuna.trial import FrozenTrial
 
+from mergesearch.beside import beside
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import RunView, Watcher
 from mergesearch.search.optimize.time_left import TimeLeft
@@ -52,14 +53,10 @@ class _Worker:
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        is_over = threading.Event()
-        thread = threading.Thread(target=self._tell, args=(is_over,), daemon=True)
-        thread.start()
         try:
-            yield
+            with beside(self._tell):
+                yield
         finally:
-            is_over.set()
-            thread.join()
             with suppress(OSError):
                 (self._folder.path / NOW / self._folder.worker).unlink(missing_ok=True)
 

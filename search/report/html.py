@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from mergesearch.errors import UserError
 from mergesearch.files import write_text
 from mergesearch.search.report.page.document import document, is_whole
 from mergesearch.search.report.sections.candidates import candidates
@@ -19,7 +18,7 @@ from mergesearch.search.report.sections.provenance import provenance
 from mergesearch.search.report.sections.recipes import recipes
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
-from mergesearch.search.verdict.result import Verdict, read_verdict
+from mergesearch.search.verdict.result import Verdict, held_verdict
 from mergesearch.text import as_html
 
 FILE = "report.html"
@@ -55,9 +54,7 @@ def rewrite_report(folder: Path) -> None:
     """
     run = RunFolder(folder)
     with run.reading():
-        verdict = read_verdict(run)
-        if verdict is None:
-            raise UserError(f"{folder}: the run has no verdict yet; run its config again to resume it")
+        verdict = held_verdict(folder)
         write_report(RunStore(run, run.open_study(run.storage), {}), verdict)
 
 

@@ -21,7 +21,7 @@ from mergesearch.search.sharing.push import model_of
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import CONFIG, RunFolder
 from mergesearch.search.study.run_store import RunStore
-from mergesearch.search.verdict.result import CandidateRow, Verdict, read_verdict, shown_name
+from mergesearch.search.verdict.result import CandidateRow, Verdict, held_verdict, shown_name
 from mergesearch.search.verdict.wording import shown_baselines
 from mergesearch.trust import trust_code
 
@@ -44,10 +44,7 @@ def export_logs(run: Path, out: Path, say: Say = silent) -> list[Path]:
         UserError: the run has no verdict, or no task of lm-eval with test items, or ``out`` is not empty.
     """
     check_output(out)
-    folder = RunFolder(run, say)
-    verdict = read_verdict(folder)
-    if verdict is None:
-        raise UserError(f"{run}: has no verdict yet; run its config to the end")
+    folder, verdict = RunFolder(run, say), held_verdict(run)
     config = read_config(run / CONFIG)
     with trust_code(config.trust):
         plan = open_plan(config, str(run / CONFIG))
@@ -93,11 +90,7 @@ def _model(path: Path, what: str, say: Say) -> Iterator[tuple[Path, str]]:
     if not (path / CONFIG).is_file():
         yield path, path.absolute().name
         return
-    run = RunFolder(path, say)
-    verdict = read_verdict(run)
-    if verdict is None:
-        raise UserError(f"{path}: has no verdict yet; run its config to the end")
-    with model_of(run, verdict, what, say) as (folder, _):
+    with model_of(RunFolder(path, say), held_verdict(path), what, say) as (folder, _):
         yield folder, path.absolute().name
 
 

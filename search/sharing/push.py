@@ -20,7 +20,7 @@ from mergesearch.search.config import Config
 from mergesearch.search.report.hub_card import write_hub_card
 from mergesearch.search.study.model_files import MODEL, ModelFiles
 from mergesearch.search.study.run_folder import CONFIG, RunFolder
-from mergesearch.search.verdict.result import Verdict, read_verdict
+from mergesearch.search.verdict.result import Verdict, held_verdict
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -66,11 +66,7 @@ def prepared(run: Path, repository: str, what: str = "recommended", say: Say = s
     """
     if not HUB_NAME.fullmatch(repository) or "--" in repository or ".." in repository:
         raise UserError(f"{repository}: is no name of a repository; expected OWNER/NAME, or NAME for one of your own")
-    folder = RunFolder(run)
-    verdict = read_verdict(folder)
-    if verdict is None:
-        raise UserError(f"{run}: has no verdict yet; run its config to the end")
-    with model_of(folder, verdict, what, say) as (model, names):
+    with model_of(RunFolder(run), held_verdict(run), what, say) as (model, names):
         card = (model / CARD).read_text(encoding="utf-8").replace(OWN_NAME, repository)
         yield Upload(model, [name for name in names if name != RECIPE], card)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 
 from mergesearch.files import write_text
@@ -42,15 +41,22 @@ class Environment:
     @classmethod
     def here(cls, device: str) -> "Environment":
         """This process's, with models on a torch device."""
+        import torch
+
         return cls(
             {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
             f"{platform.system()} {platform.machine()}",
             _processor(),
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            processors(),
             torch.get_num_threads(),
             _memory(),
             torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         )
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_environments(folder: Path) -> list[Environment]:

@@ -6,12 +6,13 @@ of several hosts must agree to well under ``SECONDS``.
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from mergesearch.beside import beside
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.journal import noted_aside
 from mergesearch.search.study.workers import Workers
@@ -54,17 +55,9 @@ class Leases:
             return True
         return lease["until"] < self._workers.now() or self._workers.is_dead(lease["worker"])
 
-    @contextmanager
-    def renewed(self, trial: Trial) -> Iterator[None]:
+    def renewed(self, trial: Trial) -> AbstractContextManager[None]:
         """Renews the lease from a thread until the context ends."""
-        is_over = threading.Event()
-        thread = threading.Thread(target=self._renew, args=(trial, is_over), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            is_over.set()
-            thread.join()
+        return beside(partial(self._renew, trial))
 
     def _renew(self, trial: Trial, is_over: threading.Event) -> None:
         while not is_over.wait(RENEWED):

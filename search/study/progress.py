@@ -95,9 +95,7 @@ def read_progress(folder: Path) -> Progress | None:
 
 def workers_in(folder: Path, besides: str = "") -> list[Doing]:
     """The living workers of the run in a folder ``besides`` this one, and what each does."""
-    workers = Workers(folder / "workers")
-    files = sorted(workers.folder.iterdir()) if workers.folder.is_dir() else []
-    names = [file.name for file in files if file.name != besides and workers.is_living(file.name)]
+    names = [name for name in Workers(folder / "workers").seen() if name != besides]
     return [_read(folder / NOW / name, Doing) or Doing(name, "working") for name in names]
 
 

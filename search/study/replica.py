@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import Timeout
 from optuna.storages import BaseStorage
 
+from mergesearch.beside import beside
 from mergesearch.files import atomic_path, remove
 from mergesearch.say import Say, silent
 from mergesearch.search.study.exchange import BEAT, CHUNK, LOCAL, LOG, Exchange, LostError
@@ -86,24 +87,13 @@ class Replica(RunFolder):
             pause("a process at the run's folder")
         self._beat()
         try:
-            with self._beating():
+            with beside(self._beat_until):
                 with self.locked():
                     others = [name for name in self.workers.living() if name != self.worker]
                 yield others
         finally:
             with suppress(Exception):  # what ended the worker is what counts
                 self._exchange.leave(self.worker, self._new_lines())
-
-    @contextmanager
-    def _beating(self) -> Iterator[None]:
-        is_over = threading.Event()
-        thread = threading.Thread(target=self._beat_until, args=(is_over,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            is_over.set()
-            thread.join()
 
     def _beat_until(self, is_over: threading.Event) -> None:
         while not is_over.wait(BEAT):

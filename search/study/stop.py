@@ -16,9 +16,7 @@ class Stopped(KeyboardInterrupt):
 
 def ask_to_stop(folder: Path) -> list[str]:
     """Asks the living workers of the run in a folder to stop; gives their names."""
-    workers = Workers(folder / "workers")
-    files = sorted(workers.folder.iterdir()) if workers.folder.is_dir() else []
-    names = [file.name for file in files if workers.is_living(file.name)]
+    names = Workers(folder / "workers").seen()
     write_text(folder / FILE, json.dumps(names) + "\n")
     return names
 

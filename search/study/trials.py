@@ -284,6 +284,11 @@ def scores_name(number: int | None) -> str:
     return "trial-*" if number is None else f"trial-{number:06d}"
 
 
+def side_name(side: str, phenotype: str) -> str:
+    """The name under which a candidate's scores and answers on one side's items are saved by the verdict."""
+    return f"{side}-{phenotype}"
+
+
 def reference_name(phenotype: str) -> str:
     """The name under which the scores of a baseline that a constraint names are saved, before it has a trial."""
     return f"reference-{phenotype}"

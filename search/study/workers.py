@@ -48,6 +48,11 @@ class Workers:
         """The time that leases go by, in seconds since the epoch."""
         return time.time()
 
+    def seen(self) -> list[str]:
+        """The names of the workers on every host, at any time; see ``living``."""
+        files = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        return [file.name for file in files if self.is_living(file.name)]
+
     def living(self) -> list[str]:
         """The names of the workers on every host. The files of dead workers are removed.
 

@@ -99,11 +99,11 @@ class FinalScores:
         phenotype = self._scorer.phenotype(recipe)
         if phenotype in self._by_phenotype:
             return self._by_phenotype[phenotype][0]["test"]
-        return self._saved(f"test-{phenotype}", "test", self._tasks.all, recipe)[0]
+        return self._saved(t.side_name("test", phenotype), "test", self._tasks.all, recipe)[0]
 
     def test_marks(self, trial: FrozenTrial) -> tuple[Scores, Margins] | None:
         """The saved test scores and margins of a trial that ``sides`` was called for; None where one has failed."""
-        name = f"test-{trial.user_attrs[t.PHENOTYPE]}"
+        name = t.side_name("test", trial.user_attrs[t.PHENOTYPE])
         folder = self._store.folder
         return folder.load_scores_and_margins(name, self._tasks.items("test")) if folder.has_scores(name) else None
 
@@ -112,12 +112,13 @@ class FinalScores:
 
         The search has no scores of a trial that was stopped.
         """
-        recipe, name = t.recipe_of(trial), trial.user_attrs[t.PHENOTYPE]
+        recipe, phenotype = t.recipe_of(trial), trial.user_attrs[t.PHENOTYPE]
         with step(t.label_of(trial)):
-            test, failures = self._saved(f"test-{name}", "test", self._tasks.all, recipe)
+            test, failures = self._saved(t.side_name("test", phenotype), "test", self._tasks.all, recipe)
             recorded = {} if trial.state == TrialState.PRUNED else self._store.scores_of(trial)
             others = [task for task in self._tasks if task.search and task.name not in recorded]
-            unseen, more = self._saved(f"search-{name}", "search", others, recipe) if others else ({}, {})
+            name = t.side_name("search", phenotype)
+            unseen, more = self._saved(name, "search", others, recipe) if others else ({}, {})
         return {"search": {**recorded, **unseen}, "test": test}, {**failures, **more}
 
     def _saved(self, name: str, side: str, tasks: Sequence[Task], recipe: Recipe) -> tuple[Scores, Failures]:

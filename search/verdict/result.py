@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from mergesearch.errors import DamagedFileError
+from mergesearch.errors import DamagedFileError, UserError
 from mergesearch.notebook import paragraph, table
 from mergesearch.search.statistics import Estimate
 from mergesearch.search.study.json_file import read_json
@@ -195,6 +195,14 @@ def verdict_in(folder: Path) -> Verdict | None:
     content = read_json(folder / VERDICT, dict[str, Any], REMEDY) or {}
     if SUM in content and content.pop(SUM) != content_hash(content):
         raise DamagedFileError(folder / VERDICT, "is damaged: it is not what was written", REMEDY)
+    return verdict
+
+
+def held_verdict(folder: Path) -> Verdict:
+    """The verdict in the folder of a run. Raises UserError where it has none yet, and as ``verdict_in`` does."""
+    verdict = verdict_in(folder)
+    if verdict is None:
+        raise UserError(f"{folder}: has no verdict yet; run its config again to resume it")
     return verdict
 
 

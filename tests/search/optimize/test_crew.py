@@ -43,7 +43,7 @@ def is_alive(process: int) -> bool:
 
 def test_workers_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(THREADS, raising=False)
-    monkeypatch.setattr(module, "_processors", lambda: 16)
+    monkeypatch.setattr(module, "processors", lambda: 16)
     found = posts(3, "cpu")
     assert [post.variables for post in found] == [{SHARERS: "3", THREADS: "5"}] * 3
     assert found[0].place == "5 of 16 processors"
