@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from mergesearch.errors import UserError, in_words
 from mergesearch.say import Say
-from mergesearch.search.config import Config
+from mergesearch.search.config import Config, Device
 from mergesearch.search.crew_run import finished_by
 from mergesearch.search.optimize.crew import BAD_INPUT, INTERRUPTED, Crew, Post
 from mergesearch.search.study.coordinator import Coordinator
@@ -37,20 +37,16 @@ def run_on_ray(  # noqa: PLR0913, PLR0917 - a run, where its workers are, and wh
     called: str,
     results: Path,
     address: str,
-    workers: int,
-    gpus: int,
     say: Say,
     look: Callable[[], None],
 ) -> None:
     """Runs a config by workers on a Ray cluster, or resumes the run of its name.
 
     Args:
-        config: of the run; its paths must be valid on every node.
+        config: of the run, which says how many workers there are. Its paths must be valid on every node.
         called: what messages call it.
         results: the folder that has the run's folder; this machine's alone.
         address: of the cluster, as Ray takes it, from one of its nodes; or ``local``.
-        workers: how many there are.
-        gpus: how many of the cluster's GPUs each has; 0 for none.
         say: is told of workers that died.
         look: is called about five times a second.
 
@@ -62,11 +58,11 @@ def run_on_ray(  # noqa: PLR0913, PLR0917 - a run, where its workers are, and wh
         raise UserError("search.storage: a file of SQLite is on one node; leave it out, and the coordinator keeps all")
     folder, session = (results / config.output.name).resolve(), uuid.uuid4().hex
     with _cluster(address) as ray:
-        share = _share(ray, workers, gpus)
+        workers, share = _share(ray, config)
         coordinator = _coordinator(ray, folder, session)
         try:
             start = partial(RayMember, ray, coordinator, share, config.dump(), called)
-            posts = [Post(f"on Ray, {gpus} GPU" if gpus else "on Ray", {})] * workers
+            posts = [Post("on Ray, 1 GPU" if share["num_gpus"] else "on Ray", {})] * workers
             Crew(start, posts, lambda member: _finished(ray, coordinator, folder, config, member), say).run(look)
         finally:
             with suppress(Exception):
@@ -95,14 +91,36 @@ def _cluster(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _share(ray: Any, workers: int, gpus: int) -> dict[str, Any]:
-    """What each worker has of the cluster, and that they are spread. Raises UserError where there is too little."""
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    found = sum(node.get("GPU", 0) for node in there)
-    if workers * gpus > found:
-        raise UserError(f"--gpus: found {workers}, but the cluster has {found:.0f} GPUs")
-    processors = processors_each([(node.get("CPU", 0), node.get("GPU", 0)) for node in there], workers, gpus)
-    return {"num_gpus": gpus, "num_cpus": processors, "scheduling_strategy": "SPREAD"}
+def _share(ray: Any, config: Config) -> tuple[int, dict[str, Any]]:
+    """How many workers there are, and what each has of the cluster. Raises UserError where there is too little."""
+    nodes = [(node.get("CPU", 0), node.get("GPU", 0)) for node in _resources(ray)]
+    workers, gpus = workers_on(nodes, config.workers, config.device)
+    processors = processors_each(nodes, workers, gpus)
+    return workers, {"num_gpus": gpus, "num_cpus": processors, "scheduling_strategy": "SPREAD"}
+
+
+def _resources(ray: Any) -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def workers_on(
+    nodes: Sequence[tuple[float, float]], workers: int | Literal["auto"], device: Device
+) -> tuple[int, Literal[0, 1]]:
+    """How many workers there are on ``nodes``, of which the processors and GPUs are given, and GPUs of each.
+
+    Each has a GPU where the cluster has any. ``auto``: one worker for each GPU, and without GPUs one for each node.
+    Raises UserError where there are too few GPUs.
+    """
+    found = 0 if device == "cpu" else int(sum(gpus for _, gpus in nodes))
+    if device == "cuda" and not found:
+        raise UserError("device: found cuda, but no node of the cluster has a GPU")
+    count = (found or len(nodes)) if workers == "auto" else workers
+    if found and count > found:
+        raise UserError(
+            f"workers: found {count}, but the cluster has {found} GPU{'s' * (found > 1)}, and each worker needs one; "
+            "device=cpu is for workers without"
+        )
+    return count, 1 if found else 0
 
 
 def processors_each(nodes: Sequence[tuple[float, float]], workers: int, gpus: int) -> float:

@@ -21,9 +21,7 @@ CommandFunction = Callable[..., None]
 verbose_option = click.option("--verbose", "-v", is_flag=True, help="Print a line for each trial.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print the verdict's sentence and its recipe alone.")
 values_argument = click.argument("values", nargs=-1, metavar="[KEY=VALUE]...")
-trust_option = click.option(
-    "--trust", is_flag=True, help="Allow code of tasks (!function) and merge methods (file.py:NAME)."
-)
+trust_option = click.option("--trust", is_flag=True, help="Run code that tasks and recipes bring along.")
 results_option = click.option(
     "--results",
     type=click.Path(path_type=Path),

@@ -48,19 +48,20 @@ def _workers(context: click.Context, parameter: click.Parameter, value: str | No
     "--workers",
     metavar="N|auto",
     callback=_workers,
-    help="Workers here; auto: one for each GPU.",
+    help="How many workers; auto: one for each GPU.",
 )
+@click.option("--ray", metavar="ADDRESS", help="Workers on Ray: auto, HOST:PORT or local.")
 @click.option("--member", metavar="NAME", hidden=True)
 @trust_option
 @verbose_option
 @quiet_option
-def run(config: Path, results: Path | None, **overrides: Any) -> None:
+def run(config: Path, results: Path | None, ray: str | None, **overrides: Any) -> None:
     """Run a search, or resume it.
 
     CONFIG has a recipe with holes, tasks and budget; values such as search.trials=200 override it. Writes to
     results/runs/NAME. Ctrl-C stops the run; the same command goes on with it, or joins it.
     """
-    run_file(config, overrides, results)
+    run_file(config, overrides, results, ray=ray)
 
 
 @command("mergesearch soup configs/soup.yml")
@@ -82,7 +83,9 @@ def soup(config: Path, results: Path | None, **overrides: Any) -> None:
     run_file(config, overrides, results, section="soup")
 
 
-def run_file(file: Path, overrides: dict[str, Any], results: Path | None, section: str = "recipe") -> None:
+def run_file(
+    file: Path, overrides: dict[str, Any], results: Path | None, section: str = "recipe", ray: str | None = None
+) -> None:
     from mergesearch.search.config import RESULTS
 
     with opened_config(file, overrides) as config:
@@ -93,6 +96,8 @@ def run_file(file: Path, overrides: dict[str, Any], results: Path | None, sectio
         run = Run(config, member or str(file), results or RESULTS, bool(overrides["verbose"]), quiet)
         if member:
             run.as_member()
+        elif ray is not None:
+            run.on_ray(ray)
         else:
             run.here()
 
@@ -159,20 +164,17 @@ class Run:
     def _by(self, crew: "Sequence[Post]") -> None:
         from mergesearch.search.crew_run import run_crew
 
-        if self.quiet:
-            run_crew(self.config, self.called, self.results, crew, tell, lambda: None)
-            return
         places = Counter(post.place for post in crew)
         where = ", ".join(f"{count} on {place}" for place, count in places.items())
         with self._screen(f"{len(crew)} workers: {where}") as (say, look):
             run_crew(self.config, self.called, self.results, crew, say, look)
 
-    def on_ray(self, address: str, workers: int, with_gpus: bool) -> None:
+    def on_ray(self, address: str) -> None:
         """By workers on a Ray cluster; and prints the verdict."""
         from mergesearch.search.on_ray import run_on_ray
 
-        with self._resumable(), self._screen(f"{workers} workers on Ray") as (say, look):
-            run_on_ray(self.config, self.called, self.results, address, workers, int(with_gpus), say, look)
+        with self._resumable(), self._screen(f"workers on Ray, {address}") as (say, look):
+            run_on_ray(self.config, self.called, self.results, address, say, look)
         self._print_end()
 
     @contextmanager
@@ -180,6 +182,9 @@ class Run:
         from mergesearch.search.report.crew_screen import shown_crew
         from mergesearch.search.report.screen import console
 
+        if self.quiet:
+            yield tell, lambda: None
+            return
         screen = console()
         screen.print(text, style="dim")
         with shown_crew(screen, self.folder, self.verbose) as shown:

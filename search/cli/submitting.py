@@ -6,14 +6,12 @@ import click
 
 from mergesearch.errors import UserError
 from mergesearch.search.cli.common import command, echo, opened_config, print_text, values_argument
-from mergesearch.search.cli.running import Run
 
 
 @command("mergesearch submit my.yml --slurm --gpus 8 --time 4:00:00 --sbatch=--partition=a100")
 @click.argument("config", type=click.Path(path_type=Path))
 @values_argument
 @click.option("--slurm", is_flag=True, help="Submit an array job to SLURM.")
-@click.option("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, HOST:PORT, or local for one started here.")
 @click.option("--gpus", type=click.IntRange(min=1), help="Workers, each with one GPU.")
 @click.option("--workers", type=click.IntRange(min=1), help="Workers without a GPU.")
 @click.option("--time", metavar="TIME", help="Time limit of each worker, as sbatch takes it.")
@@ -24,7 +22,6 @@ def submit(  # noqa: PLR0913, PLR0917 - one for each option
     config: Path,
     values: tuple[str, ...],
     slurm: bool,
-    ray: str | None,
     gpus: int | None,
     workers: int | None,
     time: str | None,
@@ -35,23 +32,18 @@ def submit(  # noqa: PLR0913, PLR0917 - one for each option
     """Submit a run to a cluster.
 
     With --slurm, each task of an array job is a worker of the run of CONFIG. A task that is preempted, or ends by its
-    time limit, is queued again and goes on. All nodes must share the folder of the results. With --ray, each worker is
-    an actor, and this command has the folder of the results: it waits for the end, and Ctrl-C ends the workers.
+    time limit, is queued again and goes on. All nodes must share the folder of the results.
     """
     from mergesearch.search import submit as cluster
     from mergesearch.search.config import RESULTS
 
-    if slurm == (ray is not None):
-        raise UserError("say to which cluster: --slurm or --ray ADDRESS")
+    if not slurm:
+        raise UserError("say to which cluster: --slurm; on a Ray cluster, `mergesearch run CONFIG --ray ADDRESS` works")
     if (gpus is None) == (workers is None):
         raise UserError("say how many workers: --gpus N, each with one GPU, or --workers N, without")
     folder = (results or RESULTS).resolve()
     with opened_config(config, {"values": values}) as opened:
         name = opened.output.name
-        if ray is not None:
-            _refuse(dict(zip(("--time", "--sbatch", "--dry-run"), (time, sbatch, dry_run), strict=True)))
-            Run(opened, str(config), folder, verbose=False, quiet=False).on_ray(ray, gpus or workers or 1, bool(gpus))
-            return
     job = cluster.Job(
         name,
         folder / name,
@@ -66,9 +58,3 @@ def submit(  # noqa: PLR0913, PLR0917 - one for each option
         return
     number = cluster.submit(job)
     echo(f"submitted job {number}: {job.workers} workers of {name}; `mergesearch status {name}` shows how far it is")
-
-
-def _refuse(of_slurm: dict[str, object]) -> None:
-    for option, value in of_slurm.items():
-        if value:
-            raise UserError(f"{option}: found beside --ray, but it is for --slurm")

@@ -15,7 +15,7 @@ from mergesearch.search.config.paths import absolute_paths, folder_of
 from mergesearch.search.config.search import Search
 from mergesearch.search.config.soup import Soup
 
-__all__ = ["RESULTS", "Config", "Evaluate", "Output", "Search", "Soup", "read_sections"]
+__all__ = ["RESULTS", "Config", "Device", "Evaluate", "Output", "Search", "Soup", "read_sections"]
 
 RESULTS = Path("results/runs")
 
@@ -35,6 +35,7 @@ OF_ANY_MODEL = {"command", "function"}
 """The evaluators that take whatever model a builder makes."""
 
 
+Device = Literal["cpu", "cuda", "auto"]
 Tracker = Literal["wandb", "trackio", "mlflow", "tensorboard"]
 """The trackers of experiments that can be told of a run."""
 
@@ -55,7 +56,7 @@ class Config(Strict):
     evaluate: Evaluate
     search: Search = Search()
     output: Output
-    device: Literal["cpu", "cuda", "auto"] = "auto"
+    device: Device = "auto"
     threads: int | None = Field(None, ge=1)
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     track: list[Tracker] = Field(default_factory=list)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from mergesearch.errors import UserError
 from mergesearch.search.cli import main
-from mergesearch.search.on_ray import NO_RAY, processors_each
+from mergesearch.search.on_ray import NO_RAY, processors_each, workers_on
 
 
 @pytest.mark.parametrize(
@@ -38,12 +39,28 @@ def test_without_ray_the_command_is_named(config_file: Path, tmp_path: Path, mon
 
     monkeypatch.setattr(builtins, "__import__", without)
     options = ["--ray", "local", "--workers", "2", "--results", str(tmp_path)]
-    result = CliRunner().invoke(main, ["submit", str(config_file), *options])
+    result = CliRunner().invoke(main, ["run", str(config_file), *options])
     assert result.exit_code == 2
     assert NO_RAY in result.output
 
 
-def test_options_of_slurm_are_refused(config_file: Path) -> None:
-    result = CliRunner().invoke(main, ["submit", str(config_file), "--ray", "local", "--workers", "2", "--time", "1"])
-    assert result.exit_code == 2
-    assert "--time: found beside --ray, but it is for --slurm" in result.output
+@pytest.mark.parametrize(
+    ("nodes", "asked", "device", "found"),
+    [
+        ([(8, 4), (8, 4)], "auto", "auto", (8, 1)),
+        ([(8, 4), (8, 4)], 3, "cuda", (3, 1)),
+        ([(8, 4), (8, 4)], 3, "cpu", (3, 0)),
+        ([(8, 4), (8, 4)], "auto", "cpu", (2, 0)),
+        ([(8, 0), (8, 0), (8, 0)], "auto", "auto", (3, 0)),
+        ([(8, 0)], 5, "auto", (5, 0)),
+    ],
+)
+def test_each_worker_has_a_gpu_where_there_are_any(nodes: Any, asked: Any, device: Any, found: Any) -> None:
+    assert workers_on(nodes, asked, device) == found
+
+
+def test_too_few_gpus() -> None:
+    with pytest.raises(UserError, match="workers: found 3, but the cluster has 2 GPUs"):
+        workers_on([(8, 2)], 3, "auto")
+    with pytest.raises(UserError, match="no node of the cluster has a GPU"):
+        workers_on([(8, 0)], 3, "cuda")
