@@ -16,7 +16,7 @@ from memory_copies import on_one_thread, timed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from mergesearch.merge_ops.statistics.calibration import SEQUENCE_LENGTH
+from mergesearch.merge_ops.live.calibration_data import SEQUENCE_LENGTH
 
 Shapes = Mapping[str, tuple[int, ...]]
 ROUNDS = 2

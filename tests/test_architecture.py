@@ -37,7 +37,7 @@ ROOMS = {
     ],
     "merge_ops": [
         {"engine"},
-        {"output"},
+        {"output", "after_merge"},
         {"assembly"},
         {"statistics"},
         {"live"},

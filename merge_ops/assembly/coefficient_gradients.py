@@ -36,8 +36,10 @@ def linear_form(plan: Plan) -> LinearCombination | None:
 
 
 def coefficients(assembly: Assembly, names: Sequence[str]) -> dict[str, Coefficients] | None:
-    """Returns the coefficients of every merged tensor, or None if a merged tensor has none."""
+    """Returns the coefficients of every merged tensor, or None if one has none or a step follows."""
     by_name: dict[str, Coefficients] = {}
+    if assembly.recipe.has_steps_after_merge:
+        return None
     for name in names:
         planned = assembly.planned(name)
         form = linear_form(planned.plan) if planned else None
@@ -51,7 +53,8 @@ def coefficients(assembly: Assembly, names: Sequence[str]) -> dict[str, Coeffici
 def is_exact(assembly: Assembly, names: Sequence[str]) -> bool:
     """Returns whether all merged tensors are linear combinations, so that the coefficients determine the model."""
     planned = (assembly.planned(name) for name in names)
-    return all(entry is None or isinstance(entry.plan, LinearCombination) for entry in planned)
+    is_linear = all(entry is None or isinstance(entry.plan, LinearCombination) for entry in planned)
+    return is_linear and not assembly.recipe.has_steps_after_merge
 
 
 def input_weights(assembly: Assembly, names: Sequence[str]) -> dict[str, dict[InputKey, float]] | None:
@@ -60,15 +63,18 @@ def input_weights(assembly: Assembly, names: Sequence[str]) -> dict[str, dict[In
     Recipes with the same weights build the same model, up to rounding. A tensor that is a copy has one input.
     """
     by_name = {}
+    if assembly.recipe.has_steps_after_merge:
+        return None
     for name in (name for name in names if assembly.layout.properties[name].info.dtype.is_floating_point):
-        weights = _input_weights(assembly, name)
+        weights = weights_of(assembly, name)
         if weights is None:
             return None
         by_name[name] = {key: weight for key, weight in weights.items() if abs(weight) > SMALLEST_SUM}
     return by_name
 
 
-def _input_weights(assembly: Assembly, name: str) -> dict[InputKey, float] | None:
+def weights_of(assembly: Assembly, name: str) -> dict[InputKey, float] | None:
+    """Returns the weight of every input in a float tensor, or None if it is no weighted sum."""
     if copied := assembly.copied(name):
         return {copied: 1.0}
     planned, tensor_recipe = assembly.planned(name), assembly.layout.tensor_recipes[name]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mergesearch.errors import UserError
+from mergesearch.merge_ops.after_merge.merged_model import MergedModel
+from mergesearch.merge_ops.after_merge.steps import StepsAfterMerge
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.coefficient_gradients import (
     Coefficients,
@@ -52,6 +54,7 @@ class Engine:
             of such a checkpoint alone is a live model of its own, with its config and tokenizer.
         builder: makes the live model, instead of transformers.
         dequantize: let transformers dequantize checkpoints that are quantized.
+        named_paths: as for ``Checkpoint``.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a live model is made from, and where
@@ -64,8 +67,9 @@ class Engine:
         standalone: Collection[str] = (),
         builder: Builder | None = None,
         dequantize: bool = False,
+        named_paths: Mapping[str, Path] | None = None,
     ) -> None:
-        self._merger = Merger(references, resident=True, device=device, reserve=reserve, dequantize=dequantize)
+        self._merger = Merger(references, True, device, named_paths, reserve, dequantize=dequantize)
         self._template = template
         self._dtype = torch_dtype(dtype) or common_dtype(list(self._merger.checkpoints.values()))
         self._merger.check_values()
@@ -78,6 +82,7 @@ class Engine:
         self._template_model = LoadedCheckpoint(self.model, self.tokenizer, self._views)
         self._standalone_models = StandaloneModels(self._merger, self._dtype, standalone, builder)
         self._sliced_model = VariableDepthModel(self._merger, self.model, self._dtype)
+        self._steps_after_merge = StepsAfterMerge(self._merger, builder)
         self._has_fixed_depth = builder is not None
         self._built: Recipe | None = None
 
@@ -110,6 +115,10 @@ class Engine:
             raise UserError("slices: a model that `builder` makes has the layers that it has; expected models")
         else:
             self.model, self._views = self._sliced_model.build(self._checked_assembly(recipe))
+        if recipe.has_steps_after_merge:
+            assembly = Assembly(self._merger, recipe)
+            self._steps_after_merge.take(MergedModel(self.model, self.tokenizer, self._views, assembly))
+            finite = set()
         unsure = {name: view for name, view in self._views.items() if name not in finite}
         if (name := first_not_finite(unsure)) is not None:
             raise FloatingPointError(f"{name} of the merged model has {not_finite(self._views[name])}")
@@ -226,7 +235,7 @@ class Engine:
 
     def digest(self) -> str:
         """Returns the SHA-256 of the tensors that ``save`` writes. It equals ``Checkpoint.digest`` of the folder."""
-        assembly = Assembly(self._merger_of(self._built_recipe), self._built_recipe)
+        assembly = self._result(self._built_recipe, self._merger_of(self._built_recipe))
         return tensors_digest((name, self._tensor(assembly, name)) for name in sorted(assembly.infos))
 
     def _tensor(self, assembly: Assembly, name: str) -> Tensor:
@@ -238,10 +247,25 @@ class Engine:
         assembly.write_tensor(name, made)
         return made
 
-    def write(self, recipe: Recipe, out: Path, recipe_text: str | None = None) -> None:
-        """Writes the recipe's model to the folder ``out``, as ``merge`` does."""
+    def write(self, recipe: Recipe, out: Path, recipe_text: str | None = None, verify: bool = False) -> None:
+        """Writes the recipe's model to the folder ``out``, as ``merge`` does.
+
+        A recipe with steps after the merge is built into the live model, unless it is there.
+        """
         merger = self._merger_of(recipe)
-        write_folder(Assembly(merger, recipe), merger, out, recipe_text)
+        write_folder(self._result(recipe, merger), merger, out, recipe_text, verify)
+
+    def _result(self, recipe: Recipe, merger: Merger) -> Assembly:
+        """Returns the tensors of the recipe's result: the live model's, where steps after the merge changed them."""
+        if not recipe.has_steps_after_merge:
+            return Assembly(merger, recipe)
+        if self._built != recipe:
+            self.build(recipe)
+        return Assembly(merger, recipe, self._views)
+
+    def warnings(self, recipe: Recipe) -> list[str]:
+        """Returns what a user should know of the recipe and its inputs."""
+        return Assembly(self._merger, recipe).layout.warnings
 
     def _merger_of(self, recipe: Recipe) -> Merger:
         """Returns the engine's merger, or for a standalone checkpoint one that has its names for tensors and labels."""
@@ -282,7 +306,8 @@ def merge(
 ) -> None:
     """Writes the recipe's model to the folder ``out``, as transformers loads it. Writes nothing if it fails.
 
-    It takes the memory of the largest tensor's inputs and result. Beside the weights, the folder has the config,
+    It takes the memory of the largest tensor's inputs and result; with steps after the merge, that of all models and a
+    live model. Beside the weights, the folder has the config,
     tokenizer and generation config of the base (the first model if there is no base), changed as the recipe asks, a
     model card, and the recipe.
 
@@ -297,6 +322,9 @@ def merge(
         UserError: ``out`` is not empty, or the recipe cannot be merged.
     """
     check_output(out)
+    if recipe.has_steps_after_merge:
+        _merge_in_memory(recipe, out, named_paths, recipe_text, options)
+        return
     allow_nan, dequantize = options.allow_nan, recipe.dequantize
     merger = Merger(recipe.references, named_paths=named_paths, allow_nan=allow_nan, dequantize=dequantize)
     options.say(str(merger.stream_plan))
@@ -304,6 +332,18 @@ def merge(
     for warning in assembly.layout.warnings:
         options.warn(warning)
     write_folder(assembly, merger, out, recipe_text, options.verify)
+
+
+def _merge_in_memory(
+    recipe: Recipe, out: Path, named_paths: Mapping[str, Path] | None, recipe_text: str | None, options: MergeOptions
+) -> None:
+    """Writes the model of a recipe with steps after the merge, which need a live model."""
+    references, dtype = recipe.references, recipe.target_dtype
+    engine = Engine(references, references[0], dtype, dequantize=recipe.dequantize, named_paths=named_paths)
+    options.say(str(engine.memory))
+    for warning in engine.warnings(recipe):
+        options.warn(warning)
+    engine.write(recipe, out, recipe_text, options.verify)
 
 
 def check_output(out: Path) -> None:

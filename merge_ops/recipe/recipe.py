@@ -14,6 +14,7 @@ from mergesearch.errors import Problems, UserError, located
 from mergesearch.files import digest
 from mergesearch.merge_ops.checkpoint.references import ModelName
 from mergesearch.merge_ops.methods import Method, find_method
+from mergesearch.merge_ops.recipe.after_merge import Repair
 from mergesearch.merge_ops.recipe.group_checks import check_group
 from mergesearch.merge_ops.recipe.layout import (
     GroupInput,
@@ -76,6 +77,7 @@ class Recipe(Strict):
     on_config_mismatch: Literal["warn"] | None = None
     dequantize: bool = False
     frozen: Annotated[list[str | FrozenLayers], blank_as(list)] = Field(default_factory=list)
+    repair: Repair | None = None
     name: str | None = None
 
     @classmethod
@@ -127,6 +129,18 @@ class Recipe(Strict):
     def keeps_shapes(self) -> bool:
         """Whether the result has the template's tensors, with the same names and shapes."""
         return bool(self.models) and self.vocabulary is None
+
+    @property
+    def steps_after_merge(self) -> dict[str, Any]:
+        """The steps after the merge, by their keys, with the digests of files in place of their paths."""
+        steps = {"repair": self.repair}
+        given = {key: step for key, step in steps.items() if step is not None}
+        return {key: {**step.model_dump(), "data": digest(Path(step.data))} for key, step in given.items()}
+
+    @property
+    def has_steps_after_merge(self) -> bool:
+        """Whether the merged tensors are changed afterwards."""
+        return self.repair is not None
 
     @property
     def only_model(self) -> str | None:
@@ -217,6 +231,7 @@ class Recipe(Strict):
         tensors = [copies.get(entry.name) or _described(entry) for entry in self.resolve(names)]
         vocabulary = self.vocabulary.model_dump() if self.vocabulary else None
         content = [self.target_dtype, None if copies else self.merge_method, tensors, vocabulary, self.on_mismatch]
+        content += [self.steps_after_merge] if self.has_steps_after_merge else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _groups(

@@ -1,20 +1,16 @@
 """Statistics of a model that runs on a text: squared gradients, and Gram matrices of the inputs of linear layers."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.live import live
+from mergesearch.merge_ops.live.calibration_data import token_sequences
 from mergesearch.merge_ops.live.reproducible import reproducible
-from mergesearch.reading import read_bytes
 
-SEQUENCE_LENGTH = 256
-"""The largest number of tokens in a sequence. Each sequence is one example."""
 Statistic = Callable[[nn.Module, Mapping[str, Tensor], list[Tensor]], dict[str, Tensor]]
 
 
@@ -34,26 +30,9 @@ def calibrated(kind: str, checkpoint: Checkpoint, text: str, tokens: int, device
     statistic: Statistic = {"fisher": _fisher, "inputs": _input_grams}[kind]
     model, tokenizer = live.load(checkpoint, device, torch.float32)
     views = live.bind(model, checkpoint)
+    sequences = token_sequences(tokenizer, checkpoint.reference, text, tokens)
     with reproducible():
-        return statistic(model, views, _sequences(tokenizer, checkpoint, text, tokens, device))
-
-
-def _read(path: Path) -> str:
-    try:
-        return read_bytes(path).decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"calibration: {path} is not UTF-8 text: {error}") from error
-
-
-def _sequences(tokenizer: Any, checkpoint: Checkpoint, text: str, tokens: int, device: str) -> list[Tensor]:
-    if tokenizer is None:
-        raise UserError(f"{checkpoint.reference}: has no tokenizer, but the calibration text needs one")
-    ids = tokenizer(_read(Path(text)), verbose=False)["input_ids"][:tokens]
-    slices = [ids[start : start + SEQUENCE_LENGTH] for start in range(0, len(ids), SEQUENCE_LENGTH)]
-    sequences = [torch.tensor(sequence, device=device) for sequence in slices if len(sequence) > 1]
-    if not sequences:
-        raise UserError(f"calibration: {text} has {len(ids)} tokens, expected at least 2")
-    return sequences
+        return statistic(model, views, [sequence.to(device) for sequence in sequences])
 
 
 def _fisher(model: nn.Module, views: Mapping[str, Tensor], sequences: list[Tensor]) -> dict[str, Tensor]:

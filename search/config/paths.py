@@ -16,7 +16,7 @@ from mergesearch.merge_ops.checkpoint.references import (
     parse_reference,
     with_references,
 )
-from mergesearch.merge_ops.methods import FILE_PARAMETERS
+from mergesearch.merge_ops.recipe.after_merge import FILE_KEYS
 from mergesearch.reading import ALREADY_OPEN
 
 TOKENIZER_WORDS = ("base", "union")
@@ -190,7 +190,7 @@ def _recipe_section(data: dict[str, Any], places: _Places) -> Any:
     rules: Mapping[str, Callable[[str], str]] = {
         **dict.fromkeys(("model", "models", "base_model"), places.model),
         **dict.fromkeys(("source", "tokenizer_source"), lambda text: _tokenizer(text, places)),
-        **dict.fromkeys(FILE_PARAMETERS, places.path),
+        **dict.fromkeys(FILE_KEYS, places.path),
         "chat_template": lambda text: _chat_template(text, places),
         "merge_method": places.code,
     }

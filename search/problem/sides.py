@@ -7,7 +7,8 @@ from typing import Any
 
 from mergesearch.errors import UserError
 from mergesearch.evaluators import Item, TakesExamples, split_together, without_shared
-from mergesearch.merge_ops.methods import FILE_PARAMETERS
+from mergesearch.merge_ops.checkpoint.weight_files import SUFFIX
+from mergesearch.merge_ops.recipe.after_merge import FILE_KEYS
 from mergesearch.reading import read_bytes
 from mergesearch.search.config.evaluate import Split
 from mergesearch.search.problem.tasks import Task
@@ -71,13 +72,14 @@ def separated_examples(tasks: Sequence[Task]) -> list[str]:
 
 
 def calibration_texts(recipe: Mapping[str, Any]) -> list[str]:
-    """The content of the text files that a recipe's methods run models on; those that cannot be read are left out."""
-    return [read_bytes(path).decode(errors="replace") for path in calibration_files(recipe)]
+    """The content of the text files that a recipe runs models on; those that cannot be read are left out."""
+    texts = [path for path in calibration_files(recipe) if path.suffix != SUFFIX]
+    return [read_bytes(path).decode(errors="replace") for path in texts]
 
 
 def calibration_files(recipe: Mapping[str, Any]) -> list[Path]:
-    """The text files that a recipe's methods run models on."""
-    paths = dict.fromkeys(Path(name) for name in _strings_under(recipe, FILE_PARAMETERS))
+    """The files that a recipe's methods and its steps after the merge run models on."""
+    paths = dict.fromkeys(Path(name) for name in _strings_under(recipe, FILE_KEYS))
     return [path for path in paths if path.is_file()]
 
 

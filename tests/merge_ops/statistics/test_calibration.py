@@ -14,6 +14,7 @@ from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import merge
+from mergesearch.merge_ops.live import calibration_data
 from mergesearch.merge_ops.live.live import load
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.merge_ops.statistics import calibration
@@ -41,7 +42,7 @@ def tokens_of(text: str, count: int) -> list[Tensor]:
 
 @pytest.fixture
 def short_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "SEQUENCE_LENGTH", 8)
+    monkeypatch.setattr(calibration_data, "SEQUENCE_LENGTH", 8)
 
 
 @pytest.mark.usefixtures("short_sequences")
