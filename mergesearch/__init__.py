@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from mergesearch.errors import UserError
     from mergesearch.merge_ops.engine.engine import Engine
     from mergesearch.merge_ops.recipe.recipe import Recipe
+    from mergesearch.search.across.curve import Curve, TaskCurve
     from mergesearch.search.across.evaluation import Evaluation, TaskScore
     from mergesearch.search.across.pairing import PairedComparison
     from mergesearch.search.api.check_report import CheckReport
-    from mergesearch.search.api.commands import check, evaluate, merge, run
+    from mergesearch.search.api.commands import check, curve, evaluate, merge, run
     from mergesearch.search.api.finished import Best, Built, Run
     from mergesearch.search.compare import compare
     from mergesearch.search.config import Config
@@ -32,16 +33,19 @@ __all__ = [
     "Built",
     "CheckReport",
     "Config",
+    "Curve",
     "Engine",
     "Evaluation",
     "PairedComparison",
     "Recipe",
     "Run",
+    "TaskCurve",
     "TaskScore",
     "UserError",
     "Verdict",
     "check",
     "compare",
+    "curve",
     "evaluate",
     "merge",
     "remerge",
@@ -54,16 +58,19 @@ _HOMES = {
     "Built": "search.api.finished",
     "CheckReport": "search.api.check_report",
     "Config": "search.config",
+    "Curve": "search.across.curve",
     "Engine": "merge_ops.engine.engine",
     "Evaluation": "search.across.evaluation",
     "PairedComparison": "search.across.pairing",
     "Recipe": "merge_ops.recipe.recipe",
     "Run": "search.api.finished",
+    "TaskCurve": "search.across.curve",
     "TaskScore": "search.across.evaluation",
     "UserError": "errors",
     "Verdict": "search.verdict.result",
     "check": "search.api.commands",
     "compare": "search.compare",
+    "curve": "search.api.commands",
     "evaluate": "search.api.commands",
     "merge": "search.api.commands",
     "remerge": "search.remerge",

@@ -22,14 +22,17 @@ from mergesearch.foreign import other_code
 from mergesearch.merge_ops.engine.documents import merge_file
 from mergesearch.merge_ops.engine.engine import merge as merge_recipe
 from mergesearch.merge_ops.engine.options import MergeOptions
+from mergesearch.merge_ops.methods import Scalar
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import parse
 from mergesearch.search import run as runner
+from mergesearch.search.across.curve import Curve
 from mergesearch.search.across.evaluation import Evaluation
 from mergesearch.search.api.check_report import CheckReport
 from mergesearch.search.api.finished import Best, Run
 from mergesearch.search.candidates.plan import SearchPlan, open_plan
 from mergesearch.search.config import RESULTS, Config
+from mergesearch.search.curve import CURVES, score_curve
 from mergesearch.search.evaluate import evaluate_model
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.problem.problem import read_config
@@ -99,6 +102,25 @@ def evaluate(
             model = Path(folder) / "model"
         found = model if isinstance(model, Recipe) else str(model)
         return evaluate_model(found, read, where, _warn, Path(results))
+
+
+def curve(
+    config: Config | Mapping[str, Any] | PathName,
+    *,
+    points: int = 11,
+    at: Sequence[Scalar] = (),
+    results: PathName = CURVES,
+) -> Curve:
+    """Scores a path of merges, such as from a base to its fine-tune, at several points on the search items.
+
+    The recipe of ``config`` has one hole, whose range is the path: ``points`` values of it are scored, evenly spread,
+    or ``at`` these. The checkpoints are read once. The curve is left in ``results/NAME`` as JSON and as a page with
+    figures; points that were scored before are read from there. Raises UserError for an invalid config, and for a point
+    that cannot be built or scored.
+    """
+    read = _config(config)
+    with other_code("the curve"), trust_code(read.trust):
+        return score_curve(read, _where(config), points, at, Path(results))
 
 
 def _warn(text: str) -> None:

@@ -18,6 +18,7 @@ COMMANDS = (
     running.soup,
     checking.check,
     checking.evaluate,
+    checking.curve,
     merging.merge,
     merging.methods,
     merging.remerge,

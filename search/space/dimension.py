@@ -12,6 +12,8 @@ from mergesearch.search.space.paths import Path
 METHOD = "merge_method"
 """The recipe's key for the merge method, and the name of the dimension that chooses it."""
 Range = FloatDistribution | IntDistribution
+DIGITS = 10
+"""Of values that are spread over a range, so that a third of it is no 0.30000000000000004."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,16 @@ class Dimension:
         if isinstance(self.distribution, CategoricalDistribution):
             return value if value in self.distribution.choices else self.ends[0]
         return round_to_step(self._range, float(value))
+
+    def spread(self, count: int) -> list[Scalar]:
+        """All choices, or ``count`` values from end to end of the range, even on its scale; those that round to one
+        step are one."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return self.ends
+        low, high = self._range.low, self._range.high
+        units = [n / (count - 1) for n in range(count)]
+        values = [low ** (1 - unit) * high**unit if self._range.log else low + unit * (high - low) for unit in units]
+        return list(dict.fromkeys(self.nearest(float(f"{value:.{DIGITS}g}")) for value in values))
 
     def ask(self, trial: Trial) -> Scalar:
         """The trial's value, suggested by the study's sampler."""

@@ -7,8 +7,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from mergesearch.search.across.curve import Curve, TaskCurve
 from mergesearch.search.report.html import write_report
-from mergesearch.search.statistics import Estimate
+from mergesearch.search.statistics import Estimate, Outcome
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
@@ -129,3 +130,16 @@ def _row(trial: FrozenTrial) -> CandidateRow:
     estimate = Estimate(value, value - 0.02, value + 0.02)
     tasks = {task: {"search": value, "test": value, "all": value} for task in METRICS}
     return CandidateRow(t.label_of(trial), trial.number, "ties", estimate, estimate, tasks)
+
+
+def made_curve() -> Curve:
+    """A curve of three tasks with hostile names, of which the first is proven to be better in the middle."""
+    points = [n / 10 for n in range(11)]
+    curves = []
+    for task, height in ((NASTY, 0.2), ("a_task_of_a_long_name_indeed", 0.0), ("texts", -0.1)):
+        levels = [0.5 + height * 4 * x * (1 - x) for x in points]
+        values = [Estimate(level, level - 0.02, level + 0.02) for level in levels]
+        differences = [Estimate(each - 0.5, each - 0.53, each - 0.47) for each in levels]
+        outcomes = [Outcome(each, 0.001, each, 0.001) for each in differences]
+        curves.append(TaskCurve(task, "acc", True, 1000, values, outcomes, outcomes))
+    return Curve("wise-ft", f"model.{NASTY}", False, points, curves, [WRITTEN] * len(points), [f"a note of {NASTY}"])

@@ -10,16 +10,17 @@ import pytest
 
 from mergesearch.search.across.finalists import About, Finalist, Finalists, FinalTask
 from mergesearch.search.across.leaderboard import leaderboard
+from mergesearch.search.report.curve_html import curve_html
 from mergesearch.search.report.leaderboard_html import leaderboard_html
 
-from .pages import made_report
+from .pages import made_curve, made_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
-PAGES = ("report", "leaderboard")
+PAGES = ("report", "leaderboard", "curve")
 SCHEMES = ("light", "dark")
 WIDTHS = (390, 768, 1280)
 WAIT = 60_000
@@ -44,7 +45,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The files of the pages, by name."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "leaderboard.html").write_text(leaderboard_html(leaderboard([_finalists(folder / "runs")])), "utf-8")
-    return {"report": made_report(folder) / "report.html", "leaderboard": folder / "leaderboard.html"}
+    (folder / "curve.html").write_text(curve_html(made_curve()), "utf-8")
+    files = {name: folder / f"{name}.html" for name in ("leaderboard", "curve")}
+    return {"report": made_report(folder) / "report.html", **files}
 
 
 def _finalists(folder: Path) -> Path:
