@@ -40,6 +40,7 @@ ROOMS = {
         {"output", "after_merge"},
         {"assembly"},
         {"statistics"},
+        {"alignment"},
         {"live"},
         {"inputs"},
         {"recipe"},

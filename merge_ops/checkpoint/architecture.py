@@ -188,7 +188,7 @@ def _architecture(config: str) -> Architecture | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Architecture(_without_weights(json.loads(config)))
+            return Architecture(without_weights(json.loads(config)))
     except Exception:  # Whatever the reason: transformers could not load the model, either.
         return None
     finally:
@@ -216,8 +216,8 @@ def config_object(config: Mapping[str, Any]) -> Any:
     return model_class(config).config_class.from_dict(plain)
 
 
-def _without_weights(config: Mapping[str, Any]) -> nn.Module:
-    """Returns the config's model on the meta device, tied as the config says."""
+def without_weights(config: Mapping[str, Any]) -> nn.Module:
+    """Returns transformers' model of a ``config.json`` on the meta device, tied as the config says."""
     import torch
     from transformers import initialization
 

@@ -1,0 +1,73 @@
+"""The symmetries of models of transformers, from their config alone."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from mergesearch.merge_ops.alignment.spec import AxisGroups
+from mergesearch.merge_ops.alignment.trace import derive
+from mergesearch.merge_ops.checkpoint.architecture import without_weights
+
+INNER = frozenset(["past_key_values", "hidden_states", "attentions", "encoder_last_hidden_state", "encoder_outputs"])
+"""Outputs of transformers' models that are intermediate results."""
+TOKENS = {"input_ids": (2, 7), "decoder_input_ids": (2, 5)}
+"""The shapes of texts."""
+IMAGE = 224
+"""The width of images for models whose config has none."""
+
+
+def symmetries(config: Mapping[str, Any]) -> AxisGroups:
+    """Returns the symmetries of the model of a ``config.json``.
+
+    Raises:
+        Exception: whatever transformers or torch raise on a model that cannot be run without weights.
+    """
+    return _symmetries(json.dumps(config, sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _symmetries(config: str) -> AxisGroups:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model: Any = without_weights(json.loads(config)).eval()
+        for modules in (model, *(part for part in model.modules() if hasattr(part, "config"))):
+            modules.config._attn_implementation = "eager"
+            modules.config._experts_implementation = "batched_mm"
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            _make_fake(model, mode)
+            return derive(model, example_inputs(model), INNER)
+
+
+def example_inputs(model: Any) -> dict[str, Any]:
+    """Returns arguments for the ``forward`` of a model of transformers: short texts, small images, zeros for values."""
+    config = model.config
+    names = [model.main_input_name, *(["decoder_input_ids"] if config.is_encoder_decoder else [])]
+    inputs = {name: torch.zeros(TOKENS[name], dtype=torch.long) for name in names if name in TOKENS}
+    if model.main_input_name == "pixel_values":
+        size = getattr(config, "image_size", IMAGE)
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        inputs["pixel_values"] = torch.zeros(2, config.num_channels, height, width)
+    return inputs
+
+
+def _make_fake(model: nn.Module, mode: Any) -> None:
+    """Replaces the model's tensors, on the meta device, by fake ones that seem to be on the CPU. Ties are kept."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    fake: dict[int, Any] = {}
+    for module in model.modules():
+        for own in (module._parameters, module._buffers):
+            for key, tensor in own.items():
+                if tensor is not None and id(tensor) not in fake:
+                    plain = FakeTensor(mode, tensor.detach(), torch.device("cpu"))
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    fake[id(tensor)] = nn.Parameter(plain, requires_grad=False) if is_parameter else plain
+                if tensor is not None:
+                    own[key] = fake[id(tensor)]
