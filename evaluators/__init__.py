@@ -29,7 +29,7 @@ from mergesearch.evaluators.contract.identity import code_of, content_of
 from mergesearch.evaluators.contract.item import Item, aggregate
 from mergesearch.evaluators.contract.jackknife import FunctionOfMeans, Jackknife, pseudo_values
 from mergesearch.evaluators.contract.loaded_model import LoadedModel
-from mergesearch.evaluators.contract.options import EvaluatorOptions, OnDisk, Shared, path_options
+from mergesearch.evaluators.contract.options import EvaluatorOptions, OnDisk, Shared, options_here, path_options
 from mergesearch.evaluators.contract.sources import HasSources, Source, sources_of
 from mergesearch.evaluators.contract.token_budget import Budget, default_tokens
 from mergesearch.evaluators.data.content import content_hash
@@ -140,7 +140,7 @@ def open_evaluator(name: str, options: EvaluatorOptions, shared: Shared) -> Eval
     assert is_evaluator(evaluator)
     try:
         with other_code(f"task {options.task!r}"):
-            return evaluator(options, shared)
+            return evaluator(options_here(options), shared)
     except UserError as error:
         names_task = str(error).startswith(f"task {options.task!r}")
         raise UserError(str(error) if names_task else f"task {options.task!r}: {error}") from error

@@ -109,6 +109,11 @@ def _digest(path: Path, *_: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def cache_folder() -> Path:
+    """The folder for what this user can do without, which need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergesearch"
+
+
 def remove(path: Path) -> None:
     """Removes a file, a symbolic link or a whole folder; does nothing where there is none."""
     if path.is_dir() and not path.is_symlink():

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from mergesearch.copies import here
 from mergesearch.errors import UserError, in_words, nearest
 from mergesearch.foreign import other_code
 
@@ -64,6 +65,7 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _run_file(path: Path) -> ModuleType:
+    path = Path(here(str(path)))
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
     # The name depends on the whole path: files of the same name are different modules, and each runs once.

@@ -4,19 +4,24 @@ The command that begins the run has its folder. The coordinator is an actor on t
 where it dies. Each worker is an actor with a replica of the folder, and works as any other worker does.
 """
 
+import os
 import signal
 import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from mergesearch.copies import copied
 from mergesearch.errors import UserError, in_words
+from mergesearch.files import cache_folder
 from mergesearch.say import Say
 from mergesearch.search.config import Config, Device
+from mergesearch.search.copies import Named, brought, files_of, read_part
 from mergesearch.search.crew_run import finished_by
 from mergesearch.search.optimize.crew import BAD_INPUT, INTERRUPTED, Crew, Post
 from mergesearch.search.study.coordinator import Coordinator
@@ -27,6 +32,8 @@ from mergesearch.trust import trust_code
 
 LOCAL = "local"
 """The address of a cluster that is started here, and ends with the run."""
+COPIES = "MERGESEARCH_COPIES"
+"""The variable with a node's folder for copies of models and data, to which then all are copied; see ``Files``."""
 NO_RAY = "ray: is not installed; `pip install mergesearch[ray]` installs it"
 Ending = tuple[int, list[str]]
 """How a worker ended: the exit code of its command, and what it says."""
@@ -61,7 +68,9 @@ def run_on_ray(  # noqa: PLR0913, PLR0917 - a run, where its workers are, and wh
         workers, share = _share(ray, config)
         coordinator = _coordinator(ray, folder, session)
         try:
-            start = partial(RayMember, ray, coordinator, share, config.dump(), called)
+            content = config.dump()
+            files = Files(files_of(content), _on_this_node(ray, Reader))
+            start = partial(RayMember, ray, coordinator, share, (files, content, called))
             posts = [Post("on Ray, 1 GPU" if share["num_gpus"] else "on Ray", {})] * workers
             Crew(start, posts, lambda member: _finished(ray, coordinator, folder, config, member), say).run(look)
         finally:
@@ -138,16 +147,21 @@ def processors_each(nodes: Sequence[tuple[float, float]], workers: int, gpus: in
 
 def _coordinator(ray: Any, folder: Path, session: str) -> Any:
     """The handle of the run's coordinator, on this node."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(Coordinator)
-    coordinator = actor.remote(folder, session)
+    coordinator = _on_this_node(ray, Coordinator, folder, session)
     try:
         ray.get(coordinator.name_of.remote(""))
     except ray.exceptions.RayActorError as error:
         raise UserError(f"{folder}: its coordinator cannot begin: {shown(error)}") from None
     return coordinator
+
+
+def _on_this_node(ray: Any, kind: type, *arguments: Any) -> Any:
+    """An actor beside this command, which Ray starts again where it dies."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(kind)
+    return actor.remote(*arguments)
 
 
 def _finished(ray: Any, coordinator: Any, folder: Path, config: Config, member: str) -> int:
@@ -167,14 +181,46 @@ class RayExchange:
         return lambda *arguments: ray.get(getattr(self._coordinator, name).remote(*arguments))
 
 
+@dataclass(frozen=True)
+class Files:
+    """What the config names, and the actor that reads it where the command runs."""
+
+    named: Sequence[Named]
+    reader: Any
+
+    def brought(self) -> dict[str, str]:
+        """Copies what this node lacks, once for all of its workers; see ``brought``."""
+        import ray
+
+        folder = os.environ.get(COPIES) or cache_folder() / "copies"
+        return brought(
+            self.named,
+            lambda file, offset: cast(bytes, ray.get(self.reader.read.remote(file, offset))),
+            Path(folder),
+            everything=COPIES in os.environ,
+        )
+
+
+class Reader:
+    """What the actor does that reads files. Ray passes what it returns on as objects, which stay in no memory."""
+
+    def read(self, file: str, offset: int) -> bytes:
+        """See ``read_part``."""
+        return read_part(file, offset)
+
+
 class Worker:
     """What an actor of a worker does."""
 
-    def work(self, coordinator: Any, config: Mapping[str, Any], called: str, member: str) -> Ending:
+    def work(self, coordinator: Any, files: Files, config: Mapping[str, Any], called: str, member: str) -> Ending:
         """Works at the run until it ends. Raises whatever a worker dies of."""
         _hear_interrupts()
         try:
-            with trust_code(bool(config.get("trust"))), tempfile.TemporaryDirectory(prefix="mergesearch-") as folder:
+            with (
+                trust_code(bool(config.get("trust"))),
+                tempfile.TemporaryDirectory(prefix="mergesearch-") as folder,
+                copied(files.brought()),
+            ):
                 self._work(coordinator, Config.model_validate(config), called, member, Path(folder))
         except UserError as error:
             return BAD_INPUT, list(error.problems)
@@ -200,13 +246,13 @@ def _hear_interrupts() -> None:
 class RayMember:
     """A worker that is an actor; see ``Member``."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a worker is started with
-        self, ray: Any, coordinator: Any, share: Mapping[str, Any], config: Mapping[str, Any], called: str, post: Post
+    def __init__(
+        self, ray: Any, coordinator: Any, share: Mapping[str, Any], given: tuple[Any, ...], post: Post
     ) -> None:
         self.id = f"{post.place} {uuid.uuid4().hex}"
         self._ray, self._coordinator = ray, coordinator
         self._actor = ray.remote(**share)(Worker).remote()
-        self._end = self._actor.work.remote(coordinator, config, called, self.id)
+        self._end = self._actor.work.remote(coordinator, *given, self.id)
         self._words: list[str] = []
 
     def code(self) -> int | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
+from mergesearch.copies import has_copies, here
 from mergesearch.parsing import Strict
 
 Mode = Literal["auto", "exact", "packed"]
@@ -44,6 +46,24 @@ def path_options(options: type[EvaluatorOptions]) -> dict[str, PathKind]:
         if marks:
             found[info.alias or name] = marks[0]
     return found
+
+
+def options_here(options: EvaluatorOptions) -> EvaluatorOptions:
+    """The options with what they name on the disk where this machine has it; see ``here``."""
+    if not has_copies():
+        return options
+    keys = {info.alias or name: name for name, info in type(options).model_fields.items()}
+    kinds = {keys[key]: kind for key, kind in path_options(type(options)).items() if kind != "code"}  # see ``load``
+    found = {name: _here(getattr(options, name), kind) for name, kind in kinds.items()}
+    return options.model_copy(update=found)
+
+
+def _here(value: Any, kind: PathKind) -> Any:
+    if kind == "command" and isinstance(value, str):
+        value = shlex.split(value)
+    if isinstance(value, list):
+        return [here(each) for each in value]
+    return type(value)(here(str(value))) if isinstance(value, str | Path) else value
 
 
 class Shared(Strict):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mergesearch.copies import named
 from mergesearch.errors import UserError
 from mergesearch.evaluators.contract.documents import Document
 from mergesearch.evaluators.contract.evaluator import Metric
@@ -184,7 +185,7 @@ class Perplexity(FunctionOfMeans):
 
 def _read_files(patterns: Sequence[str]) -> list[_Document]:
     texts = {path: _read(path) for path in _matches(patterns)}
-    return [_Document(str(path), text, content_hash(text)) for path, text in texts.items()]
+    return [_Document(named(str(path)), text, content_hash(text)) for path, text in texts.items()]
 
 
 def _matches(patterns: Sequence[str]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mergesearch.copies import here
 from mergesearch.errors import UserError, first_line, listed
 from mergesearch.merge_ops.checkpoint.adapters.config import ADAPTER_CONFIG
 from mergesearch.merge_ops.checkpoint.references import may_be_on_hub, split_revision
@@ -20,7 +21,7 @@ def locate(reference: str) -> Path:
         UserError: there is no such path, or the download failed.
     """
     try:
-        path = Path(reference).expanduser()
+        path = Path(here(reference)).expanduser()
         exists = path.exists() or path.is_symlink()
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{as_line(reference, 200)}: is not a path: {first_line(error)}") from None

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from mergesearch.copies import here
 from mergesearch.errors import UserError, nearest
 from mergesearch.text import quoted
 
@@ -30,7 +31,7 @@ class ModelReference:
         """The reference as a text. A ``+`` in a path is written ``\\+`` where it could separate the two."""
         parts = [self.model, *([self.adapter] if self.adapter is not None else [])]
         plain = "+".join(parts)
-        is_plain = plain.count("+") == len(parts) - 1 or (self.adapter is None and Path(plain).exists())
+        is_plain = plain.count("+") == len(parts) - 1 or (self.adapter is None and Path(here(plain)).exists())
         return plain if is_plain else "+".join(part.replace("+", r"\+") for part in parts)
 
 
@@ -42,7 +43,7 @@ def parse_reference(text: str, folder: Path = Path()) -> ModelReference:
     Raises:
         UserError: the reference has more than one ``+``, or nothing on one side of it.
     """
-    if "+" not in text or (folder / text).exists():
+    if "+" not in text or Path(here(str(folder / text))).exists():
         return ModelReference(text)
     parts = [part.replace(r"\+", "+") for part in PLUS.split(text)]
     if len(parts) > 2 or not all(parts):

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mergesearch.copies import here
 from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.reading import JSON_BYTES, read_json_object, read_text
@@ -52,7 +53,7 @@ def chat_template(name: str, folders: Mapping[str, Path]) -> str | None:
         return Counter(templates).most_common(1)[0][0] if templates else None
     if "{" in name or name in TEMPLATES:
         return TEMPLATES.get(name, name)
-    folder = folders.get(name, Path(name))
+    folder = folders.get(name, Path(here(name)))
     if not folder.is_dir():
         raise UserError(
             f"chat_template: {name!r} is neither a Jinja template, nor the name of one, nor a model"

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from mergesearch.files import cache_folder
+
 
 def compiled(command: Sequence[str], *sources: Path) -> Path:
     """Returns the shared library that the compiler's ``command`` makes of the sources, compiled where it is missing.
@@ -61,7 +63,7 @@ def _digest(command: Sequence[str], sources: Sequence[Path]) -> str:
 
 def _private_folder() -> Path:
     """Returns the cache folder of the user, or a temporary one where that is not the user's alone."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergesearch"
+    folder = cache_folder()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)

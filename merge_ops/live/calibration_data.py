@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mergesearch.copies import here
 from mergesearch.errors import UserError, in_words, listed
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorFile
 from mergesearch.merge_ops.checkpoint.weight_files import SUFFIX
@@ -50,7 +51,7 @@ class Batch:
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8. Raises UserError."""
     try:
-        return read_bytes(path).decode()
+        return read_bytes(Path(here(str(path)))).decode()
     except UnicodeDecodeError as error:
         raise UserError(f"calibration: {path} is not UTF-8 text: {error}") from error
 
@@ -109,7 +110,7 @@ def calibration_batch(model: Any, tokenizer: Any, reference: str, data: str, tok
 
 
 def _stored_batch(model: nn.Module, path: Path, like: Tensor) -> Batch:
-    file = TensorFile(path)
+    file = TensorFile(Path(here(str(path))))
     tensors = {name: file.read(name) for name in file.tensors}
     if not tensors or any(tensor.dim() == 0 for tensor in tensors.values()):
         raise UserError(f"calibration: {path}: expected tensors with examples along their first dimension")

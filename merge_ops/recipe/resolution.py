@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mergesearch.copies import here
 from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.methods import Method, Parameter, Scalar, find_method
 from mergesearch.merge_ops.recipe.layout import GroupInput, MergeGroup, ResultTensor
@@ -139,7 +140,7 @@ def _group_parameters(tensor: ResultTensor) -> _GroupParameters:
 
 def _check_files(method: Method, shared: Mapping[str, Scalar]) -> None:
     for name in (p.name for p in method.parameters if p.kind == "file"):
-        path = Path(str(shared[name]))
+        path = Path(here(str(shared[name])))
         if not path.is_file():
             names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
             raise UserError(f"parameters: {name}: there is no file {path}{nearest(path.name, names)}")

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
+from mergesearch.copies import here
 from mergesearch.errors import Problems, nearest
 from mergesearch.evaluators import EVALUATORS, EvaluatorOptions, Shared, find_evaluator, is_evaluator
 from mergesearch.parsing import Strict, invalid, parse
@@ -132,7 +133,7 @@ class Evaluate(Strict):
     def shared(self) -> Shared:
         """The settings that all evaluators share."""
         group = self.split.group if self.split else None
-        include = Path(self.include_path) if self.include_path else None
+        include = Path(here(self.include_path)) if self.include_path else None
         return Shared(
             include_path=include,
             group=group,

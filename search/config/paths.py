@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from glob import escape, has_magic
@@ -91,8 +92,12 @@ class _Places:
             given = shlex.split(value) if isinstance(value, str) else value
         except ValueError:
             return value
-        parts = [self._joined(part) if Path(self._joined(part)).is_file() else part for part in given]
+        parts = [self._argument(part) for part in given]
         return value if parts == given else parts
+
+    def _argument(self, part: str) -> str:
+        found = self._joined(part)
+        return found if Path(found).is_file() else part
 
     def storage(self, url: str) -> str:
         """The URL of a database; that of SQLite has the path of a file."""
@@ -129,6 +134,29 @@ class _Places:
         if isinstance(value, list):
             return [self.by(rule, each, where) for each in value]
         return self.problems.attempt(_located, where, rule, value) if isinstance(value, str) else value
+
+
+def named_paths(data: Mapping[str, Any]) -> list[str]:
+    """The paths and patterns that a config names, whose paths are absolute: all that its runs read from the disk."""
+    places = _Named(Path("/"))
+    _config(dict(data), places)
+    return list(places.found)
+
+
+@dataclass(frozen=True)
+class _Named(_Places):
+    """Takes note of absolute paths, and changes nothing."""
+
+    found: dict[str, None] = field(default_factory=dict)
+
+    def path(self, text: str) -> str:
+        if Path(text).is_absolute():
+            self.found[text] = None
+        return text
+
+    def _argument(self, part: str) -> str:
+        is_installed = shutil.which(Path(part).name) == part
+        return self.path(part) if Path(part).is_file() and not is_installed else part
 
 
 def _located(where: str, rule: Callable[[Any], Any], value: Any) -> Any:

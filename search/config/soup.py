@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from mergesearch.copies import here
 from mergesearch.errors import listed
 from mergesearch.merge_ops.checkpoint.references import ModelReference, parse_reference
 from mergesearch.parsing import Strict
@@ -31,10 +32,10 @@ def _found(models: Any) -> list[str]:
 
 
 def _expanded(pattern: str) -> list[str]:
-    if has_magic(pattern) and not Path(pattern).exists():
+    if has_magic(pattern) and not Path(here(pattern)).exists():
         # pathlib's takes no absolute pattern.
         return _checkpoints(glob(pattern), pattern)  # noqa: PTH207
-    path = Path(pattern)
+    path = Path(here(pattern))
     if path.is_absolute() and not path.exists():
         raise ValueError(f"{pattern}: there is no such folder")
     if path.is_dir() and not _holds_weights(path):
@@ -59,7 +60,7 @@ def _natural(path: str) -> list[tuple[int, str]]:
 
 
 def _is_adapter(model: str) -> bool:
-    return (Path(model) / ADAPTER).exists()
+    return (Path(here(model)) / ADAPTER).exists()
 
 
 class Learning(Strict):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mergesearch.copies import here
 from mergesearch.evaluators import code_of, content_hash, content_of
 from mergesearch.files import digest
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
@@ -44,7 +45,7 @@ class Identity:
             items_content(problem.tasks),
             {
                 **_code(problem.tasks),
-                **{str(path): digest_of(path) for path in texts},
+                **{str(path): digest_of(Path(here(str(path)))) for path in texts},
             },
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from mergesearch.copies import here
 from mergesearch.errors import DamagedFileError, UserError
 from mergesearch.files import write_text
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
@@ -42,7 +43,7 @@ class Origin:
     @classmethod
     def of(cls, reference: str) -> "Origin | None":
         """The origin of a checkpoint; None for one that is no merge of a run."""
-        file = _folder(reference) / FILE
+        file = Path(here(str(_folder(reference)))) / FILE
         if not file.is_file():
             return None
         try:
@@ -97,7 +98,7 @@ def _documents(folder: str) -> list[Recipe]:
     origin = Origin.of(folder)
     if origin is None or _digest(folder, *_stamps(folder)) != origin.tensors:
         return []
-    *inner, last = read_recipes(Path(folder) / RECIPE)
+    *inner, last = read_recipes(Path(here(folder)) / RECIPE)
     return [*inner, last.model_copy(update={"name": folder})]
 
 
@@ -108,7 +109,7 @@ def _digest(folder: str, *_: object) -> str:
 
 def _stamps(folder: str) -> list[tuple[str, int, int]]:
     """What changes when a file of the folder does."""
-    stats = ((file.name, file.stat()) for file in sorted(Path(folder).iterdir()))
+    stats = ((file.name, file.stat()) for file in sorted(Path(here(folder)).iterdir()))
     return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mergesearch.copies import here
 from mergesearch.errors import UserError
 from mergesearch.evaluators import Item, TakesExamples, split_together, without_shared
 from mergesearch.merge_ops.checkpoint.weight_files import SUFFIX
@@ -73,14 +74,14 @@ def separated_examples(tasks: Sequence[Task]) -> list[str]:
 
 def calibration_texts(recipe: Mapping[str, Any]) -> list[str]:
     """The content of the text files that a recipe runs models on; those that cannot be read are left out."""
-    texts = [path for path in calibration_files(recipe) if path.suffix != SUFFIX]
+    texts = [Path(here(str(path))) for path in calibration_files(recipe) if path.suffix != SUFFIX]
     return [read_bytes(path).decode(errors="replace") for path in texts]
 
 
 def calibration_files(recipe: Mapping[str, Any]) -> list[Path]:
     """The files that a recipe's methods and its steps after the merge run models on."""
     paths = dict.fromkeys(Path(name) for name in _strings_under(recipe, FILE_KEYS))
-    return [path for path in paths if path.is_file()]
+    return [path for path in paths if Path(here(str(path))).is_file()]
 
 
 def _strings_under(data: Any, keys: frozenset[str], is_under: bool = False) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mergesearch.parsing import dump_yaml, read_yaml
 from mergesearch.search.study.run_folder import LOOKS, RunFolder
 
 from .processes import assert_whole, until_scored
@@ -17,6 +18,15 @@ from .processes import assert_whole, until_scored
 PYTHON = os.environ.get("MERGESEARCH_RAY", "")
 NEEDS_RAY = pytest.mark.skipif(not PYTHON, reason="needs an interpreter with Ray, whose path is in MERGESEARCH_RAY")
 pytestmark = [pytest.mark.slow, NEEDS_RAY]
+PLUGIN = """
+from pathlib import Path
+
+def judge(model, tokenizer, items):
+    Path(__file__).with_suffix(".read").touch()
+    return {item: float(item) for item in items}
+
+judge.items = {str(number): f"item number {number}" for number in range(8)}
+"""
 SECONDS = 300
 """Within which a run ends."""
 
@@ -93,6 +103,23 @@ def test_a_run_on_a_cluster(killed: str, begin: Callable[..., "subprocess.Popen[
     if killed == "nobody":
         begun = [line.split()[2] for line in (folder / "run.log").read_text().splitlines() if " mergesearch " in line]
         assert len({*begun}) == 2
+
+
+def test_nodes_get_copies(
+    begin: Callable[..., "subprocess.Popen[str]"], config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of models, texts and plugins; once for both workers, which are on the same node."""
+    (tmp_path / "judge.py").write_text(PLUGIN)
+    data = read_yaml(config_file)
+    data["evaluate"]["tasks"].append({"evaluator": "function", "task": "own", "function": "judge.py:judge"})
+    config_file.write_text(dump_yaml(data))
+    monkeypatch.setenv("MERGESEARCH_COPIES", str(tmp_path / "copies"))
+    output(begin("search.trials=13"))
+    assert_whole_run(tmp_path / "results" / "small", trials=13)
+    assert not (tmp_path / "judge.read").exists()
+    assert len([*tmp_path.glob(f"copies/*{tmp_path}/judge.read")]) == 1
+    assert len([each for each in (tmp_path / "copies").iterdir() if each.is_dir()]) == 5
+    assert str(tmp_path / "copies") not in (tmp_path / "results" / "small" / "best.yml").read_text()
 
 
 def test_a_node_is_removed(begin: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> None:
