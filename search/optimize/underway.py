@@ -11,10 +11,11 @@ from optuna.trial import FrozenTrial
 from mergesearch.beside import beside
 from mergesearch.search.candidates.plan import SearchPlan
 from mergesearch.search.optimize.callbacks import RunView, Watcher
-from mergesearch.search.optimize.time_left import TimeLeft
+from mergesearch.search.optimize.time_left import LAST, TimeLeft
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.progress import FILE, NOW, Doing, Progress
 from mergesearch.search.study.run_folder import RunFolder
+from mergesearch.search.study.stopping import trials_an_hour
 from mergesearch.steps import Meter, metered
 
 SECONDS = 1.0
@@ -92,4 +93,5 @@ def _progress(view: RunView) -> Progress:
     study = view.study
     best, stopped = t.incumbent(study), len(t.stopped(study))
     name, value = (t.label_of(best), t.score_of(best)) if best else ("", None)
-    return Progress(len(t.finished(study)), view.trials, stopped, name, value, time.time())
+    rate = trials_an_hour(study, LAST)
+    return Progress(len(t.finished(study)), view.trials, stopped, name, value, time.time(), rate)

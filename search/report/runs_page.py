@@ -86,6 +86,12 @@ class RunState:
         """How long the run takes from now on, in words; empty where that is not known."""
         return left_in_words(self.workers)
 
+    @property
+    def rate(self) -> str:
+        """How many trials it finishes in an hour, by the last ones; empty where that is not known."""
+        rate = self.progress.rate if self.workers and self.progress else None
+        return "" if rate is None else f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+
 
 def runs_in(results: Path) -> list[RunState]:
     """The runs in a folder, the last one first."""
@@ -119,6 +125,7 @@ def print_status(screen: Console, runs: Sequence[RunState]) -> None:
             run.folder.name,
             run.state,
             run.trials,
+            run.rate,
             run.left,
             f"{run.updated:%Y-%m-%d %H:%M}",
             str(len(run.workers)),
@@ -129,7 +136,9 @@ def print_status(screen: Console, runs: Sequence[RunState]) -> None:
     if not rows:
         screen.print("every run has finished")
         return
-    print_table(screen, "", ("run", "state", "trials", "time left", "last change", "workers", "outcome"), rows)
+    print_table(
+        screen, "", ("run", "state", "trials", "an hour", "time left", "last change", "workers", "outcome"), rows
+    )
     for run in runs:
         _print_workers(screen, run)
 
@@ -148,6 +157,8 @@ def print_run(screen: Console, run: RunState) -> None:
     elif run.outcome:
         screen.print(run.outcome)
         screen.print(f"{run.progress.stopped if run.progress else 0} trials were stopped early")
+    if run.rate:
+        screen.print(f"{run.rate} trials an hour")
     if run.left:
         screen.print(run.left)
     if run.state == "stopped":

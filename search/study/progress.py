@@ -33,6 +33,7 @@ class Progress:
         best: The name of the best candidate so far; empty where there is none.
         value: Its objective on the search items.
         updated: When this was written, in seconds since the epoch.
+        rate: Trials an hour, by the last ones; None where that is not known.
     """
 
     trials: int
@@ -41,6 +42,7 @@ class Progress:
     best: str
     value: float | None
     updated: float
+    rate: float | None = None
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,13 @@ def seconds_spent(study: Study) -> float:
     return _covered(sorted(_span(trial) for trial in t.begun(study) if trial.datetime_start))
 
 
+def trials_an_hour(study: Study, last: int) -> float | None:
+    """The rate of the ``last`` finished trials, in the time in which at least one of them ran; None without any."""
+    trials = [trial for trial in t.finished(study)[-last:] if trial.datetime_start]
+    seconds = _covered(sorted(map(_span, trials)))
+    return 3600 * len(trials) / seconds if seconds else None
+
+
 def _span(trial: FrozenTrial) -> tuple[datetime, datetime]:
     assert trial.datetime_start is not None
     return trial.datetime_start, trial.datetime_complete or datetime.now()

@@ -68,11 +68,13 @@ def test_a_run_that_goes_on_and_one_that_was_killed(
     with folder.joined():
         run = RunState(folder.path)
         assert (run.state, len(run.workers), run.left) == ("running", 1, "")
+        assert float(run.rate.replace(",", "")) > 0
         doing = Doing(folder.worker, "trial 12: scoring", 312.7, 1280, "items", 11, 3 * 3600.0, False, time.time())
         folder.write_json(f"{NOW}/{folder.worker}", asdict(doing))
         for page in (said("status", "--results", results), said("show", "small", "--results", results)):
             assert "11/13" in page
             assert "trial 12: scoring, 312/1,280 items" in page
+            assert f"{run.rate} trials an hour" in page or f" {run.rate} " in page
             assert re.search(r"about (3:00:00|2:59:5\d) left", page)
         assert "running" in said("list", "--results", results)
     go(config, results)

@@ -14,7 +14,7 @@ from mergesearch.errors import UserError
 from mergesearch.search.config import Search
 from mergesearch.search.report.sections.headline import facts
 from mergesearch.search.study import trials as t
-from mergesearch.search.study.stopping import seconds_spent, why_ended
+from mergesearch.search.study.stopping import seconds_spent, trials_an_hour, why_ended
 
 from ..helpers import Data, course, go, study_of
 
@@ -61,6 +61,16 @@ def test_spans_that_overlap_count_once_and_pauses_do_not() -> None:
     assert why_ended(study, Search(timeout=15.5), True) is None
     ended = why_ended(study, Search(timeout=15.5), True, seconds_beside=1)
     assert ended == "the timeout is reached: the trials took 16 s of 16 s"
+
+
+def test_the_rate_is_that_of_the_last_trials_without_pauses() -> None:
+    study = optuna.create_study(direction="maximize")
+    assert trials_an_hour(study, 2) is None
+    for begin, end in ((0, 1000), (1000, 1010), (5000, 5010)):
+        add_span(study, begin, end)
+    assert trials_an_hour(study, 2) == 360
+    add_span(study, 5000, 5010)
+    assert trials_an_hour(study, 2) == 720
 
 
 def test_patience_counts_the_trials_since_the_best_beside_the_baselines() -> None:
