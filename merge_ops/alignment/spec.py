@@ -122,10 +122,12 @@ class AxisGroups:
         return {name: self._composed(group, first, then) for name, group in self.groups.items()}
 
     def _composed(self, group: Group, first: Permutations, then: Permutations) -> Tensor:
+        if not group.parents:
+            return first[group.name][then[group.name]]
         sizes = [self.groups[parent].size for parent in group.parents]
         grid = dict(zip(group.parents, torch.meshgrid(*map(torch.arange, sizes), indexing="ij"), strict=True))
         old = [then[p][(*(grid[q] for q in self.groups[p].parents), grid[p])] for p in group.parents]
-        return torch.take_along_dim(first[group.name][tuple(old)] if old else first[group.name], then[group.name], -1)
+        return torch.take_along_dim(first[group.name][tuple(old)], then[group.name], -1)
 
     def _filled(self, group: Group, order: Tensor) -> Tensor:
         return order.expand(*(self.groups[parent].size for parent in group.parents), group.size).clone()
