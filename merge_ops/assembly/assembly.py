@@ -102,7 +102,7 @@ class Assembly:
         if name in self._finished:
             return None
         tensor_recipe, properties = self.layout.tensor_recipes[name], self.layout.properties[name]
-        if not properties.matched or self.layout.vocabulary:
+        if not properties.matched:
             return None
         if not self.layout.is_merged(name):
             return properties.owner
@@ -147,24 +147,22 @@ class Assembly:
             out.copy_(self._finished[name].view(out.shape))
         elif not properties.matched:
             self._write_mismatched(tensor_recipe, out)
-        elif not properties.info.dtype.is_floating_point:
+        elif not (properties.info.dtype.is_floating_point and tensor_recipe.models):
             out.copy_(self._merger.tensor(*properties.owner))
-        elif not tensor_recipe.models:
-            out.copy_(self._read(tensor_recipe, tensor_recipe.inputs)[properties.owner])
         elif copied := self.copied(name):
             out.copy_(self._merger.tensor(*copied))
             return self._is_exact(name, copied)
         else:
-            return self._combine(tensor_recipe, self._read(tensor_recipe, tensor_recipe.inputs), out)
+            return self._combine(tensor_recipe, self._read(tensor_recipe.inputs), out)
         return False
 
     def _write_mismatched(self, tensor_recipe: TensorRecipe, out: Tensor) -> None:
         """Writes the base's tensor. With ``on_mismatch: overlap``, merges the corner that all inputs have."""
         owner = self.layout.properties[tensor_recipe.name].owner
-        out.copy_(self._read(tensor_recipe, [owner])[owner])
+        out.copy_(self._read([owner])[owner])
         overlap = self.layout.overlap(tensor_recipe.name) if self.recipe.on_mismatch == "overlap" else None
         if overlap is not None and out.is_floating_point():
-            tensors = self._read(tensor_recipe, tensor_recipe.inputs)
+            tensors = self._read(tensor_recipe.inputs)
             corners = {key: tensor[overlap].contiguous() for key, tensor in tensors.items()}
             self._combine(tensor_recipe, corners, out[overlap])
 
@@ -193,11 +191,11 @@ class Assembly:
         return PlannedTensor(plan, inputs.base, inputs.models)
 
     def _method_inputs(self, tensor_recipe: TensorRecipe) -> MethodInputs:
-        if self.layout.vocabulary or not self._merger.keeps_all:
-            return self._with_statistics(tensor_recipe, self._read(tensor_recipe, tensor_recipe.inputs))
+        if not self._merger.keeps_all:
+            return self._with_statistics(tensor_recipe, self._read(tensor_recipe.inputs))
         cache, key = self._merger.cache.method_inputs, tensor_recipe.provenance
         if key not in cache:
-            cache[key] = self._with_statistics(tensor_recipe, self._read(tensor_recipe, tensor_recipe.inputs))
+            cache[key] = self._with_statistics(tensor_recipe, self._read(tensor_recipe.inputs))
         return cache[key]
 
     def _with_statistics(self, tensor_recipe: TensorRecipe, tensors: Mapping[InputKey, Tensor]) -> MethodInputs:
@@ -213,16 +211,9 @@ class Assembly:
         )
         return MethodInputs(base.data if base else None, models, statistics)
 
-    def _read(self, tensor_recipe: TensorRecipe, keys: Sequence[InputKey]) -> dict[InputKey, Tensor]:
-        """Reads those of the inputs that exist, in the result's vocabulary."""
-        vocabulary = self.layout.vocabulary
-        if not vocabulary or tensor_recipe.name not in vocabulary.names:
-            return {key: self._merger.tensor(*key) for key in keys if self.layout.info_of(*key)}
-        every = dict.fromkeys([*tensor_recipe.inputs, *keys])
-        tensors = {key: self._merger.tensor(*key) for key in every if self.layout.info_of(*key)}
-        base = tensor_recipe.base or self.recipe.base_model
-        aligned = vocabulary.aligned({reference: tensor for (reference, _), tensor in tensors.items()}, base)
-        return {key: aligned[key[0]] for key in keys if key in tensors}
+    def _read(self, keys: Sequence[InputKey]) -> dict[InputKey, Tensor]:
+        """Reads those of the inputs that exist."""
+        return {key: self._merger.tensor(*key) for key in keys if self.layout.info_of(*key)}
 
 
 def _statistics_sources(tensor_recipe: TensorRecipe) -> list[str]:

@@ -18,9 +18,11 @@ from mergesearch.merge_ops.inputs.labels import LabelOrders, label_orders
 from mergesearch.merge_ops.inputs.memory import MemoryPlan, StreamPlan, plan_memory
 from mergesearch.merge_ops.inputs.read_ahead import ReadAhead
 from mergesearch.merge_ops.inputs.tensor_cache import Key, TensorCache
+from mergesearch.merge_ops.inputs.vocabulary_copies import vocabulary_copies
 from mergesearch.merge_ops.kernels.finite import is_finite, not_finite
 from mergesearch.merge_ops.live.dequantized import dequantized_paths
 from mergesearch.merge_ops.methods import Method
+from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 from mergesearch.merge_ops.statistics.model_statistics import model_statistics
 from mergesearch.merge_ops.statistics.tensor_statistics import Cache
 
@@ -51,9 +53,12 @@ class Merger:
         reserve: what the memory plan leaves room for.
         allow_nan: merge tensors that have NaN or infinite values. By default reading them is an error.
         dequantize: let transformers dequantize checkpoints that are quantized.
+        tokenizer: the vocabulary in which the checkpoints are merged. None: their own, which must be one.
+        base: the base of the recipe, if it has one, of which rows of missing tokens are taken.
 
     Raises:
-        UserError: a checkpoint is quantized, or transformers cannot dequantize it.
+        UserError: a checkpoint is quantized, or transformers cannot dequantize it, or a checkpoint cannot have this
+            vocabulary.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - how checkpoints are read, and where they are kept
@@ -65,10 +70,16 @@ class Merger:
         reserve: MemoryReserve | None = None,
         allow_nan: bool = False,
         dequantize: bool = False,
+        tokenizer: TokenizerConfig | None = None,
+        base: str | None = None,
     ) -> None:
-        self.allows_nan, self.dequantizes = allow_nan, dequantize
-        self.named_paths = dequantized_paths(references, named_paths) if dequantize else named_paths or {}
-        self.checkpoints = _opened(references, self.named_paths)
+        self.allows_nan, self.dequantizes, self.tokenizer = allow_nan, dequantize, tokenizer
+        every = list(dict.fromkeys([*references, *(tokenizer.models if tokenizer else ())]))
+        named_paths = dequantized_paths(every, named_paths) if dequantize else named_paths or {}
+        self.originals = _opened(references, named_paths)
+        """The checkpoints as their owners have them, but dequantized."""
+        self.copies = vocabulary_copies(tokenizer, references, base, named_paths) if tokenizer else None
+        self.checkpoints = _opened(references, {**named_paths, **self.copies.paths}) if self.copies else self.originals
         self.inputs = align(list(self.checkpoints.values()))
         self.names = list(self.inputs[references[0]].tensors)
         self.device = device

@@ -24,7 +24,6 @@ from mergesearch.merge_ops.inputs.compatibility import check_compatible
 from mergesearch.merge_ops.inputs.guessed_names import is_embedding
 from mergesearch.merge_ops.inputs.sentence_modules import module_warnings
 from mergesearch.merge_ops.inputs.shape_match import check_kinds, check_match, is_matched
-from mergesearch.merge_ops.inputs.vocabulary import Vocabulary, make_vocabulary
 from mergesearch.merge_ops.inputs.vocabulary_match import check_rows, tokenizer_warnings
 from mergesearch.merge_ops.recipe.parameter_settings import filters_of
 from mergesearch.merge_ops.recipe.recipe import Recipe
@@ -38,7 +37,6 @@ class ResultLayout:
     Attributes:
         template: the reference of the checkpoint that gives the result its architecture.
         template_names: its tensor names.
-        vocabulary: the result's vocabulary, or None if it is the template's.
         copies: the name of the tensor that each of these copies: the recipe's checkpoints tie both, while another
             checkpoint of the engine does not.
         tensor_recipes: the recipe of each tensor by name. A copy has that of the tensor that it copies, and so has a
@@ -60,10 +58,7 @@ class ResultLayout:
         self._inputs = inputs
         self._unused = unused_names(inputs, self.template)
         self._layouts = layouts_without(inputs, () if recipe.models else self._unused)
-        config = recipe.vocabulary
-        self.vocabulary: Vocabulary | None = (
-            make_vocabulary(config, inputs, self.template, merger.named_paths) if config else None
-        )
+        self._copies = merger.copies
         self.template_names = list(self._layouts[self.template])
         self.copies = copies(inputs, self.template)
         self._twins = twins(inputs, self.template) if recipe.models else {}
@@ -75,13 +70,13 @@ class ResultLayout:
         written = {name: properties for name, properties in self.properties.items() if name not in self.copies}
         self.infos = {name: _with_dtype(properties.info, dtype) for name, properties in written.items()}
         self._config_warnings = self._check_configs()
-        self._vocabulary_warnings = [] if self.vocabulary else self._check_vocabularies()
+        self._vocabulary_warnings = self._check_vocabularies()
 
     @cached_property
     def warnings(self) -> list[str]:
         """What the user should know about the inputs, one line each."""
         checkpoints = [entry.checkpoint for entry in self._inputs.values()]
-        vocabulary = self.vocabulary.warnings if self.vocabulary else tokenizer_warnings(checkpoints)
+        vocabulary = self._copies.warnings if self._copies else tokenizer_warnings(checkpoints)
         return [
             *self._config_warnings,
             *self._vocabulary_warnings,
@@ -95,9 +90,8 @@ class ResultLayout:
         ]
 
     def info_of(self, reference: str, name: str) -> TensorInfo | None:
-        """Returns the info of an input's tensor in the result's vocabulary, or None if there is no such tensor."""
-        info = self._layouts[reference].get(name)
-        return self.vocabulary.resized(info) if info and self.vocabulary and name in self.vocabulary.names else info
+        """Returns the info of an input's tensor, or None if there is no such tensor."""
+        return self._layouts[reference].get(name)
 
     def is_merged(self, name: str) -> bool:
         """Returns whether a method merges the whole tensor. Others are copied, or merged in part."""
@@ -118,8 +112,7 @@ class ResultLayout:
             return
         layouts = layouts_without(self._inputs, {*self._unused, *self.copies, *self._twins})
         check_match(entries, layouts, self.info_of, layers=bool(self._recipe.models))
-        if self.vocabulary is None:
-            self._cache.matched.add(key)
+        self._cache.matched.add(key)
 
     def _check_anything_is_merged(self) -> None:
         names = [name for name, entry in self.tensor_recipes.items() if entry.models]
@@ -174,8 +167,6 @@ class ResultLayout:
         return list(warnings)
 
     def _properties(self, tensor_recipe: TensorRecipe) -> TensorProperties:
-        if self.vocabulary:
-            return self._compute_properties(tensor_recipe)
         key = (self._recipe.base_model, tensor_recipe.provenance)
         if key not in self._cache.properties:
             self._cache.properties[key] = self._compute_properties(tensor_recipe)

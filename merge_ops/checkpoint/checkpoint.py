@@ -44,13 +44,13 @@ class Checkpoint:
     Args:
         reference: the checkpoint's reference in recipes.
         named_paths: the paths of models that references name otherwise than by path, such as those that an earlier
-            document of a recipe file makes.
+            document of a recipe file makes. A whole reference may have one, with its adapter.
     """
 
     def __init__(self, reference: str, named_paths: Mapping[str, Path] | None = None) -> None:
         self.reference = reference
         self._named_paths = named_paths or {}
-        self._parsed = parse_reference(reference)
+        self._parsed = ModelReference(reference) if reference in self._named_paths else parse_reference(reference)
         self.path = self._locate(self._parsed.model)
 
     @cached_property

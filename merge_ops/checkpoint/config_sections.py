@@ -1,11 +1,25 @@
 """The sections of a ``config.json``, such as ``text_config``, and changes that reach them too."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from mergesearch.files import write_text
+from mergesearch.reading import read_json_object
+
 Json = dict[str, Any]
+FILES = ("config.json", "generation_config.json")
 BY_TOKEN = ("vocab_size_per_layer_input",)
 """The keys of sizes beside ``vocab_size`` that count the tokens of texts."""
+
+
+def edit(folder: Path, change: Callable[[Json], Json], files: Sequence[str] = FILES[:1]) -> None:
+    """Applies ``change`` to the content of those files that exist."""
+    for file in (folder / name for name in files):
+        if file.exists():
+            changed = change(read_json_object(file))
+            write_text(file, json.dumps(changed, indent=2, ensure_ascii=False) + "\n")
 
 
 def each_section(config: Json, change: Callable[[Json], Json]) -> Json:

@@ -43,6 +43,12 @@ class CheckpointContent:
         return cls(states, dict(_tensors(checkpoint)), files)
 
 
+def stamp(checkpoint: Checkpoint) -> str:
+    """A text that is another one as soon as a file of the checkpoint is. No tensors are read."""
+    files = {name: digest(path)[:DIGITS] for name, path in _side_files(checkpoint)}
+    return repr((checkpoint.reference, dict(_states(checkpoint)), files))
+
+
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     """Yields a digest of each tensor; of a quantized model, whose tensors are codes, one of each file."""
     if signs_of_quantization(checkpoint.without_adapter):

@@ -1,6 +1,7 @@
 """The files of a checkpoint's folder beside the weights: config, tokenizer, processor, chat templates."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mergesearch.errors import UserError
@@ -56,6 +57,14 @@ def side_files(folder: Path, patterns: tuple[str, ...] = SIDE_FILES) -> Iterator
         if file.exists() and not file.is_dir():
             check_file(file)
             yield file
+
+
+def copy_files(source: Path, files: Iterable[Path], folder: Path) -> None:
+    """Copies files of the folder ``source``, with those folders that they are in: content, not links or permissions."""
+    for file in files:
+        target = folder / file.relative_to(source)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, target)
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:

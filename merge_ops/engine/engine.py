@@ -34,6 +34,7 @@ from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.live.built import Builder
 from mergesearch.merge_ops.output.folder import write_folder
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 from mergesearch.text import NO_TEXT
 
 __all__ = ["Engine", "MemoryReserve", "Merger", "check_output", "find_device", "merge", "torch_dtype"]
@@ -55,6 +56,9 @@ class Engine:
         builder: makes the live model, instead of transformers.
         dequantize: let transformers dequantize checkpoints that are quantized.
         named_paths: as for ``Checkpoint``.
+        tokenizer: the vocabulary of the live model, and of all recipes but those of standalone checkpoints. None: that
+            of the checkpoints.
+        base: as for ``Merger``.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a live model is made from, and where
@@ -68,10 +72,14 @@ class Engine:
         builder: Builder | None = None,
         dequantize: bool = False,
         named_paths: Mapping[str, Path] | None = None,
+        tokenizer: TokenizerConfig | None = None,
+        base: str | None = None,
     ) -> None:
-        self._merger = Merger(references, True, device, named_paths, reserve, dequantize=dequantize)
+        self._merger = Merger(
+            references, True, device, named_paths, reserve, dequantize=dequantize, tokenizer=tokenizer, base=base
+        )
         self._template = template
-        self._dtype = torch_dtype(dtype) or common_dtype(list(self._merger.checkpoints.values()))
+        self._dtype = torch_dtype(dtype) or common_dtype(list(self._merger.originals.values()))
         self._merger.check_values()
         checkpoint = self._merger.checkpoints[template]
         self.model: nn.Module
@@ -98,8 +106,7 @@ class Engine:
         standalone checkpoint, with its tokenizer.
 
         Raises:
-            UserError: the recipe has another dtype than the live model, or a vocabulary of its own. Nothing was
-                written.
+            UserError: the recipe has another dtype than the live model, or another vocabulary. Nothing was written.
             FloatingPointError: a tensor of the merged model has NaN or infinite values.
         """
         self._built = None
@@ -108,8 +115,8 @@ class Engine:
         self.tokenizer = tokenizer or template.tokenizer
         finite: set[str] = set()
         if self._standalone_models.has(recipe):
-            self._checked_assembly(recipe)
-        elif recipe.keeps_shapes or recipe.vocabulary:
+            self._check_dtype(recipe)
+        elif recipe.keeps_shapes:
             finite = self._write_views(self._assembly(recipe))
         elif self._has_fixed_depth:
             raise UserError("slices: a model that `builder` makes has the layers that it has; expected models")
@@ -150,7 +157,7 @@ class Engine:
             contents: by reference and the checkpoint's own name a digest of each tensor. Tensors without one count by
                 reference and name.
         """
-        if not recipe.keeps_shapes or recipe.vocabulary:
+        if not recipe.keeps_shapes:
             return recipe.phenotype(self.names)
         assembly = Assembly(self._merger, recipe)
         copied = {name: key for name in self.names if (key := assembly.copied(name))}
@@ -158,7 +165,8 @@ class Engine:
 
     def _content(self, reference: str, name: str, contents: Mapping[str, Mapping[str, str]]) -> str:
         own = self._merger.inputs[reference].own_names[name]
-        return contents.get(reference, {}).get(own, f"{reference} {name}")
+        known = {} if self._merger.copies else contents.get(reference, {})
+        return known.get(own, f"{reference} {name}")
 
     def coefficients(self, recipe: Recipe) -> dict[str, Coefficients] | None:
         """Returns each merged tensor's coefficients of the base and the models, or None if a tensor has none.
@@ -211,17 +219,20 @@ class Engine:
 
     def _assembly(self, recipe: Recipe) -> Assembly:
         if not recipe.keeps_shapes:
-            what = "a vocabulary of its own" if recipe.vocabulary else "slices"
-            raise UserError(f"the recipe has {what}: it cannot be built into the live model, whose shape is fixed")
+            raise UserError("the recipe has slices: it cannot be built into the live model, whose shape is fixed")
         return self._checked_assembly(recipe)
 
     def _checked_assembly(self, recipe: Recipe) -> Assembly:
-        assembly = Assembly(self._merger, recipe)
-        checkpoints = [self._merger.checkpoints[reference] for reference in recipe.references]
+        if recipe.vocabulary != self._merger.tokenizer:
+            raise UserError("the recipe has another vocabulary than the live model, whose shape is fixed")
+        self._check_dtype(recipe)
+        return Assembly(self._merger, recipe)
+
+    def _check_dtype(self, recipe: Recipe) -> None:
+        checkpoints = [self._merger.originals[reference] for reference in recipe.references]
         dtype = torch_dtype(recipe.target_dtype) or common_dtype(checkpoints)
         if dtype != self._dtype:
             raise UserError(f"dtype: found {dtype} in the recipe, expected the live model's {self._dtype}")
-        return assembly
 
     @property
     def views(self) -> Mapping[str, Tensor]:
@@ -326,7 +337,14 @@ def merge(
         _merge_in_memory(recipe, out, named_paths, recipe_text, options)
         return
     allow_nan, dequantize = options.allow_nan, recipe.dequantize
-    merger = Merger(recipe.references, named_paths=named_paths, allow_nan=allow_nan, dequantize=dequantize)
+    merger = Merger(
+        recipe.references,
+        named_paths=named_paths,
+        allow_nan=allow_nan,
+        dequantize=dequantize,
+        tokenizer=recipe.vocabulary,
+        base=recipe.base_model,
+    )
     options.say(str(merger.stream_plan))
     assembly = Assembly(merger, recipe)
     for warning in assembly.layout.warnings:

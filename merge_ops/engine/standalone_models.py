@@ -56,6 +56,6 @@ class StandaloneModels:
         return self._loaded[reference]
 
     def _load(self, reference: str) -> LoadedCheckpoint:
-        checkpoint = self._merger.checkpoints[reference]
+        checkpoint = self._merger.originals[reference]
         model, tokenizer = live.load(checkpoint, self._merger.device, self._dtype, self._builder)
         return LoadedCheckpoint(model, tokenizer, live.bind_aligned(model, align([checkpoint])[reference]))

@@ -1,12 +1,12 @@
 """Embeddings of models with different vocabularies in one vocabulary: permuted, filled and padded, as in mergekit.
 
 A token's row comes from the model's own embedding of the token. If the model has none, the row is the first of these
-that applies: what the recipe's ``tokens`` say; zeros if no model has the token; the embedding of the only model that
-has it; the base's embedding; the mean of all models that have it. Rows beyond the tokens (``pad_to_multiple_of``) are
-the mean of all other rows.
+that applies: what the recipe's ``tokens`` say; what its rule for ``missing`` tokens gives; zeros if no model has the
+token; the embedding of the only model that has it; the base's embedding; the mean of all models that have it. Rows
+beyond the tokens (``pad_to_multiple_of``) are the mean of all other rows.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from mergesearch.errors import UserError, listed
-from mergesearch.merge_ops.checkpoint.architecture import architecture, architecture_of
-from mergesearch.merge_ops.checkpoint.config_sections import with_one_token_more
-from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint
-from mergesearch.merge_ops.inputs.guessed_names import is_embedding
+from mergesearch.merge_ops.inputs.missing_tokens import TokenRows, sparse_combinations, subtoken_means, text_of
+from mergesearch.merge_ops.inputs.token_tensors import check_others, check_widths, embedding_names, row_count
 from mergesearch.merge_ops.inputs.tokenizer import load_tokenizer, quiet_tokenizers, result_tokenizer
-from mergesearch.merge_ops.recipe.vocabulary_config import TokenConfig, TokenEmbedding, TokenizerConfig, ZeroEmbedding
-
-TokenRows = dict[str, int]
-"""The row of each token."""
+from mergesearch.merge_ops.recipe.vocabulary_config import (
+    Missing,
+    TokenConfig,
+    TokenEmbedding,
+    TokenizerConfig,
+    ZeroEmbedding,
+)
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Vocabulary:
         embedded: for each model, the row of each token that it has an embedding of.
         model_tokens: for each model, its tokenizer's vocabulary.
         names: the names of the tensors that have one row for each token.
+        tokenizers: for each model, its tokenizer.
         warnings: what the user should know about the models' vocabularies, one line each.
         size: the number of rows of the result.
     """
@@ -48,6 +50,7 @@ class Vocabulary:
     embedded: dict[str, TokenRows]
     model_tokens: dict[str, TokenRows]
     names: frozenset[str]
+    tokenizers: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     size: int = field(init=False)
 
@@ -55,10 +58,6 @@ class Vocabulary:
         count = max(len(self.tokens), 1 + max(self.tokens.values(), default=-1))
         multiple = self.config.pad_to_multiple_of or 1
         self.size = -(-count // multiple) * multiple
-
-    def resized(self, info: TensorInfo) -> TensorInfo:
-        """Returns the info of an embedding in the result's vocabulary."""
-        return TensorInfo((self.size, *info.shape[1:]), info.dtype)
 
     def aligned(self, tensors: Mapping[str, Tensor], base: str | None) -> dict[str, Tensor]:
         """Returns the models' embeddings in the result's vocabulary, all in one dtype.
@@ -76,7 +75,9 @@ class Vocabulary:
             row = self._row_for(token, typed, base)
             for model in models:
                 aligned[model][self.tokens[token]] = row
-        for tensor in aligned.values():
+        for model, tensor in aligned.items():
+            for token, row in self._made_rows(model, typed, base):
+                tensor[self.tokens[token]] = row
             self._fill_padding(tensor)
         return aligned
 
@@ -101,6 +102,37 @@ class Vocabulary:
         }
         return {token: lacking for token, lacking in to_fill.items() if lacking}
 
+    def _made_rows(self, model: str, tensors: Mapping[str, Tensor], base: str | None) -> Iterator[tuple[str, Tensor]]:
+        """Yields the rows of tokens that a model lacks, and that a rule makes of the rows that it has."""
+        rows, own = tensors[model], self.embedded[model]
+        for rule, donors in self._donors(model, tensors, base).items():
+            if rule == "subtokens":
+                ids = {token: self.model_tokens[donor][token] for token, donor in donors.items()}
+                texts = {token: text_of(ids[token], self.tokenizers[donor]) for token, donor in donors.items()}
+                yield from subtoken_means(texts, rows, self.tokenizers[model])
+            elif rows.dim() > 1:
+                for donor in dict.fromkeys(donors.values()):
+                    tokens = [token for token in donors if donors[token] == donor]
+                    theirs = tensors[donor], self.embedded[donor]
+                    yield from sparse_combinations(tokens, (rows, own), theirs, self.config.atoms)
+
+    def _donors(self, model: str, models: Collection[str], base: str | None) -> dict[Missing, dict[str, str]]:
+        """Returns, by rule, the tokens that a model lacks and that are made by it, each with a model that has it.
+
+        That is the base if it has the token, else the first one that does.
+        """
+        base_first = sorted(models, key=lambda each: each != base)
+        found: dict[Missing, dict[str, str]] = {}
+        for token in self.tokens:
+            config = self.config.tokens.get(token, TokenConfig())
+            rule = config.missing or self.config.missing
+            if rule == "mean" or config.source is not None or token in self.embedded[model]:
+                continue
+            donor = next((each for each in base_first if token in self.embedded[each]), None)
+            if donor is not None:
+                found.setdefault(rule, {})[token] = donor
+        return found
+
     def _row_for(self, token: str, tensors: Mapping[str, Tensor], base: str | None) -> Tensor:
         config = self.config.tokens.get(token, TokenConfig())
         if config.source is not None:
@@ -116,8 +148,20 @@ class Vocabulary:
             total += row
         return total / len(rows)
 
-    def check(self, rows: Mapping[str, int]) -> None:
-        """Raises UserError if a configured embedding does not exist. ``rows`` is each model's number of embeddings."""
+    def check(self, rows: Mapping[str, int], base: str | None) -> None:
+        """Raises UserError if a configured embedding does not exist, or a rule for missing tokens cannot be applied.
+
+        Args:
+            rows: each model's number of embeddings.
+            base: the reference of the base.
+        """
+        for model in rows:
+            for donor in dict.fromkeys(self._donors(model, rows, base).get("omp", {}).values()):
+                if not self.embedded[model].keys() & self.embedded[donor].keys():
+                    raise UserError(
+                        f"tokenizer.missing: omp: {model} and {donor} have no token in common, expected one at least: "
+                        "the tokens that a model lacks are combined of those; use subtokens or mean"
+                    )
         for token in self._models_to_fill(rows):
             config = self.config.tokens.get(token, TokenConfig())
             if config.source is not None and not isinstance(config.source, ZeroEmbedding):
@@ -160,80 +204,41 @@ def _in_words(token: str, source: TokenEmbedding | str) -> str:
 
 
 def make_vocabulary(
-    config: TokenizerConfig, inputs: Mapping[str, AlignedCheckpoint], base: str, named_paths: Mapping[str, Path]
+    config: TokenizerConfig,
+    inputs: Mapping[str, AlignedCheckpoint],
+    template: str,
+    named_paths: Mapping[str, Path],
+    base: str | None = None,
 ) -> Vocabulary:
-    """Returns the vocabulary that a recipe asks for. A model without a tokenizer counts as having the base's.
+    """Returns the vocabulary that a recipe asks for. A model without a tokenizer counts as having the template's.
 
     Args:
         config: the ``tokenizer`` section of the recipe.
         inputs: the checkpoints by reference.
-        base: the reference of the template.
+        template: the reference of the template.
         named_paths: as for ``Checkpoint``.
+        base: the reference of the base, if there is one.
 
     Raises:
-        UserError: the base has no tokenizer, no embeddings were found, or a configured embedding does not exist.
+        UserError: the template has no tokenizer, no embeddings were found, or a configured embedding does not exist.
     """
     with quiet_tokenizers():
         loaded = {reference: load_tokenizer(entry.checkpoint) for reference, entry in inputs.items()}
-        if loaded[base] is None:
-            raise UserError(f"tokenizer: {base} has no tokenizer")
-        tokenizers = {base: loaded[base], **{r: t for r, t in loaded.items() if t is not None}}
-        names = embedding_names(inputs[base])
-        rows = {reference: _row_count(entry, names) for reference, entry in inputs.items()}
-        tokenizer = result_tokenizer(config, tokenizers, rows, base, named_paths)
-    model_tokens = {reference: (loaded[reference] or loaded[base]).get_vocab() for reference in inputs}
+        if loaded[template] is None:
+            raise UserError(f"tokenizer: {template} has no tokenizer")
+        tokenizers = {template: loaded[template], **{r: t for r, t in loaded.items() if t is not None}}
+        names = embedding_names(inputs[template])
+        rows = {reference: row_count(entry, names) for reference, entry in inputs.items()}
+        tokenizer = result_tokenizer(config, tokenizers, rows, template, named_paths)
+    owned = {reference: loaded[reference] or loaded[template] for reference in inputs}
+    model_tokens = {reference: each.get_vocab() for reference, each in owned.items()}
     embedded = {ref: {token: i for token, i in model_tokens[ref].items() if i < rows[ref]} for ref in inputs}
-    warnings = [f"{r} has no tokenizer: its rows are taken for {base}'s tokens" for r, t in loaded.items() if t is None]
-    vocabulary = Vocabulary(config, tokenizer, tokenizer.get_vocab(), embedded, model_tokens, names, warnings)
-    vocabulary.check(rows)
-    if vocabulary.size != rows[base] or any(map(vocabulary.moves, inputs)):
-        _check_others(inputs[base], names)
+    lacking = [reference for reference, each in loaded.items() if each is None]
+    warnings = [f"{reference} has no tokenizer: its rows are taken for {template}'s tokens" for reference in lacking]
+    tokens = tokenizer.get_vocab()
+    vocabulary = Vocabulary(config, tokenizer, tokens, embedded, model_tokens, names, owned, warnings)
+    vocabulary.check(rows, base)
+    check_widths(inputs, names)
+    if vocabulary.size != rows[template] or any(map(vocabulary.moves, inputs)):
+        check_others(inputs[template], names)
     return vocabulary
-
-
-def _check_others(template: AlignedCheckpoint, names: frozenset[str]) -> None:
-    """Raises UserError if tensors that are no embeddings have an entry for each token, too, such as a bias of logits.
-
-    They are the tensors that transformers makes larger in a model with one more token.
-    """
-    known = architecture(template.checkpoint)
-    larger = architecture_of(with_one_token_more(template.checkpoint.config)) if known else None
-    if known is None or larger is None:
-        return
-    live = known.live_names(template.own_names.values())
-    grown = {name for name, shape in known.shapes.items() if larger.shapes.get(name, shape) != shape}
-    others = [name for name, own in template.own_names.items() if live[own].name in grown and name not in names]
-    if others:
-        raise UserError(
-            f"tokenizer: {template.reference}: {listed(others)} has an entry for each token, too, which cannot follow "
-            "the tokens to other rows"
-        )
-
-
-def _row_count(entry: AlignedCheckpoint, names: frozenset[str]) -> int:
-    counts = [entry.tensors[name].shape[0] for name in names if name in entry.tensors]
-    if not counts:
-        raise UserError(f"tokenizer: {entry.reference} has none of the embeddings {listed(names)}")
-    return min(counts)
-
-
-def embedding_names(template: AlignedCheckpoint) -> frozenset[str]:
-    """Returns the names of the input and output embeddings and their biases.
-
-    They are found in transformers' model of the template, and by their names. Raises UserError if there are none.
-    """
-    by_name = filter(is_embedding, template.tensors)
-    names = frozenset([*_names_in_model(template), *by_name])
-    if not names:
-        raise UserError(f"tokenizer: {template.reference}: found no embeddings of tokens")
-    return names
-
-
-def _names_in_model(template: AlignedCheckpoint) -> list[str]:
-    """Returns the names of the parameters in the input and output embeddings of transformers' model."""
-    known = architecture(template.checkpoint)
-    if known is None:
-        return []
-    live_names = known.live_names(template.checkpoint.tensors)
-    in_model = [name for name, own in template.own_names.items() if live_names[own].name in known.embeddings]
-    return [name for name in in_model if live_names[template.own_names[name]].loaded]

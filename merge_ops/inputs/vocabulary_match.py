@@ -17,10 +17,7 @@ from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 MOST_RENAMED = 0.1
 """The largest share of rows that may stand for other tokens. Fine-tunes give names to a few tokens that were reserved;
 vocabularies that were made separately share a few rows by chance."""
-HINT = (
-    "`tokenizer_source: base` (or union, or a model) in the recipe merges each token's rows, wherever they are; before "
-    "a search, merge each model alone with `tokenizer_source: BASE`"
-)
+HINT = "`tokenizer_source: base` (or union, or a model) in the recipe merges each token's rows, wherever they are"
 
 
 @dataclass(frozen=True)

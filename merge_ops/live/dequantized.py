@@ -1,25 +1,22 @@
 """Quantized checkpoints as plain ones: transformers loads and dequantizes them, and their floats are kept on disk."""
 
-import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from mergesearch.errors import UserError, in_words, listed
 from mergesearch.merge_ops.checkpoint.architecture import model_class
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.checkpoint.copies import CopiesFolder, CopyWriter
 from mergesearch.merge_ops.checkpoint.quantization import quantization_method, signs_of_quantization
 from mergesearch.merge_ops.checkpoint.references import parse_reference
-from mergesearch.merge_ops.checkpoint.side_files import side_files
 from mergesearch.merge_ops.live.live import no_progress_bars
 
 SCALE = re.compile(r"_scales?(?:_\w+)?$|_zero_point$")
 """Names of tensors that tell what codes mean."""
-_FOLDERS: list[TemporaryDirectory[str]] = []
+_FOLDERS: list[CopiesFolder] = []
 """What this process has dequantized; removed at its end."""
 
 
@@ -55,10 +52,9 @@ def _dequantized(reference: str, path: Path) -> Path:
             f"{reference}: dequantize: true: transformers cannot dequantize {method} here: {in_words(error)}; give the "
             "model before its quantization"
         ) from None
-    _FOLDERS.append(TemporaryDirectory(prefix="mergesearch-dequantized."))
-    folder = Path(_FOLDERS[-1].name)
-    _write(model, checkpoint, folder)
-    return folder
+    _FOLDERS.append(CopiesFolder("dequantized"))
+    _write(model, checkpoint, _FOLDERS[-1].path)
+    return _FOLDERS[-1].path
 
 
 def _loaded(checkpoint: Checkpoint, method: str) -> Any:
@@ -83,14 +79,8 @@ def _loaded(checkpoint: Checkpoint, method: str) -> Any:
 
 
 def _write(model: Any, checkpoint: Checkpoint, folder: Path) -> None:
-    from safetensors.torch import save_file
-
     tied = getattr(model, "all_tied_weights_keys", {})
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    for file in side_files(checkpoint.path):
-        target = folder / file.relative_to(checkpoint.path)
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, target)
+    writer = CopyWriter(checkpoint, folder)
+    writer.write({name: tensor for name, tensor in model.state_dict().items() if name not in tied})
     config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    writer.finish((), config)

@@ -12,7 +12,7 @@ from mergesearch.files import write_text
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.architecture import architecture_of
-from mergesearch.merge_ops.checkpoint.config_sections import untied
+from mergesearch.merge_ops.checkpoint.config_sections import FILES, edit, untied
 from mergesearch.merge_ops.checkpoint.side_files import CARD
 from mergesearch.merge_ops.checkpoint.weight_files import NAMED_IN_CONFIG
 from mergesearch.merge_ops.inputs.chat_templates import chat_template, write_chat_template
@@ -22,7 +22,6 @@ from mergesearch.merge_ops.output.card import Card
 from mergesearch.merge_ops.output.loadable import check_layers
 from mergesearch.merge_ops.output.parents import Parents
 from mergesearch.merge_ops.output.result_config import SourceLayer
-from mergesearch.merge_ops.output.result_vocabulary import write_vocabulary
 from mergesearch.merge_ops.output.writer import Writer, written_checkpoint
 from mergesearch.merge_ops.recipe.layout import layer_counts, layer_of
 from mergesearch.reading import read_json_object
@@ -47,7 +46,7 @@ def write_folder(
     template, layered = _chat_template(assembly, merger), layered_config(assembly, merger)
     checkpoint = merger.checkpoints[assembly.layout.template]
     if checkpoint.folder is not None:
-        _check_side_files(checkpoint.folder, assembly, template)
+        _check_side_files(checkpoint.folder, template)
     if layered is not None:
         config, infos = checkpoint.config, merger.inputs[assembly.layout.template].tensors
         check_layers(checkpoint.reference, config, infos, layered, assembly.infos)
@@ -95,10 +94,9 @@ def _check_result(name: str, tensor: torch.Tensor, assembly: Assembly) -> None:
     )
 
 
-def _check_side_files(folder: Path, assembly: Assembly, template: str | None) -> None:
+def _check_side_files(folder: Path, template: str | None) -> None:
     """Raises UserError, before anything is written, if a file that the result changes is no JSON object."""
-    names = [result_config.FILES[0]]
-    names += result_config.FILES[1:] if assembly.layout.vocabulary else ()
+    names = [FILES[0]]
     names += ["tokenizer_config.json"] if template is not None else []
     for file in (folder / name for name in names):
         if file.exists():
@@ -120,12 +118,7 @@ def _write_side_files(
     result_config.forget_places(writer.folder)
     if checkpoint.has_config:
         config = layered or checkpoint.config
-        result_config.edit(writer.folder, lambda _: changed_config(config, assembly, merger))
-    if assembly.layout.vocabulary:
-        vocabulary, template = assembly.layout.vocabulary, assembly.layout.template
-        infos = merger.inputs[template].tensors
-        old_sizes = {infos[name].shape[0] for name in vocabulary.names if name in infos}
-        write_vocabulary(writer.folder, vocabulary, template, old_sizes)
+        edit(writer.folder, lambda _: changed_config(config, assembly, merger))
 
 
 def changed_config(config: dict[str, Any], assembly: Assembly, merger: Merger) -> dict[str, Any]:

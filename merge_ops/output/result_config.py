@@ -3,9 +3,8 @@
 Keys are found by their names, not by the architecture.
 """
 
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,15 +14,13 @@ from typing import Any
 import torch
 
 from mergesearch.errors import UserError
-from mergesearch.files import write_text
-from mergesearch.merge_ops.checkpoint.config_sections import Json, is_section
+from mergesearch.merge_ops.checkpoint.config_sections import Json, edit, is_section
 from mergesearch.merge_ops.inputs.model_config import LAYER_COUNT
 from mergesearch.reading import read_json_object
 from mergesearch.text import quoted
 
 PER_LAYER = re.compile(r"layer|block|pattern|type|size|head|window|sparsity|activation|attention|mlp|moe|rope")
 LAYER_INDICES = re.compile(r"_(?:layers|idxs?|indices|indexes|layer_ids|layers_idx)$")
-FILES = ("config.json", "generation_config.json")
 LOADED_FROM = ("_name_or_path", "name_or_path")
 """Keys with the path that a model or tokenizer was loaded from, which is another one than the result."""
 TOKENIZER = "tokenizer_config.json"
@@ -35,14 +32,6 @@ def forget_places(folder: Path) -> None:
         content = read_json_object(folder / TOKENIZER)
         if content.keys() & set(LOADED_FROM):
             edit(folder, lambda given: {k: v for k, v in given.items() if k not in LOADED_FROM}, (TOKENIZER,))
-
-
-def edit(folder: Path, change: Callable[[Json], Json], files: Sequence[str] = FILES[:1]) -> None:
-    """Applies ``change`` to the content of those files that exist."""
-    for file in (folder / name for name in files):
-        if file.exists():
-            changed = change(read_json_object(file))
-            write_text(file, json.dumps(changed, indent=2, ensure_ascii=False) + "\n")
 
 
 def with_dtype(config: Json, dtype: torch.dtype) -> Json:

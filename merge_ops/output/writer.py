@@ -2,8 +2,7 @@
 
 import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +12,7 @@ from torch import Tensor
 from mergesearch.errors import UserError, listed
 from mergesearch.files import atomic_path, ended_by_exception, write_text
 from mergesearch.merge_ops.checkpoint.pages import allocated
-from mergesearch.merge_ops.checkpoint.side_files import CHAT_TEMPLATES, TOKENIZER_FILES, side_files
+from mergesearch.merge_ops.checkpoint.side_files import CHAT_TEMPLATES, TOKENIZER_FILES, copy_files, side_files
 from mergesearch.merge_ops.checkpoint.tensor_files import DTYPE_NAMES, StoredBytes, TensorFile, TensorInfo
 from mergesearch.merge_ops.checkpoint.weight_files import INDEX_SUFFIX, STEMS, SUFFIX
 from mergesearch.merge_ops.inputs.chat_templates import stored_template
@@ -98,15 +97,9 @@ class Writer:
         if tokenizer not in (None, source):
             patterns = (*TOKENIZER_FILES, *(CHAT_TEMPLATES if stored_template(tokenizer) else ()))
             replaced = set(side_files(source, patterns))
-            self._copy(tokenizer, side_files(tokenizer, patterns))
+            copy_files(tokenizer, side_files(tokenizer, patterns), self.folder)
             own = (file for file in own if file not in replaced)
-        self._copy(source, own)
-
-    def _copy(self, source: Path, files: Iterable[Path]) -> None:
-        for file in files:
-            target = self.folder / file.relative_to(source)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, target)
+        copy_files(source, own, self.folder)
 
     def _write_shard(self, path: Path, tensors: Mapping[str, TensorInfo], largest: int) -> Iterator[tuple[str, Tensor]]:
         written = self._written.setdefault(path, {})

@@ -111,9 +111,12 @@ class Recipe(Strict):
 
     @property
     def tokenizers(self) -> list[str]:
-        """The references of models that are used for their tokenizer alone."""
-        source = self.vocabulary.source if self.vocabulary else None
-        return [] if source in (None, "base", "union") else [str(source)]
+        """The references of models that are used for their vocabulary alone."""
+        vocabulary = self.vocabulary
+        if vocabulary is None:
+            return []
+        sources = [] if vocabulary.source in ("base", "union") else [str(vocabulary.source)]
+        return list(dict.fromkeys([*sources, *vocabulary.models]))
 
     @property
     def target_dtype(self) -> Dtype | None:
@@ -127,8 +130,8 @@ class Recipe(Strict):
 
     @property
     def keeps_shapes(self) -> bool:
-        """Whether the result has the template's tensors, with the same names and shapes."""
-        return bool(self.models) and self.vocabulary is None
+        """Whether the result has the template's tensors: the same names, and in one vocabulary the same shapes."""
+        return bool(self.models)
 
     @property
     def steps_after_merge(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Best:
         from mergesearch.merge_ops.live.built import find_builder
 
         device, builder = find_device(self.device), find_builder(self.builder) if self.builder else None
-        if self.recipe.keeps_shapes and not self.before:
+        if self.recipe.keeps_shapes and not self.recipe.vocabulary and not self.before:
             references = self.recipe.references
             engine = Engine(references, references[0], self.recipe.target_dtype, device, builder=builder)
             return Built(engine.build(self.recipe), engine.tokenizer)

@@ -38,7 +38,7 @@ from mergesearch.trust import trust_code
 
 LAYERED = {"slices", "modules"}
 """Keys of recipes that cannot be checked without the models' numbers of layers."""
-SHARED_KEYS = ("dtype", "out_dtype", "on_mismatch", "on_config_mismatch", "chat_template", "dequantize")
+SHARED_KEYS = ("dtype", "out_dtype", "tokenizer", "on_mismatch", "on_config_mismatch", "chat_template", "dequantize")
 """Keys that baselines and soups take over from the recipe."""
 
 
@@ -50,7 +50,7 @@ class Problem:
     ``starts`` has one candidate of each method, assembled. ``shared_keys`` are recipe keys that baselines and soups
     have in common with the candidates. ``chat_template`` is that of all candidates, if the recipe names one.
     ``standalone`` are the checkpoints that are other models than the template with other weights: as baselines they are
-    scored with their own config and tokenizer.
+    scored with their own config and tokenizer. So is a template whose vocabulary is not that of the candidates.
     """
 
     config: Config
@@ -74,6 +74,12 @@ class Problem:
     def dequantizes(self) -> bool:
         """Whether quantized checkpoints are dequantized."""
         return self.config.recipe.get("dequantize") is True
+
+    @property
+    def tokenizer(self) -> TokenizerConfig | None:
+        """The vocabulary of all candidates, where it is not that of every model."""
+        given = self.config.recipe.get("tokenizer")
+        return TokenizerConfig.model_validate(given) if given else None
 
     def checkpoint(self, reference: str) -> Checkpoint:
         """One of the checkpoints, dequantized where the recipe says so."""
@@ -141,7 +147,7 @@ def _check_graded(tasks: TaskSet) -> None:
 
 @dataclass(frozen=True)
 class _OpenRecipe:
-    """A recipe without a tokenizer, and what ``Problem`` has of it."""
+    """A recipe whose vocabulary is the same in every candidate, and what ``Problem`` has of it."""
 
     recipe: dict[str, Any]
     space: Space
@@ -178,16 +184,16 @@ def open_recipe(recipe: dict[str, Any], folder: Path) -> _OpenRecipe:
     if not {"dtype", "out_dtype"} & recipe.keys():
         common_dtype(checkpoints)
     if vocabulary := space.fill(space.methods[0], space.start(space.methods[0], {})).vocabulary:
-        _check_idle(vocabulary, merger)
-        recipe = _without_tokenizer(recipe)
+        recipe, merger = _with_one_vocabulary(recipe, vocabulary, merger)
         space = Space(recipe, _layer_count(merger.names), "recipe")
     starts = {method.name: _assembled(space.fill(method, space.start(method, {})), merger) for method in space.methods}
     used_otherwise = check_same_computation([merger.inputs[r] for r in possible_templates(space, recipe, references)])
     check_seams(space, merger.names)
     check_layer_ranges(space, lambda candidate: _assembled(candidate, merger))
     shared: dict[str, object] = {key: recipe[key] for key in SHARED_KEYS if key in recipe}
-    others = standalone(merger.inputs)
-    if others or merger.label_orders or not _are_alike(checkpoints):
+    changed = merger.copies.changed if merger.copies else frozenset[str]()
+    others = [*changed, *(reference for reference in standalone(merger.inputs) if reference not in changed)]
+    if others or merger.label_orders or not _are_alike(list(merger.checkpoints.values())):
         shared["base_model"] = references[0]  # so that soups are the template with other weights
     warnings = [*_config_warnings(recipe, merger), *used_otherwise]
     chat_template = _chat_template(recipe, merger)
@@ -221,21 +227,34 @@ def _taken_for_names(references: Sequence[str], folder: Path) -> Iterator[str]:
             yield f"recipe: {reference}: is not in {path.parent}, beside the config, so it is a name on the hub{near}"
 
 
-def _check_idle(vocabulary: TokenizerConfig, merger: Merger) -> None:
-    """Raises UserError unless the vocabulary is that of every model. The live model has one."""
+def _with_one_vocabulary(
+    recipe: Mapping[str, Any], vocabulary: TokenizerConfig, merger: Merger
+) -> tuple[dict[str, Any], Merger]:
+    """The recipe, and its models, in one vocabulary: as they are where all have it, else in copies.
+
+    The recipe names all models whose vocabularies count, since not every candidate has all of them. Raises UserError.
+    """
+    others = {key: value for key, value in recipe.items() if key not in ("tokenizer", "tokenizer_source")}
+    references = list(merger.inputs)
+    if _is_idle(vocabulary, merger):
+        return others, merger
+    if vocabulary.models:
+        raise UserError(
+            f"recipe: tokenizer.models: found {listed(vocabulary.models)}; leave it out: in a search all models count"
+        )
+    named = vocabulary.model_copy(update={"models": references})
+    given = named.model_dump(exclude_defaults=True, exclude_none=True)
+    with located("recipe"):
+        return {**others, "tokenizer": given}, Merger(references, dequantize=merger.dequantizes, tokenizer=named)
+
+
+def _is_idle(vocabulary: TokenizerConfig, merger: Merger) -> bool:
+    """Whether the vocabulary is that of every model. Raises UserError."""
     entries = list(merger.inputs.values())
     names = [name for name in entries[0].tensors if is_embedding(name)]
     sizes = {entry.tensors[name].shape[0] for entry in entries for name in names if name in entry.tensors}
     checkpoints = [entry.checkpoint for entry in entries]
-    if len(sizes) != 1 or not changes_nothing(vocabulary, checkpoints, next(iter(sizes))):
-        raise UserError(
-            "recipe: tokenizer: a search needs models of one vocabulary, and leaves it as it is; merge each model "
-            "alone with this tokenizer beforehand"
-        )
-
-
-def _without_tokenizer(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in recipe.items() if key not in ("tokenizer", "tokenizer_source")}
+    return len(sizes) == 1 and changes_nothing(vocabulary, checkpoints, next(iter(sizes)))
 
 
 def _are_alike(checkpoints: Sequence[Checkpoint]) -> bool:

@@ -68,6 +68,7 @@ def memory_plan(problem: Problem, takes_gradients: bool) -> MemoryPlan:
         device=find_device(problem.config.device),
         reserve=reserve,
         dequantize=problem.dequantizes,
+        tokenizer=problem.tokenizer,
     )
     return merger.memory_plan
 

@@ -24,7 +24,8 @@ def open_engine(problem: Problem, takes_gradients: bool) -> Engine:
     device = find_device(problem.config.device)
     others = problem.standalone
     references, template = problem.references, problem.template
-    engine = Engine(references, template, problem.dtype, device, reserve, others, builder, problem.dequantizes)
+    shape = problem.dtype, device, reserve, others, builder, problem.dequantizes, problem.tokenizer
+    engine = Engine(references, template, *shape)
     if problem.chat_template is not None and engine.tokenizer is not None:
         engine.tokenizer.chat_template = problem.chat_template
     return engine

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.checkpoint.config_sections import edit
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.checkpoint.weight_files import INDEX, SINGLE
-from mergesearch.merge_ops.output.result_config import edit, with_dtype
+from mergesearch.merge_ops.output.result_config import with_dtype
 from mergesearch.merge_ops.output.writer import Writer, written_checkpoint
 
 from ..helpers import INPUTS, read, same_bytes, save, tensor

@@ -9,10 +9,10 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.engine.engine import Engine, merge
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary
@@ -90,7 +90,7 @@ def test_tokens_of_the_base_without_an_embedding_are_dropped(tmp_path: Path) -> 
 
 
 def test_the_live_model_refuses_a_vocabulary() -> None:
-    with pytest.raises(UserError, match="a vocabulary of its own: it cannot be built into the live model"):
+    with pytest.raises(UserError, match="another vocabulary than the live model"):
         Engine([A], A).build(recipe(tokenizer_source="union"))
 
 
@@ -175,7 +175,125 @@ def test_a_source_that_is_not_there_is_found_before_anything_is_written() -> Non
     tokens = {"<|new|>": {"source": {"kind": "model_token", "model": A, "token_id": 60}}}
     one = recipe(tokenizer={"source": "union", "tokens": tokens})
     with pytest.raises(UserError, match=r"tokenizer\.tokens\.<\|new\|>: .*vocabA has no embedding of the token_id 60"):
-        Assembly(Merger(one.references), one)
+        Merger(one.references, tokenizer=one.vocabulary)
+
+
+# Missing tokens
+
+
+def word_pieces(tokens: list[str]) -> Any:
+    """A tokenizer of words and their parts."""
+    model = models.WordPiece({token: row for row, token in enumerate(tokens)}, unk_token="[UNK]")
+    made = Tokenizer(model)
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]")
+
+
+WORDS = {"m": ["[UNK]", "sun", "##day", "day", "##s", "x"], "n": ["[UNK]", "sunday", "##days", "day", "x", "q", "sun"]}
+
+
+def of_words(tokens: dict[str, Any] | None = None, **config: Any) -> Vocabulary:
+    """The vocabulary of m and n, whose tokens are words and parts of words."""
+    rows = {model: {token: row for row, token in enumerate(words)} for model, words in WORDS.items()}
+    union = {token: row for row, token in enumerate(dict.fromkeys(WORDS["m"] + WORDS["n"]))}
+    tokenizers = {model: word_pieces(words) for model, words in WORDS.items()}
+    found = TokenizerConfig.model_validate({"tokens": tokens or {}, **config})
+    return Vocabulary(found, None, union, rows, rows, frozenset(), tokenizers)
+
+
+def embeddings(width: int = 4) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {model: torch.randn(len(words), width, generator=generator) for model, words in WORDS.items()}
+
+
+def test_a_missing_token_is_the_mean_of_its_subtokens() -> None:
+    given, made = embeddings(), of_words(missing="subtokens")
+    found, row = made.aligned(given, None)["m"], made.tokens
+    m = given["m"].double()
+    assert torch.equal(found[row["sunday"]], ((m[1] + m[2]) / 2).float())
+    assert torch.equal(found[row["##days"]], ((m[3] + m[4]) / 2).float())
+    assert torch.equal(found[row["q"]], given["n"][5])  # m knows nothing of it
+    assert torch.equal(found[row["sun"]], given["m"][1])
+
+
+def test_a_rule_for_one_token() -> None:
+    given, made = embeddings(), of_words({"sunday": {"missing": "subtokens"}})
+    found, row = made.aligned(given, None)["m"], made.tokens
+    assert torch.equal(found[row["sunday"]], of_words(missing="subtokens").aligned(given, None)["m"][row["sunday"]])
+    assert torch.equal(found[row["##days"]], given["n"][2])
+
+
+def test_biases_are_means_of_subtokens_too_and_are_not_combined() -> None:
+    given = {model: tensor[:, 0] for model, tensor in embeddings().items()}
+    row = of_words().tokens["sunday"]
+    parts = of_words(missing="subtokens").aligned(given, None)["m"][row]
+    assert_close(parts, (given["m"][1] + given["m"][2]) / 2, OPERATIONS)
+    assert of_words(missing="omp").aligned(given, None)["m"][row] == given["n"][1]
+
+
+def test_a_combination_of_shared_tokens_is_found_again() -> None:
+    """n's rows of shared tokens are m's in another basis; one more is made of those of two tokens."""
+    basis = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+    given = embeddings()
+    given["n"] = torch.randn(7, 4, generator=torch.Generator().manual_seed(2))
+    shared = ["[UNK]", "day", "x", "sun"]
+    for token in shared:
+        given["n"][WORDS["n"].index(token)] = given["m"][WORDS["m"].index(token)] @ basis
+    day, x = (given["m"][WORDS["m"].index(token)] for token in ("day", "x"))
+    given["n"][1] = (2 * day - 3 * x) @ basis
+    for k in (None, 4):
+        made = of_words(missing="omp", k=k)
+        found = made.aligned(given, None)["m"][made.tokens["sunday"]]
+        assert_close(found, 2 * day - 3 * x, 100, 10.0)
+
+
+def test_no_token_in_common() -> None:
+    rows = {"m": {"a": 0}, "n": {"b": 0, "c": 1}}
+    made = Vocabulary(TokenizerConfig(missing="omp"), None, {"a": 0, "b": 1, "c": 2}, rows, rows, frozenset())
+    with pytest.raises(UserError, match=r"tokenizer\.missing: omp: m and n have no token in common, expected one"):
+        made.check({"m": 1, "n": 2}, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"missing": "means"}, r"tokenizer\.missing: found 'means'.*mean.*subtokens.*omp"),
+        ({"k": 3}, r"tokenizer.*k: is for missing: omp"),
+        ({"missing": "omp", "k": 0}, r"tokenizer\.k: found 0"),
+        ({"tokens": {"a": {"missing": "omp", "force": True}}}, r"tokens\.a: found missing beside source or force"),
+        ({"tokens": {"a": {"missing": "omp", "source": {"kind": "zero"}}}}, "found missing beside source or force"),
+    ],
+    ids=str,
+)
+def test_rules_that_are_not_valid(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        recipe(tokenizer=given)
+
+
+def test_embeddings_of_other_widths(tmp_path: Path) -> None:
+    wide = tmp_path / "wide"
+    shutil.copytree(INPUTS / "vocabB", wide)
+    tensors = {n: torch.cat([t, t], 1) if n in (EMBED, HEAD) else t for n, t in read(wide).items()}
+    save_file(tensors, wide / "model.safetensors", metadata={"format": "pt"})
+    models = [{"model": model, "parameters": {"weight": 0.5}} for model in (A, str(wide))]
+    data = {"merge_method": "linear", "models": models, "tokenizer_source": "union", "on_mismatch": "base"}
+    with pytest.raises(UserError, match=r"lm_head\.weight: found rows of \[32\] in .*A and \[64\] in .*wide"):
+        merge(Recipe.read(data), tmp_path / "out")
+
+
+def test_models_that_do_not_count_are_no_models_of_the_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.models: found .*vocabA, expected .*vocabB too"):
+        merge(recipe(tokenizer={"models": [A]}), tmp_path / "out")
+
+
+def test_more_models_than_are_merged_count(tmp_path: Path) -> None:
+    one = {"merge_method": "linear", "models": [{"model": A, "parameters": {"weight": 1.0}}]}
+    merge(Recipe.read({**one, "tokenizer": {"models": [A, B]}}), tmp_path / "out")
+    written, (a, b) = read(tmp_path / "out"), (read(Path(model)) for model in (A, B))
+    tokens = [transformers.AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (tmp_path / "out", B)]
+    assert torch.equal(written[EMBED][:60], a[EMBED])
+    for token in tokens[0].keys() - transformers.AutoTokenizer.from_pretrained(A).get_vocab().keys():
+        assert torch.equal(written[EMBED][tokens[0][token]], b[EMBED][tokens[1][token]])
 
 
 def test_the_wider_dtype_is_taken() -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops.engine.engine import merge
-from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 from mergesearch.search.config import Config
 from mergesearch.search.problem.problem import Problem, open_problem
 
@@ -69,29 +68,29 @@ def test_a_search_with_a_tokenizer_that_changes_nothing(config: dict[str, Any], 
     ],
     ids=str,
 )
-def test_a_tokenizer_that_changes_rows_is_refused(given: dict[str, Any], config: dict[str, Any]) -> None:
+def test_a_tokenizer_that_changes_rows_is_that_of_all_candidates(given: dict[str, Any], config: dict[str, Any]) -> None:
     config["recipe"] |= given
-    with pytest.raises(UserError, match="tokenizer: a search needs models of one vocabulary"):
-        opened(config)
+    problem = opened(config)
+    assert problem.tokenizer == TokenizerConfig.model_validate({**given["tokenizer"], "models": problem.references})
+    assert all(start.recipe.vocabulary == problem.tokenizer for start in problem.starts.values())
+    assert sorted(problem.standalone) == sorted(problem.references)
 
 
-def test_other_vocabularies_are_refused_with_and_without_a_tokenizer(
-    config: dict[str, Any], models: Path, tmp_path: Path
-) -> None:
-    config["recipe"]["models"][0]["model"] = renumbered(models, tmp_path / "moved", 7)
-    with pytest.raises(UserError, match=r"different vocabularies: \d+ of 30 rows.*before a search, merge each model"):
+def test_other_vocabularies_need_a_tokenizer(config: dict[str, Any], models: Path, tmp_path: Path) -> None:
+    moved = config["recipe"]["models"][0]["model"] = renumbered(models, tmp_path / "moved", 7)
+    with pytest.raises(UserError, match=r"different vocabularies: \d+ of 30 rows.*`tokenizer_source: base`"):
         opened(config)
     config["recipe"]["tokenizer_source"] = "base"
-    with pytest.raises(UserError, match="a search needs models of one vocabulary"):
+    problem = opened(config)
+    assert problem.warnings == []
+    assert problem.standalone == [moved]
+
+
+def test_all_models_count_in_a_search(config: dict[str, Any], models: Path, tmp_path: Path) -> None:
+    config["recipe"]["models"][0]["model"] = renumbered(models, tmp_path / "moved", 7)
+    config["recipe"]["tokenizer"] = {"source": "base", "models": [str(models / "base")]}
+    with pytest.raises(UserError, match=r"tokenizer\.models: found .*base; leave it out: in a search all models count"):
         opened(config)
-
-
-def test_the_way_out_is_to_merge_each_model_alone(config: dict[str, Any], models: Path, tmp_path: Path) -> None:
-    moved = renumbered(models, tmp_path / "moved", 7)
-    alone = {"merge_method": "linear", "models": [{"model": moved, "parameters": {"weight": 1.0}}]}
-    merge(Recipe.read({**alone, "tokenizer_source": str(models / "base")}), tmp_path / "like-base")
-    config["recipe"]["models"][0]["model"] = str(tmp_path / "like-base")
-    assert opened(config).warnings == []
 
 
 def test_a_few_renamed_tokens_are_a_warning(config: dict[str, Any], models: Path, tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
-"""The tokenizer of a result with another vocabulary than the template's, and what the configs say about it."""
+"""The tokenizer of a model in another vocabulary than its own, and what its configs say about it."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from mergesearch.merge_ops.checkpoint.config_sections import Json, each_section
+from mergesearch.merge_ops.checkpoint.config_sections import FILES, Json, each_section, edit
 from mergesearch.merge_ops.checkpoint.side_files import TOKENIZER_FILES, side_files
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary
-from mergesearch.merge_ops.output import result_config
 
 SIZE = "vocab_size"
 TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
@@ -18,21 +17,21 @@ NewId = Callable[[str, int], int | None]
 """From a key of a config and an id under it to the new id, or None if there is no such token in the result."""
 
 
-def write_vocabulary(folder: Path, vocabulary: Vocabulary, template: str, old_sizes: Collection[int]) -> None:
+def write_vocabulary(folder: Path, vocabulary: Vocabulary, model: str, old_sizes: Collection[int]) -> None:
     """Replaces the tokenizer in a folder, and adapts its configs.
 
     Args:
-        folder: the result's folder, with the template's files.
+        folder: a folder with the model's files.
         vocabulary: the result's vocabulary.
-        template: the reference of the template.
-        old_sizes: the numbers of rows of the template's embeddings.
+        model: the reference of the model.
+        old_sizes: the numbers of rows of its embeddings.
     """
     for file in side_files(folder, TOKENIZER_FILES):
         file.unlink()
     vocabulary.tokenizer.save_pretrained(folder)
-    new_id = _renumbering(vocabulary, template)
-    result_config.edit(folder, lambda config: with_size(config, old_sizes, vocabulary.size))
-    result_config.edit(folder, lambda config: with_token_ids(config, new_id), result_config.FILES)
+    new_id = _renumbering(vocabulary, model)
+    edit(folder, lambda config: with_size(config, old_sizes, vocabulary.size))
+    edit(folder, lambda config: with_token_ids(config, new_id), FILES)
 
 
 def with_size(config: Json, old_sizes: Collection[int], size: int) -> Json:
@@ -68,13 +67,13 @@ def with_token_ids(config: Json, new_id: NewId) -> Json:
     return each_section(config, lambda section: {key: renumbered(key, value) for key, value in section.items()})
 
 
-def _renumbering(vocabulary: Vocabulary, template: str) -> NewId:
+def _renumbering(vocabulary: Vocabulary, model: str) -> NewId:
     """Returns a function that follows a token to its new row.
 
     In place of a token that is gone, the result's tokenizer has one of the same role, such as ``pad_token_id``. An id
     of no token stays, if the result has such a row. Negative ids mean that there is none.
     """
-    tokens = {index: token for token, index in vocabulary.model_tokens[template].items()}
+    tokens = {index: token for token, index in vocabulary.model_tokens[model].items()}
 
     def new_id(key: str, index: int) -> int | None:
         if index < 0:

@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from mergesearch.merge_ops.engine.engine import merge
+from mergesearch.merge_ops.inputs.result_vocabulary import _renumbering, with_size, with_token_ids
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary
-from mergesearch.merge_ops.output.result_vocabulary import _renumbering, with_size, with_token_ids
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 

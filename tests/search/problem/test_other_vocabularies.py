@@ -1,0 +1,109 @@
+"""Searches over models of different vocabularies: one vocabulary for candidates, and each model's own for baselines."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.engine.documents import merge_file
+from mergesearch.merge_ops.engine.engine import merge
+from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.config import Config
+from mergesearch.search.evaluate import evaluate_model
+from mergesearch.search.problem.problem import open_problem
+from mergesearch.search.scoring.live_model import open_engine
+
+from ..helpers import go, rescored
+
+Data = dict[str, Any]
+NEW = ["ab", "cd", "ef"]
+
+
+def with_other_tokens(source: Path, out: Path) -> str:
+    """A copy of a model whose rows are in another order, with rows for three more tokens."""
+    shutil.copytree(source, out)
+    content = json.loads((out / "tokenizer.json").read_text())
+    old = content["model"]["vocab"]
+    rows = len(old)
+    content["model"]["vocab"] = {token: (row + 5) % rows for token, row in old.items()}
+    content["model"]["vocab"] |= {token: rows + n for n, token in enumerate(NEW)}
+    for token in content["added_tokens"]:
+        token["id"] = content["model"]["vocab"][token["content"]]
+    (out / "tokenizer.json").write_text(json.dumps(content))
+    tensors = load_file(out / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = torch.cat([tensors[name].roll(5, 0), tensors[name][:3] + 0.1])
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    config = json.loads((out / "config.json").read_text())
+    changed = {key: (value + 5) % rows for key, value in config.items() if key in ("bos_token_id", "eos_token_id")}
+    (out / "config.json").write_text(json.dumps({**config, **changed, "vocab_size": rows + 3}))
+    (out / "generation_config.json").unlink()
+    return str(out)
+
+
+@pytest.fixture
+def pair(config: Data, models: Path, tmp_path: Path) -> Data:
+    """A search over the base and two models, of which one has other tokens."""
+    config["recipe"] = {
+        "merge_method": {"search": ["task_arithmetic", "linear"]},
+        "base_model": str(models / "base"),
+        "models": [
+            {"model": str(models / "one"), "parameters": {"weight": {"search": [0.0, 1.0]}}},
+            {
+                "model": with_other_tokens(models / "two", tmp_path / "other"),
+                "parameters": {"weight": {"search": [0.0, 1.0]}},
+                "include": {"search": [True, False]},
+            },
+        ],
+    }
+    config["search"]["trials"] = 14
+    return config
+
+
+@pytest.mark.parametrize("missing", ["mean", "subtokens", "omp"])
+@pytest.mark.parametrize("source", ["union", "base"])
+def test_the_live_model_is_what_merge_writes(source: str, missing: str, pair: Data, tmp_path: Path) -> None:
+    pair["recipe"]["tokenizer"] = {"source": source, "missing": missing}
+    problem = open_problem(Config.model_validate(pair), "config")
+    engine = open_engine(problem, takes_gradients=False)
+    rows = 30 + 3 * (source == "union")
+    for method in problem.space.methods:
+        for included in (True, False):
+            point = {**problem.space.start(method, {}), "other.include": included}
+            recipe = Recipe.read(yaml.safe_load(problem.space.fill(method, point).to_yaml()))
+            assert len(recipe.models) == 1 + included
+            engine.build(recipe)
+            out = tmp_path / f"{method.name}-{included}"
+            merge(recipe, out)
+            assert engine.digest() == Checkpoint(str(out)).digest()
+            assert load_file(out / "model.safetensors")["lm_head.weight"].shape[0] == rows
+            assert len(AutoTokenizer.from_pretrained(out)) == rows == len(engine.tokenizer)
+
+
+@pytest.mark.parametrize("source", ["union", "base"])
+def test_each_model_is_scored_as_its_owner_has_it(source: str, pair: Data, models: Path, tmp_path: Path) -> None:
+    pair["recipe"]["tokenizer_source"] = source
+    pair["search"] |= {"trials": 12, "racing": True, "start": "gradient"}
+    verdict = go(pair, tmp_path)
+    scores = {row.name: row.tasks["text"]["all"] for row in verdict.baselines}
+    for name, folder in {"base": models / "base", "one": models / "one", "other": tmp_path / "other"}.items():
+        own = evaluate_model(str(folder), Config.model_validate(pair), "config").scores["text"].value.value
+        assert scores[name] == rescored(own)
+    merge_file(tmp_path / "small" / "best.yml", tmp_path / "out")
+    found = evaluate_model(str(tmp_path / "out"), Config.model_validate(pair), "config").scores["text"].value.value
+    assert verdict.winner.tasks["text"]["all"] == rescored(found)
+
+
+def test_soups_and_learned_soups(pair: Data, tmp_path: Path) -> None:
+    pair["recipe"] |= {"tokenizer_source": "union"}
+    pair["search"] |= {"trials": 20, "soups": ["greedy_safe", "learned_layers"]}
+    verdict = go(pair, tmp_path)
+    assert [row.name for row in verdict.soups] == ["greedy soup (safe)", "learned soup (layers)"]
+    assert verdict.left_out == []
