@@ -357,7 +357,15 @@ def _merge_in_memory(
 ) -> None:
     """Writes the model of a recipe with steps after the merge, which need a live model."""
     references, dtype = recipe.references, recipe.target_dtype
-    engine = Engine(references, references[0], dtype, dequantize=recipe.dequantize, named_paths=named_paths)
+    engine = Engine(
+        references,
+        references[0],
+        dtype,
+        dequantize=recipe.dequantize,
+        named_paths=named_paths,
+        tokenizer=recipe.vocabulary,
+        base=recipe.base_model,
+    )
     options.say(str(engine.memory))
     for warning in engine.warnings(recipe):
         options.warn(warning)

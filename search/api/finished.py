@@ -52,10 +52,11 @@ class Best:
         from mergesearch.merge_ops.live.built import find_builder
 
         device, builder = find_device(self.device), find_builder(self.builder) if self.builder else None
-        if self.recipe.keeps_shapes and not self.recipe.vocabulary and not self.before:
-            references = self.recipe.references
-            engine = Engine(references, references[0], self.recipe.target_dtype, device, builder=builder)
-            return Built(engine.build(self.recipe), engine.tokenizer)
+        if self.recipe.keeps_shapes and not self.before:
+            recipe, references = self.recipe, self.recipe.references
+            options: dict[str, Any] = {"tokenizer": recipe.vocabulary, "base": recipe.base_model}
+            engine = Engine(references, references[0], recipe.target_dtype, device, builder=builder, **options)
+            return Built(engine.build(recipe), engine.tokenizer)
         with TemporaryDirectory() as folder:
             self.write(Path(folder) / "model")
             return Built(*live.load(Checkpoint(str(Path(folder) / "model")), device, builder=builder))

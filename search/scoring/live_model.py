@@ -22,10 +22,17 @@ def open_engine(problem: Problem, takes_gradients: bool) -> Engine:
     reserve = MemoryReserve(methods, takes_gradients, problem.standalone)
     builder = builder_for(problem.config, problem.tasks, problem.template)
     device = find_device(problem.config.device)
-    others = problem.standalone
-    references, template = problem.references, problem.template
-    shape = problem.dtype, device, reserve, others, builder, problem.dequantizes, problem.tokenizer
-    engine = Engine(references, template, *shape)
+    engine = Engine(
+        problem.references,
+        problem.template,
+        problem.dtype,
+        device,
+        reserve,
+        problem.standalone,
+        builder,
+        problem.dequantizes,
+        tokenizer=problem.tokenizer,
+    )
     if problem.chat_template is not None and engine.tokenizer is not None:
         engine.tokenizer.chat_template = problem.chat_template
     return engine
