@@ -30,6 +30,7 @@ from mergesearch.merge_ops.engine.documents import merge_file
 from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.methods import METHODS, Method, Parameter
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.merge_ops.recipe.recovery import Recovery
 from mergesearch.parsing import Strict, parse
 from mergesearch.search import config as config_module
 from mergesearch.search.cli import main
@@ -247,6 +248,14 @@ def test_config_keys(model: type[BaseModel]) -> None:
         assert row_start(name, field) in section, f"{model.__name__}: {row_start(name, field)}"
 
 
+def test_recovery_keys() -> None:
+    section = section_of(text("recovery.md"), Recovery.__name__)
+    own = {field.alias or name: field for name, field in Recovery.model_fields.items()}
+    assert sorted(keys_in(section)) == sorted(own)
+    for name, field in own.items():
+        assert row_start(name, field) in section, row_start(name, field)
+
+
 def inherited(model: type[BaseModel]) -> set[str]:
     """Keys that stand in another model's table."""
     return {name for base in model.__mro__[1:] if base in CONFIG_MODELS for name in base.model_fields}
@@ -348,8 +357,11 @@ def test_recipe_keys() -> None:
 
 
 def test_pages_are_linked_from_the_readme() -> None:
+    """Or from pages that are."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [page.name for page in DOCS if f"docs/{page.name}" not in readme] == []
+    linked = [page for page in DOCS if f"docs/{page.name}" in readme]
+    further = [page for page in DOCS if any(f"({page.name}" in text(other.name) for other in linked)]
+    assert [page.name for page in DOCS if page not in (*linked, *further)] == []
     assert len(readme.splitlines()) < 200
 
 

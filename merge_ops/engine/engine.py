@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -264,7 +265,13 @@ class Engine:
         A recipe with steps after the merge is built into the live model, unless it is there.
         """
         merger = self._merger_of(recipe)
-        write_folder(self._result(recipe, merger), merger, out, recipe_text, verify)
+        result, record = self._result(recipe, merger), self._steps_after_merge.recoverer.record
+        recovery = asdict(record) if recipe.recover and record else None
+        write_folder(result, merger, out, recipe_text, verify, recovery)
+
+    def keep_recovered(self, folder: Path) -> None:
+        """Keeps in a folder what recovery makes of models, so that it is not made again."""
+        self._steps_after_merge.recoverer.folder = folder
 
     def _result(self, recipe: Recipe, merger: Merger) -> Assembly:
         """Returns the tensors of the recipe's result: the live model's, where steps after the merge changed them."""

@@ -4,7 +4,7 @@ Nothing in a card depends on the time or the folder it is written in, and no pat
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mergesearch.merge_ops.output.parents import Parent, Parents, without_path
@@ -62,12 +62,14 @@ class Card:
         parents: the models of it, and of all recipes of its file.
         config: the content of the result's ``config.json``; empty where it has none.
         is_sentence_model: whether it is loaded by sentence-transformers.
+        recovery: the record of its recovery; empty where it was not recovered.
     """
 
     recipe: Recipe
     parents: Parents
     config: Mapping[str, Any]
     is_sentence_model: bool = False
+    recovery: Mapping[str, Any] = field(default_factory=dict)
 
     def with_title(self, title: str) -> str:
         """The card of a model of which no scores are known."""
@@ -134,7 +136,20 @@ class Card:
         base = self.recipe.base_model
         beside = f", with the base {as_code(self.parents.name(base))}" if base else ""
         method = as_code(without_path(self.recipe.merge_method))
-        return f"Merged with mergesearch by {method} ({self.recipe.method.paper}){beside}."
+        return f"Merged with mergesearch by {method} ({self.recipe.method.paper}){beside}.{self._recovered}"
+
+    @property
+    def _recovered(self) -> str:
+        """How it was recovered, and what rebuilds it."""
+        if not self.recovery:
+            return ""
+        how = self.recovery["settings"].get("how", "distill")
+        kind = "distilled from its models" if how == "distill" else "corrected in its linear layers (surgery)"
+        return (
+            f" After the merge it was {kind} on texts without labels, with {self.recovery['tokens']:,} tokens: no "
+            f"recipe gives these bytes from the weights alone. The texts' passages have the SHA-256 "
+            f"`{self.recovery['data']}`, and the seed is {self.recovery['settings'].get('seed', 0)}."
+        )
 
     @property
     def _models(self) -> str:
@@ -168,7 +183,8 @@ class Card:
         local = [each.name for _, each in self._parts if not each.hub]
         where = f", with the paths of the local models in place of {', '.join(map(as_code, local))}" if local else ""
         block = as_code_block(self.parents.recipe_text, "yaml").strip()
-        return f"## Recipe\n\n{block}\n\n`mergesearch merge recipe.yml OUT` rebuilds the model from this{where}."
+        what = "the model" if not self.recovery else "the model, on a machine of the same kind with the same texts,"
+        return f"## Recipe\n\n{block}\n\n`mergesearch merge recipe.yml OUT` rebuilds {what} from this{where}."
 
     @property
     def _use(self) -> str:

@@ -1,6 +1,7 @@
 """The folder of a result: the weights, and the files that transformers needs to load them."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,17 @@ from mergesearch.reading import read_json_object
 
 RECIPE = "mergesearch_recipe.yml"
 """The file of a result with its recipe."""
+RECOVERY = "mergesearch_recovery.json"
+"""The file of a recovered result that says how it was recovered."""
 
 
-def write_folder(
-    assembly: Assembly, merger: Merger, out: Path, recipe_text: str | None = None, verify: bool = False
+def write_folder(  # noqa: PLR0913, PLR0917 - what a folder consists of
+    assembly: Assembly,
+    merger: Merger,
+    out: Path,
+    recipe_text: str | None = None,
+    verify: bool = False,
+    recovery: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the assembly's model to ``out``, completely or not at all.
 
@@ -41,6 +49,7 @@ def write_folder(
         out: the folder, which must not exist or be empty.
         recipe_text: the recipe to write beside the weights. By default it is the assembly's.
         verify: read the weights back from the disk.
+        recovery: how the model was recovered.
     """
     recipe = assembly.recipe
     template, layered = _chat_template(assembly, merger), layered_config(assembly, merger)
@@ -59,6 +68,8 @@ def write_folder(
             write_chat_template(writer.folder, template)
         text = recipe_text or recipe.to_yaml()
         write_text(writer.folder / RECIPE, text)
+        if recovery:
+            write_text(writer.folder / RECOVERY, json.dumps(recovery, indent=2) + "\n")
         write_text(writer.folder / CARD, card_of(writer.folder).with_title(out.name))
 
 
@@ -66,7 +77,8 @@ def card_of(folder: Path) -> Card:
     """The model card of a written result, from its recipe and its config."""
     parents = Parents.of((folder / RECIPE).read_text(encoding="utf-8"))
     config = read_json_object(folder / "config.json") if (folder / "config.json").exists() else {}
-    return Card(parents.recipes[-1], parents, config, (folder / "modules.json").exists())
+    recovery = read_json_object(folder / RECOVERY) if (folder / RECOVERY).exists() else {}
+    return Card(parents.recipes[-1], parents, config, (folder / "modules.json").exists(), recovery)
 
 
 def _write_weights(writer: Writer, assembly: Assembly, merger: Merger) -> None:

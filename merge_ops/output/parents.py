@@ -140,7 +140,7 @@ class Parents:
 
     def _renamed(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: self._renamed(each) for key, each in value.items()}
+            return {self._renamed(key): self._renamed(each) for key, each in value.items()}
         if isinstance(value, list | tuple):
             return [self._renamed(each) for each in value]
         return self._names.get(value) or without_path(value) if isinstance(value, str) else value

@@ -31,6 +31,7 @@ from mergesearch.merge_ops.recipe.parameter_settings import (
     blank_as,
     check_parameters,
 )
+from mergesearch.merge_ops.recipe.recovery import Recovery
 from mergesearch.merge_ops.recipe.resolution import Resolver, TensorRecipe, frozen_recipe
 from mergesearch.merge_ops.recipe.schema import (
     Dtype,
@@ -78,6 +79,7 @@ class Recipe(Strict):
     dequantize: bool = False
     frozen: Annotated[list[str | FrozenLayers], blank_as(list)] = Field(default_factory=list)
     repair: Repair | None = None
+    recover: Recovery | None = None
     name: str | None = None
 
     @classmethod
@@ -119,6 +121,12 @@ class Recipe(Strict):
         return list(dict.fromkeys([*sources, *vocabulary.models]))
 
     @property
+    def recovery_parents(self) -> list[str]:
+        """The references of the models that the merged model is recovered from. Raises UserError as ``parents_of``."""
+        named = (entry.model for group in self._all_groups for entry in group.inputs if not entry.implied)
+        return self.recover.parents_of(list(dict.fromkeys(named)), self.base_model) if self.recover else []
+
+    @property
     def target_dtype(self) -> Dtype | None:
         """The dtype of the result. None means that of the inputs."""
         return self.out_dtype or self.dtype
@@ -136,14 +144,18 @@ class Recipe(Strict):
     @property
     def steps_after_merge(self) -> dict[str, Any]:
         """The steps after the merge, by their keys, with the digests of files in place of their paths."""
-        steps = {"repair": self.repair}
-        given = {key: step for key, step in steps.items() if step is not None}
-        return {key: {**step.model_dump(), "data": digest(Path(step.data))} for key, step in given.items()}
+        steps: dict[str, Any] = {}
+        if self.repair:
+            steps["repair"] = {**self.repair.model_dump(), "data": digest(Path(self.repair.data))}
+        if self.recover:
+            known = {"data"} if self.recover.digest else None
+            steps["recover"] = {**self.recover.model_dump(exclude=known), "from": self.recovery_parents}
+        return steps
 
     @property
     def has_steps_after_merge(self) -> bool:
         """Whether the merged tensors are changed afterwards."""
-        return self.repair is not None
+        return self.repair is not None or self.recover is not None
 
     @property
     def only_model(self) -> str | None:
@@ -277,6 +289,8 @@ class Recipe(Strict):
         for group in groups:
             problems.attempt(check_group, group, warn)
         problems.attempt(self._check_beside, groups)
+        if groups:
+            problems.attempt(lambda: self.recovery_parents)
         problems.check()
 
     def _check_beside(self, groups: Sequence[MergeGroup]) -> None:

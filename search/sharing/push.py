@@ -13,7 +13,7 @@ from mergesearch.merge_ops.checkpoint.references import HUB_NAME
 from mergesearch.merge_ops.checkpoint.side_files import CARD
 from mergesearch.merge_ops.engine.documents import merge_file
 from mergesearch.merge_ops.output.card import OWN_NAME
-from mergesearch.merge_ops.output.folder import RECIPE
+from mergesearch.merge_ops.output.folder import RECIPE, RECOVERY
 from mergesearch.say import Say, silent
 from mergesearch.search.across.finalists import Finalists
 from mergesearch.search.config import Config
@@ -68,7 +68,7 @@ def prepared(run: Path, repository: str, what: str = "recommended", say: Say = s
         raise UserError(f"{repository}: is no name of a repository; expected OWNER/NAME, or NAME for one of your own")
     with model_of(RunFolder(run), held_verdict(run), what, say) as (model, names):
         card = (model / CARD).read_text(encoding="utf-8").replace(OWN_NAME, repository)
-        yield Upload(model, [name for name in names if name != RECIPE], card)
+        yield Upload(model, [name for name in names if name not in (RECIPE, RECOVERY)], card)
 
 
 @contextmanager
