@@ -55,8 +55,12 @@ class Matched:
 
 
 def weight_sources(spec: AxisGroups, anchor: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict[str, Source]:
-    """Returns the models' own tensors as what to match by: their distance becomes small."""
-    return {name: Source(axes, anchor[name], model[name]) for name, axes in spec.tensors.items()}
+    """Returns the models' own tensors as what to match by: their distance becomes small.
+
+    Tensors of other shapes, as of other vocabularies, tell nothing.
+    """
+    shared = (name for name in spec.tensors if name in anchor and anchor[name].shape == model[name].shape)
+    return {name: Source(spec.tensors[name], anchor[name], model[name]) for name in shared}
 
 
 def match(spec: AxisGroups, sources: Mapping[str, Source], seed: int = 0) -> Matched:

@@ -2,15 +2,17 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from mergesearch.errors import UserError
 from mergesearch.merge_ops.alignment.spec import AxisGroups
-from mergesearch.merge_ops.alignment.trace import derive
+from mergesearch.merge_ops.alignment.trace import derive, outputs_of
 from mergesearch.merge_ops.checkpoint.architecture import without_weights
 
 INNER = frozenset(["past_key_values", "hidden_states", "attentions", "encoder_last_hidden_state", "encoder_outputs"])
@@ -45,16 +47,46 @@ def _symmetries(config: str) -> AxisGroups:
             return derive(model, example_inputs(model), INNER)
 
 
+def module_symmetries(module: Any) -> AxisGroups:
+    """Returns the symmetries of a module of another library.
+
+    Raises:
+        UserError: the module has no ``dummy_inputs`` to run it on.
+    """
+    inputs = getattr(module, "dummy_inputs", None)
+    if not isinstance(inputs, Mapping | Sequence):
+        raise UserError(
+            f"align: {type(module).__name__}: dummy_inputs: found {inputs!r}, expected the arguments of forward, as a "
+            "dict by name or a tuple; the function that builds the module has to set it"
+        )
+    return derive(module.eval(), inputs)
+
+
 def example_inputs(model: Any) -> dict[str, Any]:
-    """Returns arguments for the ``forward`` of a model of transformers: short texts, small images, zeros for values."""
+    """Returns arguments for the ``forward`` of a model of transformers: short texts, one small image after another."""
     config = model.config
     names = [model.main_input_name, *(["decoder_input_ids"] if config.is_encoder_decoder else [])]
-    inputs = {name: torch.zeros(TOKENS[name], dtype=torch.long) for name in names if name in TOKENS}
+    inputs: dict[str, Any] = {
+        name: torch.arange(prod(TOKENS[name]))
+        .remainder(getattr(config.get_text_config(), "vocab_size", 2))
+        .view(TOKENS[name])
+        for name in names
+        if name in TOKENS
+    }
     if model.main_input_name == "pixel_values":
         size = getattr(config, "image_size", IMAGE)
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        inputs["pixel_values"] = torch.zeros(2, config.num_channels, height, width)
+        shape = (2, config.num_channels, *(size if isinstance(size, list | tuple) else (size, size)))
+        inputs["pixel_values"] = (
+            torch.arange(prod(shape)).mul(37).remainder(101).div(50).sub(1).view(shape).to(model.dtype)
+        )
     return inputs
+
+
+def outputs(model: Any) -> Tensor:
+    """Returns the outputs of a model of transformers on ``example_inputs``, as one vector."""
+    with torch.no_grad():
+        result = outputs_of(model(**example_inputs(model)), INNER)
+    return torch.cat([tensor.flatten() for tensor in result if tensor.is_floating_point()])
 
 
 def _make_fake(model: nn.Module, mode: Any) -> None:

@@ -8,12 +8,12 @@ of the values of an attention head for each head.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mergesearch.errors import UserError
+from mergesearch.merge_ops.recipe.layout import layer_of
 
 
 @dataclass(frozen=True)
@@ -193,31 +193,46 @@ def _reordered(block: Tensor, labels: Sequence[str | None], group: Group, permut
     return block
 
 
-def check_alike(spec: AxisGroups, model: Mapping[str, Any], anchor: Mapping[str, Any], names: tuple[str, str]) -> None:
-    """Raises UserError unless both have the tensors of the groups, in one shape.
+def check_alike(
+    spec: AxisGroups, model: Mapping[str, Tensor], anchor: Mapping[str, Tensor], names: tuple[str, str]
+) -> None:
+    """Raises UserError unless both models have the layers and the widths of the groups.
+
+    Axes without groups may differ, and tensors outside the layers may be missing: other vocabularies, other heads.
 
     Args:
-        spec: the groups.
-        model: tensors by name, or what else has a ``shape``.
+        spec: the groups of the model.
+        model: its tensors by name.
         anchor: those of the model that it is aligned to.
         names: what messages call the two.
     """
-    for name in spec.tensors:
-        lacking = [who for who, own in zip(names, (model, anchor), strict=True) if name not in own]
-        if lacking:
-            raise UserError(
-                f"{lacking[0]}: has no tensor {name}, which {names[lacking[0] == names[0]]} has; only models of the "
-                "same depth can be aligned"
-            )
-        _check_shape(name, tuple(model[name].shape), tuple(anchor[name].shape), names)
+    _check_layers(model, anchor, names)
+    _check_layers(anchor, model, (names[1], names[0]))
+    for name, axes in spec.tensors.items():
+        if name in anchor:
+            _check_widths(name, axes, (tuple(model[name].shape), tuple(anchor[name].shape)), names)
 
 
-def _check_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...], names: tuple[str, str]) -> None:
+def _check_layers(model: Mapping[str, Tensor], other: Mapping[str, Tensor], names: tuple[str, str]) -> None:
+    missing = [name for name in other if name not in model and layer_of(name)]
+    if missing:
+        raise UserError(
+            f"align: {names[0]}: has no tensor {missing[0]}, which {names[1]} has; only models of the same depth can "
+            "be aligned"
+        )
+
+
+def _check_widths(
+    name: str, axes: Axes, shapes: tuple[tuple[int, ...], tuple[int, ...]], names: tuple[str, str]
+) -> None:
+    found, expected = shapes
     if len(found) != len(expected):
-        raise UserError(f"{names[0]}: {name}: found {len(found)} axes, expected {len(expected)} as in {names[1]}")
-    for axis, (own, other) in enumerate(zip(found, expected, strict=True)):
-        if own != other:
+        raise UserError(
+            f"align: {names[0]}: {name}: found {len(found)} axes, expected {len(expected)} as in {names[1]}"
+        )
+    for axis, structure in enumerate(axes):
+        if found[axis] != expected[axis] and any(groups_in(structure)):
             raise UserError(
-                f"{names[0]}: {name}: axis {axis}: found {own} entries, expected {other} as in {names[1]}; only models "
-                "of the same widths can be aligned"
+                f"align: {names[0]}: {name}: axis {axis}: found {found[axis]} entries, expected {expected[axis]} as in "
+                f"{names[1]}; only models of the same widths can be aligned"
             )

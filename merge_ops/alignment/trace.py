@@ -39,16 +39,19 @@ def derive(
     tracer = _Tracer(module)
     with torch.no_grad(), _without_fast_paths(), tracer.recorded_outputs(module), tracer:
         result = module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
-    outputs = (
-        {key: value for key, value in result.items() if key not in inner} if isinstance(result, Mapping) else result
-    )
-    for tensor in tree_leaves(outputs):
-        if isinstance(tensor, Tensor):
-            for axis in tracer.axes(tensor):
-                axis.fix()
+    for tensor in outputs_of(result, inner):
+        for axis in tracer.axes(tensor):
+            axis.fix()
     tracer.fix_unused()
     found = Resolved(tracer.tensors, tracer.appearances, tracer.selections)
     return AxisGroups(found.groups, found.tensors, found.of(tracer.outputs), tuple(tracer.notes()))
+
+
+def outputs_of(result: Any, inner: Collection[str] = frozenset()) -> list[Tensor]:
+    """Returns the tensors of a module's output, but those under the keys of intermediate results."""
+    if isinstance(result, Mapping):
+        result = {key: value for key, value in result.items() if key not in inner}
+    return [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
 
 
 @contextmanager

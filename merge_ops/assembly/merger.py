@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mergesearch.errors import Problems, UserError
+from mergesearch.merge_ops.alignment.references import aligned_paths, plain_references
 from mergesearch.merge_ops.assembly.candidate_cache import CandidateCache
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.quantization import check_plain
@@ -57,8 +58,8 @@ class Merger:
         base: the base of the recipe, if it has one, of which rows of missing tokens are taken.
 
     Raises:
-        UserError: a checkpoint is quantized, or transformers cannot dequantize it, or a checkpoint cannot have this
-            vocabulary.
+        UserError: a checkpoint is quantized, or transformers cannot dequantize it, or a checkpoint cannot be aligned,
+            or have this vocabulary.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - how checkpoints are read, and where they are kept
@@ -75,9 +76,10 @@ class Merger:
     ) -> None:
         self.allows_nan, self.dequantizes, self.tokenizer = allow_nan, dequantize, tokenizer
         every = list(dict.fromkeys([*references, *(tokenizer.models if tokenizer else ())]))
-        named_paths = dequantized_paths(every, named_paths) if dequantize else named_paths or {}
+        paths = dequantized_paths(plain_references(every), named_paths) if dequantize else named_paths
+        named_paths = aligned_paths(every, paths)
         self.originals = _opened(references, named_paths)
-        """The checkpoints as their owners have them, but dequantized."""
+        """The checkpoints as their owners have them, but dequantized and aligned."""
         self.copies = vocabulary_copies(tokenizer, references, base, named_paths) if tokenizer else None
         self.checkpoints = _opened(references, {**named_paths, **self.copies.paths}) if self.copies else self.originals
         self.inputs = align(list(self.checkpoints.values()))

@@ -53,12 +53,12 @@ class CopyWriter:
         self._files += 1
         self._weight_map |= dict.fromkeys(tensors, file)
 
-    def finish(self, kept: Iterable[str], config: Json) -> None:
+    def finish(self, kept: Iterable[str], config: Json | None) -> None:
         """Writes all but the tensors.
 
         Args:
             kept: the names of tensors that stay as they are in their files, to which the copy has links.
-            config: what ``config.json`` says.
+            config: what ``config.json`` says. None: there is none.
         """
         weight_map = self._weight_map | self._linked(kept)
         index = json.dumps({"metadata": {}, "weight_map": weight_map})
@@ -66,6 +66,8 @@ class CopyWriter:
         checkpoint = self._checkpoint
         for source in dict.fromkeys(filter(None, (checkpoint.folder, checkpoint.tokenizer_folder))):
             copy_files(source, side_files(source), self._folder)
+        if config is None:
+            return
         plain = {key: value for key, value in config.items() if key != NAMED_IN_CONFIG}
         (self._folder / "config.json").write_text(json.dumps(plain, indent=2), encoding="utf-8")
 

@@ -1,11 +1,12 @@
 """References to checkpoints in recipes: ``path``, ``name@revision`` of the Hugging Face Hub, and ``path+adapter``.
 
-A ``+`` in a path is written ``\\+``. mergekit's long form needs no such sign.
+A ``+`` in a path is written ``\\+``. mergekit's long form needs no such sign. ``REFERENCE aligned to OTHER by WHAT`` is
+a copy whose entries are in the order that fits another checkpoint best.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,18 +18,41 @@ from mergesearch.text import quoted
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 """``name`` or ``owner/name``."""
+ALIGNED = re.compile(r"(?P<model>.+) aligned to (?P<to>.+) by (?P<by>\w+)(?: using (?P<spec>.+))?")
 PLUS = re.compile(r"(?<!\\)\+")
 
 
 @dataclass(frozen=True)
+class Alignment:
+    """How the entries of a checkpoint are put in order.
+
+    Attributes:
+        to: the reference of the checkpoint that they are to fit.
+        by: by what they are compared: ``weights``.
+        spec: a YAML file of groups, or a function that builds the module; None: the module is that of transformers.
+    """
+
+    to: str
+    by: str
+    spec: str | None = None
+
+    def __str__(self) -> str:
+        """The end of a reference."""
+        return f"aligned to {self.to} by {self.by}" + (f" using {self.spec}" if self.spec else "")
+
+
+@dataclass(frozen=True)
 class ModelReference:
-    """The parts of a reference: a model, and a LoRA adapter if there is one."""
+    """The parts of a reference: a model, a LoRA adapter if there is one, and an alignment if there is one."""
 
     model: str
     adapter: str | None = None
+    aligned: Alignment | None = field(default=None, kw_only=True)
 
     def __str__(self) -> str:
         """The reference as a text. A ``+`` in a path is written ``\\+`` where it could separate the two."""
+        if self.aligned:
+            return f"{replace(self, aligned=None)} {self.aligned}"
         parts = [self.model, *([self.adapter] if self.adapter is not None else [])]
         plain = "+".join(parts)
         is_plain = plain.count("+") == len(parts) - 1 or (self.adapter is None and Path(here(plain)).exists())
@@ -41,10 +65,16 @@ def parse_reference(text: str, folder: Path = Path()) -> ModelReference:
     Paths are relative to ``folder``.
 
     Raises:
-        UserError: the reference has more than one ``+``, or nothing on one side of it.
+        UserError: the reference has more than one ``+``, or nothing on one side of it, or is aligned twice.
     """
-    if "+" not in text or Path(here(str(folder / text))).exists():
+    is_plain = "+" not in text and " aligned to " not in text
+    if is_plain or Path(here(str(folder / text))).exists():
         return ModelReference(text)
+    if found := ALIGNED.fullmatch(text):
+        inner = parse_reference(found["model"], folder)
+        if inner.aligned:
+            raise UserError(f"{text}: is aligned twice")
+        return replace(inner, aligned=Alignment(found["to"], found["by"], found["spec"]))
     parts = [part.replace(r"\+", "+") for part in PLUS.split(text)]
     if len(parts) > 2 or not all(parts):
         raise UserError(rf"{text}: expected MODEL or MODEL+ADAPTER; a + in a path is written \+")

@@ -165,7 +165,7 @@ class Recipe(Strict):
         settings = entries[0].get("parameters", {}) if len(entries) == 1 else None
         others = given.keys() - {"merge_method", "dtype", "out_dtype", "name", "on_config_mismatch", "dequantize"}
         is_itself = not others and self.merge_method == "linear" and settings in ({}, {"weight": 1.0})
-        return self.models[0].model if is_itself else None
+        return self._all_groups[0].inputs[0].model if is_itself else None
 
     @cached_property
     def method(self) -> Method:
@@ -257,13 +257,21 @@ class Recipe(Strict):
         where: str,
     ) -> list[MergeGroup]:
         if models:
-            inputs = [GroupInput(entry.model, entry.parameters) for entry in models]
+            anchor = self.base_model or models[0].model
+            inputs = [GroupInput(entry.reference(anchor), entry.parameters) for entry in models]
             return [
                 _with_base(inputs, MergeGroup((), self.base_model, parameter_levels, f"{where}models", self.method))
             ]
         return [
             _with_base(
-                [GroupInput(source.model, source.parameters, source.layer_range) for source in output.sources],
+                [
+                    GroupInput(
+                        source.reference(output.base_model or self.base_model or output.sources[0].model),
+                        source.parameters,
+                        source.layer_range,
+                    )
+                    for source in output.sources
+                ],
                 MergeGroup(
                     (),
                     output.base_model or self.base_model,

@@ -1,13 +1,17 @@
 """The sections of a recipe as pydantic models."""
 
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_serializer
 
-from mergesearch.merge_ops.checkpoint.references import ModelName
+from mergesearch.errors import UserError
+from mergesearch.merge_ops.checkpoint.references import Alignment, ModelName, parse_reference
 from mergesearch.merge_ops.recipe.parameter_settings import OptionalSettings, blank_as
 from mergesearch.parsing import Strict
 
+NO_ALIGNMENT = "none"
+"""The value of ``align`` for a model that stays as it is."""
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16", "float64"],
     BeforeValidator(lambda name: name.removeprefix("torch.") if isinstance(name, str) else name),
@@ -21,17 +25,59 @@ TokenizerSource = Annotated[
 ]
 
 
-class ModelInput(Strict):
-    """One model of a recipe, with its own parameters."""
+class Align(Strict):
+    """``align``: the entries of a model are put in the order that fits another model best.
+
+    ``to`` is that model, by default the base, or the first model. ``spec`` is a YAML file of groups, or a function that
+    builds the module, for models that transformers does not know.
+    """
+
+    by: Literal["weights"] = "weights"
+    to: ModelName | None = None
+    spec: str | None = Field(default=None, min_length=1)
+
+    @model_serializer
+    def _short(self) -> Any:
+        given = {"to": self.to, "spec": self.spec}
+        longer = {key: value for key, value in given.items() if value is not None}
+        return {"by": self.by, **longer} if longer else self.by
+
+
+def _read_align(value: Any) -> Any:
+    if value == NO_ALIGNMENT:
+        return None
+    return {"by": value} if isinstance(value, str) else value
+
+
+OptionalAlign = Annotated[Align | None, BeforeValidator(_read_align)]
+
+
+class _Aligned(Strict):
+    """A model that may be aligned."""
 
     model: ModelName
+    align: OptionalAlign = None
+
+    def reference(self, anchor: str) -> str:
+        """The reference of the model, or of its copy that is aligned to ``anchor`` where the key names no other."""
+        to = self.align.to or anchor if self.align else self.model
+        if self.align is None or to == self.model:
+            return self.model
+        parsed = parse_reference(self.model)
+        if parsed.aligned:
+            raise UserError(f"align: found for {self.model}, expected a model that is not aligned")
+        return str(replace(parsed, aligned=Alignment(to, self.align.by, self.align.spec)))
+
+
+class ModelInput(_Aligned):
+    """One model of a recipe, with its own parameters."""
+
     parameters: OptionalSettings
 
 
-class SliceSource(Strict):
+class SliceSource(_Aligned):
     """Layers of one model: from the first index up to, but without, the second."""
 
-    model: ModelName
     layer_range: tuple[int, int]
     parameters: OptionalSettings
 

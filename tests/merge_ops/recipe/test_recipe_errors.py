@@ -36,7 +36,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"modelss": []}, "my.yml: unknown key 'modelss'; did you mean 'models'?"),
     "unknown key of a model": (
         {"models": [{"model": "a", "weight": 1}]},
-        "my.yml: models[0]: unknown key 'weight'; valid: model, parameters",
+        "my.yml: models[0]: unknown key 'weight'; valid: align, model, parameters",
     ),
     "models and slices": (
         {"slices": [{"sources": [{"model": "a", "layer_range": [0, 1]}]}]},

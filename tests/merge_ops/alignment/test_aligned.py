@@ -1,0 +1,183 @@
+"""Models of a recipe that are aligned before the merge."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mergesearch.errors import UserError
+from mergesearch.merge_ops.alignment.models import symmetries
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.engine.engine import Engine, merge
+from mergesearch.merge_ops.recipe.recipe import Recipe
+
+from . import families
+from .test_symmetries import shuffled
+
+SAVED = ["LlamaForCausalLM", "MixtralForCausalLM", "GPT2LMHeadModel", "T5ForConditionalGeneration"]
+
+
+def pair(name: str, folder: Path) -> tuple[Path, Path]:
+    """Folders of a model and of a permuted copy."""
+    model = families.transformers_model(name).float()
+    model.save_pretrained(folder / "one")
+    spec = symmetries(model.config.to_dict())
+    model.load_state_dict(spec.apply(shuffled(spec), model.state_dict()))
+    model.save_pretrained(folder / "two")
+    return folder / "one", folder / "two"
+
+
+def mean(one: Path, two: Path, **keys: Any) -> Recipe:
+    """The mean of two models, the second of which is aligned."""
+    align = {"align": keys.pop("align", "weights")}
+    models = [{"model": str(one), "parameters": {"weight": 0.5}}]
+    models += [{"model": str(two), **align, "parameters": {"weight": 0.5}}]
+    return Recipe.read({"merge_method": "linear", "models": models, **keys})
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    checkpoint = Checkpoint(str(folder))
+    return {name: checkpoint.tensor(name) for name in checkpoint.tensors}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_mean_with_a_permuted_copy_is_the_model(name: str, tmp_path: Path) -> None:
+    one, two = pair(name, tmp_path)
+    merge(mean(one, two), tmp_path / "merged")
+    merge(mean(one, two, align="none"), tmp_path / "naive")
+    expected, merged, naive = tensors(one), tensors(tmp_path / "merged"), tensors(tmp_path / "naive")
+    assert merged.keys() == expected.keys()
+    assert [key for key in expected if not torch.equal(merged[key], expected[key])] == []
+    assert [key for key in expected if not torch.equal(naive[key], expected[key])] != []
+
+
+def test_written_recipe_says_it_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    one, two = pair("LlamaForCausalLM", tmp_path)
+    merge(mean(one, two, dtype="bfloat16"), tmp_path / "first")
+    text = (tmp_path / "first" / "mergesearch_recipe.yml").read_text()
+    assert yaml.safe_load(text)["models"][1]["align"] == "weights"
+    merge(Recipe.read(yaml.safe_load(text)), tmp_path / "second")
+    files = [tmp_path / name / "model.safetensors" for name in ("first", "second")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_live_model_is_the_written_one(tmp_path: Path) -> None:
+    one, two = pair("LlamaForCausalLM", tmp_path)
+    recipe = mean(one, two)
+    engine = Engine(recipe.references, recipe.references[0])
+    engine.build(recipe)
+    digest = engine.digest()
+    merge(recipe, tmp_path / "merged")
+    assert Checkpoint(str(tmp_path / "merged")).digest() == digest == Checkpoint(str(one)).digest()
+
+
+def test_base_is_what_models_are_aligned_to(tmp_path: Path) -> None:
+    one, two = pair("LlamaForCausalLM", tmp_path)
+    models = [{"model": str(two), "align": "weights", "parameters": {"weight": 1.0}}]
+    recipe = Recipe.read({"merge_method": "task_arithmetic", "base_model": str(one), "models": models})
+    assert recipe.references == [str(one), f"{two} aligned to {one} by weights"]
+    merge(recipe, tmp_path / "merged")
+    assert Checkpoint(str(tmp_path / "merged")).digest() == Checkpoint(str(one)).digest()
+
+
+def smaller(folder: Path, **sizes: int) -> Path:
+    """A Llama of other sizes."""
+    import transformers
+
+    config = transformers.LlamaConfig(
+        **{**families.TEXT, **families.SPECIAL, "num_key_value_heads": 3, "head_dim": 4, **sizes}
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        (
+            {"intermediate_size": 36},
+            "other: model.layers.0.mlp.gate_proj.weight: axis 0: found 36 entries, expected 40 as in",
+        ),
+        ({"num_hidden_layers": 1}, "other: has no tensor model.layers.1."),
+        ({"num_hidden_layers": 3}, "has no tensor model.layers.2."),
+    ],
+)
+def test_models_of_other_sizes_are_refused(sizes: dict[str, int], expected: str, tmp_path: Path) -> None:
+    one, other = smaller(tmp_path / "one"), smaller(tmp_path / "other", **sizes)
+    with pytest.raises(UserError) as error:
+        merge(mean(one, other), tmp_path / "merged")
+    assert expected in str(error.value)
+    assert not (tmp_path / "merged").exists()
+
+
+def plain_pair(folder: Path) -> tuple[Path, Path]:
+    """Files of a plain CNN and of a permuted copy."""
+    state = families.randomized(families.Cnn()).float().state_dict()
+    order, other = torch.randperm(8), torch.randperm(6)
+    copy = {name: tensor[order] if name[0] in "01" and tensor.ndim else tensor for name, tensor in state.items()}
+    copy["4.weight"], copy["4.bias"] = state["4.weight"][other][:, order], state["4.bias"][other]
+    copy["7.weight"] = state["7.weight"].view(10, 6, 49)[:, other].reshape(10, -1)
+    for name, own in (("one", state), ("two", copy)):
+        save_file({key: tensor.contiguous() for key, tensor in own.items()}, folder / f"{name}.safetensors")
+    return folder / "one.safetensors", folder / "two.safetensors"
+
+
+GROUPS = {
+    "first": {
+        **dict.fromkeys(("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var"), 0),
+        "4.weight": 1,
+    },
+    "second": {"4.weight": 0, "4.bias": 0, "7.weight": {"axis": 1, "inner": 49}},
+}
+
+
+def test_groups_of_a_file_align_plain_tensors(tmp_path: Path) -> None:
+    one, two = plain_pair(tmp_path)
+    spec = tmp_path / "spec.yml"
+    spec.write_text(yaml.safe_dump({"groups": GROUPS}))
+    merge(mean(one, two, align={"by": "weights", "spec": str(spec)}), tmp_path / "merged")
+    merged, expected = load_file(tmp_path / "merged" / "model.safetensors"), load_file(one)
+    assert [key for key in expected if not torch.equal(merged[key], expected[key])] == []
+
+
+def test_module_of_a_builder_is_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = plain_pair(tmp_path)
+    module = type(sys)("own_models")
+    module.cnn = lambda _: built  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own_models", module)
+    built = families.Cnn()
+    with pytest.raises(UserError, match="dummy_inputs: found None"):
+        merge(mean(one, two, align={"spec": "own_models:cnn"}), tmp_path / "merged")
+    built.dummy_inputs = (torch.zeros(2, 3, 16, 16),)  # type: ignore[assignment]
+    merge(mean(one, two, align={"spec": "own_models:cnn"}), tmp_path / "merged")
+    merged, expected = load_file(tmp_path / "merged" / "model.safetensors"), load_file(one)
+    assert [key for key in expected if not torch.equal(merged[key], expected[key])] == []
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ({"a": {"0.wight": 0}}, "groups.a: the model has no tensor '0.wight'"),
+        ({"a": {"0.weight": 4}}, "groups.a.0.weight: axis: found 4, expected one below 4"),
+        ({"a": {"0.weight": 0, "4.bias": 0}}, "groups.a: found 8 in 0.weight, axis 0 and 6 in 4.bias, axis 0"),
+        ({"a": {"7.weight": {"axis": 1, "inner": 50}}}, "axis 1 has 294 entries, expected a multiple of 50"),
+        ({"a": {"4.bias": 0}, "b": {"4.bias": 0}}, "groups.b.4.bias: axis 0 is that of another group already"),
+    ],
+)
+def test_wrong_groups(groups: Any, expected: str, tmp_path: Path) -> None:
+    one, two = plain_pair(tmp_path)
+    spec = tmp_path / "spec.yml"
+    spec.write_text(yaml.safe_dump({"groups": groups}))
+    with pytest.raises(UserError) as error:
+        merge(mean(one, two, align={"spec": str(spec)}), tmp_path / "merged")
+    assert expected in str(error.value)
+
+
+def test_file_without_groups_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no config.json that says what the model computes; give `spec`"):
+        merge(mean(*plain_pair(tmp_path)), tmp_path / "merged")
