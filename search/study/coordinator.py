@@ -23,6 +23,7 @@ from mergesearch.search.study.exchange import (
     LostError,
     Part,
     Pulse,
+    check_name,
 )
 from mergesearch.search.study.locks import file_lock
 from mergesearch.search.study.progress import NOW
@@ -46,7 +47,7 @@ class _Worker:
 
 
 class Coordinator:
-    """See ``Exchange``, whose calls this answers, one at a time. ``session``: whose workers it goes on with."""
+    """See ``JournalExchange``, whose calls this answers, one at a time. ``session``: whose workers it goes on with."""
 
     def __init__(self, path: Path, session: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
@@ -159,7 +160,7 @@ class Coordinator:
             self._workers[worker].seen = time.monotonic()
         self._bury_silent()
         if worker not in self._workers:
-            raise LostError(f"{worker}: was silent for more than {LOST:.0f} s, and others have taken its trial")
+            raise LostError(worker)
         return self._workers[worker]
 
     def _bury_silent(self) -> None:
@@ -262,10 +263,8 @@ class Coordinator:
         remove(self._place(name))
 
     def _place(self, name: str) -> Path:
-        path = self._path / name
-        if ".." in path.parts or path == self._path or not path.is_relative_to(self._path):
-            raise ValueError(f"{name}: is no file of a run")
-        return path
+        check_name(name)
+        return self._path / name
 
     def _staging(self, worker: str) -> Path:
         return self._path / f".{worker}.tmp"

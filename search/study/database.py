@@ -7,11 +7,11 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import isfunction
 from threading import local
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
@@ -21,7 +21,10 @@ from mergesearch.files import is_disk_full
 from mergesearch.say import Say, silent
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
+
+    Guard = Callable[[Connection], None]
+    """Raises an error where what a connection has changed must not be committed."""
 
 PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 20.0)
 """Seconds before each attempt at an operation that fails for a passing reason: a minute in all."""
@@ -31,19 +34,25 @@ PASSING = ("unique", "already exists", "locked", "starting up", "shutting down")
 """Words of errors for which opening a database is tried again: another process makes its tables, or it restarts."""
 
 
-def open_database(url: str, say: Say = silent) -> BaseStorage:
+def open_database(
+    url: str, say: Say = silent, called: Mapping[str, Any] | None = None, guard: "Guard | None" = None
+) -> BaseStorage:
     """The storage in the database at ``url``, an address as SQLAlchemy takes it. Raises UserError where that fails.
 
     ``say`` tells the user that an operation is tried again. Connections are tested before each use: those that the
     server has closed are opened again. When two processes create the tables of a new database at the same moment, one
-    of them fails, and tries again.
+    of them fails, and tries again. ``called`` are settings of each connection; a ``guard`` is asked before each commit
+    of changes.
     """
     failure: Exception | None = None
-    waits = {"connect_args": {"timeout": SQLITE_SECONDS}} if url.startswith("sqlite") else {}
+    waits = {"timeout": SQLITE_SECONDS} if url.startswith("sqlite") else {}
     for pause in PAUSES:
         time.sleep(pause)
         try:
-            return _closing(PatientDatabase(url, {"pool_pre_ping": True, **waits}, say))
+            storage = PatientDatabase(url, {"pool_pre_ping": True, "connect_args": {**waits, **(called or {})}}, say)
+            if guard:
+                _guard(storage.engine, guard)
+            return _closing(storage)
         except Exception as error:
             failure = error
         if not any(word in str(failure).lower() for word in PASSING):
@@ -51,6 +60,31 @@ def open_database(url: str, say: Say = silent) -> BaseStorage:
     hint = "; for PostgreSQL, `pip install psycopg[binary]` and write postgresql+psycopg://..."
     reason = f"{first_line(failure) if failure else ''}{hint if isinstance(failure, ImportError) else ''}"
     raise UserError(f"storage: cannot open {without_password(url)!r}: {reason}") from None
+
+
+def _guard(engine: "Engine", guard: "Guard") -> None:
+    """Lets the guard be asked before each commit of a transaction that has changed something."""
+    from sqlalchemy import event
+
+    def note(connection: "Connection", _: Any, statement: str, *__: Any) -> None:
+        if not statement.lstrip().upper().startswith("SELECT"):
+            connection.info["has_changes"] = True
+
+    def check(connection: "Connection") -> None:
+        if connection.info.pop("has_changes", False):
+            guard(connection)
+
+    event.listen(engine, "before_cursor_execute", note)
+    event.listen(engine, "commit", check)
+    event.listen(engine, "rollback", lambda connection: connection.info.pop("has_changes", None))
+
+
+class Patient(Protocol):
+    """What operations with a database belong to that are tried again."""
+
+    engine: "Engine"
+    say: Say
+    attempt: local
 
 
 class PatientDatabase(RDBStorage):
@@ -62,11 +96,11 @@ class PatientDatabase(RDBStorage):
         super().__init__(url, engine_kwargs=engine_kwargs)
 
 
-def _patient(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """The operation, tried again where it is the outermost one of its thread."""
+def patient(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """The operation, tried again where it is the outermost one of its thread, and raises StorageInternalError."""
 
     @wraps(operation)
-    def tried(self: PatientDatabase, *arguments: Any, **keys: Any) -> Any:
+    def tried(self: Patient, *arguments: Any, **keys: Any) -> Any:
         if getattr(self.attempt, "is_made", False):
             return operation(self, *arguments, **keys)
         self.attempt.is_made = True
@@ -78,7 +112,7 @@ def _patient(operation: Callable[..., Any]) -> Callable[..., Any]:
     return tried
 
 
-def _tried(database: PatientDatabase, operation: Callable[..., Any], attempt: Callable[[], Any]) -> Any:
+def _tried(database: Patient, operation: Callable[..., Any], attempt: Callable[[], Any]) -> Any:
     for number, pause in enumerate(PAUSES[1:]):
         try:
             return attempt()
@@ -94,7 +128,7 @@ def _tried(database: PatientDatabase, operation: Callable[..., Any], attempt: Ca
     return attempt()
 
 
-def _is_passing(database: PatientDatabase, error: StorageInternalError) -> bool:
+def _is_passing(database: Patient, error: StorageInternalError) -> bool:
     """Whether an operation may succeed later: SQLite is locked, or the server of another database is away."""
     from sqlalchemy.exc import InterfaceError, OperationalError
 
@@ -105,7 +139,7 @@ def _is_passing(database: PatientDatabase, error: StorageInternalError) -> bool:
 
 for _name, _operation in vars(RDBStorage).items():
     if isfunction(_operation) and not _name.startswith("__"):
-        setattr(PatientDatabase, _name, _patient(_operation))
+        setattr(PatientDatabase, _name, patient(_operation))
 
 
 def _closing(storage: RDBStorage) -> RDBStorage:

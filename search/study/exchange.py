@@ -7,6 +7,7 @@ cannot mix with what others do since.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 BEAT = 2.0
@@ -26,7 +27,17 @@ Entry = dict[str, Any]
 
 
 class LostError(RuntimeError):
-    """The coordinator does not know this worker any more, because it was silent for long."""
+    """The worker of this name is not known any more: it was silent for long, or lost the lock while it had it."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: was silent for more than {LOST:.0f} s, and others have taken its trial"
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for what is no name of a file in a run's folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"{name}: is no file of a run")
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,10 @@ class Exchange(Protocol):
 
     def remove(self, worker: str, name: str) -> None:
         """Removes a file or a folder."""
+
+
+class JournalExchange(Exchange, Protocol):
+    """An ``Exchange`` that has the study, too: its journal."""
 
     def entries(self, worker: str, begin: int) -> Sequence[Entry]:
         """The next entries of the study's journal from a number on; none where there are no more."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mergesearch.errors import DamagedFileError
-from mergesearch.search.study.exchange import Entry, Exchange
+from mergesearch.search.study.exchange import Entry, Exchange, JournalExchange
 from mergesearch.search.study.journal import Backend
 from mergesearch.search.study.workers import Workers
 
@@ -45,7 +45,7 @@ class RemoteWorkers(Workers):
 class RemoteJournal(Backend):
     """The study's journal, whose entries the coordinator reads and appends. ``worker`` gives this worker's name."""
 
-    def __init__(self, exchange: Exchange, worker: Callable[[], str], folder: Path) -> None:
+    def __init__(self, exchange: JournalExchange, worker: Callable[[], str], folder: Path) -> None:
         self._exchange, self._worker, self._folder = exchange, worker, folder
         self._count = 0
         self._answer: Sequence[Entry] | None = None

@@ -7,25 +7,27 @@ living workers are those of the coordinator; see ``Exchange``.
 
 import os
 import signal
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import cast
 
 from filelock import Timeout
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 
 from mergesearch.beside import beside
-from mergesearch.files import atomic_path, remove
+from mergesearch.files import remove
 from mergesearch.say import Say, silent
-from mergesearch.search.study.exchange import BEAT, CHUNK, LOCAL, LOG, Exchange, LostError
+from mergesearch.search.study.exchange import BEAT, CHUNK, LOCAL, LOG, Exchange, JournalExchange, LostError
 from mergesearch.search.study.journal import storage_on
 from mergesearch.search.study.locks import PATIENCE
 from mergesearch.search.study.progress import Doing
 from mergesearch.search.study.remote import RemoteJournal, RemoteWorkers
 from mergesearch.search.study.run_folder import SCORES, RunFolder
+from mergesearch.search.study.transfer import bring, header_of, whole
 from mergesearch.search.study.versions import files_in
 from mergesearch.search.study.workers import new_name
 
@@ -33,10 +35,6 @@ WHOLE = ("model", "front")
 """Folders that are put in place as a whole."""
 EAGER = LOCAL | {SCORES, "attempts"}
 """What is not looked through for changes: it is passed on when it changes, or never."""
-HEAD = struct.Struct("<Q")
-"""The beginning of a safetensors file: how long its header is."""
-LARGE = 1 << 26
-"""Bytes from which of a safetensors file only the header comes here."""
 POLL = 0.01, 0.2
 """Seconds between two attempts to take the lock: at first, and at most."""
 
@@ -55,19 +53,23 @@ class Replica(RunFolder):
         member: how whoever started this worker calls it.
         say: see ``RunFolder``.
         end: is called from another thread where all workers are to end now.
+        storage: opens the study for the worker of a name; None for the coordinator's journal, or for the database
+            that ``open_study`` is given.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - a replica, where it is from, and who is told of it
         self,
         path: Path,
         exchange: Exchange,
         member: str = "",
         say: Say = silent,
         end: Callable[[], None] = interrupt,
+        storage: Callable[[str], BaseStorage] | None = None,
     ) -> None:
         super().__init__(path, say)
         path.mkdir(parents=True, exist_ok=True)
         self._exchange, self._member, self._end = exchange, member or path.as_posix(), end
+        self._storage = storage
         self.workers = self._members = RemoteWorkers(exchange, lambda: self.worker)
         self._mark = ""
         self._there: dict[str, str] = {}  # the version of each file there
@@ -101,6 +103,8 @@ class Replica(RunFolder):
                 is_ending = self._beat()
             except LostError:  # this worker finds out when it next has something to say
                 return
+            except StorageInternalError:  # a database is away for long
+                continue
             if is_ending:
                 self._end()
                 return
@@ -179,8 +183,12 @@ class Replica(RunFolder):
         self._heads.discard(name)
         remove(self.path / name)
 
-    def _open_journal(self) -> BaseStorage:
-        return storage_on(RemoteJournal(self._exchange, lambda: self.worker, self.path))
+    def _open_storage(self, url: str | None) -> BaseStorage:
+        if self._storage:
+            return self._storage(self.worker)
+        if url:
+            return super()._open_storage(url)
+        return storage_on(RemoteJournal(cast(JournalExchange, self._exchange), lambda: self.worker, self.path))
 
     # Files that come
 
@@ -198,27 +206,14 @@ class Replica(RunFolder):
 
     def _fetch(self, name: str) -> None:
         """Brings a file here, whole or, of a large one of weights, its header; nothing where there is none."""
-        part = self._exchange.fetch(self.worker, name, 0, CHUNK)
-        while part is not None:
-            version, size, done = part.version, part.size, len(part.data)
-            wanted = self._wanted(name, part.data, size)
-            with atomic_path(self.path / name, durable=False) as temporary, temporary.open("wb") as file:
-                file.write(part.data)
-                while done < wanted and part is not None and part.version == version:
-                    part = self._exchange.fetch(self.worker, name, done, CHUNK)
-                    done += file.write(part.data) if part else 0
-                file.truncate(size)  # of a header, what follows is a hole
-            if part is not None and part.version == version:
-                self._note(name, version)
-                self._heads -= {name}
-                self._heads |= {name} if done < size else set()
-                return
-            part = self._exchange.fetch(self.worker, name, 0, CHUNK)  # it changed meanwhile
-        self._drop(name)
-
-    def _wanted(self, name: str, beginning: bytes, size: int) -> int:
-        is_large = name.endswith(".safetensors") and size >= LARGE
-        return min(size, HEAD.size + int(HEAD.unpack_from(beginning)[0])) if is_large else size
+        wanted = header_of if name.endswith(".safetensors") else whole
+        found = bring(self._exchange, self.worker, name, self.path / name, wanted)
+        if found is None:
+            self._drop(name)
+            return
+        self._note(name, found.version)
+        self._heads -= {name}
+        self._heads |= set() if found.is_whole else {name}
 
     def _note(self, name: str, version: str) -> None:
         """Takes note that a file here is as it is there."""

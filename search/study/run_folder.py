@@ -163,7 +163,7 @@ class RunFolder:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions: list[Direction] = list(objectives.values()) if objectives else ["maximize"]
-        storage = open_database(url, self._say) if url else self._open_journal()
+        storage = self._open_storage(url)
         try:
             study = optuna.load_study(study_name=self.path.name, storage=storage)
         except KeyError:
@@ -177,8 +177,8 @@ class RunFolder:
             _name_metrics(study, list(objectives))
         return study
 
-    def _open_journal(self) -> BaseStorage:
-        return open_journal(self.path / JOURNAL, self._say)
+    def _open_storage(self, url: str | None) -> BaseStorage:
+        return open_database(url, self._say) if url else open_journal(self.path / JOURNAL, self._say)
 
     def save_scores(
         self,

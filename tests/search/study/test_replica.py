@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,8 +153,9 @@ def test_of_large_weights_only_the_header_comes(
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    monkeypatch.setattr("mergesearch.search.study.replica.LARGE", 1 << 20)
+    monkeypatch.setattr("mergesearch.search.study.transfer.LARGE", 1 << 20)
     monkeypatch.setattr("mergesearch.search.study.replica.CHUNK", 1 << 16)
+    monkeypatch.setattr("mergesearch.search.study.transfer.CHUNK", 1 << 16)
     one, two = replica(tmp_path, coordinator), replica(tmp_path, coordinator, "other")
     with one.joined(), two.joined():
         with one.locked():
@@ -170,30 +170,6 @@ def test_of_large_weights_only_the_header_comes(
         assert there.read_bytes() == (one.path / "model" / "model.safetensors").read_bytes()
         with pytest.raises(RuntimeError, match="only its header is here"), two.locked():
             (two.path / "model" / "README.md").write_text("a card")
-
-
-def test_a_worker_that_is_silent_for_long_is_refused(coordinator: Coordinator, tmp_path: Path) -> None:
-    one, two = replica(tmp_path, coordinator), replica(tmp_path, coordinator, "other")
-    with one.joined(), pytest.raises(LostError):
-        be_silent_with_the_lock(coordinator, one, two)
-    assert not (tmp_path / "there" / "small" / "best.yml").exists()
-
-
-def be_silent_with_the_lock(coordinator: Coordinator, one: Replica, two: Replica) -> None:
-    with one.locked():
-        (one.path / "best.yml").write_text("of the dead")
-        coordinator._workers[one.worker].seen -= module.LOST + 1
-        with two.joined(), two.locked():
-            assert two.workers.is_dead(one.worker)
-
-
-def test_time_is_that_of_the_coordinator(
-    coordinator: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worker, now = replica(tmp_path, coordinator), time.time()
-    with worker.joined():
-        monkeypatch.setattr(time, "time", lambda: now + 3600)
-        assert abs(worker.workers.now() - now) < 60
 
 
 def test_a_session_refuses_the_workers_of_another(tmp_path: Path) -> None:
@@ -212,13 +188,6 @@ def test_a_session_refuses_the_workers_of_another(tmp_path: Path) -> None:
     with pytest.raises(LostError):
         second.put("elsewhere.1.a", "best.yml", 0, b"x")
     second.close()
-
-
-def test_names_stay_in_the_folder(coordinator: Coordinator) -> None:
-    assert coordinator.join("elsewhere.1.a", "")
-    for name in ("../other", "/etc/passwd", "a/../../b", ""):
-        with pytest.raises(ValueError, match="is no file of a run"):
-            coordinator.fetch("elsewhere.1.a", name, 0, 1)
 
 
 @pytest.mark.slow
