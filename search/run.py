@@ -1,7 +1,7 @@
 """A whole run: open, search, judge, write."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.across.documents import DOCUMENTS, write_documents
 from mergesearch.search.across.finalists import FINALISTS, Finalists, write_finalists
 from mergesearch.search.candidates.plan import SearchPlan
+from mergesearch.search.config import Config
 from mergesearch.search.optimize.callbacks import QUIET, Watcher
 from mergesearch.search.optimize.tracking import tracked
 from mergesearch.search.optimize.underway import underway
@@ -24,6 +25,7 @@ from mergesearch.search.report.run_log import logged
 from mergesearch.search.scoring.threads import chosen_threads
 from mergesearch.search.session import Session
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.exchange import LostError
 from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.model_files import FILE as MODEL_FILES
 from mergesearch.search.study.model_files import MODEL, ModelFiles
@@ -52,10 +54,43 @@ def run(plan: SearchPlan, results: Path, watcher: Watcher = QUIET) -> Verdict:
     config says otherwise, the recommended ``model``. A run that has all its trials and its verdict is only read: the
     test items are not looked at again. So is a run in a folder that this user may not write to.
 
+    Where ``search.artifacts`` says that the run's files are elsewhere, the folder follows them.
+
     Where another process works on the same run, this one joins it: the two share its trials, and one of them concludes.
     Raises UserError where the disk is full or the database fails; the run can be resumed afterwards.
     """
-    return work(RunFolder(results / plan.problem.config.output.name, watcher.stage), plan, watcher)
+    config = plan.problem.config
+    folder = results / config.output.name
+    with follower(config, folder):
+        return work_here(plan, folder, watcher)
+
+
+def follower(config: Config, folder: Path, without: tuple[str, ...] = ()) -> AbstractContextManager[None]:
+    """Lets the run's folder of this host follow the run, where its files are elsewhere; see ``Mirror``."""
+    storage, artifacts = config.search.storage, config.search.artifacts
+    if not artifacts:
+        return nullcontext()
+    from mergesearch.search.study.elsewhere import mirrored
+
+    return mirrored(str(storage), artifacts, folder, without)
+
+
+def work_here(plan: SearchPlan, folder: Path, watcher: Watcher = QUIET) -> Verdict:
+    """One worker's part in the run in a folder, or in one whose files are elsewhere.
+
+    There, a worker that was taken for dead joins the run again.
+    """
+    search, name = plan.problem.config.search, plan.problem.config.output.name
+    if not search.artifacts:
+        return work(RunFolder(folder, watcher.stage), plan, watcher)
+    from mergesearch.search.study.elsewhere import replicated
+
+    while True:
+        try:
+            with replicated(str(search.storage), search.artifacts, name, watcher.stage) as replica:
+                return work(replica, plan, watcher)
+        except LostError as error:
+            watcher.stage(f"{error}: it joins again")
 
 
 def work(folder: RunFolder, plan: SearchPlan, watcher: Watcher = QUIET) -> Verdict:

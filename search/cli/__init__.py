@@ -7,7 +7,18 @@ import gc
 
 import click
 
-from mergesearch.search.cli import checking, comparing, demo, drafting, merging, running, runs, sharing, submitting
+from mergesearch.search.cli import (
+    checking,
+    comparing,
+    demo,
+    drafting,
+    merging,
+    running,
+    runs,
+    sharing,
+    submitting,
+    working,
+)
 
 COLLECTED = 50_000, 20, 20
 """When Python looks for garbage: 70 times later than by itself. It finds none while torch and others are imported; a
@@ -16,6 +27,7 @@ COMMANDS = (
     drafting.init,
     running.run,
     running.soup,
+    working.worker,
     checking.check,
     checking.evaluate,
     checking.curve,

@@ -34,6 +34,11 @@ def _workers(context: click.Context, parameter: click.Parameter, value: str | No
     return value if value in (None, "auto") else int(WORKERS(value, parameter, context))
 
 
+workers_option = click.option(
+    "--workers", metavar="N|auto", callback=_workers, help="How many workers; auto: one for each GPU."
+)
+
+
 @command("mergesearch run configs/demo.yml search.trials=100")
 @click.argument("config", type=click.Path(path_type=Path))
 @values_argument
@@ -42,14 +47,10 @@ def _workers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--timeout", metavar="TIME", help="Time limit of the search, e.g. 2h30m.")
 @click.option("--results", type=click.Path(path_type=Path), help="Folder that holds the runs [results/runs].")
 @click.option("--storage", metavar="URL", help="Database URL of the study, e.g. sqlite:///study.db.")
+@click.option("--artifacts", metavar="URL", help="Folder or bucket of its files, beside PostgreSQL.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all random choices.")
 @click.option("--track", multiple=True, metavar="TRACKER", help="A tracker to tell of it, e.g. wandb.")
-@click.option(
-    "--workers",
-    metavar="N|auto",
-    callback=_workers,
-    help="How many workers; auto: one for each GPU.",
-)
+@workers_option
 @click.option("--ray", metavar="ADDRESS", help="Workers on Ray: auto, HOST:PORT or local.")
 @click.option("--member", metavar="NAME", hidden=True)
 @trust_option
@@ -58,8 +59,8 @@ def _workers(context: click.Context, parameter: click.Parameter, value: str | No
 def run(config: Path, results: Path | None, ray: str | None, **overrides: Any) -> None:
     """Run a search, or resume it.
 
-    CONFIG has a recipe with holes, tasks and budget; values such as search.trials=200 override it. Writes to
-    results/runs/NAME. Ctrl-C stops the run; the same command goes on with it, or joins it.
+    CONFIG has a recipe with holes, tasks and budget; KEY=VALUE overrides it. Ctrl-C stops the run; the same command
+    goes on with it, or joins it.
     """
     run_file(config, overrides, results, ray=ray)
 
@@ -104,13 +105,17 @@ def run_file(
 
 @dataclass(frozen=True)
 class Run:
-    """A run as a command does it. ``called``: what messages call the config."""
+    """A run as a command does it. ``called``: what messages call the config.
+
+    ``without``: of a run whose files are elsewhere, the beginnings of the names of those that do not come here.
+    """
 
     config: "Config"
     called: str
     results: Path
     verbose: bool
     quiet: bool
+    without: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -127,9 +132,10 @@ class Run:
     def here(self) -> None:
         """By this process, or by the workers that it starts; and prints the verdict."""
         from mergesearch.search.crew_run import crew_of
+        from mergesearch.search.run import follower
 
         crew = crew_of(self.config)
-        with self._resumable():
+        with self._resumable(), follower(self.config, self.folder, self.without):
             if len(crew) > 1:
                 self._by(crew)
             else:
@@ -159,7 +165,7 @@ class Run:
             screen.print(f"checking {self.called}", style="dim")
         plan = open_plan(self.config, self.called)
         with nullcontext(QUIET) if self.quiet else shown_progress(screen, self.verbose) as watcher:
-            runner.run(plan, self.results, watcher)
+            runner.work_here(plan, self.folder, watcher)
 
     def _by(self, crew: "Sequence[Post]") -> None:
         from mergesearch.search.crew_run import run_crew

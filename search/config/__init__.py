@@ -27,7 +27,7 @@ class Output(Strict):
     model: bool = True
 
 
-WITH_A_SOUP = {"seed", "storage", "trial_timeout"}
+WITH_A_SOUP = {"artifacts", "seed", "storage", "trial_timeout"}
 """The keys of ``search`` that are valid beside ``soup``."""
 
 
@@ -130,7 +130,7 @@ def read_sections(file: Path, **overrides: Any) -> Any:
 
 
 def _overridden(data: dict[str, Any], stem: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    keys_of = {"search": ("trials", "timeout", "seed", "storage"), "output": ("name",)}
+    keys_of = {"search": ("trials", "timeout", "seed", "storage", "artifacts"), "output": ("name",)}
     data = {**data, "output": data.get("output", {"name": stem})}
     data |= {key: overrides[key] for key in ("trust", "workers") if overrides.get(key)}
     if overrides.get("track"):

@@ -105,6 +105,10 @@ class _Places:
         is_path = separator and kind.partition("+")[0] == "sqlite" and place and not place.startswith((":", "file:"))
         return f"{kind}:///{self._joined(place)}" if is_path else url
 
+    def artifacts(self, url: str) -> str:
+        """A folder, or the URL of a bucket."""
+        return url if "://" in url else self._joined(url)
+
     def _checkpoint(self, text: str) -> str:
         found = self._joined(text)
         is_on_hub = may_be_on_hub(text) and not os.path.lexists(text)
@@ -174,6 +178,7 @@ def _config(data: dict[str, Any], places: _Places) -> dict[str, Any]:
 
 
 def _search(data: dict[str, Any], places: _Places) -> dict[str, Any]:
+    data = places.replaced(data, "artifacts", places.artifacts, "search.")
     return places.replaced(data, "storage", places.storage, "search.")
 
 

@@ -30,6 +30,15 @@ def _outlives_process(url: str) -> str:
     return url
 
 
+def _is_a_store(url: str) -> str:
+    """Refuses what is no folder or bucket."""
+    kind, separator, place = url.partition("://")
+    is_known = kind in ("file", "s3", "gs") if separator else bool(url)
+    if not is_known or not url.isprintable() or (kind in ("s3", "gs") and not place.strip("/")):
+        raise ValueError(f"found {quoted(url)}, expected a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
+    return url
+
+
 class Racing(Strict):
     """Racing: worse candidates stop early. ``error`` bounds the probability of dropping a better candidate.
 
@@ -99,6 +108,9 @@ class Search(Tuning):
     ``levels`` searches coarse to fine before the sampler: ``all`` levels, ``none``, or ``auto``, all with the sampler
     ``auto``.
 
+    ``storage`` is the database of the study; with ``artifacts``, a folder or bucket, the run's files are there, so that
+    workers share nothing else.
+
     ``sampler`` is used for the whole run, or ``schedule`` is a list of stages. ``start: gradient`` scores the points of
     a gradient descent on the search items first; ``auto`` does so where it pays. ``soups`` are scored after the
     baselines.
@@ -118,10 +130,17 @@ class Search(Tuning):
     signal: Literal["auto", "graded", "metric"] = "auto"
     seed: int = Field(0, ge=0, lt=1 << INTEGER_BITS - 1)
     storage: Annotated[str, AfterValidator(_outlives_process)] | None = None
+    artifacts: Annotated[str, AfterValidator(_is_a_store)] | None = None
     racing: Annotated[Racing | Literal[False], BeforeValidator(_read_racing)] = Racing()
 
     @model_validator(mode="after")
     def _one_plan(self) -> "Search":
+        if self.artifacts and not (self.storage or "").startswith("postgresql"):
+            found = f"storage: {self.storage.partition(':')[0]}" if self.storage else "no storage"
+            raise ValueError(
+                f"artifacts: found beside {found}, expected a PostgreSQL database, whose locks protect the run: "
+                "storage: postgresql+psycopg://USER@HOST/DATABASE"
+            )
         if self.schedule and self.sampler != AUTO:
             raise ValueError("found both sampler and schedule, expected one of them")
         for index, stage in enumerate((self.schedule or [])[:-1]):

@@ -16,14 +16,11 @@ from optuna.exceptions import ExperimentalWarning
 
 from mergesearch.errors import UserError, first_line, in_words
 from mergesearch.files import sync
+from mergesearch.search.study.exchange import ArtifactError
 
 Found = TypeVar("Found")
 ATTEMPTS = 8
 """How often a request to S3 is made before it fails."""
-
-
-class ArtifactError(RuntimeError):
-    """The artifact store fails."""
 
 
 class _Store(Protocol):

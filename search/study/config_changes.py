@@ -18,6 +18,10 @@ MAY_CHANGE = {
 """The keys of a config that may change when a run is resumed."""
 
 
+MAY_MOVE = ("search", "artifacts")
+"""The key that may change, but not be added or left out."""
+
+
 def another_config(path: Path, keys: Sequence[str], before: object, after: object) -> UserError:
     """The error of a run that was begun with another config, which differs at these keys."""
     return UserError(
@@ -28,7 +32,11 @@ def another_config(path: Path, keys: Sequence[str], before: object, after: objec
 
 def forbidden_changes(old: Any, new: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
     """The differences between two configs that a run must not have."""
-    return (difference for difference in _differences(old, new, ()) if difference[0][:2] not in MAY_CHANGE)
+    return (difference for difference in _differences(old, new, ()) if _is_forbidden(*difference))
+
+
+def _is_forbidden(keys: tuple[str, ...], old: object, new: object) -> bool:
+    return None in (old, new) if keys == MAY_MOVE else keys[:2] not in MAY_CHANGE
 
 
 def _differences(old: Any, new: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:

@@ -73,7 +73,7 @@ class DatabaseExchange:
     def _make(self, database: Connection) -> None:
         database.execute(select(func.pg_advisory_xact_lock(_number("tables"))))
         METADATA.create_all(database)
-        database.execute(insert(RUNS).values(run=self._run, changes=0).on_conflict_do_nothing())
+        database.execute(insert(RUNS).values(run=self._run, mark=uuid4().hex, changes=0).on_conflict_do_nothing())
         database.execute(insert(LOCKS).values(run=self._run, holder="", turn=0).on_conflict_do_nothing())
 
     def close(self) -> None:

@@ -19,12 +19,13 @@ class DatabaseFiles:
 
     def changes(self, database: Connection, mark: str) -> Changes:
         """See ``Exchange.changes``."""
-        count = database.scalar(select(RUNS.c.changes).where(RUNS.c.run == self._run))
-        since = select(FILES).where(FILES.c.run == self._run, FILES.c.change > int(mark or 0))
-        found = {each.name: each.version if each.size is not None else None for each in database.execute(since)}
-        if not mark:
-            found = {name: version for name, version in found.items() if version is not None}
-        return Changes(str(count), found, is_whole=not mark)
+        now = database.execute(select(RUNS.c.mark, RUNS.c.changes).where(RUNS.c.run == self._run)).one()
+        name, _, number = mark.partition(" ")
+        is_known = name == now.mark
+        since = select(FILES).where(FILES.c.run == self._run, FILES.c.change > (int(number) if is_known else 0))
+        files = since if is_known else since.where(FILES.c.size.is_not(None))
+        found = {each.name: each.version if each.size is not None else None for each in database.execute(files)}
+        return Changes(f"{now.mark} {now.changes}", found, not is_known)
 
     def piece(self, database: Connection, name: str, offset: int) -> Any:
         """The piece of a file that has this byte, or the last one; None where there is no file."""

@@ -26,6 +26,10 @@ Entry = dict[str, Any]
 """An entry of the study's journal."""
 
 
+class ArtifactError(RuntimeError):
+    """The store of a run's files fails."""
+
+
 class LostError(RuntimeError):
     """The worker of this name is not known any more: it was silent for long, or lost the lock while it had it."""
 

@@ -72,8 +72,8 @@ def _check_scores(folder: RunFolder, study: Study, earlier_storage: str | None) 
     if completed and not is_saved:
         raise UserError(
             f"{folder.path}: the study has trial {completed[0].number}, but no per-item scores are here; workers on "
-            "several hosts must share the results folder (--results), whatever the storage is, and runs that "
-            "share a database need different names (--name)"
+            "several hosts must share the results folder (--results), or have the run's files in an artifact store "
+            "(--artifacts), and runs that share a database need different names (--name)"
         )
     if is_saved and not study.get_trials(deepcopy=False):
         begun = "without a storage"

@@ -13,6 +13,7 @@ RUNS = Table(
     "mergesearch_runs",
     METADATA,
     Column("run", KEY, primary_key=True),
+    Column("mark", String(32), nullable=False),  # tells it from a run of its name in another database
     Column("changes", BigInteger, nullable=False),  # how often its files have changed
 )
 LOCKS = Table(

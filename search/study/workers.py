@@ -35,14 +35,17 @@ class Workers:
             yield name
 
     @contextmanager
-    def held(self, name: str) -> Iterator[None]:
-        """Makes the owner of a name a worker for as long as this process holds it, which may have come from another."""
+    def held(self, name: str, waits: bool = True) -> Iterator[None]:
+        """Makes the owner of a name a worker for as long as this process holds it, which may have come from another.
+
+        Raises Timeout where another process holds it, unless this one ``waits``.
+        """
         file = self.folder / name
-        try:
-            with file_lock(file, of_thread=False):
+        with file_lock(file, of_thread=False).acquire(blocking=waits):
+            try:
                 yield
-        finally:
-            file.unlink(missing_ok=True)
+            finally:
+                file.unlink(missing_ok=True)
 
     def now(self) -> float:
         """The time that leases go by, in seconds since the epoch."""
