@@ -179,6 +179,10 @@ class Run:
         """By workers on a Ray cluster; and prints the verdict."""
         from mergesearch.search.on_ray import run_on_ray
 
+        if self.config.search.artifacts:
+            raise UserError(
+                "search.artifacts: found beside --ray, whose coordinator keeps the run's files; leave one out"
+            )
         with self._resumable(), self._screen(f"workers on Ray, {address}") as (say, look):
             run_on_ray(self.config, self.called, self.results, address, say, look)
         self._print_end()

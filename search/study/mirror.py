@@ -19,6 +19,7 @@ from mergesearch.errors import UserError
 from mergesearch.files import remove
 from mergesearch.search.study.database_exchange import DatabaseExchange
 from mergesearch.search.study.exchange import LOG, ArtifactError
+from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.json_file import read_json
 from mergesearch.search.study.locks import held_lock
 from mergesearch.search.study.stop import is_asked_to_stop
@@ -28,6 +29,9 @@ from mergesearch.search.study.workers import Workers
 FILE, LOCK = "mirror.json", "mirror.lock"
 SECONDS = 3.0
 """From one look at what is new to the next."""
+
+PASSING = (OSError, UserError, StorageInternalError, ArtifactError)
+"""How a look at what is new may fail."""
 
 
 @dataclass
@@ -53,13 +57,20 @@ class Mirror:
         try:
             with beside(self._follow):
                 yield
+        except BaseException:
+            with suppress(*PASSING):  # what ended the run is what counts
+                self.update()
+            raise
         finally:
             self._stand_for([])
+        try:
             self.update()
+        except Exception as error:
+            raise stopped_by(error, self._folder) or error from error
 
     def _follow(self, is_over: threading.Event) -> None:
         while not is_over.is_set():
-            with suppress(OSError, UserError, StorageInternalError, ArtifactError):  # the last look says what is wrong
+            with suppress(*PASSING):  # the last look says what is wrong
                 self.update()
                 self._pass_on()
             is_over.wait(SECONDS)
