@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -11,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from mergesearch.search.study import database_exchange
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import LOOKS, RunFolder
-from mergesearch.search.study.stop import ask_to_stop
 
 from ..helpers import Data, study_of
 from ..postgresql import Server
