@@ -7,9 +7,9 @@ the merge, the merged unit ``y`` with mean ``m`` and deviation ``s`` becomes
 
 ``y' = (y − m) · Σ α_i σ_i / s + Σ α_i μ_i``
 
-which is folded into the layer's weight and bias. Without a bias only the deviation is set. Layers are corrected in the
-order in which the model computes them, each on the outputs of those before it. A model with batch norm gets new
-statistics of its batch norms instead, as in the paper.
+which is folded into the layer's weight and bias. Without a bias, the unit is scaled to the mean of the models' root
+mean squares. Layers are corrected in the order in which the model computes them, each on the outputs of those before
+it. A model with batch norm gets new statistics of its batch norms instead, as in the paper.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,8 +29,8 @@ from mergesearch.merge_ops.live.built import Builder
 from mergesearch.merge_ops.live.calibration_data import Batch, calibration_batch
 from mergesearch.merge_ops.recipe.after_merge import Repair
 
-Moments = tuple[Tensor, Tensor]
-"""The mean and the standard deviation of each unit's output, float32 [units]."""
+Moments = Tensor
+"""The mean, the standard deviation and the root mean square of each unit's output, float32 [3, units]."""
 BatchNorm = nn.modules.batchnorm._BatchNorm
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -72,10 +72,7 @@ class Repairer:
         known = [(share, moments) for share, moments in found if moments is not None]
         if not known or len(known) < len(found):
             return None
-        mean, deviation = (sum(share * moments[i] for share, moments in known) for i in (0, 1))
-        assert isinstance(mean, Tensor)
-        assert isinstance(deviation, Tensor)
-        return mean, deviation
+        return torch.stack([share * moments for share, moments in known]).sum(0)
 
     def _moments(self, reference: str, settings: Repair) -> dict[str, Moments]:
         key = (reference, settings.data, settings.tokens)
@@ -182,17 +179,18 @@ def _hooks(handles: list[Any]) -> Iterator[None]:
 
 
 def _moments(rows: Tensor) -> Moments:
-    wide = rows.float()
-    return wide.mean(0), wide.var(0, unbiased=False).sqrt()
+    mean, deviation = rows.float().mean(0), rows.float().var(0, unbiased=False).sqrt()
+    return torch.stack([mean, deviation, torch.hypot(mean, deviation)])
 
 
 def _correct(layer: Any, rows: Tensor, goal: Moments | None) -> Tensor | None:
     """Changes the layer's weight and bias; returns what its outputs become. Constant units keep their scale."""
     if goal is None:
         return None
-    (mean, deviation), (goal_mean, goal_deviation) = _moments(rows), goal
-    scale = torch.where(deviation > 0, goal_deviation / deviation, 1.0)
-    shift = goal_mean - mean * scale if layer.bias is not None else None
+    found = _moments(rows)
+    of = 2 if layer.bias is None else 1
+    scale = torch.where(found[of] > 0, goal[of] / found[of], 1.0)
+    shift = None if layer.bias is None else goal[0] - found[0] * scale
     is_transposed = not isinstance(layer, nn.Linear | _Convolution)
     shape = (1, -1) if is_transposed else (-1, *(1,) * (layer.weight.dim() - 1))
     with torch.no_grad():
