@@ -55,6 +55,9 @@ OTHER_TOOLS = {
 }
 """Keys of the files of mergekit's other tools, with the message for each."""
 
+STEPS_AFTER_MERGE = ("repair", "recover")
+"""The keys of steps after the merge."""
+
 
 class Recipe(Strict):
     """The full description of one merged model: of whole ``models``, of ``slices``, or of ``modules`` with slices.

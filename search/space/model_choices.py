@@ -115,11 +115,16 @@ def take_inclusions(recipe: dict[str, Any], where: str) -> Iterator[ModelInclusi
     labels = entry_labels(entries)
     for index, (entry, label) in enumerate(zip(entries, labels, strict=True)):
         if INCLUDE in entry:
-            spec, at = entry.pop(INCLUDE), f"{where}: models[{index}].{INCLUDE}"
-            if not isinstance(spec, dict) or set(spec) != {"search"} or spec["search"] not in ([True, False], "auto"):
-                raise UserError(f"{at}: found {quoted(spec)}, expected {{search: [true, false]}}")
-            dimension = Dimension(f"{label}.{INCLUDE}", CategoricalDistribution([True, False]))
+            dimension = take_inclusion(entry, label, f"{where}: models[{index}]")
             yield ModelInclusion(dimension, ("models", index))
+
+
+def take_inclusion(owner: dict[str, Any], label: str, where: str) -> Dimension:
+    """Removes ``include: {search: [true, false]}`` from its owner, and returns the dimension."""
+    spec = owner.pop(INCLUDE)
+    if not isinstance(spec, dict) or set(spec) != {"search"} or spec["search"] not in ([True, False], "auto"):
+        raise UserError(f"{where}.{INCLUDE}: found {quoted(spec)}, expected {{search: [true, false]}}")
+    return Dimension(f"{label}.{INCLUDE}", CategoricalDistribution([True, False]))
 
 
 def absent_models(draft: Draft, inclusions: Sequence[ModelInclusion]) -> frozenset[Path]:

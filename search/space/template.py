@@ -22,10 +22,12 @@ from mergesearch.search.space.parameters import ParameterDimensions, read_parame
 from mergesearch.search.space.paths import Hole, find_holes, format_path, hole_paths, is_hole
 from mergesearch.search.space.recipe_methods import RecipeMethods, read_searched_methods, read_slice_methods
 from mergesearch.search.space.simplex import Simplex, expand_shared_sums, read_simplexes
+from mergesearch.search.space.step_choices import StepInclusion, take_step_inclusions
 from mergesearch.search.space.ties import Tie, read_ties
 
 HOLES_ALLOWED = (
-    "parameters, merge_method, base_model, model, the include and order of models, and the ends of a layer_range"
+    "parameters, merge_method, base_model, model, the include and order of models, the include of repair and recover, "
+    "and the ends of a layer_range"
 )
 
 
@@ -39,6 +41,7 @@ class Template:
         checkpoints: the checkpoints that are choices.
         inclusions: the models that may be left out.
         order: the order of the models, if it is searched.
+        steps: the steps after the merge that may be left out.
         bounds: the searched ends of layer ranges.
         parameters: the dimensions of the holes in parameters.
         stack: the searched stack of layers, if there is one.
@@ -50,6 +53,7 @@ class Template:
     checkpoints: Sequence[CheckpointChoice]
     inclusions: Sequence[ModelInclusion]
     order: ModelOrder | None
+    steps: Sequence[StepInclusion]
     bounds: Sequence[LayerBound]
     parameters: Sequence[ParameterDimensions | Simplex]
     stack: StackSpace | None
@@ -60,7 +64,7 @@ class Template:
         """All groups of dimensions, in the order in which a sampler is asked for them. The method comes before."""
         order = [self.order] if self.order else []
         stack = [self.stack] if self.stack else []
-        return [*self.checkpoints, *self.inclusions, *order, *self.bounds, *self.parameters, *stack]
+        return [*self.checkpoints, *self.inclusions, *order, *self.bounds, *self.parameters, *stack, *self.steps]
 
 
 def read_template(recipe: Mapping[str, Any], layers: int, where: str) -> Template:
@@ -86,6 +90,7 @@ def read_template(recipe: Mapping[str, Any], layers: int, where: str) -> Templat
     checkpoints = problems.attempt(lambda: list(read_checkpoint_choices(data, where))) or []
     inclusions = problems.attempt(lambda: list(take_inclusions(data, where))) or []
     order = problems.attempt(take_order, data, searched, where)
+    steps = problems.attempt(lambda: list(take_step_inclusions(data, where))) or []
     expand_shared_sums(data)
     holes = problems.attempt(find_holes, data, where) or []
     parameters = _read_parameters(data, holes, methods, layers, where, problems) if searched else []
@@ -94,7 +99,7 @@ def read_template(recipe: Mapping[str, Any], layers: int, where: str) -> Templat
         problems.attempt(Recipe.read, _without_holes(data), where)
     problems.check()
     ties = list(read_ties(holes, parameters, methods, where))
-    return Template(data, methods, checkpoints, inclusions, order, bounds, parameters, stack, ties)
+    return Template(data, methods, checkpoints, inclusions, order, steps, bounds, parameters, stack, ties)
 
 
 def _without_holes(data: Any) -> Any:
