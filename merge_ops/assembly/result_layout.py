@@ -147,10 +147,11 @@ class ResultLayout:
         recipe = self._recipe
         lenient, same_depth = recipe.on_config_mismatch == "warn", bool(recipe.models)
         has_template = bool(recipe.chat_template or recipe.vocabulary)
-        key = (*recipe.references, lenient, same_depth, has_template)
+        flags = (lenient, same_depth, has_template, recipe.on_mismatch == "base")
+        key = (*recipe.references, *flags)
         if key not in self._cache.config_warnings:
             models = list(self._inputs.values())
-            self._cache.config_warnings[key] = check_compatible(models, lenient, same_depth, has_template)
+            self._cache.config_warnings[key] = check_compatible(models, *flags)
         return self._cache.config_warnings[key]
 
     def _check_vocabularies(self) -> list[str]:

@@ -9,7 +9,11 @@ from mergesearch.merge_ops.inputs.model_config import check_configs
 
 
 def check_compatible(
-    models: Sequence[AlignedCheckpoint], lenient: bool = False, same_depth: bool = True, has_template: bool = False
+    models: Sequence[AlignedCheckpoint],
+    lenient: bool = False,
+    same_depth: bool = True,
+    has_template: bool = False,
+    leaves_heads: bool = False,
 ) -> list[str]:
     """Compares what the models compute and what their outputs mean with the first one, the template.
 
@@ -18,6 +22,7 @@ def check_compatible(
         lenient: whether the recipe says ``on_config_mismatch: warn``.
         same_depth: whether the result has the template's layers.
         has_template: whether the recipe says which chat template the result has.
+        leaves_heads: whether the recipe says ``on_mismatch: base``.
 
     Returns:
         Warnings for the user, one line each.
@@ -29,4 +34,4 @@ def check_compatible(
     checkpoints = [other.checkpoint for other in others]
     warnings = check_configs(template.checkpoint, checkpoints, lenient, same_depth)
     templates = [] if has_template else template_warnings([template.checkpoint, *checkpoints])
-    return [*warnings, *check_labels(template, others, lenient), *templates]
+    return [*warnings, *check_labels(template, others, lenient, leaves_heads), *templates]

@@ -64,13 +64,16 @@ def _is_permutation(own: Sequence[str], names: Sequence[str]) -> bool:
     return sorted(own) == sorted(names) and len(set(names)) == len(names)
 
 
-def check_labels(template: AlignedCheckpoint, others: Sequence[AlignedCheckpoint], lenient: bool) -> list[str]:
+def check_labels(
+    template: AlignedCheckpoint, others: Sequence[AlignedCheckpoint], lenient: bool, leaves_heads: bool = False
+) -> list[str]:
     """Compares the labels of a merge's classifiers by name.
 
     Args:
         template: the template.
         others: the other models.
         lenient: whether the recipe says ``on_config_mismatch: warn``.
+        leaves_heads: whether heads of other shapes are left out, as the recipe's ``on_mismatch: base`` says.
 
     Returns:
         A warning for each model whose labels are in another order, have no names, or others.
@@ -79,10 +82,12 @@ def check_labels(template: AlignedCheckpoint, others: Sequence[AlignedCheckpoint
         UserError: a model has other labels, or it is not known which tensors have a row for each of them, and the
             recipe does not say ``on_config_mismatch: warn``.
     """
-    return [warning for other in others if (warning := _label_warning(template, other, lenient))]
+    return [warning for other in others if (warning := _label_warning(template, other, lenient, leaves_heads))]
 
 
-def _label_warning(template: AlignedCheckpoint, other: AlignedCheckpoint, lenient: bool) -> str | None:
+def _label_warning(
+    template: AlignedCheckpoint, other: AlignedCheckpoint, lenient: bool, leaves_heads: bool
+) -> str | None:
     names, own = (label_names(entry.checkpoint) for entry in (template, other))
     if own == names or not (template.checkpoint.has_config and other.checkpoint.has_config):
         return None
@@ -94,6 +99,8 @@ def _label_warning(template: AlignedCheckpoint, other: AlignedCheckpoint, lenien
             f"{other.reference}: its labels (id2label) are in another order than those of {template.reference}; the "
             "rows are merged by name"
         )
+    if leaves_heads and heads[1] and all(template.tensors.get(name) != other.tensors[name] for name in heads[1]):
+        return f"{other.reference}: has other labels (id2label); its head is left out for that of {template.reference}"
     if names and own and not lenient:
         raise UserError(_refusal(template, other, own, names))
     nameless = template if names is None else other

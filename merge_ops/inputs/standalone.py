@@ -1,7 +1,7 @@
 """Which checkpoints are other models than the template with other weights: they compute or are used otherwise."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mergesearch.errors import UserError
@@ -16,21 +16,27 @@ from mergesearch.reading import read_json_object
 GENERATION = "generation_config.json"
 
 
-def standalone(inputs: Mapping[str, AlignedCheckpoint]) -> list[str]:
+def standalone(inputs: Mapping[str, AlignedCheckpoint], changed: Collection[str] = ()) -> list[str]:
     """Returns the references of models that only a live model of their own can stand for.
 
     They differ from the first one, the template, in config, tokenizer, settings of generation or modules of
     sentence-transformers, and have all of its tensors.
+
+    Args:
+        inputs: the models by reference.
+        changed: the references of models, the template maybe among them, that are copies in another vocabulary.
     """
-    template, *others = inputs.values()
-    if not template.checkpoint.has_config:
-        return []
-    return [other.reference for other in others if other.checkpoint.has_config and _is_another(template, other)]
+    template = next(iter(inputs.values()))
+    return [
+        reference
+        for reference, other in inputs.items()
+        if template.tensors.keys() <= other.tensors.keys() and (reference in changed or _is_another(template, other))
+    ]
 
 
 def _is_another(template: AlignedCheckpoint, other: AlignedCheckpoint) -> bool:
     one, two = template.checkpoint, other.checkpoint
-    if not template.tensors.keys() <= other.tensors.keys():
+    if one is two or not (one.has_config and two.has_config):
         return False
     if config_differences(one, two, with_usage=True) or _generation(one) != _generation(two):
         return True

@@ -191,8 +191,7 @@ def open_recipe(recipe: dict[str, Any], folder: Path) -> _OpenRecipe:
     check_seams(space, merger.names)
     check_layer_ranges(space, lambda candidate: _assembled(candidate, merger))
     shared: dict[str, object] = {key: recipe[key] for key in SHARED_KEYS if key in recipe}
-    changed = merger.copies.changed if merger.copies else frozenset[str]()
-    others = [*changed, *(reference for reference in standalone(merger.inputs) if reference not in changed)]
+    others = standalone(merger.inputs, merger.copies.changed if merger.copies else ())
     if others or merger.label_orders or not _are_alike(list(merger.checkpoints.values())):
         shared["base_model"] = references[0]  # so that soups are the template with other weights
     warnings = [*_config_warnings(recipe, merger), *used_otherwise]
@@ -238,7 +237,7 @@ def _with_one_vocabulary(
     references = list(merger.inputs)
     if _is_idle(vocabulary, merger):
         return others, merger
-    if vocabulary.models:
+    if vocabulary.models not in ([], references):
         raise UserError(
             f"recipe: tokenizer.models: found {listed(vocabulary.models)}; leave it out: in a search all models count"
         )
@@ -276,7 +275,8 @@ def _config_warnings(recipe: Mapping[str, object], merger: Merger) -> list[str]:
     lenient = recipe.get("on_config_mismatch") == "warn"
     with located("recipe"):
         models, has_template = list(merger.inputs.values()), recipe.get("chat_template") is not None
-        found = check_compatible(models, lenient, "models" in recipe, has_template)
+        leaves_heads = recipe.get("on_mismatch") == "base"
+        found = check_compatible(models, lenient, "models" in recipe, has_template, leaves_heads)
         return found + equal_model_warnings(models)
 
 

@@ -1,6 +1,7 @@
 """Searches over models of different vocabularies: one vocabulary for candidates, and each model's own for baselines."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,19 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from mergesearch.evaluators import Budget
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.documents import merge_file
 from mergesearch.merge_ops.engine.engine import merge
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.parsing import read_yaml
 from mergesearch.search.config import Config
 from mergesearch.search.evaluate import evaluate_model
 from mergesearch.search.problem.problem import open_problem
-from mergesearch.search.scoring.live_model import open_engine
+from mergesearch.search.scoring.live_model import LiveModel, open_engine
 
+from ...evaluators.command_line import run
+from ...evaluators.lm_eval_tasks import MULTIPLE_CHOICE, choice_docs, write_task
 from ..helpers import go, rescored
 
 Data = dict[str, Any]
@@ -107,3 +112,33 @@ def test_soups_and_learned_soups(pair: Data, tmp_path: Path) -> None:
     verdict = go(pair, tmp_path)
     assert [row.name for row in verdict.soups] == ["greedy soup (safe)", "learned soup (layers)"]
     assert verdict.left_out == []
+    stored = read_yaml(tmp_path / "small" / "config.yml")
+    assert open_problem(Config.model_validate(stored), "config").tokenizer
+    assert go(pair, tmp_path).trials == 20
+
+
+@pytest.mark.slow
+def test_lm_evals_command_line_says_the_same(pair: Data, tmp_path: Path) -> None:
+    """Of a candidate in the live model, and of a model as its owner has it."""
+    docs = [{**doc, "question": doc["question"][:24]} for doc in choice_docs(random.Random(0), 40)]
+    write_task(tmp_path, "choices", docs, MULTIPLE_CHOICE + "num_fewshot: 0\n")
+    pair["evaluate"] |= {"tasks": [{"task": "choices"}], "include_path": str(tmp_path)}
+    pair["recipe"]["tokenizer"] = {"source": "union", "missing": "subtokens"}
+    problem = open_problem(Config.model_validate(pair), "config")
+    engine, method = open_engine(problem, takes_gradients=False), problem.space.methods[0]
+    merged = problem.space.fill(method, problem.space.start(method, {}))
+    merge(merged, tmp_path / "out")
+    alone = Recipe.read({"merge_method": "linear", "models": [{"model": str(tmp_path / "other")}]})
+    live = LiveModel(engine, problem.config.evaluate, Budget(2048))
+    [task] = problem.tasks.all
+    for count, (recipe, folder) in enumerate(
+        ((merged, tmp_path / "out"), (alone, tmp_path / "other"), (merged, tmp_path / "out"))
+    ):
+        engine.build(recipe)
+        problem.tasks.prepare(live.loaded)
+        found = task.evaluator.value(task.evaluator.items, task.score(live.loaded, task.evaluator.items))
+        command = ["--model", "hf", "--model_args", f"pretrained={folder}", "--tasks", "choices"]
+        command += ["--include_path", str(tmp_path), "--device", "cpu"]
+        printed = run(command, {"plain": []}, tmp_path / f"printed-{count}", tmp_path / "cache")
+        assert found == printed["plain"].values["choices"]["acc,none"]
+        assert 0 < found < 1
