@@ -89,6 +89,7 @@ def watch_parts(clock: Clock, session: Session) -> None:
     clock.watch("files", session.store.folder, "save_scores", "load_scores", "has_scores")
     clock.watch("ask", loop._asker, "ask")
     clock.watch("ask", loop._space, "ask")
+    clock.watch("ask", loop._drawing, "recipe")
     clock.watch("plan", loop._scorer, "plan_race")
     clock.watch("tell", loop, "_tell")
     clock.watch("build", session.live.engine, "build", "phenotype")

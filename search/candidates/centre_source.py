@@ -4,10 +4,12 @@ The best of noisy scores is a lucky one: the centre, which follows from all scor
 time to time, and as the last trial of a run.
 """
 
+from functools import partial
+
 from optuna.study import Study
 
 from mergesearch.search.candidates.source import Candidate, Done, Wait
-from mergesearch.search.samplers import StudyWithEstimates
+from mergesearch.search.samplers import HasCentre, Snapshot, StudyWithEstimates
 from mergesearch.search.samplers.branches import Point
 from mergesearch.search.samplers.schedule import Strategy
 from mergesearch.search.study import trials as t
@@ -30,11 +32,16 @@ class CentreSource:
 
     def next(self, study: Study) -> Candidate | Wait | Done:
         """See ``Source.next``."""
-        centre = self._centre(study) if self._is_due(study) else None
+        if not self._is_due(study):
+            return Done("no centre is due")
+        turn = self._strategy.turn(study)
+        if turn.is_slow and isinstance(turn.sampler(), HasCentre):
+            return Candidate(t.CENTRE, find=partial(self._later, Snapshot(study, self._told)))
+        centre = self._strategy.centre(StudyWithEstimates(study, self._told))
         return Done("no centre is due") if centre is None else Candidate(t.CENTRE, point=centre)
 
-    def _centre(self, study: Study) -> Point | None:
-        return self._strategy.centre(StudyWithEstimates(study, self._told))
+    def _later(self, study: Study, attempt: int) -> Point | None:
+        return None if attempt else self._strategy.centre(study)
 
     def _is_due(self, study: Study) -> bool:
         """Whether the sampler has had its turn since the last centre, or this is the last trial."""

@@ -8,6 +8,7 @@ from the study.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
@@ -16,7 +17,7 @@ from optuna.trial import FrozenTrial
 from mergesearch.merge_ops.methods import Method, Scalar, find_method
 from mergesearch.search.candidates.source import Candidate, Done, Wait
 from mergesearch.search.candidates.sweep import next_point
-from mergesearch.search.samplers import METHOD, StudyWithEstimates, from_unit, to_unit
+from mergesearch.search.samplers import METHOD, Snapshot, from_unit, to_unit
 from mergesearch.search.samplers.branches import Point
 from mergesearch.search.samplers.tied import TiedBox, is_tied
 from mergesearch.search.space.levels import NAMES, SINGLE, Level, levels_of
@@ -72,7 +73,7 @@ class CoarseToFine:
 
     def _method(self, study: Study) -> Method:
         """The method of the levels that have begun, else that of the best point so far."""
-        own = [trial for trial in t.begun(study) if t.kind_of(trial) in KINDS]
+        own = [trial for trial in t.begun(study) if t.kind_of(trial) in KINDS and trial.params]
         points = own[:1] or self._ranked([trial for trial in t.completed(study) if trial.params])
         names = [str(trial.params[METHOD]) for trial in points if METHOD in trial.params]
         return find_method(names[0]) if names else self._space.methods[0]
@@ -116,12 +117,8 @@ class CoarseToFine:
         if sum(trial.number > best.number for trial in own) >= dimensions + 1:
             return Done("the level brings nothing better")
         box = TiedBox(best.params, level.groups, self._distributions, WIDTH)
-        seed = derive(self._seed, "level", level.name, len(own))
-        return Candidate(
-            t.LEVEL,
-            level.name,
-            point=box.ask(StudyWithEstimates(study, self._told), len(own) >= min(dimensions, RANDOM), seed),
-        )
+        seed, learns = derive(self._seed, "level", level.name, len(own)), len(own) >= min(dimensions, RANDOM)
+        return Candidate(t.LEVEL, level.name, find=partial(_asked, box, Snapshot(study, self._told), learns, seed))
 
     def _tied(self, study: Study, method: Method, level: Level) -> list[FrozenTrial]:
         """The completed trials of the method that are points of the level, the best first."""
@@ -166,6 +163,10 @@ class _Line:
 
     def _unit(self, trial: FrozenTrial) -> float:
         return to_unit(self.distribution, trial.params[self.names[0]])
+
+
+def _asked(box: TiedBox, study: Study, learns: bool, seed: int, attempt: int) -> Point:
+    return box.ask(study, learns and not attempt, derive(seed, "again", attempt) if attempt else seed)
 
 
 def _defaults(method: Method) -> dict[str, Scalar]:

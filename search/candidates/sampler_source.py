@@ -1,10 +1,9 @@
 """The sampler as a source of candidates: it comes last and has candidates for as long as the run lasts."""
 
-from optuna.samplers import BaseSampler
 from optuna.study import Study
 
 from mergesearch.search.candidates.source import Candidate, Done, Wait
-from mergesearch.search.samplers.schedule import Strategy
+from mergesearch.search.samplers.schedule import Strategy, Turn
 from mergesearch.search.study import trials as t
 
 
@@ -22,6 +21,6 @@ class SamplerSource:
             return Done("every point of the grid was asked for")
         return Candidate(t.SAMPLED)
 
-    def sampler(self, study: Study) -> BaseSampler:
-        """The sampler that chooses the next point."""
-        return self._strategy.sampler(study)
+    def turn(self, study: Study) -> Turn:
+        """Which sampler chooses the next point."""
+        return self._strategy.turn(study)

@@ -19,12 +19,17 @@ class Candidate:
 
     ``recipe`` makes a recipe from outside the search space: whatever it raises is the trial's failure. ``point`` gives
     every dimension of the space a value. With neither, the sampler chooses the values.
+
+    ``find`` finds a point, which takes long: it is called outside of the run's lock, with the number of the attempt. At
+    a further one, another worker is at the point of the one before. It may find none; then the sampler chooses the
+    values, and the candidate is the sampler's.
     """
 
     kind: str
     name: str = ""
     recipe: Callable[[], Recipe] | None = None
     point: Mapping[str, Scalar] | None = None
+    find: Callable[[int], Mapping[str, Scalar] | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,59 @@
-"""Begins trials: the first source that has a candidate says what is scored next."""
+"""Begins trials: the first source that has a candidate says what is scored next.
 
-from collections.abc import Sequence
+Who scores what is decided under the run's lock, which takes milliseconds. Where a point takes long to draw, as that of
+a Gaussian process, the trial begins without one, and its worker draws it outside of the lock.
+"""
 
-import optuna
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from mergesearch.search.candidates.sampler_source import SamplerSource
 from mergesearch.search.candidates.source import Candidate, Done, Source, Wait
-from mergesearch.search.samplers import StudyWithEstimates
+from mergesearch.search.samplers import Drawn, Snapshot, StudyWithEstimates, ask_nothing
+from mergesearch.search.samplers.fixed import FixedSampler
+from mergesearch.search.samplers.schedule import Turn
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.told import Told
+
+TRIES = 20
+"""How often a point is drawn again that another worker is at."""
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How the point of a trial is drawn from what is known. ``is_slow``: it may take long, and needs no lock."""
+
+    trial: Trial
+    candidate: Candidate
+    study: StudyWithEstimates
+    turn: Turn
+    is_slow: bool
+
+    def points(self, make: Callable[[Trial], Made]) -> Iterator[tuple[str, Drawn[Made]]]:
+        """Points with the kinds of their candidates: each other one is for the case that somebody is at those before.
+
+        ``make`` asks a trial for its values.
+        """
+        find = self.candidate.find
+        for attempt in range(TRIES):
+            point = find(attempt) if find else None
+            kind = t.SAMPLED if point is None else self.candidate.kind
+            sampler = self.turn.sampler(attempt) if point is None else FixedSampler(point)
+            yield kind, self.study.draw(sampler, self.trial.number, make)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial that has begun, and what is scored in it; ``draw``, where its point is still to be drawn."""
+
+    trial: Trial
+    candidate: Candidate
+    draw: Draw | None = None
 
 
 class Asker:
@@ -35,13 +78,27 @@ class Asker:
         offer = self._sources[-1].next(study)
         return offer.reason if isinstance(offer, Done) else None
 
-    def ask(self, study: Study) -> tuple[Trial, Candidate] | None:
+    def ask(self, study: Study) -> Asked | None:
         """Begins the next trial; None where every candidate that is left depends on trials of other workers."""
-        if study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            trial = self._ask_sampler(study)
-            return trial, Candidate(str(trial.user_attrs.get(t.KIND, t.SAMPLED)))
+        if self._is_enqueued(study):
+            trial = ask_nothing(study)
+            return Asked(trial, Candidate(str(trial.user_attrs.get(t.KIND, t.SAMPLED))))
         candidate = self._next(study)
-        return None if candidate is None else (self._begin(study, candidate), candidate)
+        return None if candidate is None else self._begin(study, candidate)
+
+    def ask_ahead(self, study: Study) -> Asked | None:
+        """Begins the next trial where its point takes long to draw; None where it does not."""
+        candidate = None if self._is_enqueued(study) else self._next(study)
+        is_drawn = candidate and candidate.recipe is None and candidate.point is None
+        is_slow = candidate and is_drawn and self._is_slow(candidate, self._turn(study))
+        return self._begin(study, candidate) if candidate and is_slow else None
+
+    def _is_enqueued(self, study: Study) -> bool:
+        return bool(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    @staticmethod
+    def _is_slow(candidate: Candidate, turn: Turn) -> bool:
+        return candidate.find is not None or turn.is_slow
 
     def _next(self, study: Study) -> Candidate | None:
         is_waiting = False
@@ -54,19 +111,29 @@ class Asker:
             is_waiting = is_waiting or isinstance(offer, Wait)
         return None
 
-    def _begin(self, study: Study, candidate: Candidate) -> Trial:
-        if candidate.recipe is None:
-            if candidate.point is not None:
-                attributes = {t.KIND: candidate.kind, t.NAME: candidate.name}
-                study.enqueue_trial(dict(candidate.point), user_attrs=attributes)
-            return self._ask_sampler(study)
-        study.sampler = optuna.samplers.RandomSampler(seed=0)
-        trial = study.ask()
-        trial.set_user_attr(t.KIND, candidate.kind)
-        trial.set_user_attr(t.NAME, candidate.name)
-        return trial
+    def _begin(self, study: Study, candidate: Candidate) -> Asked:
+        if candidate.point is not None:
+            study.enqueue_trial(dict(candidate.point), user_attrs={t.KIND: candidate.kind, t.NAME: candidate.name})
+            return Asked(ask_nothing(study), candidate)
+        if candidate.recipe is not None:
+            return Asked(_noted(ask_nothing(study), candidate), candidate)
+        turn = self._turn(study)
+        if candidate.find is None and turn.kept is not None:
+            study.sampler = turn.kept
+            return Asked(StudyWithEstimates(study, self._told).ask(), candidate)
+        is_slow = self._is_slow(candidate, turn)
+        known = Snapshot(study, self._told) if is_slow else StudyWithEstimates(study, self._told)
+        trial = ask_nothing(study)
+        if candidate.find is not None:
+            _noted(trial, candidate)
+        return Asked(trial, candidate, Draw(trial, candidate, known, turn, is_slow))
 
-    def _ask_sampler(self, study: Study) -> Trial:
+    def _turn(self, study: Study) -> Turn:
         assert self._sampler is not None
-        study.sampler = self._sampler.sampler(study)
-        return StudyWithEstimates(study, self._told).ask()
+        return self._sampler.turn(study)
+
+
+def _noted(trial: Trial, candidate: Candidate) -> Trial:
+    trial.set_user_attr(t.KIND, candidate.kind)
+    trial.set_user_attr(t.NAME, candidate.name)
+    return trial

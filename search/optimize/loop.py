@@ -5,15 +5,19 @@ told as pruned, with an estimate of its score. With several objectives nothing i
 their sum may be ahead in one of them.
 
 Several processes may work on one run. They ask and tell under the folder's lock, and build and score outside of it. A
-lease on each trial says which worker is at it.
+lease on each trial says which worker is at it. What takes long to ask for is drawn outside of the lock, and ahead where
+that pays (see ``drawing``).
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from mergesearch.beside import beside
 from mergesearch.errors import UserError, in_words
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.baselines import BaselineSource
@@ -21,7 +25,8 @@ from mergesearch.search.candidates.coordinates import Coordinates
 from mergesearch.search.candidates.gradient.start import seconds_descended
 from mergesearch.search.candidates.source import Candidate
 from mergesearch.search.config.search import Search
-from mergesearch.search.optimize.ask import Asker
+from mergesearch.search.optimize.ask import Asked, Asker, Draw
+from mergesearch.search.optimize.drawing import Drawing
 from mergesearch.search.optimize.first_failures import FirstFailures
 from mergesearch.search.optimize.recovery import recover
 from mergesearch.search.problem.task_set import TaskSet
@@ -40,6 +45,20 @@ from mergesearch.steps import step
 
 POLL_SECONDS = 0.5
 """Between two looks at what other workers do."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A leased trial; its recipe, None where making it failed; and whether to score it in full.
+
+    ``draw``: how its point is drawn, where that takes long. ``ahead``: the same for a trial that is asked for ahead.
+    """
+
+    trial: Trial
+    recipe: Recipe | None
+    in_full: bool = False
+    draw: Draw | None = None
+    ahead: Draw | None = None
 
 
 class Loop:
@@ -65,6 +84,7 @@ class Loop:
         self._coordinates = coordinates
         self._stopping = stopping
         self._leases = Leases(store.study, store.folder.workers, store.folder.worker)
+        self._drawing = Drawing(space, store, self._leases)
 
     def run(self, on_trial: Callable[[FrozenTrial], None] = lambda _: None) -> None:
         """Runs until the search has ended and no worker is at a trial; ``on_trial`` gets each trial finished here.
@@ -108,16 +128,14 @@ class Loop:
 
     def run_trial(self) -> int | None:
         """One trial from ask to tell; returns its number, or None where everything left waits for other workers."""
-        with step("choosing a candidate"), self._store.folder.locked():
-            recover(self._store.study, self._leases)
-            begun = self._begin() if self.ended is None else None
+        with step("choosing a candidate"):
+            begun = self._begin()
         if begun is None:
             return None
-        trial, recipe, in_full = begun
-        if recipe is not None:
-            with self._given_back_if_ended(trial):
-                self._work_on(trial, recipe, in_full)
-        return trial.number
+        if begun.recipe is not None:
+            with self._given_back_if_ended(begun.trial), self._drawn_beside(begun.ahead):
+                self._work_on(begun.trial, begun.recipe, begun.in_full)
+        return begun.trial.number
 
     @contextmanager
     def _given_back_if_ended(self, trial: Trial) -> Iterator[None]:
@@ -129,28 +147,87 @@ class Loop:
                 self._leases.give_back(trial)
             raise
 
-    def _begin(self) -> tuple[Trial, Recipe | None, bool] | None:
-        """The next trial, leased; its recipe, None where making it failed; and whether to score it in full."""
-        asked = self._asker.ask(self._store.study)
+    def _begin(self) -> Begun | None:
+        """The next trial, whose point is drawn outside of the lock where that takes long; None as ``run_trial``."""
+        with self._store.folder.locked():
+            recover(self._store.study, self._leases)
+            begun = self._next()
+            ahead = self._next_ahead() if begun else None
+        if begun is None or begun.draw is None:
+            return begun and replace(begun, ahead=ahead)
+        with self._given_back_if_ended(begun.trial):
+            return replace(begun, recipe=self._drawn(begun.draw), ahead=ahead)
+
+    def _next(self) -> Begun | None:
+        """The next trial: one that was put aside, or a new one while the search goes on."""
+        aside = self._drawing.take_aside()
+        if aside is not None:
+            return Begun(aside, t.recipe_of(self._frozen(aside)))
+        asked = self._asker.ask(self._store.study) if self.ended is None else None
         if asked is None:
             return None
-        trial, candidate = asked
+        self._leases.take(asked.trial)
+        if asked.draw is None:
+            return Begun(asked.trial, self._recipe(asked), asked.candidate.kind in t.NAMED)
+        if asked.draw.is_slow:
+            return Begun(asked.trial, None, draw=asked.draw)
+        return Begun(asked.trial, self._drawn(asked.draw, nullcontext))
+
+    def _next_ahead(self) -> Draw | None:
+        """A trial that is asked for ahead, where that pays and its point takes long to draw."""
+        if not self._drawing.pays_ahead or self.ended is not None:
+            return None
+        asked = self._asker.ask_ahead(self._store.study)
+        if asked is None:
+            return None
+        self._leases.take(asked.trial, ahead=True)
+        return asked.draw
+
+    def _recipe(self, asked: Asked) -> Recipe | None:
+        trial, candidate = asked.trial, asked.candidate
         try:
             with noted_together(self._store.study):
                 recipe = candidate.recipe() if candidate.recipe else self._space.ask(trial)
                 if candidate.recipe:
                     self._coordinates.note(trial, recipe)
-            text = recipe.to_yaml()
+            trial.set_user_attr(t.RECIPE, recipe.to_yaml())
         except Exception as error:
             self._fail(trial, error)
-            return trial, None, False
-        self._leases.take(trial)
-        trial.set_user_attr(t.RECIPE, text)
-        return trial, recipe, candidate.kind in t.NAMED
+            return None
+        return recipe
+
+    def _drawn(
+        self, draw: Draw, lock: Callable[[], AbstractContextManager[None]] | None = None, ahead: bool = False
+    ) -> Recipe | None:
+        """The recipe at a point that is drawn now; None where that fails, or the trial is another worker's by now."""
+        lock = lock or self._store.folder.locked
+        try:
+            return self._drawing.recipe(draw, lock, ahead)
+        except Exception as error:
+            with lock():
+                if self._leases.is_held(draw.trial):
+                    self._fail(draw.trial, error)
+            return None
+
+    @contextmanager
+    def _drawn_beside(self, ahead: Draw | None) -> Iterator[None]:
+        """Draws the point of a trial that is asked for ahead until the context ends, which waits for it."""
+
+        def draw(_: threading.Event) -> None:
+            assert ahead is not None
+            with suppress(Exception):  # without a recipe the trial is lost, and is asked for again
+                self._drawn(ahead, ahead=True)
+
+        with beside(draw) if ahead else nullcontext():
+            yield
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self._store.study.get_trials(deepcopy=False)[trial.number]
 
     def _work_on(self, trial: Trial, recipe: Recipe, in_full: bool) -> None:
-        with self._leases.renewed(trial), step(t.label_of(self._store.study.get_trials(deepcopy=False)[trial.number])):
-            outcome = self._score(recipe, in_full)
+        with self._leases.renewed(trial), step(t.label_of(self._frozen(trial))):
+            with self._drawing.timed_scoring():
+                outcome = self._score(recipe, in_full)
             with self._store.folder.locked():
                 if not self._leases.is_held(trial):
                     return  # it took so long that another worker was given it

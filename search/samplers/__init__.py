@@ -27,7 +27,7 @@ from mergesearch.errors import nearest
 from mergesearch.search.samplers import optuna_samplers
 from mergesearch.search.samplers._reduced import ReducedSampler
 from mergesearch.search.samplers._replayable import HasCentre
-from mergesearch.search.samplers._study_views import StudyWithEstimates
+from mergesearch.search.samplers._study_views import Drawn, Snapshot, StudyWithEstimates, ask_nothing, running_trial
 from mergesearch.search.samplers._unit_cube import from_unit, to_unit
 from mergesearch.search.samplers.branches import Branch, SearchSpace, branches_of
 from mergesearch.search.samplers.cmaes import CmaEsSampler, CmaEsSettings
@@ -43,18 +43,22 @@ __all__ = [
     "METHOD",
     "SAMPLERS",
     "Branch",
+    "Drawn",
     "HasCentre",
     "ItemScores",
     "SamplerRequest",
     "SamplerTraits",
     "SearchSpace",
+    "Snapshot",
     "StudyWithEstimates",
+    "ask_nothing",
     "branches_of",
     "find_sampler",
     "from_unit",
     "grid_size",
     "is_sequence",
     "make_sampler",
+    "running_trial",
     "takes_whole_space",
     "to_unit",
 ]
@@ -102,6 +106,7 @@ class SamplerTraits:
         objectives: whether it can follow several objectives.
         constraints: whether it learns from constraints.
         dimensions: the largest number of dimensions that it is of use for.
+        slow: whether it may take long to ask, so that it is asked outside of the run's lock.
         summary: one line for the user.
     """
 
@@ -111,6 +116,7 @@ class SamplerTraits:
     objectives: bool
     constraints: bool
     dimensions: int
+    slow: bool
     summary: str
 
 
@@ -149,42 +155,43 @@ def _grid(request: SamplerRequest) -> BaseSampler:
 
 
 SAMPLERS: dict[str, SamplerTraits] = {
-    # make, choices, conditional, objectives, constraints, dimensions, summary
+    # make, choices, conditional, objectives, constraints, dimensions, slow, summary
     "gp": SamplerTraits(
-        _per_trial(optuna_samplers.gp), True, "stays", True, True, 30, "Gaussian process: a few smooth dimensions"
+        _per_trial(optuna_samplers.gp), True, "stays", True, True, 30, True, "Gaussian process: a few smooth dimensions"
     ),
     "local": SamplerTraits(
-        _local, True, "stays", False, True, 200, "Gaussian process near the best: many dimensions, noisy scores"
+        _local, True, "stays", False, True, 200, True, "Gaussian process near the best: many dimensions, noisy scores"
     ),
     "cmaes": SamplerTraits(
-        _cmaes, True, "stays", False, True, 1000, "CMA-ES from the best so far; diagonal where large"
+        _cmaes, True, "stays", False, True, 1000, False, "CMA-ES from the best so far; diagonal where large"
     ),
     "catcma": SamplerTraits(
-        _catcma, True, "stays", False, True, 100, "CatCMA with margin: choices, steps and ranges together"
+        _catcma, True, "stays", False, True, 100, False, "CatCMA with margin: choices, steps and ranges together"
     ),
     "tpe": SamplerTraits(
-        _per_trial(optuna_samplers.tpe), True, "learns", True, True, 50, "Parzen estimators: choices and conditions"
+        _per_trial(optuna_samplers.tpe), True, "learns", True, True, 50, True,
+        "Parzen estimators: choices and conditions",
     ),
     "niches": SamplerTraits(
-        _niches, True, "stays", False, True, 200, "M2N2: crosses merges that solve what the other one does not"
+        _niches, True, "stays", False, True, 200, False, "M2N2: crosses merges that solve what the other one does not"
     ),
     "nsgaii": SamplerTraits(
-        _per_trial(optuna_samplers.nsgaii), True, "draws", True, True, 50, "genetic: several objectives"
+        _per_trial(optuna_samplers.nsgaii), True, "draws", True, True, 50, False, "genetic: several objectives"
     ),
     "nsgaiii": SamplerTraits(
-        _per_trial(optuna_samplers.nsgaiii), True, "draws", True, True, 50, "genetic: more than three objectives"
+        _per_trial(optuna_samplers.nsgaiii), True, "draws", True, True, 50, False, "genetic: more than three objectives"
     ),
     "qmc": SamplerTraits(
-        _qmc, True, "draws", True, False, 1000, "Sobol points: even coverage, learns nothing"
+        _qmc, True, "draws", True, False, 1000, False, "Sobol points: even coverage, learns nothing"
     ),
     "random": SamplerTraits(
-        _per_trial(optuna_samplers.random), True, "draws", True, False, 1000, "random points: the yardstick"
+        _per_trial(optuna_samplers.random), True, "draws", True, False, 1000, False, "random points: the yardstick"
     ),
     "grid": SamplerTraits(
-        _grid, True, "draws", True, False, 6, "every combination, in order"
+        _grid, True, "draws", True, False, 6, False, "every combination, in order"
     ),
     "stack": SamplerTraits(
-        _per_trial(StackSampler), True, "draws", False, True, 1000, "mutations of whole stacks of layers"
+        _per_trial(StackSampler), True, "draws", False, True, 1000, False, "mutations of whole stacks of layers"
     ),
 }  # fmt: skip
 """The samplers by name. ``auto`` is a schedule of them (see ``schedule``)."""

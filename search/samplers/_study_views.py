@@ -5,15 +5,20 @@ All use of Optuna's private API in this package is in this module, because there
 * Samplers read trials by ``Study._get_trials``. A view overrides it to show a sampler other trials.
 * A sampler gets a ``FrozenTrial``, whose own ``set_user_attr`` changes a copy. ``study._storage`` writes on the trial.
 * An enqueued point is a system attribute of the trial, ``fixed_params``.
+* A trial object can be made for any trial of a storage, and asks the study's sampler then.
 """
 
 import copy
-from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.storages import InMemoryStorage
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
+from mergesearch.search.samplers.fixed import FixedSampler
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.told import Told
 
@@ -31,6 +36,30 @@ def viewed(study: Study) -> Study:
     while isinstance(study, _StudyView):
         study = study._viewed
     return study
+
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Drawn(Generic[Made]):
+    """A point that was drawn for a trial, and what was made of it."""
+
+    drawn: FrozenTrial
+    made: Made
+
+    @property
+    def point(self) -> Mapping[str, Any]:
+        """The values by parameter name."""
+        return self.drawn.params
+
+    def note(self, trial: Trial) -> None:
+        """Gives the trial the values, and the sampler's notes."""
+        trial.study.sampler = FixedSampler(self.point)
+        for name, found in self.drawn.distributions.items():
+            trial._suggest(name, found)
+        for key, value in self.drawn.system_attrs.items():
+            trial.storage.set_trial_system_attr(trial._trial_id, key, value)
 
 
 class StudyWithEstimates(_StudyView):
@@ -55,6 +84,20 @@ class StudyWithEstimates(_StudyView):
         trials = self.told(self._viewed._get_trials(deepcopy, None, use_cache))
         return [trial for trial in trials if states is None or trial.state in states]
 
+    def draw(self, sampler: BaseSampler, number: int, make: Callable[[Trial], Made]) -> Drawn[Made]:
+        """A point for the trial of this number: ``make`` asks for its values, as of a trial that has begun.
+
+        Nothing is written on the trial.
+        """
+        drawing = copy.copy(self)
+        drawing._storage = draft = _Draft(self)
+        drawing._study_id = draft.create_new_study(self.directions)
+        drawing.sampler = sampler
+        trial_id = draft.create_new_trial(drawing._study_id)
+        draft.get_trial(trial_id).number = number
+        made = make(Trial(drawing, trial_id))
+        return Drawn(draft.get_trial(trial_id), made)
+
 
 def _with_estimates(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [_with_estimate(trial) for trial in trials]
@@ -75,6 +118,49 @@ def as_told(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
             return study.told(trials)
         study = study._viewed
     return list(trials)
+
+
+class Snapshot(StudyWithEstimates):
+    """A study for asking as it is now, so that nobody needs the run's lock while a point is drawn from it."""
+
+    def __init__(self, study: Study, told: Told | None = None) -> None:
+        super().__init__(study, told)
+        self._now = self.told(viewed(study)._get_trials(deepcopy=False))
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,  # noqa: ARG002
+    ) -> list[FrozenTrial]:
+        found = [trial for trial in self._now if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+
+class _Draft(InMemoryStorage):
+    """The storage of a trial for which a point is drawn. The study's own notes stay those of the study."""
+
+    def __init__(self, study: Study) -> None:
+        super().__init__()
+        self._study = viewed(study)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:  # noqa: ARG002
+        return self._study._storage.get_study_system_attrs(self._study._study_id)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:  # noqa: ARG002
+        self._study._storage.set_study_system_attr(self._study._study_id, key, value)
+
+
+def ask_nothing(study: Study) -> Trial:
+    """Begins a trial, one that was enqueued where there is any, and asks no sampler for it."""
+    study.sampler = RandomSampler(seed=0)
+    return study.ask()
+
+
+def running_trial(study: Study, trial: FrozenTrial) -> Trial:
+    """A trial that is running, so that its values can be asked for and notes be written."""
+    study.sampler = RandomSampler(seed=0)
+    return Trial(study, trial._trial_id)
 
 
 class StudyInSpace(_StudyView):

@@ -1,7 +1,7 @@
 """Schedules: which sampler asks for which trial, decided by the number of trials that have begun."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Protocol
 
 from optuna.distributions import CategoricalDistribution
@@ -28,6 +28,7 @@ from mergesearch.search.samplers import (
 )
 from mergesearch.search.samplers.branches import Point, all_dimensions
 from mergesearch.search.study import trials as t
+from mergesearch.seeds import derive
 
 AUTO = "auto"
 """The sampler's name in the config that stands for a schedule which suits the space and the budget."""
@@ -40,6 +41,8 @@ LOCAL_TRIALS = 500
 """Beyond this many trials, those of a Gaussian process are followed by an evolution, which needs less time to ask."""
 GP_TRIALS_OF_SEVERAL = 120
 """Beyond this many trials with several objectives, their Gaussian processes take long to ask."""
+ATTEMPTS = 3
+"""How often a sampler draws a point that another worker is not at, before points are random ones."""
 GENETIC_TRIALS = 1000
 """Beyond this many trials a genetic algorithm has enough generations for a front."""
 
@@ -189,6 +192,27 @@ def check_follow_several(schedule: Schedule) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Which sampler asks for the next trial. ``kept``: the one object of a sampler whose points are a sequence."""
+
+    name: str
+    request: SamplerRequest
+    kept: BaseSampler | None
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it may take long to ask."""
+        return SAMPLERS[self.name].slow
+
+    def sampler(self, attempt: int = 0) -> BaseSampler:
+        """The sampler. At a further ``attempt`` it draws anew, and after a few at random."""
+        if self.kept is not None:
+            return self.kept
+        seed = derive(self.request.seed, "again", attempt) if attempt else self.request.seed
+        return make_sampler(self.name if attempt < ATTEMPTS else "random", replace(self.request, seed=seed))
+
+
 class Strategy:
     """A schedule that is applied to a study. Arguments as for ``plan``; ``item_scores``: see ``ItemScores``."""
 
@@ -207,14 +231,15 @@ class Strategy:
 
     def sampler(self, study: Study) -> BaseSampler:
         """The sampler of the next trial."""
+        return self.turn(study).sampler()
+
+    def turn(self, study: Study) -> Turn:
+        """Whose turn the next trial is."""
         number = self._current_stage(study)
-        if number in self._sequences:
-            return self._sequences[number]
-        name = self.schedule.stages[number].sampler
-        sampler = make_sampler(name, self._request(number, len(t.begun(study))))
-        if is_sequence(name):
-            self._sequences[number] = sampler
-        return sampler
+        name, request = self.schedule.stages[number].sampler, self._request(number, len(t.begun(study)))
+        if is_sequence(name) and number not in self._sequences:
+            self._sequences[number] = make_sampler(name, request)
+        return Turn(name, request, self._sequences.get(number))
 
     def centre(self, study: Study) -> Point | None:
         """The centre of the next trial's sampler; None where it has none, or a point near it was scored in full."""

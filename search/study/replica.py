@@ -78,6 +78,7 @@ class Replica(RunFolder):
         self._has_lock = self._is_stopping = False
         self._logged = 0
         self._files = threading.RLock()
+        self._threads = threading.Lock()  # the coordinator tells workers apart, not their threads
 
     # Workers
 
@@ -147,6 +148,10 @@ class Replica(RunFolder):
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the run's lock. What has changed there comes here first, and what was changed here goes there last."""
+        with self._threads:
+            yield from self._locked()
+
+    def _locked(self) -> Iterator[None]:
         pause = _Pause(self._say)
         while holder := self._exchange.take(self.worker):
             pause(holder)

@@ -52,6 +52,8 @@ SLOT = "slot"
 """The position in the sampler's sequence from which the point came."""
 LEASE = "lease"
 """Which worker scores the trial, and until when the others leave the trial to it."""
+AHEAD = "ahead"
+"""The key of a lease on a trial that was asked for ahead, and that nobody scores yet."""
 SCORE = "score"
 """With several objectives: their sum by the user's weights."""
 
@@ -165,6 +167,11 @@ def running(study: Study) -> list[FrozenTrial]:
     """The running trials of all workers."""
     unfinished = history_of(study).unfinished.values()
     return [trial for trial in unfinished if trial.state == TrialState.RUNNING]
+
+
+def is_ahead(trial: FrozenTrial) -> bool:
+    """Whether a running trial was asked for ahead, and nobody scores it yet."""
+    return AHEAD in trial.user_attrs.get(LEASE, {})
 
 
 def is_interrupted(trial: FrozenTrial) -> bool:

@@ -27,10 +27,18 @@ def centres(sampler: str, trials: int) -> list[int]:
     strategy = Strategy(Shape(ranges(3)), Search(sampler=sampler, trials=trials))  # type: ignore[arg-type]
     study, source = optuna.create_study(direction="maximize"), CentreSource(strategy, trials)
     for number in range(trials):
-        offer = source.next(study)
-        kind = offer.kind if isinstance(offer, Candidate) else t.SAMPLED
-        _add(study, kind, dict(offer.point) if isinstance(offer, Candidate) and offer.point else _spread(number))
+        centre = _centre(source, study)
+        _add(study, t.SAMPLED if centre is None else t.CENTRE, _spread(number) if centre is None else centre)
     return [trial.number for trial in study.trials if t.kind_of(trial) == t.CENTRE]
+
+
+def _centre(source: CentreSource, study: Study) -> dict[str, Any] | None:
+    """The centre that the source offers; None where none is due, or it is known."""
+    offer = source.next(study)
+    if not isinstance(offer, Candidate):
+        return None
+    found = offer.find(0) if offer.find else offer.point
+    return None if found is None else dict(found)
 
 
 def _spread(number: int) -> dict[str, float]:
@@ -55,11 +63,10 @@ def test_a_centre_near_a_scored_point_is_not_scored_again() -> None:
     study, source = optuna.create_study(direction="maximize"), CentreSource(strategy, 50)
     for number in range(EVERY):
         _add(study, t.SAMPLED, _spread(number))
-    offer = source.next(study)
-    assert isinstance(offer, Candidate)
-    assert offer.point
-    _add(study, t.SAMPLED, {name: float(value) + 0.001 for name, value in offer.point.items()})
-    assert isinstance(source.next(study), Done)
+    centre = _centre(source, study)
+    assert centre
+    _add(study, t.SAMPLED, {name: float(value) + 0.001 for name, value in centre.items()})
+    assert _centre(source, study) is None
 
 
 def test_a_sampler_without_a_centre_has_none() -> None:

@@ -13,6 +13,8 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.sampler_source import SamplerSource
 from mergesearch.search.candidates.source import Candidate, Done, Wait
 from mergesearch.search.optimize.ask import Asker
+from mergesearch.search.samplers import SamplerRequest
+from mergesearch.search.samplers.schedule import Turn
 from mergesearch.search.study import trials as t
 
 DONE = Done("nothing left")
@@ -41,9 +43,9 @@ class Random:
     def next(self, study: Study) -> Candidate | Wait | Done:  # noqa: ARG002
         return Candidate(t.SAMPLED)
 
-    def sampler(self, study: Study) -> optuna.samplers.BaseSampler:
+    def turn(self, study: Study) -> Turn:
         self.asked.append(len(study.get_trials(deepcopy=False)))
-        return optuna.samplers.RandomSampler(seed=0)
+        return Turn("random", SamplerRequest([], 0), None)
 
 
 def never() -> Recipe:
@@ -61,10 +63,10 @@ def asked(sources: Sequence[Scripted], times: int) -> list[str | None]:
     names: list[str | None] = []
     for _ in range(times):
         found = asker.ask(study)
-        names.append(found and (found[1].name or found[1].kind))
+        names.append(found and (found.candidate.name or found.candidate.kind))
         if found:
-            assert found[0].user_attrs.get(t.KIND, t.SAMPLED) == found[1].kind
-            study.tell(found[0], 0.0)
+            assert found.trial.user_attrs.get(t.KIND, t.SAMPLED) == found.candidate.kind
+            study.tell(found.trial, 0.0)
     return names
 
 
@@ -88,7 +90,8 @@ def test_only_sources_that_may_overtake_go_ahead(may_overtake: bool) -> None:
 def test_a_point_is_asked_of_the_sampler_whole() -> None:
     sampler, study = Random(), optuna.create_study()
     source = Scripted([Candidate(t.LEVEL, "ties", point={"x": 0.25}), DONE])
-    trial, candidate = Asker([source, sampler], cast(SamplerSource, sampler)).ask(study) or pytest.fail("nothing")
+    asked = Asker([source, sampler], cast(SamplerSource, sampler)).ask(study) or pytest.fail("nothing")
+    trial, candidate = asked.trial, asked.candidate
     assert (candidate.kind, trial.user_attrs) == (t.LEVEL, {t.KIND: t.LEVEL, t.NAME: "ties"})
     assert trial.suggest_float("x", 0, 1) == 0.25
 
@@ -96,7 +99,8 @@ def test_a_point_is_asked_of_the_sampler_whole() -> None:
 def test_an_enqueued_trial_comes_before_every_source() -> None:
     sampler, study, source = Random(), optuna.create_study(), Scripted([baseline("a")])
     study.enqueue_trial({"x": 0.5}, user_attrs={t.RETRY_OF: 3})
-    trial, candidate = Asker([source, sampler], cast(SamplerSource, sampler)).ask(study) or pytest.fail("nothing")
+    asked = Asker([source, sampler], cast(SamplerSource, sampler)).ask(study) or pytest.fail("nothing")
+    trial, candidate = asked.trial, asked.candidate
     assert (candidate, trial.user_attrs, source.asked) == (Candidate(t.SAMPLED), {t.RETRY_OF: 3}, 0)
     assert study.get_trials(states=(TrialState.RUNNING,))[0].number == trial.number
 

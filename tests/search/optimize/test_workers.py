@@ -23,6 +23,7 @@ from mergesearch.merge_ops.engine.engine import Engine
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
 from mergesearch.search.optimize.callbacks import Watcher
+from mergesearch.search.optimize.loop import Begun
 from mergesearch.search.run import run
 from mergesearch.search.samplers import SAMPLERS
 from mergesearch.search.session import Session
@@ -182,6 +183,11 @@ def with_trials(config: Data, trials: int = 99) -> Data:
     return {**config, "search": {**config["search"], "trials": trials}}
 
 
+def begin(session: Session) -> Begun:
+    """Begins a trial and leaves it running."""
+    return session.loop._begin() or pytest.fail("nothing to ask")
+
+
 def retries(session: Session) -> list[tuple[int, dict[str, Any]]]:
     trials = session.store.study.get_trials()
     return [(trial.user_attrs[t.RETRY_OF], trial.params) for trial in trials if t.RETRY_OF in trial.user_attrs]
@@ -190,9 +196,7 @@ def retries(session: Session) -> list[tuple[int, dict[str, Any]]]:
 def test_a_dead_workers_trial_is_asked_for_again_once(begun: Data, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "small")
     with folder.joined():
-        (lost, _, _) = session_of(with_trials(begun), tmp_path, folder.worker).loop._begin() or pytest.fail(
-            "nothing to ask"
-        )
+        lost = begin(session_of(with_trials(begun), tmp_path, folder.worker)).trial
     sessions = [session_of(with_trials(begun), tmp_path, name) for name in ("one.1.1", "two.2.2")]
     for session in sessions:
         assert session.loop.run_trial() is not None
@@ -206,8 +210,8 @@ def test_a_living_workers_trial_is_left_alone_until_its_lease_runs_out(
     folder = RunFolder(tmp_path / "small")
     with folder.joined():
         owner, other = (session_of(with_trials(begun), tmp_path, name) for name in (folder.worker, "other.1.1"))
-        trial, recipe, _ = owner.loop._begin() or pytest.fail("nothing to ask")
-        assert recipe is not None
+        owned = begin(owner)
+        trial, recipe = owned.trial, owned.recipe or pytest.fail("no recipe")
         other.loop.run_trial()
         assert other.store.study.get_trials()[trial.number].state == TrialState.RUNNING
         now = time.time()
@@ -237,7 +241,7 @@ def test_workers_come_and_go_while_others_look(tmp_path: Path) -> None:
 def test_the_lease_is_renewed_while_scoring(begun: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEWED", 0.02)
     session = session_of(with_trials(begun), tmp_path, "me.1.1")
-    trial, _, _ = session.loop._begin() or pytest.fail("nothing to ask")
+    trial = begin(session).trial
 
     def until() -> float:
         return float(session.store.study.get_trials()[trial.number].user_attrs[t.LEASE]["until"])
@@ -258,7 +262,7 @@ def test_renewals_and_notes_do_not_wait_for_each_other(
     monkeypatch.setattr(leases, "RENEWED", 0.0)
     session = session_of(with_trials(begun), tmp_path, "me.1.1")
     study = session.store.study
-    trial, _, _ = session.loop._begin() or pytest.fail("nothing to ask")
+    trial = begin(session).trial
 
     def note() -> None:
         with session.loop._leases.renewed(trial):
@@ -282,8 +286,8 @@ def test_samplers_ask_for_different_points_while_others_are_at_theirs(
     go(config, tmp_path)
     folder = RunFolder(tmp_path / "small")
     with folder.joined():
-        loop = session_of(with_trials(config), tmp_path, folder.worker).loop
-        trials = [(loop._begin() or pytest.fail("nothing to ask"))[0] for _ in range(4)]
+        session = session_of(with_trials(config), tmp_path, folder.worker)
+        trials = [begin(session).trial for _ in range(4)]
         assert len({str(trial.params) for trial in trials}) == 4
         slots = [str(trial.user_attrs[t.SLOT]) for trial in trials if t.SLOT in trial.user_attrs]
         assert len(set(slots)) == len(slots)
@@ -295,7 +299,7 @@ def test_baselines_in_work_are_not_asked_again(config: Data, tmp_path: Path) -> 
     with folder.joined():
         loop = session_of(with_trials(config, 17), tmp_path, folder.worker).loop
         asked: Iterator[Any] = iter(loop._begin, None)
-        trials = [trial for trial, _, _ in asked]
+        trials = [begun.trial for begun in asked]
         names = [trial.user_attrs[t.NAME] for trial in trials]
     assert names[:7] == ["base", "one", "two", "uniform soup", "task_arithmetic", "ties", "dare_ties"]
     assert [trial.user_attrs[t.KIND] for trial in trials] == [t.BASELINE] * 10
