@@ -24,6 +24,7 @@ from mergesearch.search.study.database import open_database
 from mergesearch.search.study.direction import Direction
 from mergesearch.search.study.journal import open_journal
 from mergesearch.search.study.json_file import Content, read_json
+from mergesearch.search.study.lock_test import check_locks, check_others
 from mergesearch.search.study.locks import file_lock, held_lock
 from mergesearch.search.study.progress import NOW, Doing, workers_in
 from mergesearch.search.study.scores import load_scores, save_scores
@@ -82,9 +83,15 @@ class RunFolder:
 
     @contextmanager
     def joined(self) -> Iterator[list[str]]:
-        """Makes this process a worker of the run until the context ends; gives the names of the other workers."""
+        """Makes this process a worker of the run until the context ends; gives the names of the other workers.
+
+        Raises UserError where the locks of the folder's file system do not hold.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        check_locks(self.path)
         with ExitStack() as stack:
             with self.locked():
+                check_others(self.path)
                 others = self.clean_up()
                 self.worker = stack.enter_context(self.workers.joined())
             yield others
