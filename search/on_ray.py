@@ -25,7 +25,7 @@ from mergesearch.search.copies import Named, brought, files_of, read_part
 from mergesearch.search.crew_run import finished_by
 from mergesearch.search.optimize.crew import BAD_INPUT, INTERRUPTED, Crew, Post
 from mergesearch.search.study.coordinator import Coordinator
-from mergesearch.search.study.exchange import Exchange
+from mergesearch.search.study.exchange import Exchange, silence
 from mergesearch.search.study.replica import Replica
 from mergesearch.text import shown
 from mergesearch.trust import trust_code
@@ -63,6 +63,7 @@ def run_on_ray(  # noqa: PLR0913, PLR0917 - a run, where its workers are, and wh
     """
     if (config.search.storage or "").startswith("sqlite"):
         raise UserError("search.storage: a file of SQLite is on one node; leave it out, and the coordinator keeps all")
+    silence()  # what is wrong with it is said once
     folder, session = (results / config.output.name).resolve(), uuid.uuid4().hex
     with _cluster(address) as ray:
         workers, share = _share(ray, config)

@@ -83,7 +83,7 @@ class _Worker:
             trials=left.trials,
             left=left.seconds(steps, 1 + len(self._others)),
             at_most=left.at_most,
-            at=time.time(),
+            at=self._folder.workers.now(),
         )
         last = steps[-1] if steps else None
         return replace(now, done=last.done, of=last.of, unit=last.unit) if last and last.of else now

@@ -17,13 +17,13 @@ from mergesearch.errors import UserError
 from mergesearch.files import put_in_place, remove, write_text
 from mergesearch.search.study.exchange import (
     LOG,
-    LOST,
     Changes,
     Entry,
     LostError,
     Part,
     Pulse,
     check_name,
+    silence,
 )
 from mergesearch.search.study.locks import file_lock
 from mergesearch.search.study.progress import NOW
@@ -60,7 +60,7 @@ class Coordinator:
         self._holder = ""
         self._lock = ExitStack()
         self._claims: dict[str, str] = {}
-        self._is_ending = False
+        self._is_ending, self._silence = False, silence()
         self._own = ExitStack()
         try:
             lock = file_lock(path / OWN_LOCK, of_thread=False)
@@ -164,7 +164,7 @@ class Coordinator:
         return self._workers[worker]
 
     def _bury_silent(self) -> None:
-        since = time.monotonic() - LOST
+        since = time.monotonic() - self._silence
         for name in [name for name, each in self._workers.items() if each.seen < since]:
             self._bury(name)
 

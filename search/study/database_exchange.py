@@ -34,7 +34,7 @@ from mergesearch.say import Say, silent
 from mergesearch.search.study.artifacts import Artifacts
 from mergesearch.search.study.database import open_database, patient
 from mergesearch.search.study.database_files import DatabaseFiles
-from mergesearch.search.study.exchange import LOST, Changes, LostError, Part, Pulse, check_name
+from mergesearch.search.study.exchange import Changes, LostError, Part, Pulse, check_name, silence
 from mergesearch.search.study.tables import CLAIMS, LOCKS, LOG, METADATA, RUNS, WORKERS
 
 SETTINGS = {
@@ -152,7 +152,7 @@ class DatabaseExchange:
         Their connections are ended first: a paused process may hold the lock, or rows that others wait for.
         """
         since = func.greatest(WORKERS.c.seen, UP)
-        is_silent = func.extract("epoch", NOW - since) > LOST
+        is_silent = func.extract("epoch", NOW - since) > silence()
         dead = select(WORKERS).where(WORKERS.c.run == self._run, WORKERS.c.is_living, is_silent)
         if found := database.execute(dead).all():
             theirs = ACTIVITY.c.application_name.in_([each.application for each in found])

@@ -5,15 +5,18 @@ A worker that the coordinator takes for dead is refused from then on (``LostErro
 cannot mix with what others do since.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-BEAT = 2.0
-"""Seconds from one sign of life of a worker to the next."""
-LOST = 60.0
-"""Seconds without a sign of life after which a worker is taken for dead."""
+from mergesearch.errors import UserError
+
+SILENCE = "MERGESEARCH_SILENCE"
+"""The variable with the seconds without a sign of life after which a worker is taken for dead: see ``silence``."""
+BEATS = 30
+"""How many signs of life a worker gives in that time."""
 CHUNK = 1 << 22
 """The most bytes of a file in one message."""
 ENTRIES = 4_000
@@ -26,6 +29,18 @@ Entry = dict[str, Any]
 """An entry of the study's journal."""
 
 
+def silence() -> float:
+    """Seconds without a sign of life after which a worker is taken for dead. Raises UserError."""
+    text = os.environ.get(SILENCE) or "60"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UserError(f"{SILENCE}: found {text!r}, expected a number of seconds")
+    return seconds
+
+
 class ArtifactError(RuntimeError):
     """The store of a run's files fails."""
 
@@ -34,7 +49,7 @@ class LostError(RuntimeError):
     """The worker of this name is not known any more: it was silent for long, or lost the lock while it had it."""
 
     def __str__(self) -> str:
-        return f"{self.args[0]}: was silent for more than {LOST:.0f} s, and others have taken its trial"
+        return f"{self.args[0]}: was silent for more than {silence():.0f} s, and others have taken its trial"
 
 
 def check_name(name: str) -> None:

@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage
 from mergesearch.beside import beside
 from mergesearch.files import remove
 from mergesearch.say import Say, silent
-from mergesearch.search.study.exchange import BEAT, CHUNK, LOCAL, LOG, Exchange, JournalExchange, LostError
+from mergesearch.search.study.exchange import BEATS, CHUNK, LOCAL, LOG, Exchange, JournalExchange, LostError, silence
 from mergesearch.search.study.journal import storage_on
 from mergesearch.search.study.locks import PATIENCE
 from mergesearch.search.study.progress import Doing
@@ -99,7 +99,7 @@ class Replica(RunFolder):
                 self._exchange.leave(self.worker, self._new_lines())
 
     def _beat_until(self, is_over: threading.Event) -> None:
-        while not is_over.wait(BEAT):
+        while not is_over.wait(silence() / BEATS):
             try:
                 is_ending = self._beat()
             except LostError:  # this worker finds out when it next has something to say

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from mergesearch.search.study import coordinator as coordinating
 from mergesearch.search.study import database_exchange
 from mergesearch.search.study.artifacts import Artifacts
 from mergesearch.search.study.coordinator import Coordinator
 from mergesearch.search.study.database_exchange import NOW, DatabaseExchange
-from mergesearch.search.study.exchange import Exchange, LostError
+from mergesearch.search.study.exchange import Exchange, LostError, silence
 from mergesearch.search.study.replica import Replica
 from mergesearch.search.study.tables import WORKERS
 
@@ -56,7 +55,7 @@ class Place:
 
     def silence(self, worker: Replica) -> None:
         """Lets a worker have been silent for too long."""
-        long = coordinating.LOST + 1
+        long = silence() + 1
         exchange = worker._exchange
         if isinstance(exchange, DatabaseExchange):
             this = WORKERS.c.worker == worker.worker

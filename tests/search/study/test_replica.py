@@ -5,16 +5,17 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mergesearch import files
-from mergesearch.search.study import coordinator as module
+from mergesearch.errors import UserError
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.coordinator import Coordinator
-from mergesearch.search.study.exchange import Exchange, LostError
+from mergesearch.search.study.exchange import SILENCE, Exchange, LostError, silence
 from mergesearch.search.study.replica import Replica
 from mergesearch.search.study.run_folder import LOOKS, RunFolder
 from mergesearch.search.study.stop import ask_to_stop
@@ -172,6 +173,29 @@ def test_of_large_weights_only_the_header_comes(
             (two.path / "model" / "README.md").write_text("a card")
 
 
+def test_trials_have_the_time_of_the_coordinator(coordinator: Coordinator) -> None:
+    assert coordinator.join("elsewhere.1.a", "")
+    ahead = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    kind = {"op_code": 4, "worker_id": "one"}
+    entries = [kind | each for each in ({"datetime_start": ahead}, {"datetime_complete": ahead}, {"value": 1})]
+    older = kind | {"datetime_start": "2030-01-01T00:00:00+00:00", "datetime_complete": "2030-01-01T00:01:00+00:00"}
+    found = coordinator.append("elsewhere.1.a", [*entries, older], "request", 0)
+    assert found[0]["datetime_start"] < ahead
+    assert found[1]["datetime_complete"] < ahead
+    assert not {"datetime_start", "datetime_complete"} & found[2].keys()
+    assert older.items() <= found[3].items()
+
+
+@pytest.mark.parametrize("text", ["a minute", "-1", "inf", "nan"])
+def test_how_long_a_worker_may_be_silent(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert silence() == 60
+    monkeypatch.setenv(SILENCE, "90.5")
+    assert silence() == 90.5
+    monkeypatch.setenv(SILENCE, text)
+    with pytest.raises(UserError, match=f"{SILENCE}: found '{text}', expected a number of seconds"):
+        silence()
+
+
 def test_a_session_refuses_the_workers_of_another(tmp_path: Path) -> None:
     there = tmp_path / "there" / "small"
     first = Coordinator(there, "one")
@@ -193,7 +217,7 @@ def test_a_session_refuses_the_workers_of_another(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_paused_worker_is_given_up_and_ends(config: Data, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process stands still for longer than the coordinator waits; another takes its trial."""
-    monkeypatch.setattr(module, "LOST", 3.0)
+    monkeypatch.setenv(SILENCE, "3")
     place.server.kill()
     place.server.join()
     place.serve()
