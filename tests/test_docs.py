@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 import mergesearch
 from mergesearch.evaluators import EVALUATORS, LoadedModel, open_evaluator
+from mergesearch.merge_ops.alignment.spec_file import SpecFile
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
@@ -47,7 +48,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *D
 LAYERS = 4
 MODELS = ("base", "code", "chat", "maths")
 FENCE = re.compile(r"^```(\S*)[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SECTIONS: dict[str, type[BaseModel]] = {"evaluate": Evaluate, "search": Search}
+SECTIONS: dict[str, type[BaseModel]] = {"evaluate": Evaluate, "search": Search, "groups": SpecFile}
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ COMMANDS = (
     checking.evaluate,
     checking.curve,
     merging.merge,
+    merging.align,
     merging.methods,
     merging.remerge,
     comparing.compare,

@@ -1,4 +1,4 @@
-"""Commands about merges: merge, methods, remerge."""
+"""Commands about merges: align, merge, methods, remerge."""
 
 from pathlib import Path
 
@@ -27,6 +27,30 @@ def merge(recipe: Path, out: Path, allow_nan: bool, verify: bool, trust: bool) -
     options = MergeOptions(echo, lambda line: tell(f"warning: {line}"), allow_nan, verify)
     with trust_code(trust, tell):
         merge_file(recipe, out, options)
+    echo(f"wrote {out}")
+
+
+@command("mergesearch align models/one models/two aligned")
+@click.argument("anchor", metavar="A")
+@click.argument("model", metavar="B")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--by", default="weights", show_default=True, type=click.Choice(["weights"]), help="What is compared.")
+@click.option("--spec", help="YAML file of groups, or module:function, for models that transformers does not know.")
+@click.option("--verify", is_flag=True, help="Read the written tensors back from the disk, and compare them.")
+@trust_option
+def align(anchor: str, model: str, out: Path, by: str, spec: str | None, verify: bool, trust: bool) -> None:  # noqa: PLR0913, PLR0917
+    """Write B with its neurons, heads and channels in the order of A.
+
+    B computes the same in this order, and can be averaged with A. OUT is a new folder that transformers loads, or a
+    .safetensors file.
+    """
+    from mergesearch.merge_ops.checkpoint.references import Alignment
+    from mergesearch.merge_ops.engine.aligned_output import write_aligned
+    from mergesearch.merge_ops.engine.options import MergeOptions
+
+    options = MergeOptions(echo, lambda line: tell(f"warning: {line}"), verify=verify)
+    with trust_code(trust, tell):
+        write_aligned(model, Alignment(anchor, by, spec), out, options)
     echo(f"wrote {out}")
 
 

@@ -26,7 +26,7 @@ from mergesearch.search.samplers import SAMPLERS
 from .helpers import rescored
 
 COMMANDS = ["demo", "run", "soup", "merge", "remerge", "eval", "compare", "leaderboard", "check", "methods"]
-COMMANDS += ["curve", "init", "list", "show", "status", "stop", "submit", "push", "export", "worker"]
+COMMANDS += ["align", "curve", "init", "list", "show", "status", "stop", "submit", "push", "export", "worker"]
 
 
 def invoke(*arguments: object) -> Any:

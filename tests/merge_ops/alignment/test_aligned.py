@@ -13,7 +13,10 @@ from torch import Tensor
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.alignment.models import symmetries
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.checkpoint.references import Alignment
+from mergesearch.merge_ops.engine.aligned_output import write_aligned
 from mergesearch.merge_ops.engine.engine import Engine, merge
+from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
 from . import families
@@ -176,6 +179,28 @@ def test_wrong_groups(groups: Any, expected: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         merge(mean(one, two, align={"spec": str(spec)}), tmp_path / "merged")
     assert expected in str(error.value)
+
+
+def test_align_writes_a_folder_that_computes_the_same(tmp_path: Path) -> None:
+    one, two = pair("BertForSequenceClassification", tmp_path)
+    (two / "chat_template.jinja").write_text("{{ messages }}")
+    lines: list[str] = []
+    options = MergeOptions(lines.append, lines.append, verify=True)
+    write_aligned(str(two), Alignment(str(one), "weights"), tmp_path / "out", options)
+    assert Checkpoint(str(tmp_path / "out")).digest() == Checkpoint(str(one)).digest()
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert type(Checkpoint(str(tmp_path / "out")).config["architectures"]) is list
+    assert lines == [lines[0]]
+    assert "10 groups of entries in the order of" in lines[0]
+    assert lines[0].endswith("1.0000 after")
+
+
+def test_align_writes_a_file(tmp_path: Path) -> None:
+    one, two = plain_pair(tmp_path)
+    (tmp_path / "spec.yml").write_text(yaml.safe_dump({"groups": GROUPS}))
+    write_aligned(str(two), Alignment(str(one), "weights", str(tmp_path / "spec.yml")), tmp_path / "out.safetensors")
+    out, expected = load_file(tmp_path / "out.safetensors"), load_file(one)
+    assert [key for key in expected if not torch.equal(out[key], expected[key])] == []
 
 
 def test_file_without_groups_is_refused(tmp_path: Path) -> None:
