@@ -353,6 +353,8 @@ def merge(
         base=recipe.base_model,
     )
     options.say(str(merger.stream_plan))
+    if merger.copies:
+        options.say(merger.copies.summary)
     assembly = Assembly(merger, recipe)
     for warning in assembly.layout.warnings:
         options.warn(warning)

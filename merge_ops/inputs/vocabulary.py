@@ -89,6 +89,14 @@ class Vocabulary:
         permuted[target] = tensor[torch.tensor([self.embedded[model][token] for token in shared], dtype=torch.long)]
         return permuted
 
+    def __str__(self) -> str:
+        """One line for the user: how many tokens there are, and how many of them models lack."""
+        counts = {model: len(self.tokens.keys() - rows.keys()) for model, rows in self.embedded.items()}
+        lacking = listed(f"{model} lacks {count}" for model, count in counts.items() if count)
+        rules = ", ".join(sorted(self.config.rules))
+        made = f"; {lacking} (missing: {rules})" if lacking else ""
+        return f"vocabulary: {self.config.source}, {len(self.tokens)} tokens{made}"
+
     def moves(self, model: str) -> bool:
         """Returns whether a token of the model has another row in the result."""
         return any(self.tokens.get(token, row) != row for token, row in self.embedded[model].items())
@@ -121,8 +129,10 @@ class Vocabulary:
 
         That is the base if it has the token, else the first one that does.
         """
-        base_first = sorted(models, key=lambda each: each != base)
         found: dict[Missing, dict[str, str]] = {}
+        if self.config.rules == {"mean"}:
+            return found
+        base_first = sorted(models, key=lambda each: each != base)
         for token in self.tokens:
             config = self.config.tokens.get(token, TokenConfig())
             rule = config.missing or self.config.missing

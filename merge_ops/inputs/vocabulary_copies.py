@@ -29,12 +29,14 @@ class VocabularyCopies(CopiesFolder):
         paths: the folder of each copy by the model's reference.
         changed: the references of models that are others than their copies: other rows or other tokens for a text.
         warnings: what the user should know about the models' vocabularies, one line each.
+        summary: the vocabulary, in one line.
     """
 
     def __init__(self, vocabulary: Vocabulary, inputs: Mapping[str, AlignedCheckpoint], base: str | None) -> None:
         super().__init__("vocabulary")
         self.paths = {reference: self.path / str(number) for number, reference in enumerate(inputs)}
         self.warnings = vocabulary.warnings
+        self.summary = str(vocabulary)
         copies = {reference: _Copy(entry, vocabulary, self.paths[reference]) for reference, entry in inputs.items()}
         for name in sorted(vocabulary.names):
             tensors = {reference: entry.tensor(name) for reference, entry in inputs.items() if name in entry.tensors}

@@ -13,6 +13,7 @@ from mergesearch.evaluators import code_of, content_hash, content_of
 from mergesearch.files import digest
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.content import DIGITS, CheckpointContent
+from mergesearch.merge_ops.checkpoint.side_files import TOKENIZER_FILES, side_files
 from mergesearch.search.problem.problem import Problem
 from mergesearch.search.problem.sides import calibration_files
 from mergesearch.search.problem.task_set import TaskSet
@@ -46,6 +47,7 @@ class Identity:
             {
                 **_code(problem.tasks),
                 **{str(path): digest_of(Path(here(str(path)))) for path in texts},
+                **_tokenizer_files(problem),
             },
         )
 
@@ -69,6 +71,15 @@ class Identity:
     def _changed_files(self, now: "Identity") -> Iterator[str]:
         for name in _changed(self.files, now.files):
             yield f"{name} {_what_happened(name, self.files, now.files)}"
+
+
+def _tokenizer_files(problem: Problem) -> dict[str, str]:
+    """Digests of the files of a tokenizer that is of none of the checkpoints."""
+    source = problem.tokenizer.source if problem.tokenizer else "base"
+    if source in ("base", "union", *problem.references):
+        return {}
+    folder = Checkpoint(source).tokenizer_folder
+    return {f"{source}: {file.name}": digest_of(file) for file in side_files(folder, TOKENIZER_FILES)} if folder else {}
 
 
 def items_content(tasks: TaskSet) -> dict[str, dict[str, str]]:

@@ -49,6 +49,7 @@ class Problem:
     ``references`` are all checkpoints that a candidate may name; the live model is made from ``template``.
     ``starts`` has one candidate of each method, assembled. ``shared_keys`` are recipe keys that baselines and soups
     have in common with the candidates. ``chat_template`` is that of all candidates, if the recipe names one.
+    ``vocabulary`` says in a line what theirs is, where it is not that of every model.
     ``standalone`` are the checkpoints that are other models than the template with other weights: as baselines they are
     scored with their own config and tokenizer. So is a template whose vocabulary is not that of the candidates.
     """
@@ -63,6 +64,7 @@ class Problem:
     standalone: Sequence[str] = ()
     config_warnings: Sequence[str] = ()
     chat_template: str | None = None
+    vocabulary: str = ""
 
     @property
     def warnings(self) -> list[str]:
@@ -157,6 +159,7 @@ class _OpenRecipe:
     standalone: Sequence[str]
     warnings: Sequence[str]
     chat_template: str | None
+    vocabulary: str
 
     def problem(self, config: Config, tasks: TaskSet) -> Problem:
         """The problem of this recipe, with a config's tasks."""
@@ -171,6 +174,7 @@ class _OpenRecipe:
             self.standalone,
             self.warnings,
             self.chat_template,
+            self.vocabulary,
         )
 
 
@@ -195,8 +199,8 @@ def open_recipe(recipe: dict[str, Any], folder: Path) -> _OpenRecipe:
     if others or merger.label_orders or not _are_alike(list(merger.checkpoints.values())):
         shared["base_model"] = references[0]  # so that soups are the template with other weights
     warnings = [*_config_warnings(recipe, merger), *used_otherwise]
-    chat_template = _chat_template(recipe, merger)
-    return _OpenRecipe(recipe, space, references, starts, shared, others, warnings, chat_template)
+    chat_template, summary = _chat_template(recipe, merger), merger.copies.summary if merger.copies else ""
+    return _OpenRecipe(recipe, space, references, starts, shared, others, warnings, chat_template, summary)
 
 
 def _open_models(recipe: Mapping[str, Any], folder: Path) -> tuple[list[str], Merger, Space]:

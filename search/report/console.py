@@ -85,6 +85,8 @@ def print_plan(screen: Console, plan: SearchPlan, cost: Cost) -> None:
 
 def _print_search(screen: Console, plan: SearchPlan) -> None:
     problem, search = plan.problem, plan.problem.config.search
+    if problem.vocabulary:
+        screen.print(problem.vocabulary)
     screen.print(f"methods: {', '.join(method.name for method in problem.space.methods)}")
     schedule = plan_samplers(problem.space, search, several=problem.tasks.directions is not None)
     screen.print(f"sampler: {schedule}; {search.trials} trials; seed {search.seed}")

@@ -1,7 +1,9 @@
 """Models with different vocabularies: the tokenizer of the result, and its embeddings."""
 
+import gc
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,15 @@ from torch import Tensor
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.assembly.merger import Merger
+from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import Engine, merge
+from mergesearch.merge_ops.inputs.missing_tokens import text_of
 from mergesearch.merge_ops.inputs.vocabulary import Vocabulary
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 
 from ...tolerances import assert_close
+from ..checkpoint.adapters import Q, a_and_b, adapter
 from ..helpers import INPUTS, OPERATIONS, assert_same_as_mergekit, read
 
 A, B = str(INPUTS / "vocabA"), str(INPUTS / "vocabB")
@@ -216,6 +221,22 @@ def test_a_missing_token_is_the_mean_of_its_subtokens() -> None:
     assert torch.equal(found[row["sun"]], given["m"][1])
 
 
+def test_the_text_of_a_token_has_the_space_before_a_word() -> None:
+    tokens = {"[UNK]": 0, "▁sun": 1, "day": 2, "Ġmoon": 3, "light": 4, "##s": 5, "Ã": 6}
+    kinds = {
+        "▁sun": (decoders.Metaspace(), " sun"),
+        "day": (decoders.Metaspace(), "day"),
+        "Ġmoon": (decoders.ByteLevel(), " moon"),
+        "light": (decoders.ByteLevel(), "light"),
+        "Ã": (decoders.ByteLevel(), ""),
+        "##s": (decoders.WordPiece(), "s"),
+    }
+    for token, (decoder, text) in kinds.items():
+        made = Tokenizer(models.WordLevel(tokens, unk_token="[UNK]"))
+        made.decoder = decoder
+        assert text_of(tokens[token], transformers.PreTrainedTokenizerFast(tokenizer_object=made)) == text
+
+
 def test_a_rule_for_one_token() -> None:
     given, made = embeddings(), of_words({"sunday": {"missing": "subtokens"}})
     found, row = made.aligned(given, None)["m"], made.tokens
@@ -279,6 +300,40 @@ def test_embeddings_of_other_widths(tmp_path: Path) -> None:
     data = {"merge_method": "linear", "models": models, "tokenizer_source": "union", "on_mismatch": "base"}
     with pytest.raises(UserError, match=r"lm_head\.weight: found rows of \[32\] in .*A and \[64\] in .*wide"):
         merge(Recipe.read(data), tmp_path / "out")
+
+
+def test_models_with_adapters(tmp_path: Path) -> None:
+    changed = f"{A}+{adapter(tmp_path / 'adapter', a_and_b(Q, (4, 32), (32, 4)))}"
+    data = recipe().model_dump(exclude_defaults=True) | {"tokenizer_source": "union"}
+    merge(Recipe.read(data), tmp_path / "plain")
+    data["base_model"] = data["models"][0]["model"] = changed
+    merge(Recipe.read(data), tmp_path / "out")
+    plain, found, name = read(tmp_path / "plain"), read(tmp_path / "out"), f"{Q}.weight"
+    wanted = (Checkpoint(changed).tensor(name) + read(Path(B))[name]) / 2
+    assert_close(found.pop(name), wanted, OPERATIONS)
+    assert not torch.equal(plain.pop(name), wanted)
+    assert found.keys() == plain.keys()
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in found.items())
+
+
+def test_copies_are_removed_when_nobody_holds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    merger = Merger([A, B], tokenizer=TokenizerConfig())
+    again = Merger([A, B], tokenizer=TokenizerConfig())
+    assert again.copies is merger.copies
+    [folder] = tmp_path.iterdir()
+    assert sum(file.stat().st_size for file in folder.rglob("*") if not file.is_symlink()) < 100_000
+    del merger, again
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_changed_has_another_copy(tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(B, tmp_path / "mine"))
+    first = Merger([A, str(mine)], tokenizer=TokenizerConfig())
+    save_file({name: 2 * tensor for name, tensor in read(mine).items()}, mine / "model.safetensors", {"format": "pt"})
+    second = Merger([A, str(mine)], tokenizer=TokenizerConfig())
+    assert not torch.equal(first.tensor(str(mine), HEAD), second.tensor(str(mine), HEAD))
 
 
 def test_models_that_do_not_count_are_no_models_of_the_recipe(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from mergesearch.errors import UserError
 from mergesearch.evaluators import Budget
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.documents import merge_file
@@ -115,6 +116,34 @@ def test_soups_and_learned_soups(pair: Data, tmp_path: Path) -> None:
     stored = read_yaml(tmp_path / "small" / "config.yml")
     assert open_problem(Config.model_validate(stored), "config").tokenizer
     assert go(pair, tmp_path).trials == 20
+
+
+def test_a_tokenizer_that_cannot_be_read(pair: Data, tmp_path: Path) -> None:
+    pair["recipe"]["tokenizer_source"] = "union"
+    (tmp_path / "other" / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}, "type": "none"}}')
+    with pytest.raises(UserError, match=r"other: transformers cannot read the tokenizer \(tokenizer\.json"):
+        open_problem(Config.model_validate(pair), "config")
+
+
+def test_no_token_in_common(pair: Data, tmp_path: Path) -> None:
+    pair["recipe"]["tokenizer"] = {"source": "union", "missing": "omp"}
+    file = tmp_path / "other" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"] = {f"{token}!": row for token, row in content["model"]["vocab"].items()}
+    file.write_text(json.dumps({**content, "added_tokens": []}))
+    config = json.loads((tmp_path / "other" / "tokenizer_config.json").read_text())
+    others = {key: value for key, value in config.items() if not key.endswith("_token")}
+    (tmp_path / "other" / "tokenizer_config.json").write_text(json.dumps({**others, "unk_token": "<s>!"}))
+    content["model"]["unk_token"] = "<s>!"
+    file.write_text(json.dumps({**content, "added_tokens": []}))
+    with pytest.raises(UserError, match=r"config: recipe: tokenizer\.missing: omp: .*other have no token in common"):
+        open_problem(Config.model_validate(pair), "config")
+
+
+def test_a_hole_in_the_tokenizer(pair: Data) -> None:
+    pair["recipe"]["tokenizer"] = {"source": "union", "missing": {"search": ["mean", "omp", "subtokens"]}}
+    with pytest.raises(UserError, match=r"tokenizer\.missing"):
+        open_problem(Config.model_validate(pair), "config")
 
 
 @pytest.mark.slow
