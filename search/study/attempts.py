@@ -11,7 +11,6 @@ import json
 import os
 import re
 import sys
-import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -73,7 +72,7 @@ class Attempts:
         self, folder: Path, workers: Workers, worker: str, share: Callable[[Path], None] = lambda _: None
     ) -> None:
         self._folder, self._workers, self._worker, self._share = folder, workers, worker, share
-        self._opened = time.time()
+        self._opened = workers.now()
 
     @contextmanager
     def noted(self, candidate: str) -> Iterator[IO[str]]:
@@ -87,7 +86,7 @@ class Attempts:
         file = self._folder / f"{candidate[:32]}.{uuid.uuid4().hex[:12]}"
         try:
             with file.open("w", encoding="utf-8") as log, ExitStack() as stack:
-                head = {"worker": self._worker, "began": time.time(), "killed": _killed_for_memory()}
+                head = {"worker": self._worker, "began": self._workers.now(), "killed": _killed_for_memory()}
                 log.write(json.dumps(head) + "\n")
                 log.flush()
                 self._share(file)

@@ -21,10 +21,7 @@ from mergesearch.files import is_disk_full
 from mergesearch.say import Say, silent
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
-
-    Guard = Callable[[Connection], None]
-    """Raises an error where what a connection has changed must not be committed."""
+    from sqlalchemy import Engine
 
 PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 20.0)
 """Seconds before each attempt at an operation that fails for a passing reason: a minute in all."""
@@ -35,23 +32,26 @@ PASSING = ("unique", "already exists", "locked", "starting up", "shutting down")
 
 
 def open_database(
-    url: str, say: Say = silent, called: Mapping[str, Any] | None = None, guard: "Guard | None" = None
+    url: str,
+    say: Say = silent,
+    settings: Mapping[str, Any] | None = None,
+    prepare: Callable[[RDBStorage], None] = lambda _: None,
 ) -> BaseStorage:
     """The storage in the database at ``url``, an address as SQLAlchemy takes it. Raises UserError where that fails.
 
     ``say`` tells the user that an operation is tried again. Connections are tested before each use: those that the
     server has closed are opened again. When two processes create the tables of a new database at the same moment, one
-    of them fails, and tries again. ``called`` are settings of each connection; a ``guard`` is asked before each commit
-    of changes.
+    of them fails, and tries again. ``settings`` are those of each connection; ``prepare`` gets the storage before it is
+    used.
     """
     failure: Exception | None = None
     waits = {"timeout": SQLITE_SECONDS} if url.startswith("sqlite") else {}
     for pause in PAUSES:
         time.sleep(pause)
         try:
-            storage = PatientDatabase(url, {"pool_pre_ping": True, "connect_args": {**waits, **(called or {})}}, say)
-            if guard:
-                _guard(storage.engine, guard)
+            connecting = {"pool_pre_ping": True, "connect_args": {**waits, **(settings or {})}}
+            storage = PatientDatabase(url, connecting, say)
+            prepare(storage)
             return _closing(storage)
         except Exception as error:
             failure = error
@@ -60,23 +60,6 @@ def open_database(
     hint = "; for PostgreSQL, `pip install psycopg[binary]` and write postgresql+psycopg://..."
     reason = f"{first_line(failure) if failure else ''}{hint if isinstance(failure, ImportError) else ''}"
     raise UserError(f"storage: cannot open {without_password(url)!r}: {reason}") from None
-
-
-def _guard(engine: "Engine", guard: "Guard") -> None:
-    """Lets the guard be asked before each commit of a transaction that has changed something."""
-    from sqlalchemy import event
-
-    def note(connection: "Connection", _: Any, statement: str, *__: Any) -> None:
-        if not statement.lstrip().upper().startswith("SELECT"):
-            connection.info["has_changes"] = True
-
-    def check(connection: "Connection") -> None:
-        if connection.info.pop("has_changes", False):
-            guard(connection)
-
-    event.listen(engine, "before_cursor_execute", note)
-    event.listen(engine, "commit", check)
-    event.listen(engine, "rollback", lambda connection: connection.info.pop("has_changes", None))
 
 
 class Patient(Protocol):

@@ -7,6 +7,7 @@ it had begun with what others do since. Time is that of the database's clock alo
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
@@ -15,7 +16,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import (
     Connection,
     column,
@@ -35,6 +36,7 @@ from mergesearch.search.study.artifacts import Artifacts
 from mergesearch.search.study.database import open_database, patient
 from mergesearch.search.study.database_files import DatabaseFiles
 from mergesearch.search.study.exchange import Changes, LostError, Part, Pulse, check_name, silence
+from mergesearch.search.study.guarded import guard, set_clock
 from mergesearch.search.study.tables import CLAIMS, LOCKS, LOG, METADATA, RUNS, WORKERS
 
 SETTINGS = {
@@ -68,6 +70,7 @@ class DatabaseExchange:
         self.attempt = threading.local()
         self._holding: Connection | None = None  # has the advisory lock, or may take it
         self._turn: int | None = None
+        self._ahead = 0.0  # of the database's clock to this process's
         self._do(self._make)
 
     def _make(self, database: Connection) -> None:
@@ -92,7 +95,12 @@ class DatabaseExchange:
 
     def storage(self, worker: str) -> BaseStorage:
         """The storage of the study, which the worker may change as long as it may change files."""
-        return open_database(self._url, self.say, self._called, lambda database: self._check(database, worker))
+
+        def prepare(storage: RDBStorage) -> None:
+            guard(storage, lambda database: self._check(database, worker))
+            set_clock(storage, lambda: time.monotonic() + self._ahead)
+
+        return open_database(self._url, self.say, self._called, prepare)
 
     def _check(self, database: Connection, worker: str) -> None:
         """Raises LostError where the worker may not change anything; else it may until the transaction ends."""
@@ -129,6 +137,7 @@ class DatabaseExchange:
 
     def beat(self, worker: str, log: bytes) -> Pulse:
         now, is_stopping = self._do(self._beat, worker, log)
+        self._ahead = now - time.monotonic()
         return Pulse(now, is_stopping, is_ending=False)
 
     def _beat(self, database: Connection, worker: str, log: bytes) -> tuple[float, bool]:

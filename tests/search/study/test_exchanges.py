@@ -4,12 +4,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
+from optuna.study import Study
+from optuna.trial import TrialState, create_trial
 from sqlalchemy import update
 
+from mergesearch.errors import UserError
 from mergesearch.search.study import database_exchange
 from mergesearch.search.study.artifacts import Artifacts
 from mergesearch.search.study.coordinator import Coordinator
@@ -37,6 +40,7 @@ class Place:
 
     def __init__(self, kind: str, folder: Path, url: str) -> None:
         self._kind, self._folder, self._url, self.stack = kind, folder, url, ExitStack()
+        self._run = f"small-{folder.name}"
         if kind == "coordinator":
             self._coordinator = Coordinator(folder / "there" / "small", "one")
             self.stack.callback(self._coordinator.close)
@@ -45,13 +49,14 @@ class Place:
         """One worker's way to the run."""
         if self._kind == "coordinator":
             return self._coordinator
-        run = f"small-{self._folder.name}"
-        exchange = DatabaseExchange(self._url, Artifacts(str(self._folder / "artifacts")), run)
+        exchange = DatabaseExchange(self._url, Artifacts(str(self._folder / "artifacts")), self._run)
         self.stack.callback(exchange.close)
         return exchange
 
     def worker(self, name: str) -> Replica:
-        return Replica(self._folder / name / "small", self.exchange(), end=lambda: None)
+        exchange = self.exchange()
+        storage = exchange.storage if isinstance(exchange, DatabaseExchange) else None
+        return Replica(self._folder / name / self._run, exchange, end=lambda: None, storage=storage)
 
     def silence(self, worker: Replica) -> None:
         """Lets a worker have been silent for too long."""
@@ -190,3 +195,114 @@ def test_names_stay_in_the_folder(place: Place) -> None:
             exchange.fetch("elsewhere.1.a", name, 0, 1)
         with pytest.raises(ValueError, match="is no file of a run"):
             exchange.put("elsewhere.1.a", name, 0, b"")
+
+
+# The study in a database
+
+
+class HourAhead(datetime):
+    """The clock of a host that is an hour ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "HourAhead":
+        return super().now(tz) + timedelta(hours=1)
+
+
+@pytest.fixture
+def at_database(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.setattr(database_exchange, "UP", NOW - timedelta(days=1))
+    place = Place("database", tmp_path, url)
+    with place.stack:
+        yield place
+
+
+def test_trials_begin_and_end_by_the_databases_clock(at_database: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optuna.storages._rdb.storage.datetime", HourAhead)
+    worker = at_database.worker("one")
+    with worker.joined():
+        study = worker.open_study(None)
+        study.tell(study.ask(), 1.0)
+        study.add_trial(create_trial(state=TrialState.COMPLETE, value=2.0))
+        for trial in study.get_trials():
+            for at in (trial.datetime_start, trial.datetime_complete):
+                assert at is not None
+                assert abs(datetime.now() - at) < timedelta(minutes=1)
+
+
+def tell_after_silence(place: Place, one: Replica, two: Replica) -> None:
+    study = one.open_study(None)
+    trial = study.ask()
+    place.silence(one)
+    with two.joined():
+        study.tell(trial, 1.0)
+
+
+def test_a_worker_that_is_taken_for_dead_cannot_tell(at_database: Place) -> None:
+    one, two = at_database.worker("one"), at_database.worker("two")
+    with one.joined(), pytest.raises(LostError):
+        tell_after_silence(at_database, one, two)
+    with two.joined():
+        (trial,) = two.open_study(None).get_trials()
+        assert (trial.state, trial.value) == (TrialState.RUNNING, None)
+
+
+def test_who_lost_the_lock_cannot_change_anything(at_database: Place) -> None:
+    """Its connection has ended, as by a restart of the database, and another has taken the lock."""
+    one, two = at_database.worker("one"), at_database.worker("two")
+    with two.joined(), one.joined():
+        with one.locked():
+            study = one.open_study(None)
+            study.set_user_attr("before", 1)
+        with pytest.raises(LostError):
+            lose_the_lock(one, two, study)
+        with two.locked():
+            assert two.open_study(None).user_attrs == {"before": 1}
+            assert not (two.path / "best.yml").exists()
+
+
+def lose_the_lock(one: Replica, two: Replica, study: Study) -> None:
+    exchange = one._exchange
+    assert isinstance(exchange, DatabaseExchange)
+    with one.locked():
+        (one.path / "best.yml").write_text("best")
+        assert exchange._holding is not None
+        exchange._holding.close()
+        with two.locked(), pytest.raises(LostError):
+            study.set_user_attr("after", 1)
+
+
+def test_who_lost_the_lock_goes_on_where_nobody_took_it(at_database: Place) -> None:
+    one, two = at_database.worker("one"), at_database.worker("two")
+    with two.joined(), one.joined():
+        with one.locked():
+            exchange = one._exchange
+            assert isinstance(exchange, DatabaseExchange)
+            assert exchange._holding is not None
+            exchange._holding.close()
+            (one.path / "best.yml").write_text("best")
+        with two.locked():
+            assert (two.path / "best.yml").read_text() == "best"
+
+
+def test_a_piece_that_is_not_in_the_store_is_told(at_database: Place, tmp_path: Path) -> None:
+    one, two = at_database.worker("one"), at_database.worker("two")
+    with one.joined(), two.joined():
+        with one.locked():
+            (one.path / "best.yml").write_text("best")
+        for file in (tmp_path / "artifacts").iterdir():
+            file.unlink()
+        with pytest.raises(UserError, match=r"a piece of best\.yml is not at .*same --artifacts"), two.locked():
+            pass
+
+
+def test_no_artifact_is_left_of_what_was_replaced(at_database: Place, tmp_path: Path) -> None:
+    one, two = at_database.worker("one"), at_database.worker("two")
+    with two.joined():
+        with one.joined():
+            for text in ("first", "second"):
+                with one.locked():
+                    (one.path / "best.yml").write_text(text)
+            one._exchange.put(one.worker, "aside", 0, b"aside")
+            assert len(list((tmp_path / "artifacts").iterdir())) == 2
+        (left,) = (tmp_path / "artifacts").iterdir()
+        assert left.read_text() == "second"
