@@ -10,6 +10,9 @@ from mergesearch.merge_ops.checkpoint.references import ModelName
 from mergesearch.parsing import Strict
 
 EXPERTS = "experts"
+FOR_ALL = ""
+NAME_DIGITS = 16
+"""A passage is named by so many digits of the SHA-256 of its text."""
 LEARNING_RATES = {False: 1e-3, True: 1e-4}
 """The default learning rate, by whether all weights are trained."""
 
@@ -38,6 +41,7 @@ class Recovery(Strict):
         tokens: of each parent, for surgery.
         ridge: for surgery, relative to the mean square of a layer's inputs.
         seed: of all random choices.
+        without: passages that are left out, by the first ``NAME_DIGITS`` digits of their SHA-256.
         digest: of the texts, if these must be the same as before.
     """
 
@@ -58,6 +62,7 @@ class Recovery(Strict):
     tokens: int = Field(16_384, ge=2)
     ridge: float = Field(1e-4, gt=0)
     seed: int = Field(0, ge=0)
+    without: list[str] = Field(default_factory=list)
     digest: str | None = Field(None, pattern="^[0-9a-f]{64}$")
 
     @model_validator(mode="after")
@@ -70,6 +75,11 @@ class Recovery(Strict):
             if key in self.model_fields_set:
                 raise ValueError(f"{key}: is not for how: {self.how}")
         return self
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences of each parent are asked for."""
+        return self.steps * self.batch_size if self.how == "distill" else max(1, self.tokens // self.length)
 
     @property
     def rate(self) -> float:
@@ -99,6 +109,6 @@ class Recovery(Strict):
             raise UserError(f"recover.data: has no text for {listed(missing)}; give it one, or list the others in from")
         return chosen
 
-    def text_of(self, parent: str) -> str:
-        """The path of a parent's texts."""
-        return self.data if isinstance(self.data, str) else self.data[parent]
+    def paths_of(self, parents: Sequence[str]) -> dict[str, str]:
+        """The paths of the texts by parent; under ``FOR_ALL`` that of one text for all."""
+        return {FOR_ALL: self.data} if isinstance(self.data, str) else {name: self.data[name] for name in parents}

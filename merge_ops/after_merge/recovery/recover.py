@@ -20,10 +20,10 @@ from mergesearch.merge_ops.after_merge.recovery.sequences import (
     sequences,
 )
 from mergesearch.merge_ops.after_merge.recovery.surgery import operate
-from mergesearch.merge_ops.after_merge.recovery.texts import FOR_ALL, Passages, digest_of, read_passages
+from mergesearch.merge_ops.after_merge.recovery.texts import Passages, digest_of, drawn_passages
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.live.reproducible import reproducible
-from mergesearch.merge_ops.recipe.recovery import Recovery
+from mergesearch.merge_ops.recipe.recovery import FOR_ALL, Recovery
 from mergesearch.seeds import derive
 
 
@@ -44,7 +44,7 @@ def recover(
     """
     _check(model)
     device = str(next(model.parameters()).device)
-    passages = read_passages(settings, list(checkpoints))
+    passages = drawn_passages(settings, list(checkpoints))
     parents = Parents(checkpoints, tokenizer, device)
     with reproducible():
         rows = _sequences(model, tokenizer, passages, parents, settings)
@@ -74,26 +74,18 @@ def _sequences(
     model: nn.Module, tokenizer: Any, passages: Passages, parents: Parents, settings: Recovery
 ) -> dict[str, Sequences]:
     """The sequences of each parent. Of one text for all, each goes to the parent that predicts it best."""
-    count = _wanted(settings)
+    count, length = settings.sequences, settings.length
     if FOR_ALL not in passages:
-        seeds = {name: derive(settings.seed, "recover", "passages", n) for n, name in enumerate(passages)}
-        return {n: sequences(model, tokenizer, passages[n], settings.length, count, seeds[n]) for n in passages}
-    names, seed = list(parents.checkpoints), derive(settings.seed, "recover", "passages")
-    rows = sequences(model, tokenizer, passages[FOR_ALL], settings.length, count * len(names), seed)
+        return {name: sequences(model, tokenizer, each, length, count) for name, each in passages.items()}
+    names = list(parents.checkpoints)
+    rows = sequences(model, tokenizer, passages[FOR_ALL], length, count * len(names))
     return by_best_parent(parents, names, rows, padding_of(tokenizer))
-
-
-def _wanted(settings: Recovery) -> int:
-    """How many sequences of each parent are asked for."""
-    if settings.how == "surgery":
-        return max(1, settings.tokens // settings.length)
-    return settings.steps * settings.batch_size
 
 
 def _batches(rows: Mapping[str, Sequences], settings: Recovery, tokenizer: Any, device: str) -> dict[str, list[Batch]]:
     padding, found = padding_of(tokenizer), {}
     for number, (name, each) in enumerate(rows.items()):
-        count = len(each) if settings.how == "surgery" else _wanted(settings)
+        count = len(each) if settings.how == "surgery" else settings.sequences
         drawn = in_turn(each, count, derive(settings.seed, "recover", "batches", number))
         found[name] = batches(drawn, settings.batch_size, padding, device)
     return found

@@ -13,7 +13,7 @@ from mergesearch.files import atomic_path, write_text
 from mergesearch.merge_ops.after_merge.merged_model import MergedModel
 from mergesearch.merge_ops.after_merge.recovery.record import RecoveryRecord
 from mergesearch.merge_ops.after_merge.recovery.recover import recover
-from mergesearch.merge_ops.after_merge.recovery.texts import digest_of, read_passages
+from mergesearch.merge_ops.after_merge.recovery.texts import digest_of, drawn_passages
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, tensors_digest
 from mergesearch.merge_ops.recipe.recovery import Recovery
@@ -54,8 +54,8 @@ class Recoverer:
 
 def _key(merged: MergedModel, settings: Recovery, parents: Mapping[str, Checkpoint]) -> str:
     """What the result depends on: the settings, the texts, the merged weights and the parents."""
-    own = settings.model_dump(exclude={"data", "digest", "parents"})
-    texts = digest_of(read_passages(settings, list(parents)))
+    own = settings.model_dump(exclude={"data", "digest", "parents", "without"})
+    texts = digest_of(drawn_passages(settings, list(parents)))
     start = tensors_digest((name, merged.views[name]) for name in sorted(merged.views))
     content = [own, texts, start, [parent.digest() for parent in parents.values()]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -15,10 +15,8 @@ Batch = dict[str, Tensor]
 """The inputs of a model: ``input_ids`` and, where lengths differ, ``attention_mask``; [sequences, tokens] int64."""
 
 
-def sequences(  # noqa: PLR0913, PLR0917 - what tokens depend on
-    model: Any, tokenizer: Any, passages: Sequence[str], length: int, count: int, seed: int
-) -> Sequences:
-    """Returns up to ``count`` sequences of at most ``length`` tokens of passages, which are drawn in a random order.
+def sequences(model: Any, tokenizer: Any, passages: Sequence[str], length: int, count: int) -> Sequences:
+    """Returns up to ``count`` sequences of at most ``length`` tokens of passages.
 
     Of a model that generates text, passages are put one after another and cut into sequences of one length. Else every
     passage is a sequence, with the special tokens.
@@ -29,8 +27,7 @@ def sequences(  # noqa: PLR0913, PLR0917 - what tokens depend on
     if tokenizer is None:
         raise UserError("recover: the merged model has no tokenizer, which the texts need")
     length = min(length, *_limits(model, tokenizer))
-    drawn = random.Random(seed).sample(passages, len(passages))
-    found = _packed(tokenizer, drawn, length, count) if generates(model) else _single(tokenizer, drawn, length, count)
+    found = (_packed if generates(model) else _single)(tokenizer, passages, length, count)
     if not found:
         raise UserError("recover: the texts of a parent have fewer than two tokens, expected more")
     return found

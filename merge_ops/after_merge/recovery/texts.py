@@ -5,37 +5,72 @@ A text is a file in UTF-8, or a folder of such files. Of a ``.jsonl`` file, the 
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from mergesearch.copies import here
 from mergesearch.errors import UserError, first_line
-from mergesearch.files import write_text
-from mergesearch.merge_ops.recipe.recovery import Recovery
+from mergesearch.merge_ops.recipe.recovery import NAME_DIGITS, Recovery
 from mergesearch.reading import read_text
+from mergesearch.seeds import derive
 
 PASSAGE = 2_000
 """The most characters of a passage. It ends at the end of a line, unless a line is longer."""
 MOST_BYTES = 64 << 20
 """The largest file."""
+CHARACTERS = 8
+"""For each token that is asked for, so many characters of passages are drawn."""
 Passages = Mapping[str, Sequence[str]]
-"""The passages of each parent, by its reference; under "" those of one text for all."""
-FOR_ALL = ""
+"""The passages of each parent, by its reference; under ``FOR_ALL`` those of one text for all."""
 
 
-def read_passages(settings: Recovery, parents: Sequence[str]) -> Passages:
-    """Returns the passages of the parents' texts.
+def drawn_passages(settings: Recovery, parents: Sequence[str]) -> Passages:
+    """Returns the passages that the parents run on, in the order in which they are used.
 
     Raises:
         UserError: a text cannot be read or is empty, or the texts are not those of ``settings.digest``.
     """
-    paths = {FOR_ALL: settings.data} if isinstance(settings.data, str) else {p: settings.data[p] for p in parents}
-    found = {name: passages_of(Path(path)) for name, path in paths.items()}
+    count = characters(settings, len(parents))
+    found = {name: list(_drawn(each, count)) for name, each in ordered(settings, parents).items()}
     if settings.digest and digest_of(found) != settings.digest:
         raise UserError(
             f"recover.digest: the texts are others than those of this recipe: found {digest_of(found)}, expected "
             f"{settings.digest}; bring back the texts, or leave out digest"
         )
     return found
+
+
+def ordered(settings: Recovery, parents: Sequence[str]) -> Passages:
+    """Returns all passages of the texts, each once, in a random order that depends on themselves and the seed.
+
+    Raises:
+        UserError: a text cannot be read, or nothing is in it.
+    """
+
+    def place(passage: str) -> int:
+        return derive(settings.seed, "recover", passage, bits=128)
+
+    paths, without = settings.paths_of(parents), set(settings.without)
+    found = {name: dict.fromkeys(passages_of(Path(here(path)))) for name, path in paths.items()}
+    return {name: sorted((p for p in each if name_of(p) not in without), key=place) for name, each in found.items()}
+
+
+def characters(settings: Recovery, parents: int) -> int:
+    """Returns how many characters are drawn of each text."""
+    return CHARACTERS * settings.sequences * settings.length * (parents if isinstance(settings.data, str) else 1)
+
+
+def _drawn(passages: Sequence[str], wanted: int) -> Iterator[str]:
+    for passage in passages:
+        if wanted <= 0:
+            return
+        wanted -= len(passage)
+        yield passage
+
+
+def name_of(passage: str) -> str:
+    """Returns what a passage is named by in ``Recovery.without``."""
+    return hashlib.sha256(passage.encode()).hexdigest()[:NAME_DIGITS]
 
 
 def passages_of(path: Path) -> list[str]:
@@ -64,11 +99,6 @@ def cut(text: str) -> Iterator[str]:
 
 def _filled(passage: str) -> Iterator[str]:
     yield from (passage[n : n + PASSAGE] for n in range(0, len(passage), PASSAGE) if passage[n : n + PASSAGE].strip())
-
-
-def write_passages(path: Path, passages: Iterable[str]) -> None:
-    """Writes a ``.jsonl`` file whose passages are these."""
-    write_text(path, "".join(json.dumps({"text": passage}) + "\n" for passage in passages))
 
 
 def digest_of(passages: Passages) -> str:
