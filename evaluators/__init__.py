@@ -34,7 +34,7 @@ from mergesearch.evaluators.contract.sources import HasSources, Source, sources_
 from mergesearch.evaluators.contract.token_budget import Budget, default_tokens
 from mergesearch.evaluators.data.content import content_hash
 from mergesearch.evaluators.data.limit import limited
-from mergesearch.evaluators.data.split import split_items, split_together, without_shared
+from mergesearch.evaluators.data.split import ItemTexts, split_items, split_together, without_shared
 from mergesearch.evaluators.lm_eval.lm_eval import LmEval
 from mergesearch.evaluators.tasks.bits_per_byte import BitsPerByte
 from mergesearch.evaluators.tasks.classification import Classification
@@ -61,6 +61,7 @@ __all__ = [
     "GradedByMargin",
     "HasSources",
     "Item",
+    "ItemTexts",
     "Jackknife",
     "LoadedModel",
     "LossKind",

@@ -33,7 +33,7 @@ from mergesearch.search.study.opening import open_run
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.ending import ending_of
-from mergesearch.search.verdict.ensemble import ensemble_row, search_value
+from mergesearch.search.verdict.ensemble import difference_from_ensemble, ensemble_row, search_value
 from mergesearch.search.verdict.finalists import decision, finalists
 from mergesearch.search.verdict.judge import Judge
 from mergesearch.search.verdict.layers import LAYERS, write_layers
@@ -41,6 +41,7 @@ from mergesearch.search.verdict.outlook import Prospects
 from mergesearch.search.verdict.prospects import prospects
 from mergesearch.search.verdict.result import FRONT, CandidateRow, Verdict, read_verdict, write_verdict
 from mergesearch.search.verdict.wording import UNJUDGED, best_comment, recommended_comment
+from mergesearch.seeds import derive
 from mergesearch.steps import step
 from mergesearch.text import as_line
 
@@ -170,7 +171,7 @@ class Conclusion:
         self._write_recipes(verdict)
         if config.evaluate.ensemble:
             with self._stage("scoring the ensemble of the models"):
-                verdict = replace(verdict, ensemble=self._ensemble())
+                verdict = self._beside_ensemble(replace(verdict, ensemble=self._ensemble()))
         engine, tasks = session.live.engine, session.plan.problem.tasks
         write_documents(tasks, folder.path)
         tested = write_finalists(tasks, store, verdict, engine.parameters, session.live.contents)
@@ -246,6 +247,18 @@ class Conclusion:
                 raise
             self.watcher.stage(f"the ensemble could not be scored: {in_words(error)}")
             return None
+
+    def _beside_ensemble(self, verdict: Verdict) -> Verdict:
+        """The verdict, with the difference of the recovered winner from the ensemble."""
+        if verdict.recovery is None or verdict.ensemble is None:
+            return verdict
+        store, problem = self.session.store, self.session.plan.problem
+        trial = store.study.get_trials(deepcopy=False)[verdict.recovery.row.trial]
+        name = t.side_name("test", trial.user_attrs[t.PHENOTYPE])
+        scores = store.folder.load_scores(name, problem.tasks.items("test"))
+        seed = derive(problem.config.search.seed, "sign flips")
+        difference = difference_from_ensemble(problem.tasks, store.folder, scores, seed)
+        return replace(verdict, recovery=replace(verdict.recovery, from_ensemble=difference))
 
     def _write_model(self, verdict: Verdict, tested: Finalists) -> None:
         """Writes a model and compares the files with the live model: what was scored is what is saved."""

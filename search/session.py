@@ -34,9 +34,11 @@ from mergesearch.search.study import trials as t
 from mergesearch.search.study.environment import note_environment
 from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.pareto import is_pareto
+from mergesearch.search.study.run_folder import RECOVERED
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.verdict.ensemble import ensemble_scores, search_value
 from mergesearch.search.verdict.prospects import prospects
+from mergesearch.search.verdict.recovered import RecoverySource
 from mergesearch.steps import step
 
 
@@ -52,6 +54,7 @@ class Session:
         with step("reading models"):
             engine = open_engine(problem, plan.takes_gradients)
         self.budget = RunBudget(store.folder, config.evaluate, find_device(config.device), watcher.stage)
+        engine.keep_recovered(store.folder.path / RECOVERED)
         self.live = LiveModel(engine, config.evaluate, self.budget.budget, store.folder.path)
         self.signal = Signal(problem.tasks, store, config.search.signal)
         self.scorer = Scorer(
@@ -124,6 +127,8 @@ class Session:
             self._watcher.stage("compile: has no effect on the CPU")
         for warning in self.plan.warnings:
             self._watcher.stage(f"warning: {warning}")
+        for note in problem.recovery.notes if problem.recovery else ():
+            self._watcher.stage(note)
         for note in problem.tasks.prepare(self.live.loaded):
             self._watcher.stage(note)
         self.budget.follow()
@@ -159,7 +164,10 @@ class Session:
         stopping = None if problem.config.soup else problem.config.search
         asker = Asker(sources, sampler, self.signal.told)
         coordinates = Coordinates(problem.space, self.live.engine, self.scorer.phenotype)
-        return Loop(problem.space, problem.tasks, self.store, self.scorer, asker, baselines, coordinates, stopping)
+        last = RecoverySource(problem.recovery, self.store, self.signal) if problem.recovery else None
+        return Loop(
+            problem.space, problem.tasks, self.store, self.scorer, asker, baselines, coordinates, stopping, last
+        )
 
     def _sources(self, baselines: BaselineSource) -> tuple[list[Source], SamplerSource | None]:
         """In the order of their turns: baselines, soups, levels, gradient, centre, sampler."""

@@ -99,6 +99,17 @@ def without_shared(parts: Sequence[Sequence[Item]], others: Sequence[Sequence[It
     return [[item for item in part if units.of(n, item) not in shared] for n, part in enumerate(parts)]
 
 
+class ItemTexts:
+    """The texts of the items of several parts, with which other texts are compared."""
+
+    def __init__(self, parts: Sequence[Sequence[Item]]) -> None:
+        self._indices = [TextIndex(_texts(part)) for part in parts]
+
+    def share(self, text: str) -> bool:
+        """Whether an item shares content with a text: near-duplicates, or a run of words in common."""
+        return any(index.sharing(text) for index in self._indices)
+
+
 class Units:
     """Which items of several parts share content, directly or through others.
 

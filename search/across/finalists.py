@@ -69,7 +69,7 @@ class FinalTask:
 class Finalist:
     """A candidate of the verdict. ``weights``: equal for candidates that are the same model, in other runs too.
 
-    ``role`` is winner, baseline, soup, parent where it is one of the models as it
+    ``role`` is winner, recovered, baseline, soup, parent where it is one of the models as it
     was given. ``scored`` is when its trial ended, in ISO 8601.
     """
 
@@ -334,4 +334,4 @@ def _role(trial: FrozenTrial, verdict: Verdict) -> str:
         return "winner"
     if t.recipe_of(trial).only_model is not None:
         return "parent"
-    return "baseline" if t.kind_of(trial) == t.BASELINE else "soup"
+    return {t.BASELINE: "baseline", t.RECOVERED: "recovered"}.get(t.kind_of(trial), "soup")

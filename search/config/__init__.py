@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from mergesearch.errors import UserError, located
 from mergesearch.evaluators import EVALUATORS
 from mergesearch.merge_ops.checkpoint.references import with_references
+from mergesearch.merge_ops.recipe.recovery import Recovery
 from mergesearch.parsing import Strict, parse, read_yaml
 from mergesearch.search.config.evaluate import Evaluate
 from mergesearch.search.config.overrides import with_values
@@ -45,6 +46,7 @@ class Config(Strict):
 
     Paths are absolute: see ``absolute_paths``. Of a file they are relative to it, else to the current folder.
 
+    ``recover`` says how the winner is recovered once the search has ended; see ``RecoverySource``.
     ``builder`` names a function, ``module:function`` or ``path/to/file.py:function``, that makes the live model from
     the path of a checkpoint, for models that transformers does not know. ``threads``: see ``chosen_threads``;
     ``workers``: see ``posts``. ``track`` names trackers of experiments that are told of the run: see ``tracked``.
@@ -53,6 +55,7 @@ class Config(Strict):
 
     recipe: Annotated[dict[str, Any], BeforeValidator(with_references)]
     soup: Soup | None = None
+    recover: Recovery | None = None
     evaluate: Evaluate
     search: Search = Search()
     output: Output
@@ -79,6 +82,14 @@ class Config(Strict):
         except UserError:
             return {**data, "recipe": {}}  # the field says what is wrong
         return {**data, "soup": soup, "recipe": soup.recipe()}
+
+    @model_validator(mode="after")
+    def _the_winner_alone_is_recovered(self) -> "Config":
+        if "recover" in self.recipe:
+            raise ValueError("recipe.recover: put it beside recipe: a search recovers its winner, not every candidate")
+        if self.recover and self.builder:
+            raise ValueError("recover: found beside builder, expected a model of transformers")
+        return self
 
     @model_validator(mode="after")
     def _builder_goes_with_the_tasks(self) -> "Config":

@@ -18,6 +18,7 @@ from mergesearch.merge_ops.checkpoint.references import (
     with_references,
 )
 from mergesearch.merge_ops.recipe.after_merge import FILE_KEYS
+from mergesearch.merge_ops.recipe.recovery import EXPERTS
 from mergesearch.reading import ALREADY_OPEN
 
 TOKENIZER_WORDS = ("base", "union")
@@ -170,7 +171,7 @@ def _located(where: str, rule: Callable[[Any], Any], value: Any) -> Any:
 
 def _config(data: dict[str, Any], places: _Places) -> dict[str, Any]:
     data = places.replaced(data, "builder", places.code)
-    sections = {"recipe": _recipe_section, "soup": _soup, "evaluate": _evaluate, "search": _search}
+    sections = {"recipe": _recipe_section, "soup": _soup, "recover": _recover, "evaluate": _evaluate, "search": _search}
     return {
         **data,
         **{key: read(data[key], places) for key, read in sections.items() if isinstance(data.get(key), dict)},
@@ -185,6 +186,16 @@ def _search(data: dict[str, Any], places: _Places) -> dict[str, Any]:
 def _soup(data: dict[str, Any], places: _Places) -> dict[str, Any]:
     data = places.replaced(data, "base", places.model, "soup.")
     return places.replaced(data, "models", places.models, "soup.")
+
+
+def _recover(data: dict[str, Any], places: _Places) -> dict[str, Any]:
+    data = places.replaced(data, "from", lambda text: text if text == EXPERTS else places.model(text), "recover.")
+    if not isinstance(data.get("data"), dict):
+        return places.replaced(data, "data", places.path, "recover.")
+    texts = {
+        places.model(str(model)): places.by(places.path, path, "recover.data") for model, path in data["data"].items()
+    }
+    return {**data, "data": texts}
 
 
 def _evaluate(data: dict[str, Any], places: _Places) -> dict[str, Any]:

@@ -84,14 +84,14 @@ class Asker:
             trial = ask_nothing(study)
             return Asked(trial, Candidate(str(trial.user_attrs.get(t.KIND, t.SAMPLED))))
         candidate = self._next(study)
-        return None if candidate is None else self._begin(study, candidate)
+        return None if candidate is None else self.begin(study, candidate)
 
     def ask_ahead(self, study: Study) -> Asked | None:
         """Begins the next trial where its point takes long to draw; None where it does not."""
         candidate = None if self._is_enqueued(study) else self._next(study)
         is_drawn = candidate and candidate.recipe is None and candidate.point is None
         is_slow = candidate and is_drawn and self._is_slow(candidate, self._turn(study))
-        return self._begin(study, candidate) if candidate and is_slow else None
+        return self.begin(study, candidate) if candidate and is_slow else None
 
     def _is_enqueued(self, study: Study) -> bool:
         return bool(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
@@ -111,7 +111,8 @@ class Asker:
             is_waiting = is_waiting or isinstance(offer, Wait)
         return None
 
-    def _begin(self, study: Study, candidate: Candidate) -> Asked:
+    def begin(self, study: Study, candidate: Candidate) -> Asked:
+        """Begins the trial of a candidate."""
         if candidate.point is not None:
             study.enqueue_trial(dict(candidate.point), user_attrs={t.KIND: candidate.kind, t.NAME: candidate.name})
             return Asked(ask_nothing(study), candidate)

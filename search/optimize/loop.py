@@ -23,7 +23,7 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.baselines import BaselineSource
 from mergesearch.search.candidates.coordinates import Coordinates
 from mergesearch.search.candidates.gradient.start import seconds_descended
-from mergesearch.search.candidates.source import Candidate
+from mergesearch.search.candidates.source import Candidate, Done, Source
 from mergesearch.search.config.search import Search
 from mergesearch.search.optimize.ask import Asked, Asker, Draw
 from mergesearch.search.optimize.drawing import Drawing
@@ -62,7 +62,10 @@ class Begun:
 
 
 class Loop:
-    """The search of one run. ``stopping`` ends it; None where it ends when the sources have nothing more to offer."""
+    """The search of one run. ``stopping`` ends it; None where it ends when the sources have nothing more to offer.
+
+    ``last`` offers what is scored once it has ended.
+    """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a loop consists of
         self,
@@ -74,6 +77,7 @@ class Loop:
         baselines: BaselineSource,
         coordinates: Coordinates,
         stopping: Search | None,
+        last: Source | None = None,
     ) -> None:
         self._space = space
         self._tasks = tasks
@@ -83,6 +87,7 @@ class Loop:
         self._baselines = baselines
         self._coordinates = coordinates
         self._stopping = stopping
+        self._last = last
         self._leases = Leases(store.study, store.folder.workers, store.folder.worker)
         self._drawing = Drawing(space, store, self._leases)
 
@@ -93,7 +98,7 @@ class Loop:
         """
         study, failures = self._store.study, FirstFailures()
         self._scorer.score_constraint_baselines()
-        while self.ended is None or t.running(study):
+        while self.ended is None or t.running(study) or self._offers_last:
             if self._store.folder.is_stopping:
                 raise Stopped
             number = self.run_trial()
@@ -163,7 +168,7 @@ class Loop:
         aside = self._drawing.take_aside()
         if aside is not None:
             return Begun(aside, t.recipe_of(self._frozen(aside)))
-        asked = self._asker.ask(self._store.study) if self.ended is None else None
+        asked = self._asker.ask(self._store.study) if self.ended is None else self._ask_last()
         if asked is None:
             return None
         self._leases.take(asked.trial)
@@ -172,6 +177,14 @@ class Loop:
         if asked.draw.is_slow:
             return Begun(asked.trial, None, draw=asked.draw)
         return Begun(asked.trial, self._drawn(asked.draw, nullcontext))
+
+    @property
+    def _offers_last(self) -> bool:
+        return self._last is not None and not isinstance(self._last.next(self._store.study), Done)
+
+    def _ask_last(self) -> Asked | None:
+        candidate = self._last.next(self._store.study) if self._last else None
+        return self._asker.begin(self._store.study, candidate) if isinstance(candidate, Candidate) else None
 
     def _next_ahead(self) -> Draw | None:
         """A trial that is asked for ahead, where that pays and its point takes long to draw."""
@@ -188,7 +201,7 @@ class Loop:
         try:
             with noted_together(self._store.study):
                 recipe = candidate.recipe() if candidate.recipe else self._space.ask(trial)
-                if candidate.recipe:
+                if candidate.recipe and candidate.kind != t.RECOVERED:
                     self._coordinates.note(trial, recipe)
             trial.set_user_attr(t.RECIPE, recipe.to_yaml())
         except Exception as error:

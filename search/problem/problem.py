@@ -1,7 +1,7 @@
 """A config made ready to run: everything that can be wrong with it is found here, before anything is scored."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from mergesearch.search.problem.checks import (
     referenced_checkpoints,
 )
 from mergesearch.search.problem.origins import check_sealed
+from mergesearch.search.problem.recovery_texts import RecoveryTexts, open_recovery
 from mergesearch.search.problem.sides import calibration_texts
 from mergesearch.search.problem.task_set import TaskSet, open_tasks
 from mergesearch.search.space.parameters import MOST_KNOTS
@@ -50,6 +51,7 @@ class Problem:
     ``starts`` has one candidate of each method, assembled. ``shared_keys`` are recipe keys that baselines and soups
     have in common with the candidates. ``chat_template`` is that of all candidates, if the recipe names one.
     ``vocabulary`` says in a line what theirs is, where it is not that of every model.
+    ``recovery`` has the texts that the winner is recovered on.
     ``standalone`` are the checkpoints that are other models than the template with other weights: as baselines they are
     scored with their own config and tokenizer. So is a template whose vocabulary is not that of the candidates.
     """
@@ -65,6 +67,7 @@ class Problem:
     config_warnings: Sequence[str] = ()
     chat_template: str | None = None
     vocabulary: str = ""
+    recovery: RecoveryTexts | None = None
 
     @property
     def warnings(self) -> list[str]:
@@ -135,7 +138,10 @@ def open_problem(config: Config, where: str) -> Problem:
         if config.search.signal == "graded":
             _check_graded(tasks)
         check_sealed(tasks, opened.references)
-    return opened.problem(config, tasks)
+        recovery = None
+        if config.recover:
+            recovery = open_recovery(config.recover, opened.space.models, opened.space.base, tasks)
+    return replace(opened.problem(config, tasks), recovery=recovery)
 
 
 def _check_graded(tasks: TaskSet) -> None:

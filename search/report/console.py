@@ -21,6 +21,7 @@ from mergesearch.search.report.check_page import (
 )
 from mergesearch.search.report.progress_bar import ProgressBar, progress_bar
 from mergesearch.search.report.progress_text import ProgressText, failure_in_words
+from mergesearch.search.report.recovery_plan import recovery_lines
 from mergesearch.search.samplers.schedule import plan as plan_samplers
 from mergesearch.search.scoring.cost import Cost
 from mergesearch.search.study.progress import Doing
@@ -80,6 +81,8 @@ def print_plan(screen: Console, plan: SearchPlan, cost: Cost) -> None:
     print_signal(screen, plan)
     for constraint in problem.tasks.constraints:
         screen.print(f"constraint: {constraint}")
+    for line in recovery_lines(problem):
+        screen.print(line)
     print_cost(screen, plan, cost)
 
 

@@ -1,7 +1,7 @@
 """Repairs a run whose files of scores were damaged, as by a loss of power: what is lost is scored again."""
 
 import numpy as np
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.errors import DamagedFileError, UserError, in_words
 from mergesearch.say import Say
@@ -20,7 +20,9 @@ def repair_scores(store: RunStore, tasks: TaskSet, scorer: Scorer, say: Say) -> 
     Other damaged files of scores are removed: they are scored again when they are needed. To be called under the run's
     lock. Raises UserError where a candidate can no longer be scored.
     """
-    problems = {trial.number: _problem(store, tasks, trial) for trial in t.completed(store.study)}
+    completed = [*t.completed(store.study), *t.of_kind(store.study, t.RECOVERED)]
+    completed = [trial for trial in completed if trial.state == TrialState.COMPLETE]
+    problems = {trial.number: _problem(store, tasks, trial) for trial in completed}
     lost = [number for number, problem in problems.items() if problem]
     whole = {t.scores_name(number) for number in problems if number not in lost}
     for name in store.folder.scores_names():
@@ -29,7 +31,7 @@ def repair_scores(store: RunStore, tasks: TaskSet, scorer: Scorer, say: Say) -> 
     for number in lost:
         say(f"{problems[number]}: trial {number} is scored again")
         store.folder.remove_scores(t.scores_name(number))
-    trials = [trial for trial in t.completed(store.study) if trial.number in lost]
+    trials = [trial for trial in completed if trial.number in lost]
     for trial in sorted(trials, key=lambda trial: (t.kind_of(trial) not in t.NAMED, trial.number)):
         _score_again(store, scorer, trial, say)  # baselines first: races are planned from their scores
 

@@ -99,7 +99,7 @@ class Scorer:
             same_as = self._label_of_same(phenotype)
             return Scored(phenotype, earlier, 0, dict.fromkeys(SECONDS, 0.0), incumbent, same_as)
         self._budget.follow()
-        with self._attempt(phenotype, self._tasks.search_items):
+        with self._attempt(phenotype, self._tasks.search_items, recipe):
             begin = time.perf_counter()
             self._build(recipe)
             built, processor = time.perf_counter(), processor_seconds()
@@ -118,22 +118,25 @@ class Scorer:
         incumbent = None if t.kind_of(trial) in t.NAMED else self._incumbent(before=trial.number)
         if incumbent:
             self.plan_race(before=trial.number)
-        with self._attempt(phenotype, self._tasks.search_items):
+        with self._attempt(phenotype, self._tasks.search_items, recipe):
             self._build(recipe)
             return self._scored_by_race(phenotype, incumbent, may_stop=False) if incumbent else self._score_in_full()
 
     def score_side(self, recipe: Recipe, side: str, tasks: Sequence[Task]) -> tuple[Scores, Margins]:
         """Scores a candidate on all items that these tasks have on one side; with the margins of graded tasks."""
-        with self._attempt(self.phenotype(recipe), sum(len(task.items(side)) for task in tasks)):
+        with self._attempt(self.phenotype(recipe), sum(len(task.items(side)) for task in tasks), recipe):
             self._build(recipe)
             with step(SCORING, sum(len(task.items(side)) for task in tasks), "items"):
                 return self._tasks.score_with_margins(self._live.loaded, side, tasks)
 
     @contextmanager
-    def _attempt(self, phenotype: str, items: int) -> Iterator[None]:
-        """Around building a candidate and scoring it on so many items: noted, and within its time limit."""
+    def _attempt(self, phenotype: str, items: int, recipe: Recipe) -> Iterator[None]:
+        """Around building a candidate and scoring it on so many items: noted, and within its time limit.
+
+        Recovery has none: its steps are given.
+        """
         share = max(1.0, items / self._tasks.search_items)
-        limit = None if self._trial_timeout is None else self._trial_timeout * share
+        limit = None if self._trial_timeout is None or recipe.recover else self._trial_timeout * share
         with self._attempts.noted(phenotype) as log, limited(limit, log):
             yield
 
@@ -193,7 +196,10 @@ class Scorer:
 
     def _score_constraint_baseline(self, name: str, recipe: Recipe) -> Result:
         try:
-            with self._attempt(self.phenotype(recipe), self._tasks.search_items), step(f"{name}, for a constraint"):
+            with (
+                self._attempt(self.phenotype(recipe), self._tasks.search_items, recipe),
+                step(f"{name}, for a constraint"),
+            ):
                 self._build(recipe)
                 with step(SCORING, self._tasks.search_items, "items"):
                     return self._score_in_full()

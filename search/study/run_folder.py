@@ -38,7 +38,9 @@ LOCK = "lock"
 LOOKS = "test_looks.json"
 SCORES = "scores"
 FACTS = ("gradient.json", "identity.json", "environment.json", "progress.json", "track.json")
-DERIVED = (SCORES, "answers", "artifacts", "attempts", "batches.json", *FACTS, "now")
+RECOVERED = "recovered"
+"""The folder with the weights of recovered candidates."""
+DERIVED = (SCORES, "answers", "artifacts", "attempts", "batches.json", *FACTS, "now", RECOVERED)
 """What a run leaves before its first trial."""
 LOOKS_REMEDY = (
     "it counts how often the test items were looked at: bring it back from a copy, or delete it and know that "

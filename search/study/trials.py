@@ -72,9 +72,11 @@ CENTRE = "centre"
 """The centre of the sampler's distribution."""
 SOUP = "soup"
 """A soup that the config asks for."""
+RECOVERED = "recovered"
+"""The winner after recovery, which follows the search: neither a contender nor told to samplers."""
 STEP = "step"
 """A soup on the way to another one; it cannot win the run."""
-NAMED = (BASELINE, SOUP, STEP)
+NAMED = (BASELINE, SOUP, STEP, RECOVERED)
 """The kinds whose candidates have names and are scored on all search items."""
 
 INTERRUPTED = "interrupted"
@@ -125,7 +127,7 @@ class History:
             lists.append(self.phenotypes[trial.user_attrs[PHENOTYPE]])
         if trial.state == TrialState.PRUNED:
             lists.append(self.stopped)
-        if trial.state == TrialState.COMPLETE:
+        if trial.state == TrialState.COMPLETE and kind != RECOVERED:
             lists.append(self.completed)
             if kind not in (STEP, SWEEP):
                 lists.append(self.contenders)
@@ -261,6 +263,11 @@ def point_to_retry(trial: FrozenTrial) -> dict[str, Any]:
 def label_of(trial: FrozenTrial) -> str:
     """The trial's name in tables and messages."""
     return str(trial.user_attrs[NAME]) if kind_of(trial) in NAMED else f"trial {trial.number}"
+
+
+def recovered_name(trial: FrozenTrial) -> str:
+    """The name of the candidate that the trial's becomes by recovery."""
+    return f"{label_of(trial)} recovered"
 
 
 def recipe_of(trial: FrozenTrial) -> Recipe:

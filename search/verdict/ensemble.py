@@ -13,7 +13,9 @@ from mergesearch.merge_ops.inputs.standalone import make_same_tokens
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.problem.task_set import TaskSet
 from mergesearch.search.problem.tasks import Scores
+from mergesearch.search.statistics import Estimate, estimated
 from mergesearch.search.study.run_folder import RunFolder
+from mergesearch.search.verdict.comparison import contrasts
 from mergesearch.search.verdict.finalists import estimate, task_values
 from mergesearch.search.verdict.result import SIDES, CandidateRow
 
@@ -46,6 +48,14 @@ def ensemble_scores(tasks: TaskSet, folder: RunFolder, engine: Engine, members: 
         scores = tasks.score(_ensemble(engine, members), side, averaged)
         folder.save_scores(name, scores, tasks.items(side))
     return folder.load_scores(name, tasks.items(side))
+
+
+def difference_from_ensemble(tasks: TaskSet, folder: RunFolder, scores: Scores, seed: int) -> Estimate | None:
+    """A candidate's test scores minus the ensemble's, in the objective; None where it is not scored on all tasks."""
+    name = f"{NAME}-test"
+    if not folder.has_scores(name) or not all(task.is_averaged for task in tasks.counted("test")):
+        return None
+    return estimated(contrasts(tasks, "test", scores, [folder.load_scores(name, tasks.items("test"))])[0], seed)
 
 
 def search_value(tasks: TaskSet, folder: RunFolder) -> float | None:

@@ -61,6 +61,12 @@ def soup_trials(store: RunStore) -> list[FrozenTrial]:
     return [trial for trial in t.completed(store.study) if t.kind_of(trial) == t.SOUP]
 
 
+def recovered_trials(store: RunStore, winner: FrozenTrial) -> list[FrozenTrial]:
+    """The winner after recovery; empty where it is not recovered, or that failed."""
+    found = [trial for trial in t.of_kind(store.study, t.RECOVERED) if trial.state == TrialState.COMPLETE]
+    return [trial for trial in found if trial.user_attrs[t.NAME] == t.recovered_name(winner)]
+
+
 def front_trials(store: RunStore) -> list[FrozenTrial]:
     """The Pareto front on the search items; empty with a single objective."""
     return front_of(store.study) if is_pareto(store.study) else []
@@ -69,7 +75,7 @@ def front_trials(store: RunStore) -> list[FrozenTrial]:
 def decision(store: RunStore, tasks: TaskSet, signal: Signal) -> dict[str, object]:
     """What a verdict decides on: the winner and the other finalists, by what they compute, and the test items."""
     winner, baselines = finalists(store, signal)
-    trials = (*baselines, *soup_trials(store), *front_trials(store), winner)
+    trials = (*baselines, *soup_trials(store), *front_trials(store), winner, *recovered_trials(store, winner))
     return {
         "winner": winner.user_attrs[t.PHENOTYPE],
         "finalists": sorted({trial.user_attrs[t.PHENOTYPE] for trial in trials}),

@@ -13,7 +13,7 @@ from mergesearch.search.problem.tasks import Scores
 from mergesearch.search.scoring.scorer import Scorer
 from mergesearch.search.signal.reading import graded_difference
 from mergesearch.search.signal.signal import Signal
-from mergesearch.search.statistics import Contrast
+from mergesearch.search.statistics import Contrast, holm
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.pareto import knee, points_of
 from mergesearch.search.study.run_store import RunStore
@@ -21,9 +21,9 @@ from mergesearch.search.verdict.comparison import Claim, Comparison, Evidence, P
 from mergesearch.search.verdict.constraint_checks import Check, check
 from mergesearch.search.verdict.finalists import FinalScores, Sides, estimate, task_values
 from mergesearch.search.verdict.front import Front, FrontMember, on_test_front, standings
-from mergesearch.search.verdict.result import FRONT, CandidateRow, ConstraintResult, Verdict
+from mergesearch.search.verdict.result import FRONT, CandidateRow, ConstraintResult, RecoveryResult, Verdict
 from mergesearch.search.verdict.scored_finalists import ScoredFinalists, scored_finalists
-from mergesearch.search.verdict.wording import headline, is_step
+from mergesearch.search.verdict.wording import headline, is_step, recovered_headline
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,12 @@ class Judge:
         bounds = {name: self._scores.test_scores(recipe) for name, recipe in self._constraint_baselines.items()}
         judged = {
             trial.number: Judged(sides := found.sides[trial.number], self._checks(trial, sides["test"], bounds))
-            for trial in [*found.baselines, *found.soups, *found.front, found.winner]
+            for trial in [*found.baselines, *found.soups, *found.front, found.winner, *found.recovered]
         }
         standing = self._standing(found, {number: each.sides for number, each in judged.items()})
-        verdict = self._verdict(found, judged, standing, earlier_looks)
+        recovery = self._recovery(found.recovered[0], found, judged) if found.recovered else None
+        standing, recovery = _corrected(standing, recovery)
+        verdict = self._verdict(found, judged, standing, recovery, earlier_looks)
         return replace(verdict, front=self._front(found.front, judged, standing.rival.number) if found.front else None)
 
     def _checks(self, trial: FrozenTrial, test: Scores, bounds: Mapping[str, Scores]) -> list[Check]:
@@ -150,8 +152,23 @@ class Judge:
         differences = [graded_difference(readings, "test", mine, other) for other in theirs if other is not None]
         return Claim.of(compared(differences, self._seed)) if len(differences) == len(rivals) else None
 
+    def _recovery(self, trial: FrozenTrial, found: ScoredFinalists, judged: Mapping[int, Judged]) -> RecoveryResult:
+        """The recovered winner among the baselines and the winner without recovery."""
+        others = [each for each in found.baselines if each.number != found.winner.number]
+        others = [found.winner, *(others[n] for n in (_rivals(others) if others else ()))]
+        mine, sides = judged[trial.number].sides, [judged[each.number].sides["test"] for each in others]
+        differences = contrasts(self._tasks, "test", mine["test"], sides)
+        names = [t.label_of(each) for each in others]
+        claim, gain = (Claim.of(compared(some, self._seed), names) for some in (differences, differences[:1]))
+        return RecoveryResult(self._row(trial, mine), claim, gain, judged[trial.number].checks)
+
     def _verdict(
-        self, found: ScoredFinalists, judged: Mapping[int, Judged], standing: "Standing", earlier_looks: int
+        self,
+        found: ScoredFinalists,
+        judged: Mapping[int, Judged],
+        standing: "Standing",
+        recovery: RecoveryResult | None,
+        earlier_looks: int,
     ) -> Verdict:
         winner, baselines, soups = found.winner, found.baselines, found.soups
         tasks, best, claim = self._tasks, standing.rival, standing.claim
@@ -162,10 +179,14 @@ class Judge:
         items = sum(len(task.test) for task in tasks.counted("test"))
         spent = [t.items_of(trial) for trial in t.finished(self._store.study)]
         same_tasks = tasks.counted("search") == tasks.counted("test")
+        sentence = headline(rows[winner.number], rows[best.number], claim, items, standing.power, constraints)
+        recommended = rows[winner.number if constraints.allow(claim.is_proven) else best.number].name
+        if recovery and recovery.is_recommended:
+            sentence, recommended = recovered_headline(recovery, rows[winner.number], items), recovery.row.name
         return Verdict(
-            sentence=headline(rows[winner.number], rows[best.number], claim, items, standing.power, constraints),
+            sentence=sentence,
             beyond_chance=claim.is_proven,
-            recommended=rows[winner.number if constraints.allow(claim.is_proven) else best.number].name,
+            recommended=recommended,
             difference=claim.difference,
             p=claim.p,
             search_difference=search_difference,
@@ -187,6 +208,7 @@ class Judge:
             power=standing.power,
             graded=standing.graded,
             soups=[rows[trial.number] for trial in soups],
+            recovery=recovery,
             checks=constraints.checks,
             left_out=found.left_out,
         )
@@ -220,6 +242,15 @@ class Judge:
         ]
         directions = self._tasks.objective("search").directions | self._tasks.objective("test").directions
         return Front(members, None if index is None else front[index].number, directions)
+
+
+def _corrected(standing: Standing, recovery: RecoveryResult | None) -> tuple[Standing, RecoveryResult | None]:
+    """The claims of the winner and of the recovered one with p values that are corrected for two claims of one look."""
+    if recovery is None:
+        return standing, None
+    mine, other = holm([standing.claim.p, recovery.claim.p])
+    corrected = replace(recovery, claim=replace(recovery.claim, p=other))
+    return replace(standing, claim=replace(standing.claim, p=mine)), corrected
 
 
 def _rivals(baselines: Sequence[FrozenTrial]) -> list[int]:

@@ -71,6 +71,28 @@ class ConstraintResult:
 
 
 @dataclass(frozen=True)
+class RecoveryResult:
+    """The winner after recovery.
+
+    ``claim`` is its difference from the best of the baselines and the winner without recovery; ``gain`` that from the
+    winner alone, with its two-sided ``p``. ``checks`` are those of its constraints. ``from_ensemble`` is its difference
+    from the ensemble, where that is scored.
+    """
+
+    row: CandidateRow
+    claim: Claim
+    gain: Claim
+    checks: list[Check] = field(default_factory=list)
+    from_ensemble: Estimate | None = None
+
+    @property
+    def is_recommended(self) -> bool:
+        """Whether it is proven better than every baseline and than the winner, and satisfies all constraints."""
+        kept = all(check.search >= 0 for check in self.checks) and not broken(self.checks)
+        return kept and self.claim.is_proven
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The winner, which is the best candidate of the search, compared with all baselines, and with the best of them.
 
@@ -86,6 +108,8 @@ class Verdict:
     often this run has scored the test items, this verdict included. ``items_spent`` is the number of scored search
     items, out of ``items_in_full`` if no candidate had been stopped; ``items_descended`` are those that gradients were
     taken on, in the processor time of scoring ``items_worth`` of them.
+    ``recovery`` is the winner after recovery, a candidate of its own: the p values of its claim and of the winner's
+    are corrected for two (Holm).
     ``ensemble`` is the average of the models' outputs, for reference. ``soups`` are those that the config asks for.
     ``prospects`` is what there was to win after the baselines. ``ended`` says why the search ended. ``left_out`` is
     what could not be scored on the test items. ``warnings`` are those about the checkpoints.
@@ -118,6 +142,7 @@ class Verdict:
     graded: Claim | None = None
     ensemble: CandidateRow | None = None
     soups: list[CandidateRow] = field(default_factory=list)
+    recovery: RecoveryResult | None = None
     prospects: Prospects | None = None
     ended: str = ""
     items_descended: int = 0
@@ -134,7 +159,7 @@ class Verdict:
         return self.sentence
 
     def _repr_html_(self) -> str:
-        rows = [*self.baselines, *self.soups]
+        rows = [row for row in self.rows if row is not self.winner]
         rows = [row for row in rows if not row.same_as and row.name != self.winner.name] + [self.winner]
         heads = ["candidate", "search items", "test items", *(f"{task} {name}" for task, name in self.metrics.items())]
         marked = [row.name == self.recommended for row in rows]
@@ -157,8 +182,8 @@ class Verdict:
 
     @property
     def rows(self) -> list[CandidateRow]:
-        """The winner, the baselines and the soups."""
-        return [self.winner, *self.baselines, *self.soups]
+        """The winner, the baselines, the soups and the recovered winner."""
+        return [self.winner, *self.baselines, *self.soups, *([self.recovery.row] if self.recovery else [])]
 
 
 def cells_of(row: CandidateRow) -> list[str]:

@@ -12,7 +12,16 @@ from mergesearch.search.problem.tasks import Task
 from mergesearch.search.signal.signal import Signal
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_store import RunStore
-from mergesearch.search.verdict.finalists import Failures, FinalScores, Sides, finalists, front_trials, soup_trials
+from mergesearch.search.verdict.finalists import (
+    Failures,
+    FinalScores,
+    Sides,
+    finalists,
+    front_trials,
+    recovered_trials,
+    soup_trials,
+)
+from mergesearch.search.verdict.recovered import failure_of
 from mergesearch.search.verdict.result import LeftOut
 from mergesearch.steps import step, units
 
@@ -24,13 +33,14 @@ FailuresByTrial = Mapping[int, Failures]
 class ScoredFinalists:
     """Winner, baselines, soups and front with their scores, on ``tasks``; ``left_out``: what a verdict is held without.
 
-    ``sides`` are by trial.
+    ``sides`` are by trial; ``recovered`` is the winner after recovery.
     """
 
     winner: FrozenTrial
     baselines: list[FrozenTrial]
     soups: list[FrozenTrial]
     front: list[FrozenTrial]
+    recovered: list[FrozenTrial]
     sides: dict[int, Sides]
     tasks: TaskSet
     left_out: list[LeftOut]
@@ -48,7 +58,9 @@ def scored_finalists(tasks: TaskSet, store: RunStore, signal: Signal, scores: Fi
     while True:
         excluded = {number for number, failed in failures.items() if failed.keys() - _lost_tasks(failures)}
         winner, baselines, soups, front = _chosen(store, signal, excluded, failures)
-        new = {each.number: each for each in (*baselines, *soups, *front, winner) if each.number not in failures}
+        recovered = [trial for trial in recovered_trials(store, winner) if trial.number not in excluded]
+        every = (*baselines, *soups, *front, winner, *recovered)
+        new = {each.number: each for each in every if each.number not in failures}
         if not new:
             break
         with step("verdict", len(new), CANDIDATES):
@@ -57,7 +69,8 @@ def scored_finalists(tasks: TaskSet, store: RunStore, signal: Signal, scores: Fi
                     sides[number], failures[number] = scores.sides(trial)
     lost = _lost_tasks(failures)
     left = _without(tasks, lost, failures)
-    return ScoredFinalists(winner, baselines, soups, front, sides, left, _left_out(store, lost, excluded, failures))
+    without = [*_left_out(store, lost, excluded, failures), *_not_recovered(store, winner)]
+    return ScoredFinalists(winner, baselines, soups, front, recovered, sides, left, without)
 
 
 def _lost_tasks(failures: FailuresByTrial) -> set[str]:
@@ -95,6 +108,11 @@ def _without(tasks: TaskSet, lost: set[str], failures: FailuresByTrial) -> TaskS
             "same command tries the verdict again"
         )
     return kept
+
+
+def _not_recovered(store: RunStore, winner: FrozenTrial) -> list[LeftOut]:
+    reason = failure_of(store.study, winner)
+    return [LeftOut(t.recovered_name(winner), reason)] if reason else []
 
 
 def _left_out(store: RunStore, lost: set[str], excluded: set[int], failures: FailuresByTrial) -> list[LeftOut]:

@@ -6,7 +6,7 @@ from mergesearch.search.candidates.usual_settings import USUAL
 from mergesearch.search.verdict.comparison import Claim, Power, deciding
 from mergesearch.search.verdict.constraint_checks import broken
 from mergesearch.search.verdict.formatting import interval
-from mergesearch.search.verdict.result import CandidateRow, ConstraintResult, Verdict, shown_name
+from mergesearch.search.verdict.result import CandidateRow, ConstraintResult, RecoveryResult, Verdict, shown_name
 
 NO_CONSTRAINTS = ConstraintResult([])
 
@@ -40,6 +40,16 @@ def headline(  # noqa: PLR0913, PLR0917 - what a verdict says
         why = f"it is proven better than every baseline; its gain over the best of them, {rival.name}"
         return f"Use {name}: {why}, is {gain}."
     return f"{_unproven(name, rival.name, claim)} {gain}.{_power_in_words(claim, items, power)}"
+
+
+def recovered_headline(recovery: RecoveryResult, winner: CandidateRow, items: int) -> str:
+    """The headline where the recovered winner is recommended."""
+    claim, name = recovery.claim, shown_name(recovery.row)
+    gain = f"{interval(claim.difference, '+', 4)} on {items:,} test items, p = {claim.p:.4f}"
+    return (
+        f"Use {name}: it is proven better than every baseline and than {winner.name} without recovery; its gain over "
+        f"the best of them is {gain}."
+    )
 
 
 def _unproven(name: str, rival: str, claim: Claim) -> str:
@@ -78,6 +88,8 @@ def best_comment(verdict: Verdict) -> list[str]:
 def recommended_comment(verdict: Verdict) -> list[str]:
     """What ``recommended.yml`` says of itself, line by line; see ``best_comment``."""
     row = verdict.recommended_row
+    if verdict.recovery and row.name == verdict.recovery.row.name:
+        return [f"Recommended: the best candidate of the search ({row.method}) after recovery: {_values(row)}."]
     if row.name == verdict.winner.name != verdict.best_baseline:
         return [f"Recommended: the best candidate of the search ({row.method}): {_values(row)}.", _gain(verdict)]
     return [f"Recommended: the baseline {row.name}: {_values(row)}."]
@@ -122,6 +134,28 @@ def graded_in_words(verdict: Verdict) -> str:
     return f"In the graded objective, on the same test items: {gain}. The verdict does not depend on it."
 
 
+def recovery_in_words(verdict: Verdict) -> str:
+    """What recovery of the winner brought, beside the ensemble."""
+    found = verdict.recovery
+    if found is None:
+        return ""
+    name, gain = found.row.name, f"{interval(found.gain.difference, '+', 4)}, p = {found.gain.p:.4f}"
+    ensemble = f"; minus the ensemble: {interval(found.from_ensemble, '+', 4)}" if found.from_ensemble else ""
+    advice = "" if found.is_recommended else f" It is not recommended: {_why_not_recovered(found)}."
+    return (
+        f"{name} minus {verdict.winner.name} on the test items: {gain}{ensemble}.{advice} Both are candidates of this "
+        "look, so p in the headline is corrected for two (Holm)."
+    )
+
+
+def _why_not_recovered(found: RecoveryResult) -> str:
+    if missed := [str(check.constraint) for check in found.checks if check.is_broken or check.search < 0]:
+        return f"it breaks {' and '.join(missed)}"
+    if found.gain.difference.value < 0:
+        return "it is worse than the same merge without recovery"
+    return "it is not proven better than every baseline and than the same merge without recovery"
+
+
 def evidence_in_words(verdict: Verdict) -> str:
     """A warning where one task with few of the test items decides what can be proven."""
     task = deciding(verdict.evidence)
@@ -160,6 +194,7 @@ def notes_in_words(verdict: Verdict, with_front: bool) -> list[str]:
         left_out_in_words(verdict),
         front_in_words(verdict) if with_front else "",
         limits_in_words(verdict),
+        recovery_in_words(verdict),
         comparisons_in_words(verdict),
         evidence_in_words(verdict),
         graded_in_words(verdict),
@@ -187,7 +222,7 @@ def shown_baselines(verdict: Verdict) -> Sequence[CandidateRow]:
     """
     baselines = [row for row in verdict.baselines if row.name == verdict.best_baseline or not _is_hidden(row)]
     shown: dict[str, CandidateRow] = {}
-    for row in [*baselines, *verdict.soups]:
+    for row in [*baselines, *verdict.soups, *([verdict.recovery.row] if verdict.recovery else [])]:
         shown.setdefault(row.name, row)
     return [row for row in shown.values() if row.trial != verdict.winner.trial]
 
