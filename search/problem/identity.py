@@ -48,6 +48,7 @@ class Identity:
                 **_code(problem.tasks),
                 **{str(path): digest_of(Path(here(str(path)))) for path in texts},
                 **_tokenizer_files(problem),
+                **({"the texts of recover": digest_of(problem.recovery.kept)} if problem.recovery else {}),
             },
         )
 
