@@ -1,15 +1,17 @@
 """Copies of checkpoints whose entries are in the order that fits another checkpoint."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mergesearch.errors import UserError, in_words
-from mergesearch.merge_ops.alignment.matching import Matched, match, weight_sources
+from mergesearch.files import digest
+from mergesearch.merge_ops.alignment.matchers import MATCHERS, Move, Side
 from mergesearch.merge_ops.alignment.models import module_symmetries, outputs, symmetries
 from mergesearch.merge_ops.alignment.spec import AxisGroups, check_alike
 from mergesearch.merge_ops.alignment.spec_file import is_spec_file, read_spec
@@ -23,41 +25,35 @@ from mergesearch.merge_ops.live.built import build, find_builder
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of two models: the checkpoint, its tensors by the names of the groups, and the module, if there is one.
+class Aligned:
+    """An aligned copy.
 
     Attributes:
-        checkpoint: the checkpoint.
-        tensors: the module's tensors, or copies of those that are stored; float32 or wider.
-        stored: the same tensors, or views of them, by stored name.
-        module: the module that computes with ``tensors``.
+        folder: its folder.
+        spec: the groups.
+        before: the cosine of the model's weights and the anchor's, as they were.
+        after: the same in the copy.
     """
-
-    checkpoint: Checkpoint
-    tensors: Mapping[str, Tensor]
-    stored: Mapping[str, Tensor]
-    module: nn.Module | None = None
-
-
-Matcher = Callable[[AxisGroups, Side, Side, Alignment], Matched]
-"""Returns the permutations of the first side that fit the second."""
-
-
-def by_weights(spec: AxisGroups, model: Side, anchor: Side, _: Alignment) -> Matched:
-    """Weight matching."""
-    return match(spec, weight_sources(spec, anchor.tensors, model.tensors))
-
-
-MATCHERS: dict[str, Matcher] = {"weights": by_weights}
-
-
-@dataclass(frozen=True)
-class Aligned:
-    """An aligned copy: its folder, the groups, and what the matching found."""
 
     folder: CopiesFolder
     spec: AxisGroups
-    matched: Matched
+    before: float
+    after: float
+
+
+class _Compared(NamedTuple):
+    """What a model computes, if it can be run, and the cosine of its weights and another's."""
+
+    outputs: Tensor | None
+    cosine: float
+
+    @classmethod
+    def of(cls, spec: AxisGroups, model: Side, anchor: Side) -> "_Compared":
+        pairs = ((model.tensors[name].double(), anchor.tensors[name].double()) for name in spec.tensors)
+        same = [(one, other) for one, other in pairs if one.shape == other.shape]
+        norms = sum(float(one.norm() * other.norm()) for one, other in same)
+        cosine = sum(float((one * other).sum()) for one, other in same) / (norms or 1.0)
+        return cls(outputs(model.module) if model.module else None, cosine)
 
 
 _DONE: dict[tuple[object, ...], Aligned] = {}
@@ -65,7 +61,7 @@ _DONE: dict[tuple[object, ...], Aligned] = {}
 
 
 def aligned_copy(model: str, alignment: Alignment, named_paths: Mapping[str, Path] | None = None) -> Aligned:
-    """Returns the copy of a model that fits another one best. Its values are those of the model, in another order.
+    """Returns the copy of a model that fits another one best and computes the same.
 
     Args:
         model: the reference of the model.
@@ -76,7 +72,7 @@ def aligned_copy(model: str, alignment: Alignment, named_paths: Mapping[str, Pat
         UserError: the two have other widths or depths, or nothing is known of the order of their entries.
     """
     checkpoints = Checkpoint(model, named_paths), Checkpoint(alignment.to, named_paths)
-    key = (alignment, *map(stamp, checkpoints))
+    key = (alignment, *map(stamp, checkpoints), alignment.data and digest(Path(alignment.data)))
     if key not in _DONE:
         _DONE[key] = _aligned(*checkpoints, alignment)
     return _DONE[key]
@@ -84,19 +80,18 @@ def aligned_copy(model: str, alignment: Alignment, named_paths: Mapping[str, Pat
 
 def _aligned(model: Checkpoint, anchor: Checkpoint, alignment: Alignment) -> Aligned:
     spec = find_symmetries(model, alignment.spec)
-    has_module = alignment.spec is None
-    ours, theirs = _side(model, has_module), _side(anchor, has_module)
+    ours, theirs = (_side(checkpoint, alignment.spec) for checkpoint in (model, anchor))
     check_alike(spec, ours.tensors, theirs.tensors, (model.reference, anchor.reference))
-    matched = MATCHERS[alignment.by](spec, ours, theirs, alignment)
-    before = outputs(ours.module) if ours.module else None
-    _permute(spec, matched, ours.tensors)
-    if ours.module and before is not None:
-        _check_same(before, outputs(ours.module), model.reference)
+    move = MATCHERS[alignment.by](spec, ours, theirs, alignment)
+    before = _Compared.of(spec, ours, theirs)
+    _move(spec, move, ours.tensors)
+    after = _Compared.of(spec, ours, theirs)
+    _check_same(before.outputs, after.outputs, alignment, model.reference)
     tensors = {
         name: ours.stored[name].to(info.dtype).view(info.shape) if name in ours.stored else model.tensor(name)
         for name, info in model.tensors.items()
     }
-    return Aligned(_written(model, tensors), spec, matched)
+    return Aligned(_written(model, tensors), spec, before.cosine, after.cosine)
 
 
 def _written(model: Checkpoint, tensors: Mapping[str, Tensor]) -> CopiesFolder:
@@ -141,35 +136,41 @@ def _config(checkpoint: Checkpoint) -> dict[str, object]:
     return checkpoint.config
 
 
-def _side(checkpoint: Checkpoint, has_module: bool) -> Side:
-    if has_module:
-        dtype = reduce(torch.promote_types, (info.dtype for info in _floats(checkpoint)), torch.float32)
-        module, _ = live.load(checkpoint, "cpu", dtype)
-        return Side(checkpoint, module.state_dict(), live.bind(module, checkpoint), module)
-    tensors = {name: checkpoint.tensor(name).clone() for name in checkpoint.tensors}
-    return Side(checkpoint, tensors, tensors)
+def _side(checkpoint: Checkpoint, spec: str | None) -> Side:
+    if spec is not None and is_spec_file(spec):
+        tensors = {name: checkpoint.tensor(name).clone() for name in checkpoint.tensors}
+        return Side(checkpoint, tensors, tensors)
+    dtype = reduce(torch.promote_types, (info.dtype for info in _floats(checkpoint)), torch.float32)
+    if spec is not None:
+        module = build(checkpoint, find_builder(spec), "cpu", dtype)
+        return Side(checkpoint, module.state_dict(), module.state_dict(), module)
+    module, _ = live.load(checkpoint, "cpu", dtype)
+    return Side(checkpoint, module.state_dict(), live.bind(module, checkpoint), module)
 
 
 def _floats(checkpoint: Checkpoint) -> Iterator[TensorInfo]:
     return (info for info in checkpoint.tensors.values() if info.dtype.is_floating_point)
 
 
-def _permute(spec: AxisGroups, matched: Matched, tensors: Mapping[str, Tensor]) -> None:
-    """Puts tensors in their new order, in place, those that are tied once."""
+def _move(spec: AxisGroups, move: Move, tensors: Mapping[str, Tensor]) -> None:
+    """Moves tensors in place, those that are tied once."""
     done: set[int] = set()
     with torch.no_grad():
         for name in spec.tensors:
             tensor = tensors[name]
             if tensor.data_ptr() not in done:
                 done.add(tensor.data_ptr())
-                tensor.copy_(spec.permuted(matched.permutations, name, tensor))
+                tensor.copy_(move(name))
 
 
-def _check_same(before: Tensor, after: Tensor, reference: str) -> None:
+def _check_same(before: Tensor | None, after: Tensor | None, alignment: Alignment, reference: str) -> None:
     """Raises UserError if a model computes something else. Nothing but rounding may differ."""
+    if before is None or after is None:
+        return
     difference = float((after - before).norm() / before.norm().clamp_min(torch.finfo(before.dtype).tiny))
     if not difference <= torch.finfo(before.dtype).eps ** 0.5:
+        hint = "align: weights" if alignment.by == "orthogonal" else "align: none, or give a file of groups as `spec`"
         raise UserError(
-            f"{reference}: align: in the order that was found, the model computes something else (its outputs differ "
-            f"by {difference:.1%}); set align: none, or give a file of groups as `spec`"
+            f"{reference}: align: {alignment.by}: the aligned model computes something else (its outputs differ by "
+            f"{difference:.1%}); set {hint}"
         )

@@ -14,6 +14,7 @@ from mergesearch.errors import UserError
 from mergesearch.merge_ops.alignment.spec import AxisGroups
 from mergesearch.merge_ops.alignment.trace import derive, outputs_of
 from mergesearch.merge_ops.checkpoint.architecture import without_weights
+from mergesearch.merge_ops.live.calibration_data import Batch
 
 INNER = frozenset(["past_key_values", "hidden_states", "attentions", "encoder_last_hidden_state", "encoder_outputs"])
 """Outputs of transformers' models that are intermediate results."""
@@ -82,10 +83,20 @@ def example_inputs(model: Any) -> dict[str, Any]:
     return inputs
 
 
+def run_inputs(model: Any) -> Batch:
+    """Returns an input of a model: short texts or small images, or what a builder's module says."""
+    if hasattr(model, "main_input_name"):
+        return Batch(example_inputs(model))
+    dtype = next(model.parameters()).dtype
+    inputs = model.dummy_inputs
+    named = inputs if isinstance(inputs, Mapping) else dict(enumerate(inputs))
+    moved = {str(name): t.to(dtype) if t.is_floating_point() else t for name, t in named.items()}
+    return Batch(moved, positional=not isinstance(inputs, Mapping))
+
+
 def outputs(model: Any) -> Tensor:
-    """Returns the outputs of a model of transformers on ``example_inputs``, as one vector."""
-    with torch.no_grad():
-        result = outputs_of(model(**example_inputs(model)), INNER)
+    """Returns the outputs of a model on ``run_inputs``, as one vector."""
+    result = outputs_of(run_inputs(model).run(model), INNER)
     return torch.cat([tensor.flatten() for tensor in result if tensor.is_floating_point()])
 
 

@@ -1,7 +1,6 @@
 """Orthogonal alignment: a rotation of the residual stream, and permutations of everything else."""
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +18,6 @@ ROUNDS = 10
 """How often rotation and permutations are improved in turn, at most."""
 TOLERANCE = 1e-4
 """The smallest gain of a round, as a part of the likeness."""
-CHANGE = 1e-2
-"""The largest change of outputs that is rounding, as a part of the largest output."""
 
 
 class OrthogonalAlignment:
@@ -38,17 +35,15 @@ class OrthogonalAlignment:
 
     def __init__(self, spec: AxisGroups, model: nn.Module, reference: str, batch: Batch) -> None:
         self._group = _stream_group(spec, model, reference)
-        self._size = spec.groups[self._group].size
         dims = {name: _dims(axes, self._group) for name, axes in spec.tensors.items()}
         dims = {name: own for name, own in dims.items() if own}
         self.stream: Stream = find_stream(model, reference, dims, batch.run)
         self.rest = without(spec, self._group)
-        self._check_function(model, reference, batch)
 
-    def aligned(
+    def move(
         self, anchor: Tensors, model: Tensors, products: Mapping[tuple[str, Labels], Products] | None = None
-    ) -> dict[str, Tensor]:
-        """Returns the model's tensors in the anchor's order and basis: the same function, in the same dtypes.
+    ) -> Callable[[str], Tensor]:
+        """Returns what gives each tensor in the anchor's order and basis, by name: the same function, in its dtype.
 
         Args:
             anchor: the tensors of the model that the other is aligned to, by the names of ``state_dict``.
@@ -60,21 +55,8 @@ class OrthogonalAlignment:
         else:
             rotation = self._by_activations(products)
             permutations = self._matched(anchor, model, rotation).permutations
-        return {name: self._moved(anchor, model, name, rotation, permutations) for name in model}
-
-    def _check_function(self, model: nn.Module, reference: str, batch: Batch) -> None:
-        """Raises UserError unless the model computes the same after a random rotation."""
-        tensors: dict[str, Tensor] = model.state_dict()
-        random = torch.randn(*[self._size] * 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        rotation, unmoved = nearest_rotation(random).to(next(iter(tensors.values())).device), self.rest.identity()
-        rotated = copy.deepcopy(model)
-        rotated.load_state_dict({name: self._moved(tensors, tensors, name, rotation, unmoved) for name in tensors})
-        before, after = batch.run(model)[0], batch.run(rotated)[0]
-        if float((after - before).abs().max()) > CHANGE * float(before.abs().max()):
-            raise UserError(
-                f"{reference}: align: orthogonal: its residual stream passes something else than RMS norms and linear "
-                "layers, so that it cannot be rotated; use align: weights"
-            )
+        folded = {norm.weight: model[norm.weight].clone() for norm in self.stream.norms}
+        return lambda name: self._moved(anchor, {**model, **folded}, name, rotation, permutations)
 
     def _by_activations(self, products: Mapping[tuple[str, Labels], Products]) -> Tensor:
         """Returns the rotation by the stream and what is written to it. Each module counts alike.

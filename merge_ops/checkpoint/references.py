@@ -18,7 +18,9 @@ from mergesearch.text import quoted
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 """``name`` or ``owner/name``."""
-ALIGNED = re.compile(r"(?P<model>.+) aligned to (?P<to>.+) by (?P<by>\w+)(?: using (?P<spec>.+))?")
+ALIGNED = re.compile(
+    r"(?P<model>.+) aligned to (?P<to>.+) by (?P<by>\w+)(?: on (?P<data>.+?))?(?: using (?P<spec>.+))?"
+)
 PLUS = re.compile(r"(?<!\\)\+")
 
 
@@ -28,17 +30,21 @@ class Alignment:
 
     Attributes:
         to: the reference of the checkpoint that they are to fit.
-        by: by what they are compared: ``weights``.
+        by: by what they are compared: ``weights`` or ``activations``; ``orthogonal``: rotations, too.
         spec: a YAML file of groups, or a function that builds the module; None: the module is that of transformers.
+        data: the file that models run on to compare activations.
     """
 
     to: str
     by: str
     spec: str | None = None
+    data: str | None = None
 
     def __str__(self) -> str:
         """The end of a reference."""
-        return f"aligned to {self.to} by {self.by}" + (f" using {self.spec}" if self.spec else "")
+        parts = [f"aligned to {self.to} by {self.by}"]
+        parts += [f"on {self.data}"] if self.data else []
+        return " ".join([*parts, *([f"using {self.spec}"] if self.spec else [])])
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def parse_reference(text: str, folder: Path = Path()) -> ModelReference:
         inner = parse_reference(found["model"], folder)
         if inner.aligned:
             raise UserError(f"{text}: is aligned twice")
-        return replace(inner, aligned=Alignment(found["to"], found["by"], found["spec"]))
+        return replace(inner, aligned=Alignment(*found.group("to", "by", "spec", "data")))
     parts = [part.replace(r"\+", "+") for part in PLUS.split(text)]
     if len(parts) > 2 or not all(parts):
         raise UserError(rf"{text}: expected MODEL or MODEL+ADAPTER; a + in a path is written \+")

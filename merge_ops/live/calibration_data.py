@@ -25,7 +25,7 @@ class Batch:
 
     Attributes:
         tensors: the inputs by name, each [examples, ...].
-        positional: whether the only tensor is the model's first input, whatever its name.
+        positional: whether the tensors are the model's first inputs in this order, whatever their names.
     """
 
     tensors: Mapping[str, Tensor]

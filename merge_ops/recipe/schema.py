@@ -1,9 +1,9 @@
 """The sections of a recipe as pydantic models."""
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_serializer
+from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.references import Alignment, ModelName, parse_reference
@@ -28,17 +28,27 @@ TokenizerSource = Annotated[
 class Align(Strict):
     """``align``: the entries of a model are put in the order that fits another model best.
 
-    ``to`` is that model, by default the base, or the first model. ``spec`` is a YAML file of groups, or a function that
-    builds the module, for models that transformers does not know.
+    ``to`` is that model, by default the base, or the first model. ``data`` is the file that both run on to compare
+    activations. ``spec`` is a YAML file of groups, or a function that builds the module, for models that transformers
+    does not know.
     """
 
-    by: Literal["weights"] = "weights"
+    by: Literal["weights", "activations", "orthogonal"] = "weights"
+    data: str | None = Field(default=None, min_length=1)
     to: ModelName | None = None
     spec: str | None = Field(default=None, min_length=1)
 
+    @model_validator(mode="after")
+    def _check_data(self) -> Self:
+        if self.by == "activations" and self.data is None:
+            raise ValueError("data: is missing: activations need a text, or a .safetensors file with inputs")
+        if self.by == "weights" and self.data is not None:
+            raise ValueError("data: found with weights, which are compared without data")
+        return self
+
     @model_serializer
     def _short(self) -> Any:
-        given = {"to": self.to, "spec": self.spec}
+        given = {"data": self.data, "to": self.to, "spec": self.spec}
         longer = {key: value for key, value in given.items() if value is not None}
         return {"by": self.by, **longer} if longer else self.by
 
@@ -66,7 +76,7 @@ class _Aligned(Strict):
         parsed = parse_reference(self.model)
         if parsed.aligned:
             raise UserError(f"align: found for {self.model}, expected a model that is not aligned")
-        return str(replace(parsed, aligned=Alignment(to, self.align.by, self.align.spec)))
+        return str(replace(parsed, aligned=Alignment(to, self.align.by, self.align.spec, self.align.data)))
 
 
 class ModelInput(_Aligned):

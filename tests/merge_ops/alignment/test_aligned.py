@@ -9,6 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import OlmoConfig, OlmoForCausalLM
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.alignment.models import symmetries
@@ -19,6 +20,8 @@ from mergesearch.merge_ops.engine.engine import Engine, merge
 from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
+from ...tolerances import assert_close
+from ..live.families import KEYS
 from . import families
 from .test_symmetries import shuffled
 
@@ -206,3 +209,54 @@ def test_align_writes_a_file(tmp_path: Path) -> None:
 def test_file_without_groups_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no config.json that says what the model computes; give `spec`"):
         merge(mean(*plain_pair(tmp_path)), tmp_path / "merged")
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> str:
+    ids = torch.randint(30, (40, 12), generator=torch.Generator().manual_seed(2))
+    save_file({"input_ids": ids}, tmp_path / "tokens.safetensors")
+    return str(tmp_path / "tokens.safetensors")
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "GPT2LMHeadModel"])
+def test_a_permuted_copy_is_found_by_activations(name: str, tmp_path: Path, tokens: str) -> None:
+    one, two = pair(name, tmp_path)
+    recipe = mean(one, two, align={"by": "activations", "data": tokens})
+    merge(recipe, tmp_path / "merged")
+    expected, merged = tensors(one), tensors(tmp_path / "merged")
+    assert [key for key in expected if not torch.equal(merged[key], expected[key])] == []
+    text = (tmp_path / "merged" / "mergesearch_recipe.yml").read_text()
+    assert Recipe.read(yaml.safe_load(text)) == recipe
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_a_permuted_copy_is_found_by_rotation(has_data: bool, tmp_path: Path, tokens: str) -> None:
+    """Up to rounding: a permutation is a rotation, and norms are folded into what reads them."""
+    one, two = pair("LlamaForCausalLM", tmp_path)
+    data = {"data": tokens} if has_data else {}
+    merge(mean(one, two, align={"by": "orthogonal", **data}), tmp_path / "merged")
+    expected, merged = tensors(one), tensors(tmp_path / "merged")
+    for key, tensor in expected.items():
+        assert_close(merged[key], tensor, 1000)
+
+
+def test_a_stream_through_other_operations_is_not_rotated(tmp_path: Path) -> None:
+    """These layers subtract the mean of the stream, and have no weights by which that could be seen."""
+    config = OlmoConfig(**KEYS, tie_word_embeddings=False)
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        OlmoForCausalLM(config).save_pretrained(tmp_path / name)
+    with pytest.raises(UserError, match="align: orthogonal: the aligned model computes something else"):
+        merge(mean(tmp_path / "one", tmp_path / "two", align="orthogonal"), tmp_path / "merged")
+
+
+@pytest.mark.parametrize(
+    ("align", "message"),
+    [
+        ("activations", "align.*data: is missing: activations need a text"),
+        ({"by": "weights", "data": "text.txt"}, "align.*data: found with weights"),
+    ],
+)
+def test_data_is_for_activations(align: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        mean(Path("one"), Path("two"), align=align)
