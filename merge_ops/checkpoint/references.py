@@ -40,11 +40,24 @@ class Alignment:
     spec: str | None = None
     data: str | None = None
 
+    def __post_init__(self) -> None:
+        if problem := wrong_data(self.by, self.data):
+            raise UserError(f"align: {problem}")
+
     def __str__(self) -> str:
         """The end of a reference."""
         parts = [f"aligned to {self.to} by {self.by}"]
         parts += [f"on {self.data}"] if self.data else []
         return " ".join([*parts, *([f"using {self.spec}"] if self.spec else [])])
+
+
+def wrong_data(by: str, data: str | None) -> str | None:
+    """Returns what is wrong with the data of an alignment, or None."""
+    if by == "activations" and data is None:
+        return "data: is missing: activations need a text, or a .safetensors file with inputs"
+    if by == "weights" and data is not None:
+        return f"data: found {data!r} with weights, which are compared without data"
+    return None
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,9 @@ def write_aligned(model: str, alignment: Alignment, out: Path, options: MergeOpt
     aligned = aligned_copy(model, alignment)
     for note in aligned.spec.notes:
         options.warn(note)
-    matched = aligned.matched
     options.say(
         f"{len(aligned.spec.groups)} groups of entries in the order of {alignment.to}; cosine of the weights: "
-        f"{matched.before:.4f} before, {matched.after:.4f} after"
+        f"{aligned.before:.4f} before, {aligned.after:.4f} after"
     )
     copy = Checkpoint(str(aligned.folder.path))
     if out.suffix == ".safetensors":

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops.checkpoint.references import Alignment, ModelName, parse_reference
+from mergesearch.merge_ops.checkpoint.references import Alignment, ModelName, parse_reference, wrong_data
 from mergesearch.merge_ops.recipe.parameter_settings import OptionalSettings, blank_as
 from mergesearch.parsing import Strict
 
+AlignBy = Literal["weights", "activations", "orthogonal"]
 NO_ALIGNMENT = "none"
 """The value of ``align`` for a model that stays as it is."""
 Dtype = Annotated[
@@ -33,17 +34,15 @@ class Align(Strict):
     does not know.
     """
 
-    by: Literal["weights", "activations", "orthogonal"] = "weights"
+    by: AlignBy = "weights"
     data: str | None = Field(default=None, min_length=1)
     to: ModelName | None = None
     spec: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _check_data(self) -> Self:
-        if self.by == "activations" and self.data is None:
-            raise ValueError("data: is missing: activations need a text, or a .safetensors file with inputs")
-        if self.by == "weights" and self.data is not None:
-            raise ValueError("data: found with weights, which are compared without data")
+        if problem := wrong_data(self.by, self.data):
+            raise ValueError(problem)
         return self
 
     @model_serializer

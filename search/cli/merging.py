@@ -30,19 +30,25 @@ def merge(recipe: Path, out: Path, allow_nan: bool, verify: bool, trust: bool) -
     echo(f"wrote {out}")
 
 
+WAYS = ["weights", "activations", "orthogonal"]
+
+
 @command("mergesearch align models/one models/two aligned")
 @click.argument("anchor", metavar="A")
 @click.argument("model", metavar="B")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--by", default="weights", show_default=True, type=click.Choice(["weights"]), help="What is compared.")
+@click.option("--by", default="weights", show_default=True, type=click.Choice(WAYS), help="What is compared.")
+@click.option("--data", help="Text, or .safetensors file with inputs, that both models run on to compare activations.")
 @click.option("--spec", help="YAML file of groups, or module:function, for models that transformers does not know.")
 @click.option("--verify", is_flag=True, help="Read the written tensors back from the disk, and compare them.")
 @trust_option
-def align(anchor: str, model: str, out: Path, by: str, spec: str | None, verify: bool, trust: bool) -> None:  # noqa: PLR0913, PLR0917
+def align(  # noqa: PLR0913, PLR0917 - what the user gives
+    anchor: str, model: str, out: Path, by: str, data: str | None, spec: str | None, verify: bool, trust: bool
+) -> None:
     """Write B with its neurons, heads and channels in the order of A.
 
-    B computes the same in this order, and can be averaged with A. OUT is a new folder that transformers loads, or a
-    .safetensors file.
+    B computes the same in this order, and can be averaged with A. With --by orthogonal, its residual stream is rotated
+    as well. OUT is a new folder that transformers loads, or a .safetensors file.
     """
     from mergesearch.merge_ops.checkpoint.references import Alignment
     from mergesearch.merge_ops.engine.aligned_output import write_aligned
@@ -50,7 +56,7 @@ def align(anchor: str, model: str, out: Path, by: str, spec: str | None, verify:
 
     options = MergeOptions(echo, lambda line: tell(f"warning: {line}"), verify=verify)
     with trust_code(trust, tell):
-        write_aligned(model, Alignment(anchor, by, spec), out, options)
+        write_aligned(model, Alignment(anchor, by, spec, data), out, options)
     echo(f"wrote {out}")
 
 

@@ -254,7 +254,7 @@ def test_a_stream_through_other_operations_is_not_rotated(tmp_path: Path) -> Non
     ("align", "message"),
     [
         ("activations", "align.*data: is missing: activations need a text"),
-        ({"by": "weights", "data": "text.txt"}, "align.*data: found with weights"),
+        ({"by": "weights", "data": "text.txt"}, "align.*data: found .*text.txt.* with weights"),
     ],
 )
 def test_data_is_for_activations(align: Any, message: str) -> None:
