@@ -25,6 +25,13 @@ from mergesearch.merge_ops.recipe.recipe import Recipe
 TOKENS = 8192
 WAYS = ("none", "weights", "activations", "orthogonal", "orthogonal, by activations")
 """How the second model is aligned to the first."""
+NOTES = (
+    "* The CNNs have two convolutions and two linear layers, and 700 digits of 8 × 8 pixels each; the second pair has "
+    "batch norm. The Llamas have two layers, a stream of 96 entries, 380,000 parameters, and half a million tokens "
+    "each.",
+    "* The data for activations and repair is training data: 1,400 images, or 8,192 tokens.",
+    "* *orthogonal*: the residual stream is rotated, by weights or by activations, and all else permuted by weights.",
+)
 
 
 def align_key(way: str, pair: Pair) -> Any:
@@ -85,7 +92,7 @@ def as_markdown(pairs: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     names = dict.fromkeys(name for pair in pairs.values() for name in pair["rows"])
     lines += [f"| {name} | {' | '.join(_cell(pair, name) for pair in pairs.values())} |" for name in names]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *NOTES]) + "\n"
 
 
 def _ends(pair: Mapping[str, Any]) -> str:
