@@ -23,6 +23,8 @@ PUBLISHED = (
     "docs/*.yml",
     "configs/*.yml",
     "examples/*.ipynb",
+    "examples/*.py",
+    "examples/*.yml",
     "results/benchmarks/*.md",
     "results/benchmarks/*.json",
 )

@@ -1,9 +1,10 @@
 """Takes the pictures of the documentation in Chromium.
 
-    .venv/bin/python scripts/screenshots.py results/runs/four-languages results/runs/long
+    .venv/bin/python scripts/screenshots.py results/runs/four-languages results/runs/long results/curves/wise_ft
 
 The first run is the demo's, the second one a longer search of the same space, as by
-``mergesearch run configs/demo.yml search.trials=90 --name long``. Both are on the leaderboard.
+``mergesearch run configs/demo.yml search.trials=90 --name long``. Both are on the leaderboard. The curve is that of
+``mergesearch curve examples/wise_ft.yml``.
 """
 
 import shutil
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 from playwright.sync_api import sync_playwright
 
 from mergesearch.search.across.leaderboard import leaderboard
+from mergesearch.search.curve import PAGE
 from mergesearch.search.report.html import FILE, rewrite_report
 from mergesearch.search.report.leaderboard_html import leaderboard_html
 
@@ -48,13 +50,15 @@ SHOTS = (
     Shot("report-flips", "demo", 1280, 1120, "dark", "items-that-turn", "#flips .item:nth-child(-n+3)"),
     Shot("report-phone", "demo", 390, 1000),
     Shot("leaderboard", "leaderboard", 1280, 900),
+    Shot("curve", "curve", 1280, 1240),
 )
 
 
-def main(demo: Path, long: Path) -> None:
+def main(demo: Path, long: Path, curve: Path) -> None:
     """Writes the pictures anew."""
     with TemporaryDirectory() as name, sync_playwright() as playwright:
         pages = {"demo": demo / FILE, "long": long / FILE, "leaderboard": Path(name) / "leaderboard.html"}
+        pages["curve"] = curve / PAGE
         for run in (demo, long):
             rewrite_report(run)
         pages["leaderboard"].write_text(leaderboard_html(leaderboard([demo, long])), encoding="utf-8")

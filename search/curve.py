@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from mergesearch.errors import UserError, located
 from mergesearch.evaluators import content_hash
@@ -15,7 +14,7 @@ from mergesearch.merge_ops.methods import Scalar, find_method
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import dump_yaml
 from mergesearch.say import Say, silent
-from mergesearch.search.across.curve import Curve, task_curves
+from mergesearch.search.across.curve import Curve, label_of, task_curves
 from mergesearch.search.config import Config
 from mergesearch.search.problem.identity import FILE as IDENTITY
 from mergesearch.search.problem.identity import REMEDY, Identity
@@ -102,8 +101,8 @@ class _Path:
         content = self._content(live)
         scores = []
         for number, (value, recipe) in enumerate(zip(values, recipes, strict=True), 1):
-            said = f"point {number} of {len(values)}, {self.dimension.name} = {_shown(value)}"
-            with located(f"{self.dimension.name} = {_shown(value)}"), step(said):
+            point = f"{self.dimension.name} = {label_of(value)}"
+            with located(point), step(f"point {number} of {len(values)}, {point}"):
                 scores.append(self._scores(live, recipe, content))
         is_log = bool(getattr(self.dimension.distribution, "log", False))
         found = Curve(
@@ -146,7 +145,8 @@ class _Path:
     def _scores(self, live: LiveModel, recipe: Recipe, content: str) -> Scores:
         """A point's scores on the search items, read where the same model was scored before."""
         tasks = [task for task in self.problem.tasks if task.search]
-        name = content_hash([live.engine.phenotype(recipe, live.contents), content])[:32]
+        model = [live.engine.phenotype(recipe, live.contents), live.engine.is_standalone(recipe)]
+        name = content_hash([model, content])[:32]
         if self.folder.has_scores(name):
             return self.folder.load_scores(name, self.problem.tasks.items("search"))
         with _failures(), step(f"building {recipe.merge_method}"), other_code(f"merge method {recipe.merge_method!r}"):
@@ -170,10 +170,6 @@ class _Path:
         write_text(folder / OWN_CONFIG, dump_yaml(self.problem.config.dump()))
         self.folder.write_json(JSON, found.to_json())
         write_text(folder / PAGE, curve_html(found))
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @contextmanager

@@ -99,7 +99,12 @@ class Curve:
     @property
     def labels(self) -> list[str]:
         """The points in words."""
-        return [f"{point:.6g}" if isinstance(point, float) else as_line(point, 80) for point in self.points]
+        return [label_of(point) for point in self.points]
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether the points are numbers; else they are choices."""
+        return all(isinstance(point, int | float) and not isinstance(point, bool) for point in self.points)
 
     @property
     def sentences(self) -> list[str]:
@@ -150,6 +155,11 @@ class Curve:
         cells = [[label, *(interval(c.values[n]) for c in self.tasks)] for n, label in enumerate(self.labels)]
         heads = (self.dimension, *(f"{curve.task} {curve.metric}" for curve in self.tasks))
         return paragraph(self.name, strong=True) + table(heads, cells) + "".join(map(paragraph, self.sentences))
+
+
+def label_of(point: Scalar) -> str:
+    """A value of the hole in words."""
+    return f"{point:.6g}" if isinstance(point, float) else as_line(point, 80)
 
 
 def _flat(name: str, estimate: Estimate) -> dict[str, float]:

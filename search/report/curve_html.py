@@ -105,13 +105,12 @@ def _add(drawn: Any, curve: TaskCurve, x: Sequence[float], y: Sequence[float], *
 
 
 def _numbers(found: Curve) -> list[float]:
-    """The points on the horizontal axis: choices, which are no numbers, at the whole numbers."""
-    are_numbers = all(isinstance(point, int | float) and not isinstance(point, bool) for point in found.points)
-    return [rounded(float(point)) if are_numbers else float(n) for n, point in enumerate(found.points)]
+    """The points on the horizontal axis; choices are at the whole numbers."""
+    return [rounded(float(point)) if found.is_numeric else float(n) for n, point in enumerate(found.points)]
 
 
 def _axis(found: Curve) -> dict[str, Any]:
-    if all(isinstance(point, int | float) and not isinstance(point, bool) for point in found.points):
+    if found.is_numeric:
         return {"zeroline": False, "type": "log" if found.is_log else "linear"}
     return {"zeroline": False, "tickvals": list(range(len(found.points))), "ticktext": list(map(label, found.labels))}
 
@@ -126,9 +125,7 @@ def _table(found: Curve, curve: TaskCurve) -> str:
 
 def _row(found: Curve, curve: TaskCurve, place: int) -> Row:
     cells = [number(each[place], "+") for each in differences(found, curve).values()]
-    point = found.points[place]
-    sort = float(point) if isinstance(point, int | float) else float(place)
-    return [Cell(found.labels[place], sort=sort), number(curve.values[place]), *cells]
+    return [Cell(found.labels[place], sort=_numbers(found)[place]), number(curve.values[place]), *cells]
 
 
 def _recipes(found: Curve) -> str:

@@ -24,10 +24,10 @@ def print_curve(screen: Console, found: Curve) -> None:
     for curve, sentence in zip(found.tasks, found.sentences, strict=True):
         screen.print(title(curve), style="bold")
         table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
-        table.add_column(as_line(found.dimension, CELL), overflow="fold")
+        table.add_column(as_line(found.dimension, CELL).replace(".", ".\n"), overflow="fold")
         to_ends = differences(found, curve)
         for head in (curve.metric, *to_ends):
-            table.add_column(as_line(head, CELL), justify="right", overflow="fold")
+            table.add_column(as_line(head, CELL), justify="right", no_wrap=True)
         for place, label in enumerate(found.labels):
             cells = (interval(each[place], "+") for each in to_ends.values())
             style = "bold" if place in curve.beyond_both_ends else ""

@@ -15,11 +15,14 @@ from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.parsing import dump_yaml
 from mergesearch.search.across.curve import Curve, TaskCurve
 from mergesearch.search.cli import main
+from mergesearch.search.report.curve_page import print_curve
 from mergesearch.search.report.page.document import is_whole
+from mergesearch.search.report.screen import printed
 from mergesearch.search.statistics import Estimate, Outcome, Stratum, difference_of, sign_flip_test
 from mergesearch.search.study.run_folder import RunFolder
 
 from .helpers import Data, Killed, at_call, kill, rescored
+from .report.pages import made_curve
 
 
 @pytest.fixture
@@ -180,6 +183,14 @@ def test_command(path: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert found == json.loads(Path("results/curves/other/curve.json").read_text())
     assert found["points"] == [0.0, 0.5, 1.0]
     assert CliRunner().invoke(main, ["curve", "my.yml", "--at", "a,b"]).exit_code == 2
+
+
+def test_a_narrow_terminal_shows_each_number_on_one_line() -> None:
+    found = made_curve()
+    text, _ = printed(lambda screen: print_curve(screen, found), 80)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum("0.700 [0.680, 0.720] +0.200 [+0.170, +0.230] +0.200 [+0.170, +0.230]" in line for line in lines) == 1
 
 
 def outcomes(values: list[list[float]], end: int) -> list[Outcome]:
