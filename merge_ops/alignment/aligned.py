@@ -13,8 +13,9 @@ from mergesearch.errors import UserError, in_words
 from mergesearch.files import digest
 from mergesearch.merge_ops.alignment.matchers import MATCHERS, Move, Side
 from mergesearch.merge_ops.alignment.models import module_symmetries, outputs, symmetries
+from mergesearch.merge_ops.alignment.references import is_spec_file
 from mergesearch.merge_ops.alignment.spec import AxisGroups, check_alike
-from mergesearch.merge_ops.alignment.spec_file import is_spec_file, read_spec
+from mergesearch.merge_ops.alignment.spec_file import read_spec
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.content import stamp
 from mergesearch.merge_ops.checkpoint.copies import CopiesFolder, CopyWriter

@@ -1,10 +1,16 @@
 """References to aligned copies, such as ``MODEL aligned to OTHER by weights``, and the copies in their place."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from mergesearch.merge_ops.checkpoint.references import ModelReference, parse_reference
+from mergesearch.merge_ops.checkpoint.references import parse_reference, without_alignment
+
+ENDINGS = (".yml", ".yaml")
+
+
+def is_spec_file(spec: str) -> bool:
+    """Whether the ``spec`` of an alignment is a YAML file, and not a function that builds the module."""
+    return spec.endswith(ENDINGS)
 
 
 def plain_references(references: Sequence[str]) -> list[str]:
@@ -13,10 +19,9 @@ def plain_references(references: Sequence[str]) -> list[str]:
 
 
 def _needed(reference: str) -> Iterator[str]:
-    parsed = parse_reference(reference)
-    yield str(replace(parsed, aligned=None)) if parsed.aligned else reference
-    if parsed.aligned:
-        yield parsed.aligned.to
+    yield without_alignment(reference)
+    if alignment := parse_reference(reference).aligned:
+        yield alignment.to
 
 
 def aligned_paths(references: Sequence[str], named_paths: Mapping[str, Path] | None) -> Mapping[str, Path]:
@@ -27,16 +32,11 @@ def aligned_paths(references: Sequence[str], named_paths: Mapping[str, Path] | N
     Raises:
         UserError: models cannot be aligned.
     """
-    found = {reference: parse_reference(reference) for reference in references}
-    aligned = {reference: parsed for reference, parsed in found.items() if parsed.aligned}
-    return {
-        **(named_paths or {}),
-        **{r: _copy(str(replace(p, aligned=None)), p, named_paths) for r, p in aligned.items()},
-    }
+    paths = dict(named_paths or {})
+    for reference in references:
+        if alignment := parse_reference(reference).aligned:
+            from mergesearch.merge_ops.alignment.aligned import aligned_copy
 
-
-def _copy(model: str, parsed: ModelReference, named_paths: Mapping[str, Path] | None) -> Path:
-    from mergesearch.merge_ops.alignment.aligned import aligned_copy
-
-    assert parsed.aligned is not None
-    return aligned_copy(model, parsed.aligned, named_paths).folder.path
+            copy = aligned_copy(without_alignment(reference), alignment, named_paths)
+            paths[reference] = copy.folder.path
+    return paths

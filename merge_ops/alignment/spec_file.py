@@ -10,8 +10,6 @@ from mergesearch.errors import UserError, located, nearest
 from mergesearch.merge_ops.alignment.spec import Axes, AxisGroups, Group, Part, Product, Structure
 from mergesearch.parsing import Strict, parse, read_yaml
 
-ENDINGS = (".yml", ".yaml")
-
 
 class Place(Strict):
     """An axis of a tensor that has the entries of a group: each ``inner`` times in a row, and all ``outer`` times."""
@@ -39,11 +37,6 @@ class SpecFile(Strict):
     """``groups``: by name of the group and of the tensor, the axis or axes that have the group's entries."""
 
     groups: dict[str, dict[str, Places]] = Field(min_length=1)
-
-
-def is_spec_file(text: str) -> bool:
-    """Whether it is the name of a YAML file, and not ``module:function``."""
-    return text.endswith(ENDINGS)
 
 
 def read_spec(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> AxisGroups:

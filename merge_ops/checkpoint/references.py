@@ -100,6 +100,12 @@ def parse_reference(text: str, folder: Path = Path()) -> ModelReference:
     return ModelReference(*parts)
 
 
+def without_alignment(reference: str) -> str:
+    """Returns the reference of the model that an aligned one is a copy of; any other stays."""
+    parsed = parse_reference(reference) if ALIGNED.fullmatch(reference) else None
+    return str(replace(parsed, aligned=None)) if parsed and parsed.aligned else reference
+
+
 def split_revision(text: str) -> tuple[str, str | None]:
     """Returns the name and the revision of ``name@revision``."""
     name, _, revision = text.partition("@")

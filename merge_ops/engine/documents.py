@@ -14,6 +14,7 @@ from typing import Any
 
 from mergesearch.errors import Problems, UserError
 from mergesearch.files import ended_by_exception
+from mergesearch.merge_ops.alignment.references import plain_references
 from mergesearch.merge_ops.checkpoint.references import parse_reference
 from mergesearch.merge_ops.engine.engine import check_output, merge
 from mergesearch.merge_ops.engine.options import DEFAULTS, MergeOptions
@@ -139,7 +140,7 @@ def _append_after_dependencies(
 ) -> None:
     if recipe.name in users:
         raise UserError(f"{where}: the documents use each other in a cycle: {' -> '.join(map(str, users))}")
-    for reference in [*recipe.references, *recipe.tokenizers]:
+    for reference in plain_references([*recipe.references, *recipe.tokenizers]):
         for name in (parse_reference(reference).model, reference):
             if name in by_name and by_name[name] not in ordered:
                 _append_after_dependencies(by_name[name], by_name, ordered, [*users, recipe.name], where)

@@ -12,10 +12,13 @@ from optuna.trial import Trial
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.assembly.assembly import InputKey
+from mergesearch.merge_ops.checkpoint.references import parse_reference, without_alignment
 from mergesearch.merge_ops.engine.engine import Engine
 from mergesearch.merge_ops.methods import Method, Scalar
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.merge_ops.recipe.schema import NO_ALIGNMENT
 from mergesearch.search.samplers.fixed import FixedSampler
+from mergesearch.search.space.alignment_choices import ALIGN
 from mergesearch.search.space.model_choices import BASE, INCLUDE
 from mergesearch.search.space.space import Space
 
@@ -56,10 +59,17 @@ class Coordinates:
             yield method, self._space.start(method, {**defaults, **NEUTRAL, **base, **away}, shares)
 
     def _settings(self, recipe: Recipe) -> dict[str, dict[str, Scalar]]:
-        """The numbers that the recipe gives each model. A model that it does not have gets the weight 0."""
+        """The numbers that the recipe gives each model, and how it is aligned.
+
+        A model that it does not have gets the weight 0.
+        """
         given: dict[str, dict[str, Scalar]] = {
-            entry.model: {key: value for key, value in entry.parameters.items() if isinstance(value, int | float)}
-            for entry in recipe.models
+            without_alignment(entry.model): {
+                **{key: value for key, value in entry.parameters.items() if isinstance(value, int | float)},
+                ALIGN: aligned.by if (aligned := parse_reference(entry.model).aligned) else NO_ALIGNMENT,
+            }
+            for entry in recipe.groups[""][0].inputs
+            if not entry.implied
         }
         absent: dict[str, Scalar] = {"weight": 0.0, INCLUDE: False}
         return {model: given.get(model, absent) for model in self._models}
@@ -73,7 +83,7 @@ class Coordinates:
 
     @property
     def _models(self) -> list[str]:
-        return list(dict.fromkeys([*self._space.bases, *self._space.models]))
+        return list(dict.fromkeys(map(without_alignment, [*self._space.bases, *self._space.models])))
 
     def _is_same(self, recipe: Recipe, method: Method, point: Mapping[str, Scalar]) -> bool:
         try:

@@ -4,13 +4,14 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import escape, has_magic
 from pathlib import Path
 from typing import Any
 
 from mergesearch.errors import Problems, UserError, located
 from mergesearch.evaluators import find_evaluator, is_evaluator, path_options
+from mergesearch.merge_ops.alignment.references import is_spec_file
 from mergesearch.merge_ops.checkpoint.references import (
     ModelReference,
     may_be_on_hub,
@@ -70,7 +71,9 @@ class _Places:
             return text
         given = [part for part in (reference.model, reference.adapter) if part is not None]
         parts = [self._checkpoint(part) for part in given]
-        return text if parts == given else str(ModelReference(*parts))
+        aligned = reference.aligned and replace(reference.aligned, to=self.model(reference.aligned.to))
+        found = ModelReference(*parts, aligned=aligned)
+        return text if found == reference else str(found)
 
     def pattern(self, text: str) -> str:
         """A file, or a pattern of files."""
@@ -232,7 +235,8 @@ def _recipe_section(data: dict[str, Any], places: _Places) -> Any:
     except ValueError:
         return data  # the field says what is wrong
     rules: Mapping[str, Callable[[str], str]] = {
-        **dict.fromkeys(("model", "models", "base_model"), places.model),
+        **dict.fromkeys(("model", "models", "base_model", "to"), places.model),
+        "spec": lambda text: places.path(text) if is_spec_file(text) else places.code(text),
         **dict.fromkeys(("source", "tokenizer_source"), lambda text: _tokenizer(text, places)),
         **dict.fromkeys(FILE_KEYS, places.path),
         "chat_template": lambda text: _chat_template(text, places),

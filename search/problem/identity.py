@@ -11,6 +11,7 @@ from pathlib import Path
 from mergesearch.copies import here
 from mergesearch.evaluators import code_of, content_hash, content_of
 from mergesearch.files import digest
+from mergesearch.merge_ops.alignment.references import plain_references
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.content import DIGITS, CheckpointContent
 from mergesearch.merge_ops.checkpoint.side_files import TOKENIZER_FILES, side_files
@@ -42,7 +43,10 @@ class Identity:
         known = before.checkpoints if before else {}
         texts = calibration_files(problem.config.recipe)
         return cls(
-            {name: CheckpointContent.of(Checkpoint(name), known.get(name)) for name in problem.references},
+            {
+                name: CheckpointContent.of(Checkpoint(name), known.get(name))
+                for name in plain_references(problem.references)
+            },
             items_content(problem.tasks),
             {
                 **_code(problem.tasks),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mergesearch.errors import Problems, UserError, listed, located, nearest
+from mergesearch.merge_ops.alignment.references import aligned_paths, plain_references
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint, common_dtype
@@ -87,8 +88,9 @@ class Problem:
         return TokenizerConfig.model_validate(given) if given else None
 
     def checkpoint(self, reference: str) -> Checkpoint:
-        """One of the checkpoints, dequantized where the recipe says so."""
-        return Checkpoint(reference, dequantized_paths([reference], None) if self.dequantizes else None)
+        """One of the checkpoints, dequantized and aligned where the recipe says so."""
+        paths = dequantized_paths(plain_references([reference]), None) if self.dequantizes else None
+        return Checkpoint(reference, aligned_paths([reference], paths))
 
     @property
     def dtype(self) -> str | None:

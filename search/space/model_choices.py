@@ -9,11 +9,12 @@ from optuna.distributions import CategoricalDistribution
 
 from mergesearch.errors import UserError, nearest
 from mergesearch.merge_ops.methods import Method, Scalar
+from mergesearch.search.space.alignment_choices import aligned_references
 from mergesearch.search.space.checks import check_keys
 from mergesearch.search.space.dimension import Dimension
 from mergesearch.search.space.dimension_group import Draft, SingleDimension, Usual
 from mergesearch.search.space.layer_stack import stack_models
-from mergesearch.search.space.paths import Path, entry_labels, format_path, get_at
+from mergesearch.search.space.paths import ENTRIES, Path, entry_labels, entry_lists, format_path, get_at, model_owners
 from mergesearch.text import quoted
 
 BASE, ORDER, INCLUDE = "base_model", "order", "include"
@@ -48,38 +49,37 @@ def named_references(recipe: Mapping[str, Any]) -> list[Any]:
 
     A value that is no name stays as it is, for the caller to refuse.
     """
+    return _references(recipe, list(_reference_paths(recipe)), every=True)
+
+
+def merged_references(recipe: Mapping[str, Any]) -> list[Any]:
+    """Every checkpoint that is merged, without the base; a model that may be aligned counts as aligned."""
+    return _references(recipe, [path for path in _reference_paths(recipe) if path != (BASE,)], every=False)
+
+
+def _references(recipe: Mapping[str, Any], paths: Sequence[Path], every: bool) -> list[Any]:
     references: list[Any] = []
-    for path in _reference_paths(recipe):
+    anchors = {path: anchor for path, _, anchor in entry_lists(recipe)}
+    for path in paths:
         value = get_at(recipe, path)
         is_choice = isinstance(value, dict) and isinstance(value.get("search"), list)
-        references += value["search"] if is_choice else [value]
+        choices = value["search"] if is_choice else [value]
+        if path[-1] != BASE:
+            choices = aligned_references(get_at(recipe, path[:-1]), choices, anchors[path[:-2]], every)
+        references += choices
     references += stack_models(recipe)
     return [value for index, value in enumerate(references) if value is not None and value not in references[:index]]
 
 
 def _reference_paths(recipe: Mapping[str, Any]) -> Iterator[Path]:
-    for owner, path in _owners(recipe):
+    for owner, path in model_owners(recipe):
         if BASE in owner:
             yield (*path, BASE)
-        for key in ("models", "sources"):
+        for key in ENTRIES:
             entries = owner.get(key)
             for index, entry in enumerate(entries if isinstance(entries, list) else []):
                 if isinstance(entry, dict) and "model" in entry:
                     yield (*path, key, index, "model")
-
-
-def _owners(recipe: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Path]]:
-    """What lists models: the recipe, its modules, and the slices of each."""
-    modules = recipe.get("modules")
-    named = modules.items() if isinstance(modules, dict) else []
-    for owner, path in [(recipe, ()), *((module, ("modules", name)) for name, module in named)]:
-        if not isinstance(owner, dict):
-            continue
-        yield owner, path
-        slices = owner.get("slices")
-        for index, entry in enumerate(slices if isinstance(slices, list) else []):
-            if isinstance(entry, dict):
-                yield entry, (*path, "slices", index)
 
 
 def _read_checkpoints(spec: Mapping[str, Any], where: str) -> list[str]:

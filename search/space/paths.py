@@ -7,9 +7,12 @@ from pathlib import PurePath
 from typing import Any, TypeGuard
 
 from mergesearch.errors import UserError, listed
+from mergesearch.merge_ops.checkpoint.references import without_alignment
 
 Path = tuple[str | int, ...]
 """Keys and indices from the top of a recipe, such as ``("models", 0, "parameters", "weight")``."""
+ENTRIES = ("models", "sources")
+"""The keys whose values are lists of models."""
 TIE_KEYS = ("same_as",)
 """The keys of a hole that takes over another one's value."""
 
@@ -194,10 +197,50 @@ def entry_labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def model_labels(references: Sequence[str]) -> dict[str, str]:
     """A short name for each checkpoint: as many of the last parts of its path as make it unique."""
-    parts = [PurePath(reference.removesuffix(".safetensors")).parts or (reference,) for reference in references]
+    plain = [without_alignment(reference) for reference in references]
+    parts = [PurePath(reference.removesuffix(".safetensors")).parts or (reference,) for reference in plain]
     most = max(map(len, parts), default=0)
     ends = [["/".join(each[-count:]) for each in parts] for count in range(1, most + 1)]
+    ends = [[_label(*pair) for pair in zip(names, references, strict=True)] for names in ends]
     return {
         reference: next((names[at] for names in ends if names.count(names[at]) == 1), reference)
         for at, reference in enumerate(references)
     }
+
+
+def _label(name: str, reference: str) -> str:
+    return name if without_alignment(reference) == reference else f"{name} aligned"
+
+
+def model_owners(recipe: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Path]]:
+    """What lists models: the recipe, its modules, and the slices of each."""
+    modules = recipe.get("modules")
+    named = modules.items() if isinstance(modules, dict) else []
+    for owner, path in [(recipe, ()), *((module, ("modules", name)) for name, module in named)]:
+        if not isinstance(owner, dict):
+            continue
+        yield owner, path
+        slices = owner.get("slices")
+        for index, entry in enumerate(slices if isinstance(slices, list) else []):
+            if isinstance(entry, dict):
+                yield entry, (*path, "slices", index)
+
+
+def entry_lists(recipe: Mapping[str, Any]) -> Iterator[tuple[Path, list[tuple[int, dict[str, Any]]], str | None]]:
+    """The path of each list of models, its entries by index, and the model that the others are aligned to.
+
+    This is the base, or the first model where there is none; of choices the first one.
+    """
+    for owner, path in model_owners(recipe):
+        for key in ENTRIES:
+            entries = [(i, e) for i, e in _mappings_in(owner.get(key)) if isinstance(e, dict)]
+            first = entries[0][1].get("model") if entries else None
+            names = (_first(value) for value in (owner.get("base_model"), recipe.get("base_model"), first))
+            yield (*path, key), entries, next(filter(None, names), None)
+
+
+def _first(value: Any) -> str | None:
+    """A name, or the first of a choice of names."""
+    choices = value.get("search") if isinstance(value, dict) else None
+    found = choices[0] if isinstance(choices, list) and choices else value
+    return found if isinstance(found, str) else None

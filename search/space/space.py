@@ -22,7 +22,7 @@ from mergesearch.search.space.dimension import METHOD, Dimension
 from mergesearch.search.space.dimension_group import DimensionGroup, Draft
 from mergesearch.search.space.layer_ranges import bound_corners
 from mergesearch.search.space.layer_stack import StackSpace
-from mergesearch.search.space.model_choices import BASE, absent_models, arrange_models, named_references
+from mergesearch.search.space.model_choices import BASE, absent_models, arrange_models, merged_references
 from mergesearch.search.space.paths import Path, entry_path, get_at
 from mergesearch.search.space.template import read_template
 from mergesearch.text import quoted
@@ -91,10 +91,10 @@ class Space:
 
     @cached_property
     def models(self) -> list[str]:
-        """The checkpoints that are merged; where one is a choice, all that it may be."""
+        """The checkpoints that are merged; where one is a choice, all that it may be, aligned if it may be aligned."""
         if self.stack:
             return list(self.stack.models)
-        return named_references({key: value for key, value in self._template.data.items() if key != BASE})
+        return merged_references(self._template.data)
 
     @property
     def base(self) -> str | None:
@@ -205,6 +205,6 @@ class Space:
             point = self.start(method, {})
             self.fill(method, point)
             order = [template.order] if template.order and template.order.applies_to(method) else []
-            for group in [*template.checkpoints, *order]:
+            for group in [*template.checkpoints, *template.alignments, *order]:
                 for choice in group.dimension.ends:
                     self.fill(method, {**point, group.dimension.name: choice})

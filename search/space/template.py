@@ -6,8 +6,9 @@ from typing import Any
 
 from mergesearch.errors import Problems, UserError
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.search.space.alignment_choices import AlignmentChoice, pin_alignments, read_alignment_choices
 from mergesearch.search.space.dimension import METHOD
-from mergesearch.search.space.dimension_group import DimensionGroup
+from mergesearch.search.space.dimension_group import DimensionGroup, SingleDimension
 from mergesearch.search.space.layer_ranges import LayerBound, read_layer_bounds
 from mergesearch.search.space.layer_stack import StackSpace, is_stack, read_stack
 from mergesearch.search.space.model_choices import (
@@ -26,8 +27,8 @@ from mergesearch.search.space.step_choices import StepInclusion, take_step_inclu
 from mergesearch.search.space.ties import Tie, read_ties
 
 HOLES_ALLOWED = (
-    "parameters, merge_method, base_model, model, the include and order of models, the include of repair and recover, "
-    "and the ends of a layer_range"
+    "parameters, merge_method, base_model, model, the include, align and order of models, the include of repair and "
+    "recover, and the ends of a layer_range"
 )
 
 
@@ -39,6 +40,7 @@ class Template:
         data: the recipe, without the keys that only a search has. Its holes are still there, to be overwritten.
         methods: the methods that the search chooses among, and slices' own.
         checkpoints: the checkpoints that are choices.
+        alignments: the models that may be aligned.
         inclusions: the models that may be left out.
         order: the order of the models, if it is searched.
         steps: the steps after the merge that may be left out.
@@ -51,6 +53,7 @@ class Template:
     data: dict[str, Any]
     methods: RecipeMethods
     checkpoints: Sequence[CheckpointChoice]
+    alignments: Sequence[AlignmentChoice]
     inclusions: Sequence[ModelInclusion]
     order: ModelOrder | None
     steps: Sequence[StepInclusion]
@@ -64,7 +67,8 @@ class Template:
         """All groups of dimensions, in the order in which a sampler is asked for them. The method comes before."""
         order = [self.order] if self.order else []
         stack = [self.stack] if self.stack else []
-        return [*self.checkpoints, *self.inclusions, *order, *self.bounds, *self.parameters, *stack, *self.steps]
+        models = [*self.checkpoints, *self.alignments, *self.inclusions, *order]
+        return [*models, *self.bounds, *self.parameters, *stack, *self.steps]
 
 
 def read_template(recipe: Mapping[str, Any], layers: int, where: str) -> Template:
@@ -88,18 +92,20 @@ def read_template(recipe: Mapping[str, Any], layers: int, where: str) -> Templat
     methods = RecipeMethods(searched, problems.attempt(read_slice_methods, data, where) or {})
     bounds = problems.attempt(read_layer_bounds, data, where) or []
     checkpoints = problems.attempt(lambda: list(read_checkpoint_choices(data, where))) or []
+    pin_alignments(data)
+    alignments = problems.attempt(lambda: list(read_alignment_choices(data, where))) or []
     inclusions = problems.attempt(lambda: list(take_inclusions(data, where))) or []
     order = problems.attempt(take_order, data, searched, where)
     steps = problems.attempt(lambda: list(take_step_inclusions(data, where))) or []
     expand_shared_sums(data)
     holes = problems.attempt(find_holes, data, where) or []
     parameters = _read_parameters(data, holes, methods, layers, where, problems) if searched else []
-    problems.attempt(_check_allowed, data, holes, [*checkpoints, *bounds], where)
+    problems.attempt(_check_allowed, data, holes, [*checkpoints, *alignments, *bounds], where)
     if problems.found and not has_stack:
         problems.attempt(Recipe.read, _without_holes(data), where)
     problems.check()
     ties = list(read_ties(holes, parameters, methods, where))
-    return Template(data, methods, checkpoints, inclusions, order, steps, bounds, parameters, stack, ties)
+    return Template(data, methods, checkpoints, alignments, inclusions, order, steps, bounds, parameters, stack, ties)
 
 
 def _without_holes(data: Any) -> Any:
@@ -150,7 +156,7 @@ def _read_parameters(  # noqa: PLR0913, PLR0917 - what a hole depends on
 
 
 def _check_allowed(
-    data: Mapping[str, Any], holes: Sequence[Hole], others: Sequence[CheckpointChoice | LayerBound], where: str
+    data: Mapping[str, Any], holes: Sequence[Hole], others: Sequence[SingleDimension], where: str
 ) -> None:
     """Raises UserError for a hole where none is allowed."""
     allowed = {(METHOD,), *(hole.path for hole in holes), *(path for each in others for path in each.dimension.paths)}
