@@ -50,7 +50,8 @@ class _Compared(NamedTuple):
 
     @classmethod
     def of(cls, spec: AxisGroups, model: Side, anchor: Side) -> "_Compared":
-        pairs = ((model.tensors[name].double(), anchor.tensors[name].double()) for name in spec.tensors)
+        shared = [name for name in spec.tensors if name in anchor.tensors]
+        pairs = ((model.tensors[name].double(), anchor.tensors[name].double()) for name in shared)
         same = [(one, other) for one, other in pairs if one.shape == other.shape]
         norms = sum(float(one.norm() * other.norm()) for one, other in same)
         cosine = sum(float((one * other).sum()) for one, other in same) / (norms or 1.0)

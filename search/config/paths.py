@@ -13,6 +13,7 @@ from mergesearch.errors import Problems, UserError, located
 from mergesearch.evaluators import find_evaluator, is_evaluator, path_options
 from mergesearch.merge_ops.alignment.references import is_spec_file
 from mergesearch.merge_ops.checkpoint.references import (
+    Alignment,
     ModelReference,
     may_be_on_hub,
     parse_reference,
@@ -71,9 +72,18 @@ class _Places:
             return text
         given = [part for part in (reference.model, reference.adapter) if part is not None]
         parts = [self._checkpoint(part) for part in given]
-        aligned = reference.aligned and replace(reference.aligned, to=self.model(reference.aligned.to))
-        found = ModelReference(*parts, aligned=aligned)
+        found = ModelReference(*parts, aligned=self._alignment(reference.aligned))
         return text if found == reference else str(found)
+
+    def _alignment(self, given: Alignment | None) -> Alignment | None:
+        if given is None:
+            return None
+        data, spec = given.data and self.path(given.data), given.spec and self.spec(given.spec)
+        return replace(given, to=self.model(given.to), data=data, spec=spec)
+
+    def spec(self, text: str) -> str:
+        """What says how a model is aligned: a YAML file, or a function."""
+        return self.path(text) if is_spec_file(text) else self.code(text)
 
     def pattern(self, text: str) -> str:
         """A file, or a pattern of files."""
@@ -236,7 +246,7 @@ def _recipe_section(data: dict[str, Any], places: _Places) -> Any:
         return data  # the field says what is wrong
     rules: Mapping[str, Callable[[str], str]] = {
         **dict.fromkeys(("model", "models", "base_model", "to"), places.model),
-        "spec": lambda text: places.path(text) if is_spec_file(text) else places.code(text),
+        "spec": places.spec,
         **dict.fromkeys(("source", "tokenizer_source"), lambda text: _tokenizer(text, places)),
         **dict.fromkeys(FILE_KEYS, places.path),
         "chat_template": lambda text: _chat_template(text, places),
