@@ -13,13 +13,12 @@ from mergesearch.errors import UserError, in_words
 from mergesearch.files import digest
 from mergesearch.merge_ops.alignment.matchers import MATCHERS, Move, Side
 from mergesearch.merge_ops.alignment.models import module_symmetries, outputs, symmetries
-from mergesearch.merge_ops.alignment.references import is_spec_file
 from mergesearch.merge_ops.alignment.spec import AxisGroups, check_alike
 from mergesearch.merge_ops.alignment.spec_file import read_spec
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.checkpoint.content import stamp
 from mergesearch.merge_ops.checkpoint.copies import CopiesFolder, CopyWriter
-from mergesearch.merge_ops.checkpoint.references import Alignment
+from mergesearch.merge_ops.checkpoint.references import Alignment, is_spec_file
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.live.built import build, find_builder

@@ -5,13 +5,6 @@ from pathlib import Path
 
 from mergesearch.merge_ops.checkpoint.references import parse_reference, without_alignment
 
-ENDINGS = (".yml", ".yaml")
-
-
-def is_spec_file(spec: str) -> bool:
-    """Whether the ``spec`` of an alignment is a YAML file, and not a function that builds the module."""
-    return spec.endswith(ENDINGS)
-
 
 def plain_references(references: Sequence[str]) -> list[str]:
     """Returns the checkpoints that these need: in place of an aligned one, the model and what it is to fit."""

@@ -100,6 +100,11 @@ def parse_reference(text: str, folder: Path = Path()) -> ModelReference:
     return ModelReference(*parts)
 
 
+def is_spec_file(spec: str) -> bool:
+    """Whether the ``spec`` of an alignment is a YAML file, and not a function that builds the module."""
+    return spec.endswith((".yml", ".yaml"))
+
+
 def without_alignment(reference: str) -> str:
     """Returns the reference of the model that an aligned one is a copy of; any other stays."""
     parsed = parse_reference(reference) if ALIGNED.fullmatch(reference) else None

@@ -11,10 +11,10 @@ from typing import Any
 
 from mergesearch.errors import Problems, UserError, located
 from mergesearch.evaluators import find_evaluator, is_evaluator, path_options
-from mergesearch.merge_ops.alignment.references import is_spec_file
 from mergesearch.merge_ops.checkpoint.references import (
     Alignment,
     ModelReference,
+    is_spec_file,
     may_be_on_hub,
     parse_reference,
     with_references,
