@@ -1,18 +1,22 @@
 """Samplers whose points are a sequence, which is replayed from the study's trials, and those that have a centre."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from itertools import count, islice
 from typing import Any, Protocol, runtime_checkable
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from mergesearch.search.samplers._study_views import enqueued_point, set_user_attr, viewed
 from mergesearch.search.samplers.branches import Point
 from mergesearch.search.study import trials as t
 from mergesearch.search.study.trials import Position
 from mergesearch.seeds import derive
+
+MOST_LEFT_OUT = 20
+"""How many positions are left out at most because other workers are at their points."""
 
 
 @runtime_checkable
@@ -57,6 +61,22 @@ class ReplayableSampler(BaseSampler):
         own = [trial for trial in unfinished if trial.user_attrs[t.SLOT]["of"] == self.label]
         return history.slots[self.label] | {tuple(trial.user_attrs[t.SLOT]["place"]): trial for trial in own}
 
+    def first_free(self, study: Study, point: Callable[[int], Point], *prefix: int) -> tuple[int, Point]:
+        """The lowest number that, after ``prefix``, is a position that no trial has, and its point.
+
+        Numbers are left out at whose points other workers are, as far as ``MOST_LEFT_OUT``.
+        """
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        numbers = islice(_free(self.trials_by_position(study), *prefix), MOST_LEFT_OUT)
+        first = None
+        for number in numbers:
+            found = number, point(number)
+            if not any(_is_at(trial, found[1]) for trial in running):
+                return found
+            first = first or found
+        assert first is not None
+        return first
+
     def claim(self, study: Study, trial: FrozenTrial, *position: int, **state: Any) -> None:
         """Writes the trial's position on it, and the state that a later replay of the sequence needs."""
         set_user_attr(study, trial, t.SLOT, {"of": self.label, "place": list(position), **state})
@@ -80,9 +100,12 @@ class ReplayableSampler(BaseSampler):
         """Does nothing: all randomness comes from ``seed``."""
 
 
-def first_free(taken: Container[Position], *prefix: int) -> int:
-    """The lowest number that, after ``prefix``, is a position that no trial has."""
-    number = 0
-    while (*prefix, number) in taken:
-        number += 1
-    return number
+def _free(taken: Container[Position], *prefix: int) -> Iterator[int]:
+    """The numbers that, after ``prefix``, are positions that no trial has."""
+    return (number for number in count() if (*prefix, number) not in taken)
+
+
+def _is_at(trial: FrozenTrial, point: Point) -> bool:
+    """Whether a trial has the point's values in all dimensions that it has of it."""
+    own = {name: value for name, value in point.items() if name in trial.params}
+    return bool(own) and all(trial.params[name] == value for name, value in own.items())

@@ -19,7 +19,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from mergesearch.search.samplers._cmaes_backend import EvolutionStart, evolve, usual_population
-from mergesearch.search.samplers._replayable import ReplayableSampler, first_free
+from mergesearch.search.samplers._replayable import ReplayableSampler
 from mergesearch.search.samplers._study_views import as_told, best_first, enqueued_point
 from mergesearch.search.samplers._unit_cube import from_unit, to_unit
 from mergesearch.search.samplers.branches import Branch, Point, branch_of
@@ -79,9 +79,11 @@ class CmaEsSampler(ReplayableSampler):
     def point(self, study: Study, trial: FrozenTrial) -> Point:
         replay, trials = self._current(study), self.trials_by_position(study)
         restart, generation = replay.advance(trials, study)
-        index = first_free(trials, restart, generation)
+        index, point = self.first_free(
+            study, lambda index: replay.branch.complete(replay.candidate(index)), restart, generation
+        )
         self.claim(study, trial, restart, generation, index, begun=replay.origin, **{AFTER: replay.told})
-        return replay.branch.complete(replay.candidate(index))
+        return point
 
     def centre(self, study: Study) -> Point | None:
         """The mean of the evolution's distribution; None until a first generation was told."""

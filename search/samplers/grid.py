@@ -7,7 +7,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from mergesearch.search.samplers._replayable import ReplayableSampler, first_free
+from mergesearch.search.samplers._replayable import ReplayableSampler
 from mergesearch.search.samplers._unit_cube import from_unit, levels
 from mergesearch.search.samplers.branches import Branch, Point, all_dimensions
 
@@ -30,8 +30,11 @@ class GridSampler(ReplayableSampler):
         return all_dimensions(self._branches)
 
     def point(self, study: Study, trial: FrozenTrial) -> Point:
-        number = first_free(self.trials_by_position(study))
+        number, point = self.first_free(study, self._point)
         self.claim(study, trial, number)
+        return point
+
+    def _point(self, number: int) -> Point:
         number %= grid_size(self._branches, self._points)
         branches = iter(self._branches)
         branch = next(branches)

@@ -6,7 +6,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from mergesearch.search.samplers._replayable import ReplayableSampler, first_free
+from mergesearch.search.samplers._replayable import ReplayableSampler
 from mergesearch.search.samplers._unit_cube import from_unit, is_continuous, levels
 from mergesearch.search.samplers.branches import Branch, Point, all_dimensions
 from mergesearch.seeds import derive
@@ -23,8 +23,11 @@ class QmcSampler(ReplayableSampler):
         return self._dimensions
 
     def point(self, study: Study, trial: FrozenTrial) -> Point:
-        number = first_free(self.trials_by_position(study))
+        number, point = self.first_free(study, self._point)
         self.claim(study, trial, number)
+        return point
+
+    def _point(self, number: int) -> Point:
         units = self._sobol(number)
         return {
             name: _value(distribution, unit)

@@ -133,8 +133,8 @@ def _parents(study: Study, space: Mapping[str, BaseDistribution]) -> list[Point]
 
 
 def _tried(study: Study, space: Mapping[str, BaseDistribution]) -> set[Hashable]:
-    """The candidates that the study has already."""
-    return {_identity(trial.params, space) for trial in t.finished(study) if space.keys() <= trial.params.keys()}
+    """The candidates that the study has already, or that somebody is at."""
+    return {_identity(trial.params, space) for trial in t.begun(study) if space.keys() <= trial.params.keys()}
 
 
 def _identity(values: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> Hashable:
