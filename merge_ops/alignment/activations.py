@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mergesearch.merge_ops.alignment.matching import Source
+from mergesearch.merge_ops.alignment.models import run_as_traced
 from mergesearch.merge_ops.alignment.spec import Axes, AxisGroups, Part, blocks, groups_in
 from mergesearch.merge_ops.live.calibration_data import Batch
 
@@ -61,6 +62,8 @@ def output_products(
         batches: the data. Outputs of one batch at a time are in memory.
     """
     found: dict[tuple[str, Labels], Products] = {}
+    run_as_traced(anchor)
+    run_as_traced(model)
     for batch in batches:
         pair = [_outputs(each, outputs, batch) for each in (anchor, model)]
         for name in outputs.keys() & pair[0].keys() & pair[1].keys():
@@ -69,11 +72,30 @@ def output_products(
 
 
 def activation_sources(spec: AxisGroups, products: Mapping[tuple[str, Labels], Products]) -> dict[str, Source]:
-    """Returns what the models are matched by: the sums of the correlations of all outputs with the same groups."""
+    """Returns what the models are matched by: the sums of the correlations of all outputs with the same groups.
+
+    Outputs in which entries of a group stand without those that they belong to, as units without their experts, do not
+    count.
+    """
     totals: dict[Labels, Tensor] = {}
     for (_, labels), own in products.items():
-        totals[labels] = totals.get(labels, 0) + own.correlations
+        if all(set(spec.groups[name].parents) <= set(labels) for name in labels):
+            totals[labels] = totals.get(labels, 0) + own.correlations
     return {"activations of " + ", ".join(labels): _source(spec, labels, total) for labels, total in totals.items()}
+
+
+def weights_of_the_rest(
+    spec: AxisGroups, found: Mapping[str, Source], weights: Mapping[str, Source]
+) -> dict[str, Source]:
+    """Returns the weights that tell of groups of which no activations do, so small that they decide on no others."""
+    told = {name for source in found.values() for axis in source.axes for name in groups_in(axis)}
+    where = {name for group in spec.groups.keys() - told for name in spec.where(group)}
+    return {name: _small(source) for name, source in weights.items() if name in where}
+
+
+def _small(source: Source) -> Source:
+    norm = float(source.anchor.norm() * source.model.norm()) or 1.0
+    return Source(source.axes, source.anchor / norm, source.model)
 
 
 def _source(spec: AxisGroups, labels: Labels, correlations: Tensor) -> Source:
@@ -118,7 +140,7 @@ def _unit_blocks(axes: Axes, anchor: Tensor, model: Tensor) -> Iterator[tuple[La
     for (one, labels), (two, _) in zip(blocks(anchor, axes), blocks(model, axes), strict=True):
         dims = [dim for dim, label in enumerate(labels) if label is not None]
         names = tuple(label for label in labels if label is not None)
-        if names and len(set(names)) == len(names):
+        if names and len(set(names)) == len(names) and one.shape == two.shape:
             count = prod(one.shape[dim] for dim in dims)
             last = list(range(-len(dims), 0))
             yield names, (one.movedim(dims, last).reshape(-1, count), two.movedim(dims, last).reshape(-1, count))

@@ -22,6 +22,7 @@ from mergesearch.merge_ops.checkpoint.references import Alignment, is_spec_file
 from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.live.built import build, find_builder
+from mergesearch.reading import check_file
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def aligned_copy(model: str, alignment: Alignment, named_paths: Mapping[str, Pat
         UserError: the two have other widths or depths, or nothing is known of the order of their entries.
     """
     checkpoints = Checkpoint(model, named_paths), Checkpoint(alignment.to, named_paths)
+    if alignment.data:
+        check_file(Path(alignment.data))
     key = (alignment, *map(stamp, checkpoints), alignment.data and digest(Path(alignment.data)))
     if key not in _DONE:
         _DONE[key] = _aligned(*checkpoints, alignment)

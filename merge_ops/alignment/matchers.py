@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mergesearch.errors import UserError
-from mergesearch.merge_ops.alignment.activations import activation_sources, output_products
+from mergesearch.merge_ops.alignment.activations import activation_sources, output_products, weights_of_the_rest
 from mergesearch.merge_ops.alignment.matching import Source, match, weight_sources
 from mergesearch.merge_ops.alignment.models import run_inputs
 from mergesearch.merge_ops.alignment.orthogonal import OrthogonalAlignment
@@ -63,8 +63,10 @@ def by_weights(spec: AxisGroups, model: Side, anchor: Side, _: Alignment) -> Mov
 
 
 def by_activations(spec: AxisGroups, model: Side, anchor: Side, alignment: Alignment) -> Move:
-    """Activation matching."""
-    return _permuting(spec, model, activation_sources(spec, _products(spec, model, anchor, alignment)))
+    """Activation matching; by weights where there are no activations, as inside of experts."""
+    found = activation_sources(spec, _products(spec, model, anchor, alignment))
+    rest = weights_of_the_rest(spec, found, weight_sources(spec, anchor.tensors, model.tensors))
+    return _permuting(spec, model, {**found, **rest})
 
 
 def by_rotation(spec: AxisGroups, model: Side, anchor: Side, alignment: Alignment) -> Move:

@@ -40,12 +40,19 @@ def _symmetries(config: str) -> AxisGroups:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model: Any = without_weights(json.loads(config)).eval()
-        for modules in (model, *(part for part in model.modules() if hasattr(part, "config"))):
-            modules.config._attn_implementation = "eager"
-            modules.config._experts_implementation = "batched_mm"
+        run_as_traced(model)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             _make_fake(model, mode)
             return derive(model, example_inputs(model), INNER)
+
+
+def run_as_traced(model: nn.Module) -> None:
+    """Lets a model of transformers use operations that can be followed. It computes the same."""
+    for module in model.modules():
+        if hasattr(module, "config"):
+            config: Any = module.config
+            config._attn_implementation = "eager"
+            config._experts_implementation = "batched_mm"
 
 
 def module_symmetries(module: Any) -> AxisGroups:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mergesearch.errors import UserError
+from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.alignment.activations import Labels, Products
 from mergesearch.merge_ops.alignment.matching import Matched, Source, match
 from mergesearch.merge_ops.alignment.rotation import Stream, Tensors, find_stream, nearest_rotation
@@ -34,6 +34,7 @@ class OrthogonalAlignment:
     """
 
     def __init__(self, spec: AxisGroups, model: nn.Module, reference: str, batch: Batch) -> None:
+        self._reference = reference
         self._group = _stream_group(spec, model, reference)
         dims = {name: _dims(axes, self._group) for name, axes in spec.tensors.items()}
         dims = {name: own for name, own in dims.items() if own}
@@ -71,6 +72,11 @@ class OrthogonalAlignment:
     def _by_weights(self, anchor: Tensors, model: Tensors) -> tuple[Tensor, Permutations]:
         """Begins with the tensors of which only the stream is unknown, such as embeddings."""
         fixed = [name for name in self.stream.dims if name not in self.rest.tensors]
+        if other := [name for name in fixed if anchor[name].shape != model[name].shape]:
+            raise UserError(
+                f"{self._reference}: align: orthogonal: {listed(other)}: found other shapes than in the model that it "
+                "is aligned to; a rotation is found by embeddings of one vocabulary; use align: weights"
+            )
         permutations: Permutations = self.rest.identity()
         rotation, reached = self._rotation(anchor, model, fixed, permutations), 0.0
         for _ in range(ROUNDS):

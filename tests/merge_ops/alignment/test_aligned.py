@@ -218,9 +218,12 @@ def tokens(tmp_path: Path) -> str:
     return str(tmp_path / "tokens.safetensors")
 
 
-@pytest.mark.parametrize("name", ["LlamaForCausalLM", "GPT2LMHeadModel"])
+@pytest.mark.parametrize("name", SAVED)
 def test_a_permuted_copy_is_found_by_activations(name: str, tmp_path: Path, tokens: str) -> None:
     one, two = pair(name, tmp_path)
+    if name.startswith("T5"):
+        ids = load_file(tokens)["input_ids"]
+        save_file({"input_ids": ids, "decoder_input_ids": ids.flip(1)}, tokens)
     recipe = mean(one, two, align={"by": "activations", "data": tokens})
     merge(recipe, tmp_path / "merged")
     expected, merged = tensors(one), tensors(tmp_path / "merged")
@@ -260,3 +263,33 @@ def test_a_stream_through_other_operations_is_not_rotated(tmp_path: Path) -> Non
 def test_data_is_for_activations(align: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         mean(Path("one"), Path("two"), align=align)
+
+
+def test_missing_data(tmp_path: Path) -> None:
+    one, two = pair("LlamaForCausalLM", tmp_path)
+    recipe = mean(one, two, align={"by": "activations", "data": str(tmp_path / "none.txt")})
+    with pytest.raises(UserError, match=r"none.txt: there is no such file"):
+        merge(recipe, tmp_path / "merged")
+
+
+def test_a_module_of_the_user_by_activations(tmp_path: Path) -> None:
+    """Its inputs are those of a file."""
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom torch import nn\n\n\ndef build(path):\n"
+        "    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))\n"
+        "    model.dummy_inputs = (torch.zeros(2, 1, 4, 4),)\n    return model\n"
+    )
+    shapes = {"0.weight": (6, 1, 3, 3), "0.bias": (6,), "3.weight": (3, 24), "3.bias": (3,)}
+    generator = torch.Generator().manual_seed(0)
+    own = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    order = torch.randperm(6, generator=generator)
+    wide = own["3.weight"].view(3, 6, 4)[:, order].reshape(3, 24)
+    copy = {**own, "0.weight": own["0.weight"][order], "0.bias": own["0.bias"][order], "3.weight": wide}
+    for name, stored in (("one", own), ("two", copy)):
+        save_file(stored, tmp_path / f"{name}.safetensors")
+    save_file({"images": torch.randn(20, 1, 4, 4, generator=generator)}, tmp_path / "images.safetensors")
+    align = {"by": "activations", "data": str(tmp_path / "images.safetensors"), "spec": f"{tmp_path / 'own.py'}:build"}
+    recipe = mean(tmp_path / "one.safetensors", tmp_path / "two.safetensors", align=align)
+    merge(recipe, tmp_path / "merged")
+    merged = tensors(tmp_path / "merged")
+    assert all(torch.equal(merged[name], tensor) for name, tensor in own.items())

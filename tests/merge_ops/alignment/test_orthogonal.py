@@ -151,3 +151,10 @@ def test_models_that_cannot_be_rotated(config: Any, message: str) -> None:
     model: nn.Module = new_model(config, 1).float()
     with pytest.raises(UserError, match=rf"^b: align: orthogonal: .*{message}"):
         OrthogonalAlignment(spec_of(config), model, "b", BATCH)
+
+
+def test_other_vocabularies_are_refused() -> None:
+    anchor = new_model(t.LlamaConfig(**{**KEYS, "vocab_size": 44}, tie_word_embeddings=False), 1)
+    model, spec = new_model(CONFIGS["llama"], 2), spec_of(CONFIGS["llama"])
+    with pytest.raises(UserError, match=r"^b: align: orthogonal: .*embed_tokens.weight.*: found other shapes"):
+        fitted(spec, model, anchor, None)
