@@ -169,4 +169,6 @@ def _config(config: Config, models: Sequence[Path], name: str) -> Mapping[str, A
         "parameters": {"weight": WEIGHTS, "normalize": False},
         "models": [{"model": f"{name}/{model.name}"} for model in models],
     }
+    if given := config.recipe.get("tokenizer"):  # a merge that is a single model has that model's
+        recipe["tokenizer"] = {key: given[key] for key in ("source", "missing", "k") if key in given}
     return {"recipe": recipe, **data, "output": {**data["output"], "name": name}}

@@ -22,6 +22,7 @@ from mergesearch.parsing import read_yaml
 from mergesearch.search.config import Config
 from mergesearch.search.evaluate import evaluate_model
 from mergesearch.search.problem.problem import open_problem
+from mergesearch.search.remerge import remerge
 from mergesearch.search.scoring.live_model import LiveModel, open_engine
 
 from ...evaluators.command_line import run
@@ -116,6 +117,10 @@ def test_soups_and_learned_soups(pair: Data, tmp_path: Path) -> None:
     stored = read_yaml(tmp_path / "small" / "config.yml")
     assert open_problem(Config.model_validate(stored), "config").tokenizer
     assert go(pair, tmp_path).trials == 20
+    merges = remerge([tmp_path / "small"], tmp_path / "again.yml", top=4)
+    again = open_problem(Config.read(tmp_path / "again.yml"), str(tmp_path / "again.yml"))
+    rows = {len(AutoTokenizer.from_pretrained(merged)) for merged in merges}
+    assert (again.tokenizer is None) == (len(rows) == 1)
 
 
 def test_a_tokenizer_that_cannot_be_read(pair: Data, tmp_path: Path) -> None:
