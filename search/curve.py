@@ -95,7 +95,8 @@ class _Path:
         problem, config = self.problem, self.problem.config
         recipes = [self._recipe(value) for value in values]
         live = self._live_model()
-        for line in (*problem.warnings, *problem.tasks.prepare(live.loaded)):
+        unrecovered = ["recover: a curve shows the merges as they are, without recovery"] if config.recover else []
+        for line in (*problem.warnings, *unrecovered, *problem.tasks.prepare(live.loaded)):
             self.tell(line)
         note_environment(self.folder.path, find_device(config.device))
         content = self._content(live)
