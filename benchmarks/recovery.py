@@ -6,7 +6,7 @@ Recovers the uniform soup of the four experts: by LoRA of rank 8, in all weights
 expert teaches on texts of its own language: the files that it was trained on, of which the tasks have no item. Passages
 that share content with an item of either split are left out; the result says how many. All accuracies are those of the
 test items. Reads the demo's checkpoints and tasks, which `mergesearch demo` makes. Writes
-results/benchmarks/recovery.json and recovery.md.
+results/benchmarks/recovery.json and recovery.md after each row, and goes on from the rows that are there.
 """
 
 import json
@@ -37,7 +37,7 @@ from mergesearch.search.statistics import difference_of
 NAME = "recovery"
 CONFIG = Path("results/demo/demo.yml")
 STEPS = (25, 50, 100, 200)
-RANKS = (8, 32)
+RANKS = (8, 32, 128)
 BATCH, LENGTH = 8, 64
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "LoRA, rank 8": {"rank": 8, "learning_rate": 0.01},
@@ -111,17 +111,35 @@ def write_texts(config: Path, folder: Path) -> dict[str, int]:
     return found
 
 
-def measure(bench: Bench, seeds: int) -> Iterator[dict[str, Any]]:
-    """A row for each way and number of steps."""
+def plan(bench: Bench, seeds: int) -> Iterator[tuple[dict[str, Any], Recovery | None]]:
+    """What each row is of, and how to recover; None: not at all."""
     shared: dict[str, Any] = {"data": bench.data, "length": LENGTH, "without": bench.without}
+    yield {"way": "ensemble", "steps": 0, "seed": 0}, None
+    yield {"way": "no recovery", "steps": 0, "seed": 0}, None
+    for rank in RANKS:
+        surgery = Recovery(**shared, how="surgery", rank=rank)
+        yield {"way": f"surgery, rank {rank}", "steps": 0, "seed": 0}, surgery
     for seed in range(seeds):
         for way, settings in WAYS.items():
             for steps in STEPS:
                 given = {**shared, **settings, "steps": steps, "batch_size": BATCH, "seed": seed}
-                yield {"way": way, "steps": steps, "seed": seed, **bench.recovered(Recovery(**given))}
-    for rank in RANKS:
-        surgery = Recovery(**shared, how="surgery", rank=rank)
-        yield {"way": f"surgery, rank {rank}", "steps": 0, "seed": 0, **bench.recovered(surgery)}
+                yield {"way": way, "steps": steps, "seed": seed}, Recovery(**given)
+
+
+def measured(bench: Bench, what: Mapping[str, Any], settings: Recovery | None) -> dict[str, Any]:
+    """The row of one recovery."""
+    if settings is not None:
+        return {**what, **bench.recovered(settings)}
+    nothing = {**what, "tokens": 0, "seconds": 0.0}
+    if what["way"] == "ensemble":
+        return {**nothing, **bench.row(bench.ensemble)}
+    bench.bed.engine.build(bench.soup)
+    return {**nothing, **bench.row(bench.bed.tasks.score(bench.bed.live, "test"))}
+
+
+def known_rows() -> list[dict[str, Any]]:
+    file = FOLDER / f"{NAME}.json"
+    return list(json.loads(file.read_text())["rows"]) if file.exists() else []
 
 
 def left_out(bench: Bench) -> dict[str, tuple[int, int]]:
@@ -172,17 +190,14 @@ def main(config: Path, seeds: int) -> None:
         folder = Path(name)
         shared = write_texts(config, folder)
         bench = Bench(Config.read(config), folder)
-        nothing = {"steps": 0, "seed": 0, "tokens": 0, "seconds": 0.0}
-        rows = [{"way": "ensemble", **nothing, **bench.row(bench.ensemble)}]
-        bench.bed.engine.build(bench.soup)
-        rows.append({"way": "no recovery", **nothing, **bench.row(bench.bed.tasks.score(bench.bed.live, "test"))})
-        for row in measure(bench, seeds):
-            click.echo(row)
-            rows.append(row)
-        result = {"rows": rows, "left out": left_out(bench), "shared files": shared}
-    write_result(NAME, result)
-    content = json.loads((FOLDER / f"{NAME}.json").read_text())
-    (FOLDER / f"{NAME}.md").write_text(as_markdown(content))
+        facts = {"left out": left_out(bench), "shared files": shared}
+        rows = known_rows()
+        for what, settings in plan(bench, seeds):
+            if not any(what.items() <= row.items() for row in rows):
+                rows.append(measured(bench, what, settings))
+                click.echo(rows[-1])
+            write_result(NAME, {**facts, "rows": rows})
+            (FOLDER / f"{NAME}.md").write_text(as_markdown(json.loads((FOLDER / f"{NAME}.json").read_text())))
 
 
 if __name__ == "__main__":

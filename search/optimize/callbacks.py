@@ -30,8 +30,8 @@ class RunView:
 
     @property
     def trials(self) -> int:
-        """How many trials it will have."""
-        return self.plan.trials
+        """How many trials it will have, with the recovered winner."""
+        return self.plan.trials + (self.plan.problem.recovery is not None)
 
     @property
     def seed(self) -> int:

@@ -164,7 +164,7 @@ class _Tracking:
 
 def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """The best of the trials that can win the run."""
-    helpers = (t.STEP, t.SWEEP)
+    helpers = (t.STEP, t.SWEEP, t.RECOVERED)
     able = [each for each in trials if each.state == TrialState.COMPLETE and t.kind_of(each) not in helpers]
     return t.best(able) if able else None
 

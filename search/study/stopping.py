@@ -36,7 +36,7 @@ def why_ended(study: Study, rules: StoppingRules, has_baselines: bool, seconds_b
     scored: patience and target do not end a search before. Raises UserError for patience or target
     where the study has several objectives.
     """
-    if len(t.begun(study)) >= rules.trials:
+    if len(t.begun(study)) - len(t.begun_of_kind(study, t.RECOVERED)) >= rules.trials:
         return f"all {rules.trials} trials are done"
     if rules.timeout is not None and t.finished(study):
         spent = seconds_spent(study) + seconds_beside

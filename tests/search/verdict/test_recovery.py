@@ -176,6 +176,18 @@ def test_a_run_that_is_killed_goes_on(
     assert len(digests) == 1
 
 
+@pytest.mark.slow
+def test_a_recovered_winner_takes_no_trial_from_the_search(domains: Path, tmp_path: Path) -> None:
+    config = config_of(domains, steps=5)
+    go(config, tmp_path)
+    config["search"]["trials"] = 16
+    after = go(config, tmp_path)
+    trials = t.finished(study_of(tmp_path / "small"))
+    assert len(trials) - len(t.of_kind(study_of(tmp_path / "small"), t.RECOVERED)) == 16
+    assert after.recovery is not None
+    assert after.recovery.row.name == f"{after.winner.name} recovered"
+
+
 def test_texts_that_overlap_with_items_are_left_out(domains: Path, tmp_path: Path) -> None:
     items = [file.read_text() for file in sorted((domains / "items" / "one").iterdir())]
     mixed = tmp_path / "mixed.jsonl"
