@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from mergesearch.merge_ops.alignment.models import module_symmetries, outputs, s
 from mergesearch.merge_ops.alignment.spec import AxisGroups, check_alike
 from mergesearch.merge_ops.alignment.spec_file import read_spec
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.checkpoint.config_sections import untied
 from mergesearch.merge_ops.checkpoint.content import stamp
 from mergesearch.merge_ops.checkpoint.copies import CopiesFolder, CopyWriter
 from mergesearch.merge_ops.checkpoint.references import Alignment, is_spec_file
@@ -83,35 +84,41 @@ def aligned_copy(model: str, alignment: Alignment, named_paths: Mapping[str, Pat
 
 
 def _aligned(model: Checkpoint, anchor: Checkpoint, alignment: Alignment) -> Aligned:
-    spec = find_symmetries(model, alignment.spec)
-    ours, theirs = (_side(checkpoint, alignment.spec) for checkpoint in (model, anchor))
+    unties = alignment.by == "orthogonal"
+    spec = find_symmetries(model, alignment.spec, unties)
+    ours, theirs = (_side(checkpoint, alignment.spec, unties) for checkpoint in (model, anchor))
     check_alike(spec, ours.tensors, theirs.tensors, (model.reference, anchor.reference))
     move = MATCHERS[alignment.by](spec, ours, theirs, alignment)
     before = _Compared.of(spec, ours, theirs)
     _move(spec, move, ours.tensors)
     after = _Compared.of(spec, ours, theirs)
-    _check_same(before.outputs, after.outputs, alignment, model.reference)
+    _check_same(before.outputs, after.outputs, alignment.by, model.reference)
+    return Aligned(_written(model, ours.stored), spec, before.cosine, after.cosine)
+
+
+def _written(model: Checkpoint, stored: Mapping[str, Tensor]) -> CopiesFolder:
+    """Writes a copy with these tensors in the dtypes of the model; those that it does not have are of the widest."""
     tensors = {
-        name: ours.stored[name].to(info.dtype).view(info.shape) if name in ours.stored else model.tensor(name)
+        name: stored[name].to(info.dtype).view(info.shape) if name in stored else model.tensor(name)
         for name, info in model.tensors.items()
     }
-    return Aligned(_written(model, tensors), spec, before.cosine, after.cosine)
-
-
-def _written(model: Checkpoint, tensors: Mapping[str, Tensor]) -> CopiesFolder:
+    widest = reduce(torch.promote_types, (info.dtype for info in _floats(model)))
+    more = {name: tensor.to(widest) for name, tensor in stored.items() if name not in tensors}
     folder = CopiesFolder("aligned")
     writer = CopyWriter(model, folder.path)
-    writer.write({name: tensor.clone() for name, tensor in tensors.items()})  # files have no views of one tensor
-    writer.finish((), model.config if model.has_config else None)
+    writer.write({name: tensor.clone() for name, tensor in {**tensors, **more}.items()})  # files have no views of one
+    config = model.config if model.has_config else None
+    writer.finish((), untied(config) if config and more else config)
     return folder
 
 
-def find_symmetries(checkpoint: Checkpoint, spec: str | None) -> AxisGroups:
+def find_symmetries(checkpoint: Checkpoint, spec: str | None, unties: bool = False) -> AxisGroups:
     """Returns the groups of a checkpoint's entries.
 
     Args:
         checkpoint: the checkpoint.
         spec: a YAML file of groups, or ``module:function``, which builds the module; None: transformers builds it.
+        unties: an output layer that is tied to the embedding gets a weight of its own.
 
     Raises:
         UserError: the file is wrong, or the module cannot be traced.
@@ -121,7 +128,8 @@ def find_symmetries(checkpoint: Checkpoint, spec: str | None) -> AxisGroups:
     try:
         if spec is not None:
             return module_symmetries(build(checkpoint, find_builder(spec), "cpu", None))
-        return symmetries(_config(checkpoint))
+        config = _config(checkpoint)
+        return symmetries(untied(config) if unties else config)
     except UserError:
         raise
     except Exception as error:  # whatever a model does without weights
@@ -131,7 +139,7 @@ def find_symmetries(checkpoint: Checkpoint, spec: str | None) -> AxisGroups:
         ) from error
 
 
-def _config(checkpoint: Checkpoint) -> dict[str, object]:
+def _config(checkpoint: Checkpoint) -> dict[str, Any]:
     if not checkpoint.has_config:
         raise UserError(
             f"{checkpoint.reference}: align: has no config.json that says what the model computes; give `spec`: a YAML "
@@ -140,7 +148,7 @@ def _config(checkpoint: Checkpoint) -> dict[str, object]:
     return checkpoint.config
 
 
-def _side(checkpoint: Checkpoint, spec: str | None) -> Side:
+def _side(checkpoint: Checkpoint, spec: str | None, unties: bool) -> Side:
     if spec is not None and is_spec_file(spec):
         tensors = {name: checkpoint.tensor(name).clone() for name in checkpoint.tensors}
         return Side(checkpoint, tensors, tensors)
@@ -149,7 +157,13 @@ def _side(checkpoint: Checkpoint, spec: str | None) -> Side:
         module = build(checkpoint, find_builder(spec), "cpu", dtype)
         return Side(checkpoint, module.state_dict(), module.state_dict(), module)
     module, _ = live.load(checkpoint, "cpu", dtype)
-    return Side(checkpoint, module.state_dict(), live.bind(module, checkpoint), module)
+    stored = live.bind(module, checkpoint)
+    if unties:
+        before = outputs(module)
+        head = live.untie_head(module)
+        _check_same(before, outputs(module), "orthogonal", checkpoint.reference)
+        stored |= {head: module.get_parameter(head).detach()} if head else {}
+    return Side(checkpoint, module.state_dict(), stored, module)
 
 
 def _floats(checkpoint: Checkpoint) -> Iterator[TensorInfo]:
@@ -167,14 +181,14 @@ def _move(spec: AxisGroups, move: Move, tensors: Mapping[str, Tensor]) -> None:
                 tensor.copy_(move(name))
 
 
-def _check_same(before: Tensor | None, after: Tensor | None, alignment: Alignment, reference: str) -> None:
+def _check_same(before: Tensor | None, after: Tensor | None, by: str, reference: str) -> None:
     """Raises UserError if a model computes something else. Nothing but rounding may differ."""
     if before is None or after is None:
         return
     difference = float((after - before).norm() / before.norm().clamp_min(torch.finfo(before.dtype).tiny))
     if not difference <= torch.finfo(before.dtype).eps ** 0.5:
-        hint = "align: weights" if alignment.by == "orthogonal" else "align: none, or give a file of groups as `spec`"
+        hint = "align: weights" if by == "orthogonal" else "align: none, or give a file of groups as `spec`"
         raise UserError(
-            f"{reference}: align: {alignment.by}: the aligned model computes something else (its outputs differ by "
+            f"{reference}: align: {by}: the aligned model computes something else (its outputs differ by "
             f"{difference:.1%}); set {hint}"
         )

@@ -158,6 +158,19 @@ def bind_aligned(model: nn.Module, entry: AlignedCheckpoint) -> dict[str, Tensor
     return {**named, **{name: _untied(model, live_names) for name, live_names in entry.untied.items()}}
 
 
+def untie_head(model: Any) -> str | None:
+    """Gives an output layer that is tied to the embedding a weight of its own.
+
+    Returns its name, or None if there is no such output layer.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return None
+    name = next(f"{name}.weight" for name, module in model.named_modules() if module is head)
+    _untied(model, [name])
+    return name
+
+
 def _untied(model: Any, names: Sequence[str]) -> Tensor:
     """Gives these parameters, which are one, a tensor of their own and returns it."""
     parameter = nn.Parameter(model.get_parameter(names[0]).detach().clone(), requires_grad=False)

@@ -9,7 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import OlmoConfig, OlmoForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, OlmoConfig, OlmoForCausalLM
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.alignment.models import symmetries
@@ -20,7 +20,7 @@ from mergesearch.merge_ops.engine.engine import Engine, merge
 from mergesearch.merge_ops.engine.options import MergeOptions
 from mergesearch.merge_ops.recipe.recipe import Recipe
 
-from ...tolerances import assert_close
+from ...tolerances import assert_close, path_length
 from ..live.families import KEYS
 from . import families
 from .test_symmetries import shuffled
@@ -293,3 +293,26 @@ def test_a_module_of_the_user_by_activations(tmp_path: Path) -> None:
     merge(recipe, tmp_path / "merged")
     merged = tensors(tmp_path / "merged")
     assert all(torch.equal(merged[name], tensor) for name, tensor in own.items())
+
+
+def test_tied_embeddings_are_two_after_a_rotation(tmp_path: Path) -> None:
+    """Rounding of float32 apart, the aligned model computes the same."""
+    config, ids = LlamaConfig(**KEYS, tie_word_embeddings=True), torch.arange(24).view(2, 12)
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+        model.model.norm.weight.data.uniform_(0.5, 1.5)
+        model.save_pretrained(tmp_path / name)
+    one, two, out = (tmp_path / name for name in ("one", "two", "aligned"))
+    write_aligned(str(two), Alignment(str(one), "orthogonal"), out)
+    before, after = (LlamaForCausalLM.from_pretrained(folder).eval() for folder in (two, out))
+    assert not after.config.tie_word_embeddings
+    assert not torch.equal(after.model.embed_tokens.weight, before.model.embed_tokens.weight)
+    with torch.no_grad():
+        found, expected = after(ids).logits, before(ids).logits
+    assert_close(found, expected, 10 * path_length(before, 12))
+    merge(mean(one, two, align="orthogonal"), tmp_path / "merged")
+    both = (tensors(folder) for folder in (one, out))
+    first, second = ({"lm_head.weight": own["model.embed_tokens.weight"], **own} for own in both)
+    for key, tensor in tensors(tmp_path / "merged").items():
+        assert_close(tensor, (first[key] + second[key]) / 2, 4, 1.5)
