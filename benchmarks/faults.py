@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -254,29 +254,29 @@ def _kill_worker(_: Bed, run: Run, rng: random.Random) -> bool:
 
 def _remove_node(bed: Bed, run: Run, _: random.Random) -> bool:
     is_used = bool(run.workers())
+    left = _children(bed.other)
     bed.cluster.remove_node(bed.other, allow_graceful=False)
+    _kill(left)
     bed.add_other()
     return is_used
 
 
 def _kill_coordinator(bed: Bed, *_: object) -> bool:
-    processes = _actors(bed, "Coordinator")
-    for process in processes:
-        os.kill(process, signal.SIGKILL)
+    processes = [process for process, title in _children(bed.cluster.head_node).items() if "Coordinator" in title]
+    _kill(processes)
     return bool(processes)
 
 
 def _restart_head(bed: Bed, run: Run, _: random.Random) -> bool:
     """All of the head's processes end at once, the command with them, and then it and the cluster start again."""
     assert run.process is not None
-    own = [*run.workers(), *_actors(bed, "Coordinator"), *_actors(bed, "Reader")]
+    own, others = _children(bed.cluster.head_node), _children(bed.other)
     run.process.kill()
     bed.cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
-    for process in own:
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+    _kill(own)
     run.process.communicate()
     bed.stop()
+    _kill(others)
     bed.start()
     run.address = bed.cluster.address
     run.begin()
@@ -297,22 +297,22 @@ def _cut_network(bed: Bed, run: Run, rng: random.Random) -> bool:
     return True
 
 
-def _nothing(*_: object) -> bool:
-    """The fault is there all the time."""
-    return True
-
-
-def _actors(bed: Bed, kind: str) -> list[int]:
-    """The processes of the head's actors of a kind."""
-    (node,) = bed.cluster.head_node.all_processes["raylet"]
-    found = []
+def _children(node: Any) -> dict[int, str]:
+    """The processes of a node that its main one has started, with their titles."""
+    (main,) = node.all_processes["raylet"]
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            title = (folder / "cmdline").read_text(errors="replace")
-            if int(parent) == node.process.pid and title.startswith(f"ray::{kind}"):
-                found.append(int(folder.name))
+            if int(parent) == main.process.pid:
+                found[int(folder.name)] = (folder / "cmdline").read_text(errors="replace")
     return found
+
+
+def _kill(processes: Iterable[int]) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def _on_a_cluster(act: Act, silence: float = SHORT, each: int = FAULTS_OF_A_RUN) -> Fault:
@@ -324,7 +324,7 @@ def _on_a_cluster(act: Act, silence: float = SHORT, each: int = FAULTS_OF_A_RUN)
 
 
 def _with_another_clock(times: int) -> Iterator[Outcome]:
-    """The clock of the other node is an hour ahead, or behind."""
+    """The clock of the other node is an hour ahead, or behind, all the time; and workers are killed."""
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
     file = os.environ.get("LIBFAKETIME", str(library or ""))
     if not file:
@@ -332,7 +332,7 @@ def _with_another_clock(times: int) -> Iterator[Outcome]:
     for shift, count in (("+1h", times - times // 2), ("-1h", times // 2)):
         clock = {"LD_PRELOAD": file, "FAKETIME": shift, "DONT_FAKE_MONOTONIC": "1"}
         with _bed(SHORT, other_environment=clock) as bed:
-            yield from _each(bed, count, _nothing, each=1)
+            yield from _each(bed, count, _kill_worker)
 
 
 FAULTS: dict[str, Fault] = {
@@ -342,7 +342,7 @@ FAULTS: dict[str, Fault] = {
     "the head is restarted": _on_a_cluster(_restart_head),
     "a worker is cut off": _on_a_cluster(_cut_network),
     "a worker is cut off for more than a minute": _on_a_cluster(_cut_network, MINUTE, each=1),
-    "the clock of a host is off by an hour": _with_another_clock,
+    "a worker is killed, and a clock is off by an hour": _with_another_clock,
 }
 """What happens, by name."""
 

@@ -90,9 +90,9 @@ def _cluster(address: str) -> Iterator[Any]:
     if address.startswith("ray://"):
         raise UserError(f"--ray: found {address}; run this on a node of the cluster (`ray job submit`) with --ray auto")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    own = {"include_dashboard": False} if address == LOCAL else {"address": address}
+    own = {"include_dashboard": False} if address == LOCAL else {}
     try:
-        ray.init(**own, **quiet)
+        ray.init(address=address, **own, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"--ray: cannot connect to {address}: {in_words(error)}") from None
     try:

@@ -6,13 +6,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from mergesearch.parsing import dump_yaml, read_yaml
+from mergesearch.search.study import trials as t
 from mergesearch.search.study.run_folder import LOOKS, RunFolder
 
+from .helpers import study_of
 from .processes import assert_whole, until_scored
 
 PYTHON = os.environ.get("MERGESEARCH_RAY", "")
@@ -151,6 +154,33 @@ def test_an_interrupted_run_goes_on(begin: Callable[..., "subprocess.Popen[str]"
     assert not RunFolder(folder).workers.living()
     output(begin())
     assert_whole_run(folder)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+def test_the_head_dies_with_all_that_is_there(begin: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "small"
+    process = begin()
+    until_scored(folder, 3)
+    told = [trial.number for trial in t.finished(study_of(folder))]
+    for each in family(process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    process.communicate()
+    output(begin())
+    assert_whole_run(folder)
+    assert {*told} <= {trial.number for trial in t.finished(study_of(folder))}
+
+
+def family(process: int) -> list[int]:
+    """A process, and all that have come from it."""
+    parents: dict[int, int] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(file.parent.name)] = int(file.read_text().rpartition(")")[2].split()[1])
+    found = [process]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found
 
 
 def test_bad_input_is_said_once(begin: Callable[..., "subprocess.Popen[str]"]) -> None:
