@@ -6,6 +6,7 @@ where it dies. Each worker is an actor with a replica of the folder, and works a
 
 import os
 import signal
+import socket
 import tempfile
 import threading
 import uuid
@@ -34,6 +35,8 @@ LOCAL = "local"
 """The address of a cluster that is started here, and ends with the run."""
 COPIES = "MERGESEARCH_COPIES"
 """The variable with a node's folder for copies of models and data, to which then all are copied; see ``Files``."""
+PATIENCE = 10.0
+"""Seconds for a cluster's head to answer."""
 NO_RAY = "ray: is not installed; `pip install mergesearch[ray]` installs it"
 Ending = tuple[int, list[str]]
 """How a worker ended: the exit code of its command, and what it says."""
@@ -87,18 +90,32 @@ def _cluster(address: str) -> Iterator[Any]:
         import ray
     except ImportError:
         raise UserError(NO_RAY) from None
-    if address.startswith("ray://"):
-        raise UserError(f"--ray: found {address}; run this on a node of the cluster (`ray job submit`) with --ray auto")
+    check_address(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     own = {"include_dashboard": False} if address == LOCAL else {}
+    ended_by = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **own, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"--ray: cannot connect to {address}: {in_words(error)}") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ended_by)  # Ray's own would end the command without a word
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raises UserError for the address of a client, and where nothing answers at HOST:PORT: Ray waits for minutes."""
+    if address.startswith("ray://"):
+        raise UserError(f"--ray: found {address}; run this on a node of the cluster (`ray job submit`) with --ray auto")
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--ray: cannot connect to {address}: {in_words(error)}") from None
 
 
 def _share(ray: Any, config: Config) -> tuple[int, dict[str, Any]]:

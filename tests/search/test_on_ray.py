@@ -145,15 +145,16 @@ def test_a_node_is_removed(begin: Callable[..., "subprocess.Popen[str]"], tmp_pa
 
 def test_an_interrupted_run_goes_on(begin: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> None:
     folder = tmp_path / "results" / "small"
-    process = begin()
-    until_scored(folder, 2)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130
-    assert "the same command resumes the run" in err
-    assert not RunFolder(folder).workers.living()
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = begin("search.trials=100")
+        worker(folder)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=SECONDS)
+        assert process.returncode == status, err
+        assert ("the same command resumes the run" in err) == (number == signal.SIGINT)
+        assert not RunFolder(folder).workers.living()
     output(begin())
-    assert_whole_run(folder)
+    assert_whole_run(folder, max(17, len(t.finished(study_of(folder)))))
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")

@@ -1,6 +1,7 @@
 """How the workers on a Ray cluster share its processors, and what is said where there is no Ray."""
 
 import builtins
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 
 from mergesearch.errors import UserError
 from mergesearch.search.cli import main
-from mergesearch.search.on_ray import NO_RAY, processors_each, workers_on
+from mergesearch.search.on_ray import NO_RAY, check_address, processors_each, workers_on
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,18 @@ def test_without_ray_the_command_is_named(config_file: Path, tmp_path: Path, mon
     result = CliRunner().invoke(main, ["run", str(config_file), *options])
     assert result.exit_code == 2
     assert NO_RAY in result.output
+
+
+def test_an_address_where_nothing_answers() -> None:
+    for address in ("local", "auto"):
+        check_address(address)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        check_address(address)
+    with pytest.raises(UserError, match=f"--ray: cannot connect to {address}: "):
+        check_address(address)
+    with pytest.raises(UserError, match="run this on a node of the cluster"):
+        check_address(f"ray://{address}")
 
 
 @pytest.mark.parametrize(
