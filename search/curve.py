@@ -31,6 +31,8 @@ from mergesearch.steps import step
 
 CURVES = Path("results/curves")
 JSON, PAGE, OWN_CONFIG, RECIPES = "curve.json", "curve.html", "curve.yml", "recipes"
+FEWEST = 2
+"""Points of a curve."""
 OF_SCORES = {"max_length", "mode", "quantization"}
 """Settings of ``evaluate``, for all tasks, on which scores depend."""
 
@@ -49,6 +51,8 @@ def score_curve(  # noqa: PLR0913, PLR0917 - a config, its path, and where it is
     read from ``results/NAME``, where the curve is left as JSON and as a page, with the recipes. Raises UserError for an
     invalid config, for a recipe without exactly one hole, and for a point that cannot be built or scored.
     """
+    if points < FEWEST:
+        raise UserError(f"points: found {points}, expected {FEWEST} or more: a curve has two ends")
     problem = open_problem(config, where)
     with located(where):
         dimension = _only_dimension(problem)

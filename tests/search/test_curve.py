@@ -158,6 +158,11 @@ def test_errors(parameters: Data, at: tuple[float, ...], message: str, path: Dat
         mergesearch.curve(path, at=at, results=tmp_path)
 
 
+def test_a_curve_has_two_ends(path: Data, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="points: found 1, expected 2 or more"):
+        mergesearch.curve(path, points=1, results=tmp_path)
+
+
 def test_a_point_that_is_no_number_is_named(path: Data, tmp_path: Path) -> None:
     path["recipe"] |= {"merge_method": "task_arithmetic", "parameters": {"weight": {"search": [0.0, 1e300]}}}
     with pytest.raises(UserError, match=r"weight = 1e\+300: .* of the merged model has"):
