@@ -22,6 +22,8 @@ TOKENS = {"input_ids": (2, 7), "decoder_input_ids": (2, 5)}
 """The shapes of texts."""
 IMAGE = 224
 """The width of images for models whose config has none."""
+SAMPLES = 4000
+"""The length of sounds."""
 
 
 def symmetries(config: Mapping[str, Any]) -> AxisGroups:
@@ -71,23 +73,39 @@ def module_symmetries(module: Any) -> AxisGroups:
 
 
 def example_inputs(model: Any) -> dict[str, Any]:
-    """Returns arguments for the ``forward`` of a model of transformers: short texts, one small image after another."""
-    config = model.config
-    names = [model.main_input_name, *(["decoder_input_ids"] if config.is_encoder_decoder else [])]
-    inputs: dict[str, Any] = {
-        name: torch.arange(prod(TOKENS[name]))
-        .remainder(getattr(config.get_text_config(), "vocab_size", 2))
-        .view(TOKENS[name])
-        for name in names
+    """Returns arguments for the ``forward`` of a model of transformers: short texts, small images, short sounds."""
+    size = getattr(model.config.get_text_config(), "vocab_size", 2)
+    return {
+        name: torch.arange(prod(shape)).remainder(size).view(shape)
         if name in TOKENS
+        else torch.arange(prod(shape)).mul(37).remainder(101).div(50).sub(1).view(shape).to(model.dtype)
+        for name, shape in _shapes(model).items()
     }
-    if model.main_input_name == "pixel_values":
+
+
+def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each argument."""
+    config = model.config
+    shapes = {model.main_input_name: _shape(model.main_input_name, config)}
+    if config.is_encoder_decoder:
+        shapes["decoder_input_ids"] = TOKENS["decoder_input_ids"]
+    has_tokens_of_images = any(hasattr(config, key) for key in ("image_token_id", "image_token_index"))
+    if hasattr(config, "vision_config") and not has_tokens_of_images:  # texts and images beside each other
+        shapes |= {"input_ids": TOKENS["input_ids"], "pixel_values": _shape("pixel_values", config.vision_config)}
+    return shapes
+
+
+def _shape(name: str, config: Any) -> tuple[int, ...]:
+    if name in TOKENS:
+        return TOKENS[name]
+    if name == "pixel_values":
         size = getattr(config, "image_size", IMAGE)
-        shape = (2, config.num_channels, *(size if isinstance(size, list | tuple) else (size, size)))
-        inputs["pixel_values"] = (
-            torch.arange(prod(shape)).mul(37).remainder(101).div(50).sub(1).view(shape).to(model.dtype)
-        )
-    return inputs
+        return (2, config.num_channels, *(size if isinstance(size, list | tuple) else (size, size)))
+    if name == "input_features":
+        return (2, config.num_mel_bins, 2 * config.max_source_positions)
+    if name == "input_values":
+        return (2, SAMPLES)
+    raise ValueError(f"forward takes {name}, of which nothing is known")
 
 
 def run_inputs(model: Any) -> Batch:
@@ -116,7 +134,7 @@ def _make_fake(model: nn.Module, mode: Any) -> None:
         for own in (module._parameters, module._buffers):
             for key, tensor in own.items():
                 if tensor is not None and id(tensor) not in fake:
-                    plain = FakeTensor(mode, tensor.detach(), torch.device("cpu"))
+                    plain = FakeTensor(mode, tensor.detach().to("meta"), torch.device("cpu"))
                     is_parameter = isinstance(tensor, nn.Parameter)
                     fake[id(tensor)] = nn.Parameter(plain, requires_grad=False) if is_parameter else plain
                 if tensor is not None:

@@ -8,6 +8,9 @@ import transformers
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mergesearch.merge_ops.alignment.models import INNER
+from mergesearch.merge_ops.alignment.trace import outputs_of
+
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 6, "intermediate_size": 40}
 TEXT = {**SIZES, "vocab_size": 50, "max_position_embeddings": 32}
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -90,7 +93,7 @@ class InFloat64(TorchDispatchMode):
 
 
 def output(model: nn.Module, inputs: Any) -> Tensor:
-    """Returns the output of a model, or its logits."""
+    """Returns what a model computes, as one vector."""
     with torch.no_grad(), InFloat64():
-        result = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
-    return result if isinstance(result, Tensor) else result.logits  # type: ignore[no-any-return]
+        result = outputs_of(model(**inputs) if isinstance(inputs, dict) else model(*inputs), INNER)
+    return torch.cat([tensor.flatten() for tensor in result if tensor.is_floating_point()])
