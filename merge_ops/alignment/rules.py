@@ -60,8 +60,8 @@ class Call:
         return tuple(self.outputs[0].shape)
 
 
-Rule = Callable[[Call], Sequence[Labels]]
-"""Returns the axes of each output. Joins axes of inputs, or fixes them."""
+Rule = Callable[[Call], Sequence[Labels] | None]
+"""Returns the axes of each output. Joins axes of inputs, or fixes them. None: there is no rule for this call."""
 
 
 def join_broadcast(shape: Sequence[int], inputs: Sequence[Labels]) -> Labels:
@@ -104,6 +104,13 @@ def reduction(call: Call) -> list[Labels]:
 
 def view(call: Call) -> list[Labels]:
     return [viewed(call.axes(), output.shape) for output in call.outputs]
+
+
+def restrided(call: Call) -> list[Labels] | None:
+    """A view of a contiguous tensor as another one."""
+    tensor, output = call["self"], call.outputs[0]
+    is_whole = tensor.numel() == output.numel() and tensor.storage_offset() == output.storage_offset()
+    return view(call) if is_whole and tensor.is_contiguous() and output.is_contiguous() else None
 
 
 def permute(call: Call) -> list[Labels]:
@@ -338,6 +345,7 @@ def constant(call: Call) -> list[Labels]:
 _TABLE: tuple[tuple[str, Rule], ...] = (
     ("copy _to_copy detach alias lift_fresh lift_fresh_copy native_dropout dropout", entrywise),
     ("view _unsafe_view reshape unsqueeze squeeze view_as _reshape_alias", view),
+    ("as_strided", restrided),
     ("select unbind", select),
     ("transpose t numpy_T", transpose),
     ("permute", permute),

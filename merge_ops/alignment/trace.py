@@ -99,7 +99,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         arguments = _named(func, args, kwargs)
         if outputs and 0 in outputs[0].shape:
             rule = None
-        labels = rule(Call(self, arguments, outputs)) if rule else self._fixed(func, arguments, outputs)
+        labels = rule(Call(self, arguments, outputs)) if rule else None
+        if labels is None:
+            labels = self._fixed(func, arguments, outputs)
         self._count(func, arguments, outputs)
         for tensor, own in zip(outputs, labels, strict=True):
             self._label(tensor, list(own))
