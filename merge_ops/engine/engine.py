@@ -32,7 +32,7 @@ from mergesearch.merge_ops.engine.standalone_models import LoadedCheckpoint, Sta
 from mergesearch.merge_ops.inputs.memory import MemoryPlan
 from mergesearch.merge_ops.kernels.finite import first_not_finite, not_finite
 from mergesearch.merge_ops.live import live
-from mergesearch.merge_ops.live.built import Builder
+from mergesearch.merge_ops.live.built import Builder, find_builder
 from mergesearch.merge_ops.output.folder import write_folder
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
@@ -366,10 +366,12 @@ def _merge_in_memory(
 ) -> None:
     """Writes the model of a recipe with steps after the merge, which need a live model."""
     references, dtype = recipe.references, recipe.target_dtype
+    builder = recipe.repair.builder if recipe.repair else None
     engine = Engine(
         references,
         references[0],
         dtype,
+        builder=find_builder(builder) if builder else None,
         dequantize=recipe.dequantize,
         named_paths=named_paths,
         tokenizer=recipe.vocabulary,

@@ -149,7 +149,7 @@ class Recipe(Strict):
         """The steps after the merge, by their keys, with the digests of files in place of their paths."""
         steps: dict[str, Any] = {}
         if self.repair:
-            steps["repair"] = {**self.repair.model_dump(), "data": digest(Path(self.repair.data))}
+            steps["repair"] = {**self.repair.model_dump(exclude={"builder"}), "data": digest(Path(self.repair.data))}
         if self.recover:
             known = {"data"} if self.recover.digest else None
             steps["recover"] = {**self.recover.model_dump(exclude=known), "from": self.recovery_parents}

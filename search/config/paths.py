@@ -247,6 +247,7 @@ def _recipe_section(data: dict[str, Any], places: _Places) -> Any:
     rules: Mapping[str, Callable[[str], str]] = {
         **dict.fromkeys(("model", "models", "base_model", "to"), places.model),
         "spec": places.spec,
+        "builder": places.code,
         **dict.fromkeys(("source", "tokenizer_source"), lambda text: _tokenizer(text, places)),
         **dict.fromkeys(FILE_KEYS, places.path),
         "chat_template": lambda text: _chat_template(text, places),

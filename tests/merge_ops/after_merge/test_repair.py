@@ -170,3 +170,16 @@ def test_inputs_of_another_shape(tmp_path: Path) -> None:
     save_file({"input": torch.zeros(2, 4)}, tmp_path / "wrong.safetensors")
     with pytest.raises(UserError, match=r"calibration: Sequential cannot run on input \[2, 4\]: "):
         Engine(models, models[0], builder=builder).build(recipe(models, str(tmp_path / "wrong.safetensors")))
+
+
+def test_merge_builds_models_of_other_libraries(tmp_path: Path, data: str) -> None:
+    models, _ = two_models(tmp_path, network())
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n\n\ndef build(path):\n"
+        "    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))\n"
+    )
+    step = {"data": data, "builder": f"{tmp_path / 'own.py'}:build"}
+    merge(recipe(models, data, repair=step), tmp_path / "merged")
+    engine = Engine(models, models[0], builder=lambda _: network())
+    engine.build(recipe(models, data))
+    assert Checkpoint(str(tmp_path / "merged")).digest() == engine.digest()
