@@ -82,7 +82,9 @@ class Checkpoint:
 
     def samples(self) -> dict[str, bytes]:
         """Returns a few bytes from the middle of every stored tensor, without the adapter."""
-        return {n: sample for file in set(self.weights.file_of.values()) for n, sample in file.samples().items()}
+        owner = self.weights.file_of
+        found = ((name, file, sample) for file in set(owner.values()) for name, sample in file.samples().items())
+        return {name: sample for name, file, sample in found if owner.get(name) is file}
 
     def similar_tensors(self) -> list[list[str]]:
         """Returns groups of stored tensors that have the same bytes in the middle, so that they may be copies.

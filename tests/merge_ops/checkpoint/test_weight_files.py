@@ -53,6 +53,8 @@ def test_the_index_says_which_tensors_count(tmp_path: Path) -> None:
     assert list(checkpoint.tensors) == ["a", "b"]
     assert same_bytes(checkpoint.tensor("a"), A)
     assert same_bytes(checkpoint.tensor("b"), B)
+    plain = Checkpoint(str(copy_of(tmp_path / "plain", model={"a": A, "b": B})))
+    assert checkpoint.samples() == plain.samples()
 
 
 def test_a_tensor_that_no_shard_has(tmp_path: Path) -> None:
