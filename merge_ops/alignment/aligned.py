@@ -24,6 +24,7 @@ from mergesearch.merge_ops.checkpoint.tensor_files import TensorInfo
 from mergesearch.merge_ops.live import live
 from mergesearch.merge_ops.live.built import build, find_builder
 from mergesearch.reading import check_file
+from mergesearch.trust import require_trust
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,12 @@ def find_symmetries(checkpoint: Checkpoint, spec: str | None, unties: bool = Fal
         unties: an output layer that is tied to the embedding gets a weight of its own.
 
     Raises:
-        UserError: the file is wrong, or the module cannot be traced.
+        UserError: the file is wrong, the function is not trusted, or the module cannot be traced.
     """
     if spec is not None and is_spec_file(spec):
         return read_spec(Path(spec), {name: info.shape for name, info in checkpoint.tensors.items()})
+    if spec is not None:
+        require_trust(spec, "align: spec")
     try:
         if spec is not None:
             return module_symmetries(build(checkpoint, find_builder(spec), "cpu", None))

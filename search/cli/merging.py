@@ -55,7 +55,7 @@ def align(  # noqa: PLR0913, PLR0917 - what the user gives
     from mergesearch.merge_ops.engine.options import MergeOptions
 
     options = MergeOptions(echo, lambda line: tell(f"warning: {line}"), verify=verify)
-    with trust_code(trust, tell):
+    with trust_code(trust or spec is not None, tell):  # to name a function here is the permission
         write_aligned(model, Alignment(anchor, by, spec, data), out, options)
     echo(f"wrote {out}")
 

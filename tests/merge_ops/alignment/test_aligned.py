@@ -151,6 +151,7 @@ def test_groups_of_a_file_align_plain_tensors(tmp_path: Path) -> None:
     assert [key for key in expected if not torch.equal(merged[key], expected[key])] == []
 
 
+@pytest.mark.usefixtures("trusted")
 def test_module_of_a_builder_is_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = plain_pair(tmp_path)
     module = type(sys)("own_models")
@@ -163,6 +164,12 @@ def test_module_of_a_builder_is_traced(tmp_path: Path, monkeypatch: pytest.Monke
     merge(mean(one, two, align={"spec": "own_models:cnn"}), tmp_path / "merged")
     merged, expected = load_file(tmp_path / "merged" / "model.safetensors"), load_file(one)
     assert [key for key in expected if not torch.equal(merged[key], expected[key])] == []
+
+
+def test_functions_of_a_recipe_run_only_if_they_are_trusted(tmp_path: Path) -> None:
+    one, two = plain_pair(tmp_path)
+    with pytest.raises(UserError, match="align: spec: needs code, own_models:cnn, which runs with your rights"):
+        merge(mean(one, two, align={"spec": "own_models:cnn"}), tmp_path / "merged")
 
 
 @pytest.mark.parametrize(
@@ -272,6 +279,7 @@ def test_missing_data(tmp_path: Path) -> None:
         merge(recipe, tmp_path / "merged")
 
 
+@pytest.mark.usefixtures("trusted")
 def test_a_module_of_the_user_by_activations(tmp_path: Path) -> None:
     """Its inputs are those of a file."""
     (tmp_path / "own.py").write_text(
