@@ -21,6 +21,7 @@ from mergesearch.files import write_text
 from mergesearch.merge_ops.engine.engine import Engine
 from mergesearch.merge_ops.live.built import find_builder
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.trust import trust_code
 
 TOKENS = 8192
 WAYS = ("none", "weights", "activations", "orthogonal", "orthogonal, by activations")
@@ -110,7 +111,8 @@ def main() -> None:
     torch.set_num_threads(1)
     screen = Console(highlight=False)
     make(screen.print)
-    pairs = {pair.name: measure_pair(pair, screen) for pair in PAIRS}
+    with trust_code():
+        pairs = {pair.name: measure_pair(pair, screen) for pair in PAIRS}
     write_result("alignment", {"pairs": pairs})
     write_text(FOLDER / "alignment.md", as_markdown(pairs))
     screen.print(as_markdown(pairs))

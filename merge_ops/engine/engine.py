@@ -37,6 +37,7 @@ from mergesearch.merge_ops.output.folder import write_folder
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 from mergesearch.text import NO_TEXT
+from mergesearch.trust import require_trust
 
 __all__ = ["Engine", "MemoryReserve", "Merger", "check_output", "find_device", "merge", "torch_dtype"]
 
@@ -366,7 +367,8 @@ def _merge_in_memory(
 ) -> None:
     """Writes the model of a recipe with steps after the merge, which need a live model."""
     references, dtype = recipe.references, recipe.target_dtype
-    builder = recipe.repair.builder if recipe.repair else None
+    if (builder := recipe.repair.builder if recipe.repair else None) is not None:
+        require_trust(builder, "repair: builder")
     engine = Engine(
         references,
         references[0],

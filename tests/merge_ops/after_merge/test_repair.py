@@ -14,6 +14,7 @@ from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.engine import Engine, merge
 from mergesearch.merge_ops.live.built import Builder
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.trust import trust_code
 
 from ...tolerances import assert_close
 from ..helpers import INPUTS
@@ -179,7 +180,10 @@ def test_merge_builds_models_of_other_libraries(tmp_path: Path, data: str) -> No
         "    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))\n"
     )
     step = {"data": data, "builder": f"{tmp_path / 'own.py'}:build"}
-    merge(recipe(models, data, repair=step), tmp_path / "merged")
+    with pytest.raises(UserError, match=r"repair: builder: needs code, .*own.py:build, which runs with your rights"):
+        merge(recipe(models, data, repair=step), tmp_path / "merged")
+    with trust_code():
+        merge(recipe(models, data, repair=step), tmp_path / "merged")
     engine = Engine(models, models[0], builder=lambda _: network())
     engine.build(recipe(models, data))
     assert Checkpoint(str(tmp_path / "merged")).digest() == engine.digest()
