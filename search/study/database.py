@@ -35,7 +35,7 @@ def open_database(
     url: str,
     say: Say = silent,
     settings: Mapping[str, Any] | None = None,
-    prepare: Callable[[RDBStorage], None] = lambda _: None,
+    prepare: "Callable[[PatientDatabase], None]" = lambda _: None,
 ) -> BaseStorage:
     """The storage in the database at ``url``, an address as SQLAlchemy takes it. Raises UserError where that fails.
 
@@ -68,14 +68,21 @@ class Patient(Protocol):
     engine: "Engine"
     say: Say
     attempt: local
+    check: Callable[[], None]
 
 
 class PatientDatabase(RDBStorage):
-    """A database whose operations are tried again while they fail for a passing reason."""
+    """A database whose operations are tried again while they fail for a passing reason.
+
+    ``check`` raises an error where a trial may have been ended by another, who took this worker for dead.
+    """
+
+    check: Callable[[], None]
 
     def __init__(self, url: str, engine_kwargs: dict[str, Any], say: Say = silent) -> None:
         self.say = say
         self.attempt = local()
+        self.check = lambda: None
         super().__init__(url, engine_kwargs=engine_kwargs)
 
 
@@ -100,6 +107,7 @@ def _tried(database: Patient, operation: Callable[..., Any], attempt: Callable[[
         try:
             return attempt()
         except UpdateFinishedTrialError:
+            database.check()
             if number and operation.__name__ == "set_trial_state_values":
                 return True  # the attempt before succeeded, and its answer was lost
             raise

@@ -16,7 +16,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from sqlalchemy import (
     Connection,
     column,
@@ -33,7 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mergesearch.errors import DamagedFileError, first_line
 from mergesearch.say import Say, silent
 from mergesearch.search.study.artifacts import Artifacts
-from mergesearch.search.study.database import open_database, patient
+from mergesearch.search.study.database import PatientDatabase, open_database, patient
 from mergesearch.search.study.database_files import DatabaseFiles
 from mergesearch.search.study.exchange import Changes, LostError, Part, Pulse, check_name, silence
 from mergesearch.search.study.guarded import guard, set_clock
@@ -67,7 +67,7 @@ class DatabaseExchange:
         self._called = SETTINGS | {"application_name": f"{NAMED}{uuid4().hex}"}
         open_database(url, say)  # says what is wrong
         self.engine = create_engine(url, pool_pre_ping=True, connect_args=self._called)
-        self.attempt = threading.local()
+        self.attempt, self.check = threading.local(), lambda: None
         self._holding: Connection | None = None  # has the advisory lock, or may take it
         self._turn: int | None = None
         self._ahead = 0.0  # of the database's clock to this process's
@@ -96,7 +96,8 @@ class DatabaseExchange:
     def storage(self, worker: str) -> BaseStorage:
         """The storage of the study, which the worker may change as long as it may change files."""
 
-        def prepare(storage: RDBStorage) -> None:
+        def prepare(storage: PatientDatabase) -> None:
+            storage.check = lambda: self._do(self._check, worker)
             guard(storage, lambda database: self._check(database, worker))
             set_clock(storage, lambda: time.monotonic() + self._ahead)
 

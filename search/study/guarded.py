@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakSet
 
 from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import TrialModel
@@ -15,18 +16,20 @@ TIMES = ("_datetime_start_utc", "_datetime_complete_utc")
 
 def guard(storage: RDBStorage, check: Callable[[Connection], None]) -> None:
     """Lets ``check`` be asked before each commit of changes, by the same transaction; it raises where it may not be."""
+    changed = WeakSet[Connection]()
 
     def note(connection: Connection, _: Any, statement: str, *__: Any) -> None:
         if not statement.lstrip().upper().startswith("SELECT"):
-            connection.info["has_changes"] = True
+            changed.add(connection)
 
     def ask(connection: Connection) -> None:
-        if connection.info.pop("has_changes", False):
+        if connection in changed:
+            changed.discard(connection)
             check(connection)
 
     event.listen(storage.engine, "before_cursor_execute", note)
     event.listen(storage.engine, "commit", ask)
-    event.listen(storage.engine, "rollback", lambda connection: connection.info.pop("has_changes", None))
+    event.listen(storage.engine, "rollback", changed.discard)
 
 
 def set_clock(storage: RDBStorage, now: Callable[[], float]) -> None:
