@@ -181,13 +181,13 @@ class Bed:
         """A new run, which has begun."""
         name = f"run{number}"
         config = self.folder / f"{name}.yml"
-        config.write_text(dump_yaml(_config(self.folder, number)))
+        config.write_text(dump_yaml(small_config(self.folder, number)))
         run = Run(config, self.folder / "results", self.cluster.address)
         run.begin()
         return run
 
 
-def _config(folder: Path, seed: int) -> dict[str, Any]:
+def small_config(folder: Path, seed: int) -> dict[str, Any]:
     models = [str(folder / name) for name in ("base", "one", "two")]
     for number, model in enumerate(models):
         if not Path(model).exists():
@@ -347,7 +347,7 @@ FAULTS: dict[str, Fault] = {
 """What happens, by name."""
 
 
-def _summed(outcomes: Sequence[Outcome]) -> dict[str, int]:
+def summed(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return {
         **{key: sum(asdict(each)[key] for each in outcomes) for key in ("times", "lost", "doubled", "running")},
         "runs": len(outcomes),
@@ -371,7 +371,7 @@ def main(faults: Sequence[str], times: int) -> None:
         for outcome in FAULTS[fault](times):
             outcomes.append(outcome)
             screen.print(f"{fault}, {len(outcomes)}: {'right' if outcome.is_right else outcome}", style="dim")
-        found[fault] = _summed(outcomes)
+        found[fault] = summed(outcomes)
         write_result(
             NAME, {"trials": TRIALS, "workers": 2, "faults": {name: found[name] for name in FAULTS if name in found}}
         )

@@ -121,11 +121,13 @@ def _tried(database: Patient, operation: Callable[..., Any], attempt: Callable[[
 
 def _is_passing(database: Patient, error: StorageInternalError) -> bool:
     """Whether an operation may succeed later: SQLite is locked, or the server of another database is away."""
-    from sqlalchemy.exc import InterfaceError, OperationalError
+    from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackError
 
     if database.engine.dialect.name == "sqlite":
         return any(word in str(error.__cause__).lower() for word in ("locked", "busy"))
-    return isinstance(error.__cause__, InterfaceError | OperationalError) and not is_disk_full(error)
+    # The last is that of a session that Optuna asks again after its connection has ended.
+    ended = InterfaceError | OperationalError | PendingRollbackError
+    return isinstance(error.__cause__, ended) and not is_disk_full(error)
 
 
 for _name, _operation in vars(RDBStorage).items():

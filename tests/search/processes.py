@@ -51,7 +51,8 @@ def work(config: Data, results: Path, pause: float) -> None:
     slowly(pause)
     try:
         go(config, results)
-    except UserError:
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
         sys.exit(STOPPED)
 
 
