@@ -68,7 +68,7 @@ def match(spec: AxisGroups, sources: Mapping[str, Source], seed: int = 0) -> Mat
 
     Args:
         spec: the groups.
-        sources: what is compared; it need not tell of all groups. Computed in float32, float64 where tensors are.
+        sources: what is compared; it need not tell of all groups.
         seed: the seed of the order in which groups are improved.
     """
     return _Matching(spec, sources).run(seed)
@@ -87,11 +87,15 @@ class _Block:
         return {name for name in self.labels if name is not None and (name not in known or self.labels.count(name) > 1)}
 
     def tables(self, *heads: str) -> tuple[Tensor, Tensor]:
-        """Returns both tensors with these groups in front, and all else as the last dimension."""
+        """Returns both tensors with these groups in front, and all else as the last dimension; float64.
+
+        Products of float32 depend on the processor and on the number of threads, and near ties on the products.
+        """
         first = [self.labels.index(name) for name in heads]
         order = [*first, *(dim for dim in range(len(self.labels)) if dim not in first)]
         shape = (*(self.anchor.shape[dim] for dim in first), -1)
-        return self.anchor.permute(order).reshape(shape), self.model.permute(order).reshape(shape)
+        anchor, model = (own.permute(order).reshape(shape).double() for own in (self.anchor, self.model))
+        return anchor, model
 
     def turned(self, name: str) -> Iterator["_Block"]:
         """Yields the block once for each dimension of the group, with the others of them as no group's."""
