@@ -4,8 +4,8 @@
 
 A small run of two workers has a fault several times, at moments that are drawn: among its trials, and at last while it
 makes its verdict. The evaluator does nothing but wait a little. Needs an interpreter with Ray. Two nodes of a cluster
-are started on this machine. Prints a table, and puts it into results/benchmarks/faults.json, beside what other calls
-found.
+are started on this machine. Writes results/benchmarks/faults.json and faults.md, with what earlier calls found of other
+faults.
 """
 
 import json
@@ -29,7 +29,6 @@ import torch
 from machine import FOLDER, write_result
 from optuna.trial import TrialState
 from rich.console import Console
-from rich.table import Table
 from safetensors.torch import save_file
 
 from mergesearch.parsing import dump_yaml
@@ -43,6 +42,20 @@ SHORT, MINUTE = 6.0, 60.0
 """Seconds of silence after which a worker is taken for dead: here, and by default."""
 LIMIT = 300.0
 """Seconds within which a run ends."""
+TITLES = ("fault", "times", "trials lost", "doubled", "left running", "runs", "test items looked at once")
+HEAD = f"""# Faults
+
+What comes of runs on a Ray cluster, of two nodes and two workers, when something fails. A run has {TRIALS} trials,
+whose evaluator only waits a little, and {FAULTS_OF_A_RUN} faults at moments that are drawn, the last one during its
+verdict. *Lost* are trials that were told before a fault and are not there, or not the same, after the run, and those
+that it lacks. *Doubled* are points and baselines that were scored twice. The last column counts runs.
+
+* A worker that is cut off is stopped by SIGSTOP for 1.3 times as long as it may be silent: {SHORT:.0f} s here, and the
+  usual minute in two runs with one such fault each.
+* The head is restarted with everything that is on it, the command too: all is killed at once.
+* A clock is an hour ahead in half of the runs, and an hour behind in the others, by libfaketime.
+
+"""
 MEMORY = 100_000_000
 PLUGIN = """
 import time
@@ -355,6 +368,11 @@ def summed(outcomes: Sequence[Outcome]) -> dict[str, int]:
     }
 
 
+def _as_markdown(rows: Mapping[str, Mapping[str, int]]) -> str:
+    lines = [f"| {name} | {' | '.join(str(value) for value in row.values())} |\n" for name, row in rows.items()]
+    return f"{HEAD}| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}\n{''.join(lines)}"
+
+
 def _kept() -> dict[str, Any]:
     file = FOLDER / f"{NAME}.json"
     return dict(json.loads(file.read_text())["faults"]) if file.exists() else {}
@@ -372,13 +390,12 @@ def main(faults: Sequence[str], times: int) -> None:
             outcomes.append(outcome)
             screen.print(f"{fault}, {len(outcomes)}: {'right' if outcome.is_right else outcome}", style="dim")
         found[fault] = summed(outcomes)
-        write_result(
-            NAME, {"trials": TRIALS, "workers": 2, "faults": {name: found[name] for name in FAULTS if name in found}}
-        )
-    table = Table("fault", "times", "lost", "doubled", "left running", "runs", "looked once")
-    for name, row in found.items():
-        table.add_row(name, *(str(value) for value in row.values()))
-    screen.print(table)
+        _write({name: found[name] for name in FAULTS if name in found})
+
+
+def _write(rows: Mapping[str, Mapping[str, int]]) -> None:
+    write_result(NAME, {"trials": TRIALS, "workers": 2, "faults": rows})
+    (FOLDER / f"{NAME}.md").write_text(_as_markdown(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,16 +15,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from mergesearch.copies import copied
 from mergesearch.errors import UserError, in_words
 from mergesearch.files import cache_folder
+from mergesearch.merge_ops.checkpoint.sharing import SHARERS
 from mergesearch.say import Say
-from mergesearch.search.config import Config, Device
+from mergesearch.search.config import Config
 from mergesearch.search.copies import Named, brought, files_of, read_part
 from mergesearch.search.crew_run import finished_by
 from mergesearch.search.optimize.crew import BAD_INPUT, INTERRUPTED, Crew, Post
+from mergesearch.search.ray_shares import Share, share_of
 from mergesearch.search.study.coordinator import Coordinator
 from mergesearch.search.study.exchange import Exchange, silence
 from mergesearch.search.study.replica import Replica
@@ -69,13 +71,13 @@ def run_on_ray(  # noqa: PLR0913, PLR0917 - a run, where its workers are, and wh
     silence()  # what is wrong with it is said once
     folder, session = (results / config.output.name).resolve(), uuid.uuid4().hex
     with _cluster(address) as ray:
-        workers, share = _share(ray, config)
+        share, options = _share(ray, config)
         coordinator = _coordinator(ray, folder, session)
         try:
             content = config.dump()
             files = Files(files_of(content), _on_this_node(ray, Reader))
-            start = partial(RayMember, ray, coordinator, share, (files, content, called))
-            posts = [Post("on Ray, 1 GPU" if share["num_gpus"] else "on Ray", {})] * workers
+            start = partial(RayMember, ray, coordinator, options, (files, content, called, share.on_a_node))
+            posts = [Post("on Ray, 1 GPU" if share.gpus else "on Ray", {})] * share.workers
             Crew(start, posts, lambda member: _finished(ray, coordinator, folder, config, member), say).run(look)
         finally:
             with suppress(Exception):
@@ -118,49 +120,12 @@ def check_address(address: str) -> None:
             raise UserError(f"--ray: cannot connect to {address}: {in_words(error)}") from None
 
 
-def _share(ray: Any, config: Config) -> tuple[int, dict[str, Any]]:
-    """How many workers there are, and what each has of the cluster. Raises UserError where there is too little."""
-    nodes = [(node.get("CPU", 0), node.get("GPU", 0)) for node in _resources(ray)]
-    workers, gpus = workers_on(nodes, config.workers, config.device)
-    processors = processors_each(nodes, workers, gpus)
-    return workers, {"num_gpus": gpus, "num_cpus": processors, "scheduling_strategy": "SPREAD"}
-
-
-def _resources(ray: Any) -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def workers_on(
-    nodes: Sequence[tuple[float, float]], workers: int | Literal["auto"], device: Device
-) -> tuple[int, Literal[0, 1]]:
-    """How many workers there are on ``nodes``, of which the processors and GPUs are given, and GPUs of each.
-
-    Each has a GPU where the cluster has any. ``auto``: one worker for each GPU, and without GPUs one for each node.
-    Raises UserError where there are too few GPUs.
-    """
-    found = 0 if device == "cpu" else int(sum(gpus for _, gpus in nodes))
-    if device == "cuda" and not found:
-        raise UserError("device: found cuda, but no node of the cluster has a GPU")
-    count = (found or len(nodes)) if workers == "auto" else workers
-    if found and count > found:
-        raise UserError(
-            f"workers: found {count}, but the cluster has {found} GPU{'s' * (found > 1)}, and each worker needs one; "
-            "device=cpu is for workers without"
-        )
-    return count, 1 if found else 0
-
-
-def processors_each(nodes: Sequence[tuple[float, float]], workers: int, gpus: int) -> float:
-    """The most processors that each worker can have, so that all find a place; a whole number from one on.
-
-    ``nodes`` are the processors and GPUs of each node. Returns 0 where the nodes with GPUs have no processors.
-    """
-    usable = [(processors, many if gpus else workers) for processors, many in nodes if many or not gpus]
-    shares = {processors / count for processors, _ in usable for count in range(1, workers + 1)}
-    for share in sorted(shares, reverse=True):
-        if share and sum(min(most, int(processors / share + 1e-6)) for processors, most in usable) >= workers:
-            return float(int(share)) if share >= 1 else int(share * 1000) / 1000
-    return 0.0
+def _share(ray: Any, config: Config) -> tuple[Share, dict[str, Any]]:
+    """What the workers have of the cluster, and as options of an actor. Raises UserError where there is too little."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [(node.get("CPU", 0), node.get("GPU", 0)) for node in resources]
+    share = share_of(nodes, config.workers, config.device)
+    return share, {"num_gpus": share.gpus, "num_cpus": share.processors, "scheduling_strategy": "SPREAD"}
 
 
 def _coordinator(ray: Any, folder: Path, session: str) -> Any:
@@ -230,9 +195,12 @@ class Reader:
 class Worker:
     """What an actor of a worker does."""
 
-    def work(self, coordinator: Any, files: Files, config: Mapping[str, Any], called: str, member: str) -> Ending:
+    def work(  # noqa: PLR0913, PLR0917 - a run, and where its parts are
+        self, coordinator: Any, files: Files, config: Mapping[str, Any], called: str, sharers: int, member: str
+    ) -> Ending:
         """Works at the run until it ends. Raises whatever a worker dies of."""
         _hear_interrupts()
+        os.environ[SHARERS] = str(sharers)
         try:
             with (
                 trust_code(bool(config.get("trust"))),

@@ -20,7 +20,7 @@ ROOMS = {
     "search": [
         {"cli", "api"},
         {"rehearsal", "compare", "draft", "on_ray"},
-        {"run", "crew_run", "copies", "evaluate", "curve", "remerge", "sharing", "submit"},
+        {"run", "crew_run", "copies", "ray_shares", "evaluate", "curve", "remerge", "sharing", "submit"},
         {"session"},
         {"report"},
         {"across"},

@@ -10,24 +10,27 @@ from click.testing import CliRunner
 
 from mergesearch.errors import UserError
 from mergesearch.search.cli import main
-from mergesearch.search.on_ray import NO_RAY, check_address, processors_each, workers_on
+from mergesearch.search.on_ray import NO_RAY, check_address
+from mergesearch.search.ray_shares import Share, share_of
 
 
 @pytest.mark.parametrize(
-    ("nodes", "workers", "gpus", "each"),
+    ("nodes", "workers", "gpus", "each", "on_a_node"),
     [
-        ([(2, 0)], 2, 0, 1),
-        ([(16, 0)], 3, 0, 5),
-        ([(8, 0), (8, 0)], 3, 0, 4),
-        ([(2, 0)], 4, 0, 0.5),
-        ([(1, 0), (1, 0)], 3, 0, 0.5),
-        ([(64, 0), (16, 8)], 8, 1, 2),
-        ([(16, 4), (8, 4)], 8, 1, 2),
-        ([(16, 8), (16, 2)], 3, 1, 8),
+        ([(2, 0)], 2, 0, 1, 2),
+        ([(16, 0)], 3, 0, 5, 3),
+        ([(8, 0), (8, 0)], 3, 0, 4, 2),
+        ([(2, 0)], 4, 0, 0.5, 4),
+        ([(1, 0), (1, 0)], 3, 0, 0.5, 2),
+        ([(64, 0), (64, 0)], 2, 0, 64, 1),
+        ([(64, 0), (16, 8)], 8, 1, 2, 8),
+        ([(16, 4), (8, 4)], 8, 1, 2, 4),
+        ([(16, 8), (16, 2)], 3, 1, 8, 2),
+        ([(0, 8), (16, 0)], 8, 1, 0, 8),
     ],
 )
-def test_all_workers_find_a_place(nodes: list[tuple[float, float]], workers: int, gpus: int, each: float) -> None:
-    assert processors_each(nodes, workers, gpus) == each
+def test_all_workers_find_a_place(nodes: Any, workers: int, gpus: Any, each: float, on_a_node: int) -> None:
+    assert share_of(nodes, workers, "auto") == Share(workers, gpus, each, on_a_node)
 
 
 def test_without_ray_the_command_is_named(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,11 +72,12 @@ def test_an_address_where_nothing_answers() -> None:
     ],
 )
 def test_each_worker_has_a_gpu_where_there_are_any(nodes: Any, asked: Any, device: Any, found: Any) -> None:
-    assert workers_on(nodes, asked, device) == found
+    share = share_of(nodes, asked, device)
+    assert (share.workers, share.gpus) == found
 
 
 def test_too_few_gpus() -> None:
     with pytest.raises(UserError, match="workers: found 3, but the cluster has 2 GPUs"):
-        workers_on([(8, 2)], 3, "auto")
+        share_of([(8, 2)], 3, "auto")
     with pytest.raises(UserError, match="no node of the cluster has a GPU"):
-        workers_on([(8, 0)], 3, "cuda")
+        share_of([(8, 0)], 3, "cuda")
