@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -394,7 +395,7 @@ def main(faults: Sequence[str], times: int) -> None:
 
 
 def _write(rows: Mapping[str, Mapping[str, int]]) -> None:
-    write_result(NAME, {"trials": TRIALS, "workers": 2, "faults": rows})
+    write_result(NAME, {"ray": version("ray"), "trials": TRIALS, "workers": 2, "faults": rows})
     (FOLDER / f"{NAME}.md").write_text(_as_markdown(rows), encoding="utf-8")
 
 
