@@ -5,7 +5,7 @@ What is local has no name for others, and its path is not theirs to know. It is 
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,13 @@ import yaml
 
 from mergesearch.errors import UserError
 from mergesearch.merge_ops.checkpoint.adapters.config import ADAPTER_CONFIG
-from mergesearch.merge_ops.checkpoint.references import HUB_NAME, ModelReference, parse_reference, split_revision
+from mergesearch.merge_ops.checkpoint.references import (
+    HUB_NAME,
+    Alignment,
+    ModelReference,
+    parse_reference,
+    split_revision,
+)
 from mergesearch.merge_ops.checkpoint.side_files import CARD
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.parsing import dump_yaml, parse_yaml, parse_yaml_documents
@@ -117,7 +123,8 @@ class Parents:
         for recipe in self.recipes:
             for reference in (*recipe.references, *recipe.tokenizers):
                 parts = [names.get(part, Path(part).name) for part in _parts(reference)]
-                names.setdefault(reference, str(ModelReference(*parts)))
+                aligned = _renamed_alignment(parse_reference(reference).aligned, names)
+                names.setdefault(reference, str(ModelReference(*parts, aligned=aligned)))
         return names
 
     def name(self, reference: str) -> str:
@@ -152,6 +159,13 @@ def without_path(text: str) -> str:
         return Path(code[1]).name + code[2]
     is_path = text.startswith(("/", "./", "../", "~")) or ("/" in text and Path(text).exists())
     return Path(text).name if is_path else text
+
+
+def _renamed_alignment(alignment: Alignment | None, names: Mapping[str, str]) -> Alignment | None:
+    if alignment is None:
+        return None
+    spec, data = (path and without_path(path) for path in (alignment.spec, alignment.data))
+    return replace(alignment, to=names.get(alignment.to, Path(alignment.to).name), spec=spec, data=data)
 
 
 def _parts(reference: str) -> list[str]:

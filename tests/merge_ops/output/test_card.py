@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from mergesearch.merge_ops.engine.documents import merge_file
@@ -13,6 +14,7 @@ from mergesearch.merge_ops.engine.engine import merge
 from mergesearch.merge_ops.methods import METHODS
 from mergesearch.merge_ops.output.parents import Parents, is_hub_name
 from mergesearch.merge_ops.recipe.recipe import Recipe
+from mergesearch.merge_ops.recipe.vocabulary_config import TokenizerConfig
 
 from ..helpers import INPUTS, recipe_data
 
@@ -94,6 +96,18 @@ def test_the_recipe_rebuilds_the_same_bytes_with_the_paths_of_the_models(
     merge_file(tmp_path / "r.yml", tmp_path / "rebuilt")
     rebuilt, first = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("rebuilt", "out"))
     assert rebuilt == first
+
+
+def test_models_whose_tokens_count_have_names_too() -> None:
+    one, two = "/data/models/one", "/data/models/two"
+    entries = [{"model": one}, {"model": two, "align": "weights"}]
+    recipe = Recipe.read({"merge_method": "linear", "models": entries, "parameters": {"weight": 1}})
+    named = recipe.model_copy(update={"tokenizer": TokenizerConfig(models=recipe.references)})
+    text = Parents.of(named.to_yaml()).recipe_text
+    assert "/data" not in text
+    written = Recipe.read(yaml.safe_load(text))
+    assert written.vocabulary
+    assert written.vocabulary.models == written.references
 
 
 def test_a_recipe_of_several_documents_rebuilds_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
