@@ -176,6 +176,26 @@ class StudyInSpace(_StudyView):
         return [trial for trial in trials if trial.params or not trial.state.is_finished()]
 
 
+class StudyOfFew(_StudyView):
+    """A study with at most so many complete trials: the better ones and the latest ones, half of each."""
+
+    def __init__(self, study: Study, most: int) -> None:
+        super().__init__(study)
+        self._most = most
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = self._viewed._get_trials(deepcopy, states, use_cache)
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        if len(complete) <= self._most:
+            return trials
+        better = {trial.number for trial in best_first(self, complete)[: self._most // 2]}
+        rest = [trial.number for trial in complete if trial.number not in better]
+        kept = better.union(rest[len(better) - self._most :])
+        return [trial for trial in trials if trial.state != TrialState.COMPLETE or trial.number in kept]
+
+
 def best_first(study: Study, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """The trials, which have values, from the best on.
 
@@ -183,7 +203,12 @@ def best_first(study: Study, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]
     Methods in Applied Mechanics and Engineering 186, 2000).
     """
     sign = 1 if study.directions == [StudyDirection.MINIMIZE] else -1
-    return sorted(trials, key=lambda trial: (t.violation(trial), sign * t.score_of(trial), trial.number))
+    return sorted(trials, key=lambda trial: (t.violation(trial), sign * _score_of(trial), trial.number))
+
+
+def _score_of(trial: FrozenTrial) -> float:
+    """The sum of several objectives where the trial has no sum by the user's weights."""
+    return t.score_of(trial) if t.SCORE in trial.user_attrs or len(trial.values or ()) < 2 else sum(trial.values)
 
 
 def enqueued_point(trial: FrozenTrial) -> Mapping[str, Any] | None:

@@ -7,12 +7,22 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from mergesearch.search.samplers._study_views import StudyInSpace
+from mergesearch.search.samplers._study_views import StudyInSpace, StudyOfFew
+
+MOST_OF_GP = 300
+"""The most trials that the Gaussian process learns from: its time grows with their cube."""
+
+
+class _FewTrialsGPSampler(GPSampler):
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return super().sample_relative(StudyOfFew(study, MOST_OF_GP), trial, search_space)
 
 
 def gp(seed: int) -> BaseSampler:
-    """A Gaussian process."""
-    return GPSampler(seed=seed, warn_independent_sampling=False)
+    """A Gaussian process of at most ``MOST_OF_GP`` trials, the better ones and the latest ones."""
+    return _FewTrialsGPSampler(seed=seed, warn_independent_sampling=False)
 
 
 def tpe(seed: int) -> BaseSampler:

@@ -24,7 +24,9 @@ from mergesearch.search.samplers import (
     from_unit,
     grid_size,
     is_sequence,
+    local,
     make_sampler,
+    optuna_samplers,
     to_unit,
 )
 from mergesearch.search.study import trials as t
@@ -283,6 +285,36 @@ def test_coordinates(found: BaseDistribution) -> None:
         assert from_unit(found, to_unit(found, value)) == (value if isinstance(value, str) else close(value, 64))
     if not isinstance(found, CategoricalDistribution):
         assert {found.low, found.high} <= values  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["gp", "local"])
+def test_a_gaussian_process_learns_from_a_bounded_number_of_trials(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Better ones and later ones: here the first 20 are the best."""
+    monkeypatch.setattr(optuna_samplers, "MOST_OF_GP", 30)
+    monkeypatch.setattr(local, "MOST", 30)
+    seen: list[int] = []
+    for owner in (optuna.samplers.GPSampler, local.GaussianProcess):
+        place = "_sample_relative_impl" if owner is optuna.samplers.GPSampler else "__init__"
+        monkeypatch.setattr(owner, place, counting(getattr(owner, place), seen))
+    run, rng = Run(name, SHAPES["ranges"]), random.Random(0)
+    for number in range(60):
+        point = {name: rng.uniform(0, 1.5) for name in SHAPES["ranges"].numbers}
+        value = 1.0 if number < 20 else sphere(point)
+        run.study.add_trial(
+            optuna.trial.create_trial(params=point, distributions=dict(SHAPES["ranges"].numbers), value=value)
+        )
+    run.go(2)
+    assert seen == [30, 30]
+
+
+def counting(function: Callable[..., Any], seen: list[int]) -> Callable[..., Any]:
+    """Notes how many trials or points a model is given."""
+
+    def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+        seen.append(len(arguments[1] if isinstance(arguments[0], Study) else arguments[0]))
+        return function(self, *arguments, **options)
+
+    return counted
 
 
 # --- cmaes
