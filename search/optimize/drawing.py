@@ -9,13 +9,15 @@ as are likely to be needed while a point is drawn, because what is known grows. 
 depends on no clock.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from math import ceil
 
 from optuna.trial import Trial, TrialState
 
+from mergesearch.beside import beside
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.optimize.ask import TRIES, Draw
 from mergesearch.search.samplers import Drawn, running_trial
@@ -29,22 +31,48 @@ BUSY = 0.02
 """The part of a trial's time that a worker may wait for its point, without trials being asked for ahead."""
 SPARE = 2.0
 """How many trials are ahead, over the mean number that is needed while a point is drawn."""
+Lock = Callable[[], AbstractContextManager[None]]
 Made = tuple[Recipe, str] | Exception
 """The recipe at a point and its text, or why there is none."""
 
 
 class Drawing:
-    """Draws the points of a worker's trials, and knows how long that takes beside scoring."""
+    """Draws the points of a worker's trials, and knows how long that takes beside scoring.
 
-    def __init__(self, space: Space, store: RunStore, leases: Leases) -> None:
-        self._space, self._store, self._leases = space, store, leases
+    ``fail`` ends a trial whose point cannot be drawn.
+    """
+
+    def __init__(self, space: Space, store: RunStore, leases: Leases, fail: Callable[[Trial, Exception], None]) -> None:
+        self._space, self._store, self._leases, self._fail = space, store, leases, fail
         self._seconds, self._scoring = 0.0, 0.0
 
-    def recipe(self, draw: Draw, lock: Callable[[], AbstractContextManager[None]], ahead: bool) -> Recipe | None:
-        """The recipe at a new point, which is noted under the ``lock``; ``ahead``: the trial is put aside then.
+    def recipe(self, draw: Draw, lock: Lock | None = None, ahead: bool = False) -> Recipe | None:
+        """The recipe at a new point, which is noted under the ``lock``, usually the run's.
 
-        None where the trial is another worker's by now. Raises what asking for the point does.
+        ``ahead``: the trial is put aside then. None where it failed, or is another worker's by now.
         """
+        lock = lock or self._store.locked
+        try:
+            return self._recipe(draw, lock, ahead)
+        except Exception as error:
+            with lock():
+                if self._leases.is_held(draw.trial):
+                    self._fail(draw.trial, error)
+            return None
+
+    @contextmanager
+    def beside(self, ahead: Draw | None) -> Iterator[None]:
+        """Draws the point of a trial that is asked for ahead until the context ends, which waits for it."""
+
+        def draw(_: threading.Event) -> None:
+            assert ahead is not None
+            with suppress(Exception):  # without a recipe the trial is lost, and is asked for again
+                self.recipe(ahead, ahead=True)
+
+        with beside(draw) if ahead else nullcontext():
+            yield
+
+    def _recipe(self, draw: Draw, lock: Lock, ahead: bool) -> Recipe | None:
         began = time.monotonic()
         for number, (kind, drawn) in enumerate(self._points(draw, ahead), 1):
             with lock():

@@ -9,15 +9,13 @@ lease on each trial says which worker is at it. What takes long to ask for is dr
 that pays (see ``drawing``).
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mergesearch.beside import beside
 from mergesearch.errors import UserError, in_words
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.search.candidates.baselines import BaselineSource
@@ -38,6 +36,7 @@ from mergesearch.search.study.failures import stopped_by
 from mergesearch.search.study.journal import noted_together
 from mergesearch.search.study.leases import Leases
 from mergesearch.search.study.pareto import is_pareto
+from mergesearch.search.study.reads import read_once
 from mergesearch.search.study.run_store import RunStore
 from mergesearch.search.study.stop import Stopped
 from mergesearch.search.study.stopping import why_ended
@@ -89,7 +88,7 @@ class Loop:
         self._stopping = stopping
         self._last = last
         self._leases = Leases(store.study, store.folder.workers, store.folder.worker)
-        self._drawing = Drawing(space, store, self._leases)
+        self._drawing = Drawing(space, store, self._leases, self._fail)
 
     def run(self, on_trial: Callable[[FrozenTrial], None] = lambda _: None) -> None:
         """Runs until the search has ended and no worker is at a trial; ``on_trial`` gets each trial finished here.
@@ -122,6 +121,11 @@ class Loop:
                 raise UserError(why)
 
     @property
+    def _goes_on(self) -> bool:
+        with read_once(self._store.study):
+            return self.ended is None or bool(t.running(self._store.study))
+
+    @property
     def ended(self) -> str | None:
         """Why no further trial is begun; None while the search goes on."""
         study = self._store.study
@@ -138,7 +142,7 @@ class Loop:
         if begun is None:
             return None
         if begun.recipe is not None:
-            with self._given_back_if_ended(begun.trial), self._drawn_beside(begun.ahead):
+            with self._given_back_if_ended(begun.trial), self._drawing.beside(begun.ahead):
                 self._work_on(begun.trial, begun.recipe, begun.in_full)
         return begun.trial.number
 
@@ -154,14 +158,14 @@ class Loop:
 
     def _begin(self) -> Begun | None:
         """The next trial, whose point is drawn outside of the lock where that takes long; None as ``run_trial``."""
-        with self._store.folder.locked():
+        with self._store.locked():
             recover(self._store.study, self._leases)
             begun = self._next()
             ahead = self._next_ahead() if begun else None
         if begun is None or begun.draw is None:
             return begun and replace(begun, ahead=ahead)
         with self._given_back_if_ended(begun.trial):
-            return replace(begun, recipe=self._drawn(begun.draw), ahead=ahead)
+            return replace(begun, recipe=self._drawing.recipe(begun.draw), ahead=ahead)
 
     def _next(self) -> Begun | None:
         """The next trial: one that was put aside, or a new one while the search goes on."""
@@ -176,7 +180,7 @@ class Loop:
             return Begun(asked.trial, self._recipe(asked), asked.candidate.kind in t.NAMED)
         if asked.draw.is_slow:
             return Begun(asked.trial, None, draw=asked.draw)
-        return Begun(asked.trial, self._drawn(asked.draw, nullcontext))
+        return Begun(asked.trial, self._drawing.recipe(asked.draw, nullcontext))
 
     @property
     def _offers_last(self) -> bool:
@@ -209,31 +213,6 @@ class Loop:
             return None
         return recipe
 
-    def _drawn(
-        self, draw: Draw, lock: Callable[[], AbstractContextManager[None]] | None = None, ahead: bool = False
-    ) -> Recipe | None:
-        """The recipe at a point that is drawn now; None where that fails, or the trial is another worker's by now."""
-        lock = lock or self._store.folder.locked
-        try:
-            return self._drawing.recipe(draw, lock, ahead)
-        except Exception as error:
-            with lock():
-                if self._leases.is_held(draw.trial):
-                    self._fail(draw.trial, error)
-            return None
-
-    @contextmanager
-    def _drawn_beside(self, ahead: Draw | None) -> Iterator[None]:
-        """Draws the point of a trial that is asked for ahead until the context ends, which waits for it."""
-
-        def draw(_: threading.Event) -> None:
-            assert ahead is not None
-            with suppress(Exception):  # without a recipe the trial is lost, and is asked for again
-                self._drawn(ahead, ahead=True)
-
-        with beside(draw) if ahead else nullcontext():
-            yield
-
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self._store.study.get_trials(deepcopy=False)[trial.number]
 
@@ -241,7 +220,7 @@ class Loop:
         with self._leases.renewed(trial), step(t.label_of(self._frozen(trial))):
             with self._drawing.timed_scoring():
                 outcome = self._score(recipe, in_full)
-            with self._store.folder.locked():
+            with self._store.locked():
                 if not self._leases.is_held(trial):
                     return  # it took so long that another worker was given it
                 if isinstance(outcome, Exception):

@@ -27,6 +27,7 @@ from mergesearch.search.study.json_file import Content, read_json
 from mergesearch.search.study.lock_test import check_locks, check_others
 from mergesearch.search.study.locks import file_lock, held_lock
 from mergesearch.search.study.progress import NOW, Doing, workers_in
+from mergesearch.search.study.reads import with_known_trials
 from mergesearch.search.study.scores import load_scores, save_scores
 from mergesearch.search.study.stop import FILE as STOP
 from mergesearch.search.study.stop import is_asked_to_stop
@@ -172,7 +173,7 @@ class RunFolder:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions: list[Direction] = list(objectives.values()) if objectives else ["maximize"]
-        storage = self._open_storage(url)
+        storage = with_known_trials(self._open_storage(url))
         try:
             study = optuna.load_study(study_name=self.path.name, storage=storage)
         except KeyError:

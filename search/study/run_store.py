@@ -1,6 +1,7 @@
 """A run's folder together with its study."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import nan
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from mergesearch.evaluators import Item
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.reads import read_once
 from mergesearch.search.study.run_folder import RunFolder
 
 Marks = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -29,6 +31,12 @@ class RunStore:
     study: Study
     items: Mapping[str, Sequence[Item]]
     _known: dict[int, Marks] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run's lock, under which a database's trials are read once."""
+        with self.folder.locked(), read_once(self.study):
+            yield
 
     def scores_of(self, trial: FrozenTrial) -> dict[str, Tensor]:
         """A trial's scores on all search items by task, [items] or [items, k], float64."""

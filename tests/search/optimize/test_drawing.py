@@ -45,6 +45,10 @@ class Values:
         return str(self.values)
 
 
+def fail(trial: Trial, error: Exception) -> None:
+    raise AssertionError(trial.number) from error
+
+
 class Asking:
     """Workers that ask one sampler for points of a shape."""
 
@@ -54,7 +58,7 @@ class Asking:
         self._asker = Asker([source], source)
         self._leases = Leases(self.study, Workers(Path()), "one.1.1")
         store = cast(RunStore, self)
-        self._drawing = Drawing(cast(Space, self), store, self._leases)
+        self._drawing = Drawing(cast(Space, self), store, self._leases, fail)
 
     def ask(self, trial: Trial) -> Values:
         return Values(self._shape.ask(trial))
@@ -66,7 +70,7 @@ class Asking:
         if asked.draw is None:
             self._shape.ask(asked.trial)
         else:
-            assert self._drawing.recipe(asked.draw, nullcontext, ahead=False)
+            assert self._drawing.recipe(asked.draw, nullcontext)
         return asked.trial
 
     def tell(self, trial: Trial) -> None:
