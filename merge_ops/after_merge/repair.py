@@ -66,7 +66,12 @@ class Repairer:
         _visit(model, layers, batch, lambda name, layer, rows: _correct(layer, rows, goals[name]))
 
     def _goal(self, assembly: Assembly, name: str, settings: Repair) -> Moments | None:
-        """Returns the mean of the parents' moments by their shares of the tensor, or None if a parent has none."""
+        """Returns the mean of the parents' moments by their shares of the tensor.
+
+        None if a parent has none, or if the tensor stays the base's.
+        """
+        if not assembly.layout.tensor_recipes[name].models:
+            return None
         shares = _shares(assembly, name)
         found = [(share, self._moments(model, settings).get(source)) for (model, source), share in shares.items()]
         known = [(share, moments) for share, moments in found if moments is not None]

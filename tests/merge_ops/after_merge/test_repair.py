@@ -146,6 +146,15 @@ def test_one_model_stays_as_it_is(gpts: list[str], text: str) -> None:
         assert_close(view, checkpoint.tensor(name).view(view.shape), 64 * OPERATIONS, 10.0)
 
 
+def test_frozen_layers_stay(gpts: list[str], text: str) -> None:
+    engine = Engine(gpts, gpts[0])
+    engine.build(recipe(gpts, text, base_model=gpts[0], frozen=["h.0.mlp"]))
+    checkpoint = Checkpoint(gpts[0])
+    mlps = {name: view for name, view in engine.views.items() if ".mlp." in name and name.endswith("weight")}
+    same = {name for name, view in mlps.items() if torch.equal(view, checkpoint.tensor(name))}
+    assert same == {name for name in mlps if "h.0.mlp" in name} != set()
+
+
 def test_phenotype_depends_on_the_content_of_the_data(gpts: list[str], text: str) -> None:
     engine = Engine(gpts, gpts[0])
     plain, repaired = (engine.phenotype(recipe(gpts, text, **keys), {}) for keys in ({"repair": None}, {}))
