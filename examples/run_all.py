@@ -118,28 +118,30 @@ def of_esrgan(_: str) -> str:
     return "; ".join(parts)
 
 
-def of_aligned(printed: str) -> str:
+def of_aligned(_: str) -> str:
     """The middle of the path before and after."""
-    psnr = Curve("apart").values["psnr"]
-    after = json.loads(printed)["tasks"]["psnr"]["dB"]
-    ends = f"the networks alone have {psnr[0]:.1f} and {psnr[-1]:.1f}"
-    return f"the middle has {psnr[5]:.1f} dB as they are, {after:.1f} dB aligned; {ends}"
+    before, after = (Curve(name).values["psnr"] for name in ("apart", "aligned"))
+    ends = f"the networks alone have {after[0]:.1f} and {after[-1]:.1f}"
+    return f"the middle has {before[5]:.1f} dB as they are, {after[5]:.1f} dB aligned; {ends}"
 
 
 def of_recovered(printed: str) -> str:
     """The mean of both domains before and after."""
-    tasks = json.loads(printed)["tasks"]
-    before = -Curve("gptj_average").at("objective", 0.5)
-    after = sum(task["bits_per_byte"] for task in tasks.values()) / len(tasks)
-    return f"bits per byte {before:.3f} before, {after:.3f} after 100 steps"
+    return "bits per byte {:.3f} before, {:.3f} after 100 steps".format(*_means(printed))
 
 
 def of_fourteen(printed: str) -> str:
     """The mean over the tasks."""
     tasks = json.loads(printed)["tasks"]
-    base, merged = (sum(task[side] for task in tasks) / len(tasks) for side in ("a", "b"))
     better = sum(task["better"] == "B" for task in tasks)
-    return f"bits per byte {base:.3f} before, {merged:.3f} after; proven better on {better} of {len(tasks)} topics"
+    means = "bits per byte {:.3f} before, {:.3f} after".format(*_means(printed))
+    return f"{means}; proven better on {better} of {len(tasks)} topics"
+
+
+def _means(printed: str) -> list[float]:
+    """The means over the tasks of both sides of a comparison."""
+    tasks = json.loads(printed)["tasks"]
+    return [sum(task[side] for task in tasks) / len(tasks) for side in ("a", "b")]
 
 
 def of_verdict(name: str) -> Callable[[str], str]:
