@@ -1,5 +1,6 @@
 """Distillation: the merged model is trained to give its parents' outputs on their texts, as LoRA or in all weights."""
 
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,6 +132,20 @@ def _trainable(student: nn.Module, settings: Recovery) -> Iterator[nn.Module]:
     adapted.merge_and_unload()
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides what peft's own use of other libraries makes them say: it concerns nobody here."""
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def _with_adapters(student: nn.Module, settings: Recovery) -> Any:
     """Returns the model with LoRA (arXiv:2106.09685) in all linear layers but the head. At first it changes nothing.
 
@@ -138,14 +153,14 @@ def _with_adapters(student: nn.Module, settings: Recovery) -> Any:
         UserError: peft is not installed.
     """
     try:
-        from peft import LoraConfig, get_peft_model
+        with _quiet():
+            from peft import LoraConfig, get_peft_model
     except ImportError:
         raise UserError(
             "recover: LoRA needs the package peft: pip install 'mergesearch[recover]'; full: true does without"
         ) from None
     config = LoraConfig(r=settings.rank, lora_alpha=2 * settings.rank, target_modules="all-linear", lora_dropout=0.0)
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # what peft asks of transformers is its own affair
+    with torch.random.fork_rng(), _quiet():
         adapted = cast(Any, get_peft_model)(student, config)
     for name, weight in adapted.named_parameters():
         if "lora_A" in name:

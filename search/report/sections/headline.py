@@ -6,7 +6,8 @@ from mergesearch.search.report.page.elements import bullets
 from mergesearch.search.report.page.figures import BLUE, GREEN, GREY, RED, categories, error_bar, figure, rounded
 from mergesearch.search.statistics import Estimate
 from mergesearch.search.study.run_store import RunStore
-from mergesearch.search.verdict.result import Verdict, shown_name
+from mergesearch.search.verdict.comparison import Claim
+from mergesearch.search.verdict.result import CandidateRow, Verdict, shown_name
 from mergesearch.search.verdict.wording import looks_in_words, notes_in_words
 from mergesearch.text import as_html
 
@@ -16,7 +17,7 @@ def headline(_: RunStore, verdict: Verdict) -> str:
     return "".join(
         [
             f"<p class=verdict>{as_html(verdict.sentence)}</p>",
-            *([_figure(verdict)] if verdict.winner.name != verdict.best_baseline else []),
+            *([_figure(verdict)] if _has_figure(verdict) else []),
             bullets([*facts(verdict), *(f"Warning: {warning}" for warning in verdict.warnings)]),
         ]
     )
@@ -44,24 +45,38 @@ def _figure(verdict: Verdict) -> str:
     """Winner and best baseline on one axis; their difference, with the line of no difference, on another."""
     from plotly.subplots import make_subplots
 
-    baseline = next(row for row in verdict.rows if row.name == verdict.best_baseline)
-    names = [shown_name(verdict.winner), shown_name(baseline)]
+    leader, rival, claim, what = _compared(verdict)
+    names = [shown_name(leader), shown_name(rival)]
     drawn = make_subplots(rows=2, cols=1, row_heights=[0.58, 0.42], vertical_spacing=0.3)
-    colour = GREEN if verdict.claim.is_proven else RED if verdict.claim.is_refuted else GREY
-    _add(drawn, 1, [verdict.winner.test, baseline.test], [BLUE, GREY])
-    _add(drawn, 2, [verdict.difference], [colour])
+    colour = GREEN if claim.is_proven else RED if claim.is_refuted else GREY
+    _add(drawn, 1, [leader.test, rival.test], [BLUE, GREY])
+    _add(drawn, 2, [claim.difference], [colour])
     drawn.update_yaxes(categories(names), row=1, col=1)
     drawn.update_yaxes(categories(["difference"]), row=2, col=1)
     drawn.update_xaxes(title_text="objective on the test items", row=1, col=1)
     drawn.update_xaxes(
-        title_text="winner − best baseline", row=2, col=1, range=_with_zero(verdict.difference), zeroline=False
+        title_text=f"difference from the {what}", row=2, col=1, range=_with_zero(claim.difference), zeroline=False
     )
     drawn.add_vline(x=0, line={"color": RED, "width": 2, "dash": "dot"}, row=2, col=1)
     caption = (
-        f"{names[0]} and the best baseline, {names[1]}, on the {verdict.test_items:,} test items, with 95 % intervals. "
+        f"{names[0]} and the {what}, {names[1]}, on the {verdict.test_items:,} test items, with 95 % intervals. "
         "The two are scored on the same items, so that the interval of their difference is what decides."
     )
     return figure(drawn, "verdict", caption, 290)
+
+
+def _has_figure(verdict: Verdict) -> bool:
+    recovered = verdict.recovery is not None and verdict.recovery.is_recommended
+    return recovered or verdict.winner.name != verdict.best_baseline
+
+
+def _compared(verdict: Verdict) -> tuple[CandidateRow, CandidateRow, Claim, str]:
+    """The two candidates of the headline, the claim about them, and what the second one is."""
+    baseline = next(row for row in verdict.rows if row.name == verdict.best_baseline)
+    if verdict.recovery is None or not verdict.recovery.is_recommended:
+        return verdict.winner, baseline, verdict.claim, "best baseline"
+    rival = max(baseline, verdict.winner, key=lambda row: row.test.value)
+    return verdict.recovery.row, rival, verdict.recovery.claim, "best without recovery"
 
 
 def _with_zero(difference: Estimate) -> list[float]:
