@@ -37,7 +37,7 @@ from mergesearch.search.statistics import difference_of
 NAME = "recovery"
 CONFIG = Path("results/demo/demo.yml")
 STEPS = (25, 50, 100, 200)
-RANKS = (8, 32, 128)
+RANKS = (8, 32)
 BATCH, LENGTH = 8, 64
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "LoRA, rank 8": {"rank": 8, "learning_rate": 0.01},
@@ -186,6 +186,7 @@ def as_markdown(result: Mapping[str, Any]) -> str:
 def main(config: Path, seeds: int) -> None:
     """Measures, and writes the result."""
     torch.set_num_threads(1)
+    notes = "\n" + Path(__file__).with_name("recovery_notes.md").read_text()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shared = write_texts(config, folder)
@@ -197,7 +198,7 @@ def main(config: Path, seeds: int) -> None:
                 rows.append(measured(bench, what, settings))
                 click.echo(rows[-1])
             write_result(NAME, {**facts, "rows": rows})
-            (FOLDER / f"{NAME}.md").write_text(as_markdown(json.loads((FOLDER / f"{NAME}.json").read_text())))
+            (FOLDER / f"{NAME}.md").write_text(as_markdown(json.loads((FOLDER / f"{NAME}.json").read_text())) + notes)
 
 
 if __name__ == "__main__":
