@@ -1,6 +1,6 @@
 """How busy 1 to 64 workers are kept, and what searching side by side costs.
 
-    python benchmarks/scaling.py [--workers N]... [--kind local --kind ray --kind postgresql] [--storage URL]
+    python benchmarks/scaling.py [--workers N]... [--kind local --kind postgresql] [--storage URL]
     python benchmarks/scaling.py --quality [--seeds N]
 
 Efficiency: the share of their time that workers score, from the moment when all of them do. Trials take a time that is
@@ -11,7 +11,7 @@ CMA-ES, at no cost but the waiting, with generations as large as there are worke
 Quality: searches on simulated merges of four experts (see sampler_bed), by a simulated clock: the true gain after as
 many trials, and the trials that it took to the gains of one worker.
 
-Writes results/benchmarks/scaling.json and scaling.md.
+Writes results/benchmarks/scaling.json, and the tables of scaling.md to scaling_tables.md.
 """
 
 import heapq
@@ -20,8 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -40,7 +39,6 @@ from mergesearch.files import write_text
 from mergesearch.search.samplers import Branch, HasCentre, SamplerRequest, make_sampler
 from mergesearch.search.statistics import Array
 from mergesearch.search.study import trials as t
-from mergesearch.search.study.coordinator import Coordinator
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 MEDIAN, EACH = 5.0, 0.4
@@ -64,42 +62,19 @@ def median_of(workers: int) -> float:
     return max(MEDIAN, EACH * workers)
 
 
-def watch(kind: str, workers: int, sampler: str, storage: str | None) -> dict[str, float]:
+def watch(workers: int, sampler: str, storage: str | None) -> dict[str, float]:
     """The efficiency of a run's workers, and the seconds from one trial's end to the next one's beginning."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         begin(plan_of(folder, sampler), folder / NAME, storage)
-        with coordinated(folder / NAME) if kind == "ray" else own() as options:
-            database = ["--storage", storage] if storage else []
-            busy, until, processor = _busy(
-                folder, workers, sampler, MEDIANS * median_of(workers), [*options, *database]
-            )
+        options = ["--storage", storage] if storage else []
+        busy, until, processor = _busy(folder, workers, sampler, MEDIANS * median_of(workers), options)
     start = max(each[0][0] for each in busy)
     gaps = [two[0] - one[1] for each in busy for one, two in pairwise(each) if one[1] > start]
     shares = [sum(max(min(end, until) - max(begun, start), 0) for begun, end in each) for each in busy]
     trials = sum(len(each) for each in busy)
     found = {"efficiency": sum(shares) / (workers * (until - start)), "watched": until - start}
     return found | {"gap": mean(gaps), "longest_gap": max(gaps), "trials": trials, "processor": processor / trials}
-
-
-@contextmanager
-def own() -> Iterator[list[str]]:
-    """Workers that share the run's folder."""
-    yield []
-
-
-@contextmanager
-def coordinated(path: Path) -> Iterator[list[str]]:
-    """Workers with a coordinator, an actor of a Ray of this machine."""
-    import ray
-
-    ray.init(namespace=NAME, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
-        actor = ray.remote(num_cpus=0)(Coordinator).options(name=NAME).remote(path, "one")
-        ray.get(actor.name_of.remote(""))
-        yield ["--ray", ray.get_runtime_context().gcs_address]
-    finally:
-        ray.shutdown()
 
 
 def _busy(
@@ -279,7 +254,7 @@ def save(part: str, one: Mapping[str, Any], keys: Sequence[str]) -> None:
 
 @click.command(help=__doc__)
 @click.option("--workers", multiple=True, default=WORKERS)
-@click.option("--kind", "kinds", multiple=True, default=["local"], type=click.Choice(["local", "ray", "postgresql"]))
+@click.option("--kind", "kinds", multiple=True, default=["local"], type=click.Choice(["local", "postgresql"]))
 @click.option("--sampler", default="local")
 @click.option("--storage", help="the address of the database of the kind postgresql")
 @click.option("--quality", "is_quality", is_flag=True)
@@ -298,7 +273,7 @@ def main(  # noqa: PLR0913, PLR0917
         return
     for kind in kinds:
         for count in workers:
-            found = watch(kind, count, sampler, storage if kind == "postgresql" else None)
+            found = watch(count, sampler, storage if kind == "postgresql" else None)
             print(kind, count, found, f"barrier {barrier(count):.3f}", flush=True)
             save("efficiency", {"kind": kind, "workers": count, **found}, ["kind", "workers"])
 

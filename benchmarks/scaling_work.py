@@ -1,22 +1,20 @@
 """Simulated workers: threads that ask, tell, lock and note as a run's workers do, and sleep in place of scoring.
 
-    python benchmarks/scaling_work.py FOLDER FIRST THREADS MEDIAN SAMPLER [--storage URL] [--ray ADDRESS]
+    python benchmarks/scaling_work.py FOLDER FIRST THREADS MEDIAN SAMPLER [--storage URL]
 
 Each says in the folder that it is ready, and begins when a file there says until when to work.
 
 What is a run's: the loop, the sources, the sampler, the lock, the journal or database, the leases and their renewals,
-the files of scores, and on Ray the replicas and the coordinator. What is not: models, building, scoring, racing, and
-what a worker tells of itself every second. A candidate gets scores that follow from its recipe.
+and the files of scores. What is not: models, building, scoring, racing, and what a worker tells of itself every second.
+A candidate gets scores that follow from its recipe.
 """
 
 import json
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from zlib import crc32
 
 import click
@@ -38,7 +36,6 @@ from mergesearch.search.scoring.racing.race import whole_result
 from mergesearch.search.scoring.scorer import SECONDS, Scored, Scorer
 from mergesearch.search.signal.signal import Signal
 from mergesearch.search.study import trials as t
-from mergesearch.search.study.replica import Replica
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 
@@ -119,16 +116,6 @@ def begin(plan: SearchPlan, path: Path, storage: str | None) -> None:
             loop.run_trial()
 
 
-def exchange_at(address: str) -> Any:
-    """The coordinator of a Ray cluster."""
-    import ray
-
-    from mergesearch.search.on_ray import RayExchange
-
-    ray.init(address=address, namespace=NAME, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-    return RayExchange(ray.get_actor(NAME))
-
-
 def work(
     plan: SearchPlan, folder: RunFolder, storage: str | None, draws: Iterator[float], until: Callable[[], float]
 ) -> list[tuple[float, float]]:
@@ -149,7 +136,6 @@ def work(
 @click.argument("median", type=float)
 @click.argument("sampler")
 @click.option("--storage")
-@click.option("--ray", "address")
 def main(  # noqa: PLR0913, PLR0917
     folder: Path,
     first: int,
@@ -157,31 +143,28 @@ def main(  # noqa: PLR0913, PLR0917
     median: float,
     sampler: str,
     storage: str | None,
-    address: str | None,
 ) -> None:
     """Some of a run's workers, as threads of a process."""
     torch.set_num_threads(1)
-    plan, exchange = plan_of(folder, sampler), exchange_at(address) if address else None
+    plan = plan_of(folder, sampler)
     found, begun = dict[int, list[tuple[float, float]]](), list[float]()
-    with ExitStack() as stack:
 
-        def until(number: int) -> float:
-            (folder / f"ready{number}").touch()
-            while not (folder / "until").exists():
-                time.sleep(0.05)
-            begun.append(time.process_time())
-            return float((folder / "until").read_text())
+    def until(number: int) -> float:
+        (folder / f"ready{number}").touch()
+        while not (folder / "until").exists():
+            time.sleep(0.05)
+        begun.append(time.process_time())
+        return float((folder / "until").read_text())
 
-        def one(number: int) -> None:
-            here = Path(stack.enter_context(tempfile.TemporaryDirectory())) / NAME if exchange else folder / NAME
-            own: RunFolder = Replica(here, exchange) if exchange else RunFolder(here)
-            found[number] = work(plan, own, storage, iter(times(median, number)), lambda: until(number))
+    def one(number: int) -> None:
+        own = RunFolder(folder / NAME)
+        found[number] = work(plan, own, storage, iter(times(median, number)), lambda: until(number))
 
-        all_threads = [threading.Thread(target=one, args=(number,)) for number in range(first, first + threads)]
-        for thread in all_threads:
-            thread.start()
-        for thread in all_threads:
-            thread.join()
+    all_threads = [threading.Thread(target=one, args=(number,)) for number in range(first, first + threads)]
+    for thread in all_threads:
+        thread.start()
+    for thread in all_threads:
+        thread.join()
     content = {"busy": list(found.values()), "processor": time.process_time() - begun[0]}
     (folder / f"busy{first}").write_text(json.dumps(content))
 
