@@ -104,10 +104,6 @@ WRONG: dict[str, tuple[Edit, str]] = {
     ),
     "missing parameter": (lambda data: data["recipe"]["models"][1].pop("parameters"), "'weight' of "),
     "unknown dtype": (put("recipe", "dtype", to="float"), "recipe: dtype: found 'float', expected: "),
-    "vocabulary": (
-        put("recipe", "tokenizer", to={"source": "base", "pad_to_multiple_of": 64}),
-        "recipe: tokenizer: a search needs models of one",
-    ),
     "slices": (
         lambda data: data["recipe"].update(slices=data["recipe"].pop("models")),
         "slices[0]: unknown key 'model'",
