@@ -344,7 +344,7 @@ def _with_another_clock(times: int) -> Iterator[Outcome]:
     if not file:
         raise click.ClickException("needs Debian's package libfaketime, or the variable LIBFAKETIME with its file")
     for shift, count in (("+1h", times - times // 2), ("-1h", times // 2)):
-        clock = {"LD_PRELOAD": file, "FAKETIME": shift, "DONT_FAKE_MONOTONIC": "1"}
+        clock = {"LD_PRELOAD": file, "FAKETIME": shift, "DONT_FAKE_MONOTONIC": "1", "RAY_LD_PRELOAD_ON_WORKERS": "1"}
         with _bed(SHORT, other_environment=clock) as bed:
             yield from _each(bed, count, _kill_worker)
 
