@@ -112,6 +112,18 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "output is no mapping": (put("output", to="x"), "output: found 'x', expected: "),
     "search is no mapping": (put("search", to=[1]), "search: found [1], expected: "),
     "parameters are no mapping": (put("recipe", "models", 0, "parameters", to=3), "models[0].parameters: found 3"),
+    "artifacts beside no database": (
+        put("search", "artifacts", to="s3://bucket/runs"),
+        "artifacts: found beside no storage, expected a PostgreSQL database",
+    ),
+    "artifacts beside SQLite": (
+        put("search", to={"storage": "sqlite:///study.db", "artifacts": "folder"}),
+        "artifacts: found beside storage: sqlite, expected a PostgreSQL database",
+    ),
+    "artifacts that are no store": (
+        put("search", to={"storage": "postgresql://me@host/x", "artifacts": "ftp://x"}),
+        "search.artifacts: found 'ftp://x', expected a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX",
+    ),
     "not a mapping": (put("evaluate", to=3), "evaluate: found 3, expected: "),
 }
 

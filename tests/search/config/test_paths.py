@@ -132,6 +132,9 @@ def test_soups_and_databases(place: Path) -> None:
         "base": f"{place}/base",
     }
     assert found["search"]["storage"] == f"sqlite:///{place}/s.db"
+    assert absolute_paths({"search": {"artifacts": "some"}}, place)["search"]["artifacts"] == f"{place}/some"
+    for url in ("s3://bucket/some", "file:///some", "/some"):
+        assert absolute_paths({"search": {"artifacts": url}}, place)["search"]["artifacts"] == url
     for url in ("postgresql://host/name", "sqlite:///:memory:", "sqlite:////s.db", "mysql:///name"):
         assert absolute_paths({"search": {"storage": url}}, place)["search"]["storage"] == url
 
