@@ -142,7 +142,7 @@ def _failures_told(folder: RunFolder) -> Iterator[None]:
         yield
     except Exception as error:
         stop = stopped_by(error, folder.path)
-        if stop is None or stop is error:
+        if stop is None or stop is error or isinstance(error, LostError):
             raise
         raise stop from error
 

@@ -7,7 +7,7 @@ from optuna.exceptions import StorageInternalError
 
 from mergesearch.errors import DamagedFileError, UserError, first_line
 from mergesearch.files import is_disk_full
-from mergesearch.search.study.exchange import ArtifactError
+from mergesearch.search.study.exchange import ArtifactError, LostError
 
 
 def stopped_by(error: BaseException, folder: Path) -> UserError | None:
@@ -19,10 +19,11 @@ def stopped_by(error: BaseException, folder: Path) -> UserError | None:
         return error
     if is_disk_full(error):
         return _stop(folder, f"the disk is full ({first_line(error)})", "there is space")
-    if isinstance(error, StorageInternalError):
-        return _stop(folder, f"the database fails ({first_line(error.__cause__ or error)})", "it answers")
-    if isinstance(error, ArtifactError):
-        return _stop(folder, f"the artifact store fails ({first_line(error)})", "it answers")
+    if isinstance(error, StorageInternalError | ArtifactError):
+        what = "the database" if isinstance(error, StorageInternalError) else "the artifact store"
+        return _stop(folder, f"{what} fails ({first_line(error.__cause__ or error)})", "it answers")
+    if isinstance(error, LostError):
+        return _stop(folder, str(error), "it joins again")
     if isinstance(error, OSError) and _is_in(error, folder):
         return _stop(folder, f"a file cannot be read or written ({first_line(error)})", "it can")
     return None

@@ -21,7 +21,17 @@ from optuna.storages import BaseStorage
 from mergesearch.beside import beside
 from mergesearch.files import remove
 from mergesearch.say import Say, silent
-from mergesearch.search.study.exchange import BEATS, CHUNK, LOCAL, LOG, Exchange, JournalExchange, LostError, silence
+from mergesearch.search.study.exchange import (
+    BEATS,
+    CHUNK,
+    LOCAL,
+    LOG,
+    ArtifactError,
+    Exchange,
+    JournalExchange,
+    LostError,
+    silence,
+)
 from mergesearch.search.study.journal import storage_on
 from mergesearch.search.study.locks import PATIENCE
 from mergesearch.search.study.progress import Doing
@@ -231,7 +241,8 @@ class Replica(RunFolder):
 
     def share(self, path: Path, durable: bool = True) -> None:
         """See ``RunFolder.share``. Under the lock, what was changed before goes there first, so that order is kept."""
-        with self._files:
+        passing = () if durable else (LostError, StorageInternalError, ArtifactError)
+        with self._files, suppress(*passing):  # what is not durable is lost without harm
             if self._has_lock and durable:
                 self._send_changes()
             name = self._name(path)
