@@ -100,10 +100,10 @@ def without_shared(parts: Sequence[Sequence[Item]], others: Sequence[Sequence[It
 
 
 class ItemTexts:
-    """The texts of the items of several parts, with which other texts are compared."""
+    """The texts of the items of several parts, by any names, with which other texts are compared."""
 
-    def __init__(self, parts: Sequence[Sequence[Item]]) -> None:
-        self._indices = [TextIndex(_texts(part)) for part in parts]
+    def __init__(self, parts: Sequence[Mapping[str, str]]) -> None:
+        self._indices = [TextIndex(part) for part in parts]
 
     def share(self, text: str) -> bool:
         """Whether an item shares content with a text: near-duplicates, or a run of words in common."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from mergesearch.errors import UserError
-from mergesearch.evaluators import ItemTexts
+from mergesearch.evaluators import ItemTexts, documents_of
 from mergesearch.merge_ops.after_merge.recovery.texts import Passages, characters, digest_of, name_of, ordered
 from mergesearch.merge_ops.recipe.recipe import Recipe
 from mergesearch.merge_ops.recipe.recovery import EXPERTS, FOR_ALL, Recovery
 from mergesearch.search.problem.task_set import TaskSet
+from mergesearch.search.problem.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def open_recovery(settings: Recovery, models: Sequence[str], base: str | None, t
             "recover: LoRA needs the package peft: pip install 'mergesearch[recover]'; full: true does without"
         )
     parents = settings.parents_of([model for model in models if model != base], base)
-    items, count = ItemTexts([task.evaluator.items for task in tasks]), characters(settings, len(parents))
+    items, count = ItemTexts([_texts(task) for task in tasks]), characters(settings, len(parents))
     kept, left_out = {}, {}
     for text, passages in ordered(settings, parents).items():
         drawn = list(_until(passages, items, count))
@@ -77,6 +78,13 @@ def open_recovery(settings: Recovery, models: Sequence[str], base: str | None, t
                 "items of the tasks, which recovery must not see; give other texts"
             )
     return RecoveryTexts(settings, parents, kept, left_out)
+
+
+def _texts(task: Task) -> dict[str, str]:
+    """By item what it is about. Items that a field of their documents groups have no text of their own."""
+    items = task.evaluator.items
+    documents = zip(items, documents_of(task.evaluator, items), strict=True)
+    return {item.id: item.text or "\n".join([each.question, each.right, *each.choices]) for item, each in documents}
 
 
 def _until(passages: Sequence[str], items: ItemTexts, wanted: int) -> Iterator[tuple[str, bool]]:

@@ -2,21 +2,26 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from mergesearch.errors import UserError
+from mergesearch.evaluators import Document, Item
 from mergesearch.merge_ops.after_merge.recovery import recoverer
 from mergesearch.merge_ops.after_merge.recovery.texts import name_of, passages_of
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
 from mergesearch.merge_ops.engine.documents import merge_file
 from mergesearch.merge_ops.output.folder import RECOVERY
+from mergesearch.merge_ops.recipe.recovery import Recovery
 from mergesearch.parsing import parse
 from mergesearch.search.candidates.plan import open_plan
 from mergesearch.search.config import Config
+from mergesearch.search.problem.recovery_texts import open_recovery
 from mergesearch.search.report.recovery_plan import recovery_lines
 from mergesearch.search.study import trials as t
 from mergesearch.search.verdict.result import Verdict, held_verdict
@@ -206,6 +211,28 @@ def test_texts_that_overlap_with_items_are_left_out(domains: Path, tmp_path: Pat
     lines = recovery_lines(plan.problem)
     assert lines[0].startswith("recovery of the winner: 30 steps of all weights on up to 7,680 tokens of 2 parents")
     assert lines[1:] == texts.notes
+
+
+class Grouped:
+    """Items of lm-eval that a field of their documents groups: they have no text of their own."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.items = [Item(str(n), "task", "group") for n in range(len(texts))]
+        self._texts = texts
+
+    def describe(self, items: Sequence[Item]) -> list[Document]:
+        return [Document(self._texts[int(item.id)][:40], self._texts[int(item.id)][40:]) for item in items]
+
+
+def test_items_without_a_text_for_the_split_count_by_their_document(tmp_path: Path) -> None:
+    items = [words("abcd", 20, n) for n in range(60)]
+    clean = [words("wxyz", 20, n) for n in range(60)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in (*items[:9], *clean)))
+    tasks: Any = [SimpleNamespace(evaluator=Grouped(items))]
+    settings = Recovery(full=True, data={"one": str(tmp_path / "text.jsonl")}, steps=500, length=32)
+    texts = open_recovery(settings, ["one"], None, tasks)
+    assert set(texts.left_out["one"]) == {name_of(text) for text in items[:9]}
+    assert set(texts.kept["one"]) == set(clean)
 
 
 def test_nothing_but_items_is_refused(domains: Path) -> None:
