@@ -22,6 +22,13 @@ def edit(folder: Path, change: Callable[[Json], Json], files: Sequence[str] = FI
             write_text(file, json.dumps(changed, indent=2, ensure_ascii=False) + "\n")
 
 
+def check_files(folder: Path, files: Sequence[str]) -> None:
+    """Raises UserError, before anything is written, if one of the files that exist is no JSON object."""
+    for file in (folder / name for name in files):
+        if file.exists():
+            read_json_object(file)
+
+
 def each_section(config: Json, change: Callable[[Json], Json]) -> Json:
     """Applies ``change`` to the config and its sections."""
     return change({key: each_section(v, change) if is_section(key, v) else v for key, v in config.items()})

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mergesearch.errors import UserError, listed
 from mergesearch.merge_ops.checkpoint.checkpoint import Checkpoint
+from mergesearch.merge_ops.checkpoint.config_sections import FILES, check_files
 from mergesearch.merge_ops.checkpoint.content import stamp
 from mergesearch.merge_ops.checkpoint.copies import CopiesFolder, CopyWriter
 from mergesearch.merge_ops.inputs.aligned_names import AlignedCheckpoint, align
@@ -34,6 +35,8 @@ class VocabularyCopies(CopiesFolder):
 
     def __init__(self, vocabulary: Vocabulary, inputs: Mapping[str, AlignedCheckpoint], base: str | None) -> None:
         super().__init__("vocabulary")
+        for checkpoint in (entry.checkpoint for entry in inputs.values()):
+            check_files(checkpoint.folder or checkpoint.path, FILES)
         self.paths = {reference: self.path / str(number) for number, reference in enumerate(inputs)}
         self.warnings = vocabulary.warnings
         self.summary = str(vocabulary)

@@ -13,7 +13,7 @@ from mergesearch.files import write_text
 from mergesearch.merge_ops.assembly.assembly import Assembly
 from mergesearch.merge_ops.assembly.merger import Merger
 from mergesearch.merge_ops.checkpoint.architecture import architecture_of
-from mergesearch.merge_ops.checkpoint.config_sections import FILES, edit, untied
+from mergesearch.merge_ops.checkpoint.config_sections import FILES, check_files, edit, untied
 from mergesearch.merge_ops.checkpoint.side_files import CARD
 from mergesearch.merge_ops.checkpoint.weight_files import NAMED_IN_CONFIG
 from mergesearch.merge_ops.inputs.chat_templates import chat_template, write_chat_template
@@ -22,7 +22,7 @@ from mergesearch.merge_ops.output import result_config
 from mergesearch.merge_ops.output.card import Card
 from mergesearch.merge_ops.output.loadable import check_layers
 from mergesearch.merge_ops.output.parents import Parents
-from mergesearch.merge_ops.output.result_config import SourceLayer
+from mergesearch.merge_ops.output.result_config import TOKENIZER, SourceLayer
 from mergesearch.merge_ops.output.writer import Writer, written_checkpoint
 from mergesearch.merge_ops.recipe.layout import layer_counts, layer_of
 from mergesearch.reading import read_json_object
@@ -55,7 +55,7 @@ def write_folder(  # noqa: PLR0913, PLR0917 - what a folder consists of
     template, layered = _chat_template(assembly, merger), layered_config(assembly, merger)
     checkpoint = merger.checkpoints[assembly.layout.template]
     if checkpoint.folder is not None:
-        _check_side_files(checkpoint.folder, template)
+        check_files(checkpoint.folder, FILES[:1] if template is None else (FILES[0], TOKENIZER))
     if layered is not None:
         config, infos = checkpoint.config, merger.inputs[assembly.layout.template].tensors
         check_layers(checkpoint.reference, config, infos, layered, assembly.infos)
@@ -104,15 +104,6 @@ def _check_result(name: str, tensor: torch.Tensor, assembly: Assembly) -> None:
         f"{name}: the merge of {inputs} has {not_finite(tensor)} ({reason}, become Inf); set dtype: bfloat16 or "
         "float32, choose other parameters, or give the option --allow-nan"
     )
-
-
-def _check_side_files(folder: Path, template: str | None) -> None:
-    """Raises UserError, before anything is written, if a file that the result changes is no JSON object."""
-    names = [FILES[0]]
-    names += ["tokenizer_config.json"] if template is not None else []
-    for file in (folder / name for name in names):
-        if file.exists():
-            read_json_object(file)
 
 
 def _chat_template(assembly: Assembly, merger: Merger) -> str | None:
