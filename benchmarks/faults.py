@@ -55,6 +55,7 @@ that it lacks. *Doubled* are points and baselines that were scored twice. The la
   usual minute in two runs with one such fault each.
 * The head is restarted with everything that is on it, the command too: all is killed at once.
 * A clock is an hour ahead in half of the runs, and an hour behind in the others, by libfaketime.
+* What has no row was not measured.
 
 """
 MEMORY = 100_000_000
@@ -178,7 +179,8 @@ class Bed:
     def start(self) -> None:
         from ray.cluster_utils import Cluster
 
-        os.environ.update({SILENCE: str(self.silence), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+        variables = {SILENCE: str(self.silence), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        os.environ.update({**variables, "RAY_JEMALLOC_LIB_PATH": ""})  # which would take the place of libfaketime
         head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.add_other()
