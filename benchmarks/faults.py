@@ -29,6 +29,7 @@ import click
 import torch
 from machine import FOLDER, write_result
 from optuna.trial import TrialState
+from other_clock import HOUR, other_clock
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -54,7 +55,7 @@ that it lacks. *Doubled* are points and baselines that were scored twice. The la
 * A worker that is cut off is stopped by SIGSTOP for 1.3 times as long as it may be silent: {SHORT:.0f} s here, and the
   usual minute in two runs with one such fault each.
 * The head is restarted with everything that is on it, the command too: all is killed at once.
-* A clock is an hour ahead in half of the runs, and an hour behind in the others, by libfaketime.
+* A clock is an hour ahead in half of the runs, and an hour behind in the others.
 * What has no row was not measured.
 
 """
@@ -180,7 +181,7 @@ class Bed:
         from ray.cluster_utils import Cluster
 
         variables = {SILENCE: str(self.silence), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        os.environ.update({**variables, "RAY_JEMALLOC_LIB_PATH": ""})  # which would take the place of libfaketime
+        os.environ.update(variables)
         head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.add_other()
@@ -341,14 +342,11 @@ def _on_a_cluster(act: Act, silence: float = SHORT, each: int = FAULTS_OF_A_RUN)
 
 def _with_another_clock(times: int) -> Iterator[Outcome]:
     """The clock of the other node is an hour ahead, or behind, all the time; and workers are killed."""
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-    file = os.environ.get("LIBFAKETIME", str(library or ""))
-    if not file:
-        raise click.ClickException("needs Debian's package libfaketime, or the variable LIBFAKETIME with its file")
-    for shift, count in (("+1h", times - times // 2), ("-1h", times // 2)):
-        clock = {"LD_PRELOAD": file, "FAKETIME": shift, "DONT_FAKE_MONOTONIC": "1", "RAY_LD_PRELOAD_ON_WORKERS": "1"}
-        with _bed(SHORT, other_environment=clock) as bed:
-            yield from _each(bed, count, _kill_worker)
+    for shift, count in ((HOUR, times - times // 2), (-HOUR, times // 2)):
+        with tempfile.TemporaryDirectory() as folder:
+            clock = other_clock(Path(folder), shift, str(ROOT))
+            with _bed(SHORT, other_environment=clock) as bed:
+                yield from _each(bed, count, _kill_worker)
 
 
 FAULTS: dict[str, Fault] = {

@@ -26,6 +26,7 @@ from typing import Any
 import click
 from faults import FAULTS_OF_A_RUN, LIMIT, ROOT, SHORT, TRIALS, Outcome, Run, small_config, summed
 from machine import FOLDER, write_result
+from other_clock import HOUR, other_clock
 from rich.console import Console
 from rich.table import Table
 
@@ -147,11 +148,6 @@ def _cut_network(_: Bed, run: Hosts, rng: random.Random) -> bool:
     return True
 
 
-def _nothing(*_: object) -> bool:
-    """The fault is there all the time."""
-    return True
-
-
 def _each(bed: Bed, times: int, act: Act, each: int, first: int = 0) -> Iterator[Outcome]:
     """Runs with ``each`` of the faults, until there were so many."""
     number, done = first, 0
@@ -173,21 +169,17 @@ def _outcomes(act: Act, times: int, each: int = FAULTS_OF_A_RUN) -> Iterator[Out
 
 
 def _with_another_clock(times: int) -> Iterator[Outcome]:
-    """The clock of the second host is an hour ahead, or behind."""
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-    file = os.environ.get("LIBFAKETIME", str(library or ""))
-    if not file:
-        raise click.ClickException("needs Debian's package libfaketime, or the variable LIBFAKETIME with its file")
-    for shift, count in (("+1h", times - times // 2), ("-1h", times // 2)):
-        with _bed({"LD_PRELOAD": file, "FAKETIME": shift, "DONT_FAKE_MONOTONIC": "1"}) as bed:
-            yield from _each(bed, count, _nothing, each=1)
+    """The clock of the second host is an hour ahead, or behind, all the time; and workers are killed."""
+    for shift, count in ((HOUR, times - times // 2), (-HOUR, times // 2)):
+        with tempfile.TemporaryDirectory() as folder, _bed(other_clock(Path(folder), shift, str(ROOT))) as bed:
+            yield from _each(bed, count, _kill_worker)
 
 
 FAULTS: dict[str, Callable[[int], Iterator[Outcome]]] = {
     "a worker is killed": lambda times: _outcomes(_kill_worker, times),
     "the database is restarted": lambda times: _outcomes(_restart_database, times),
     "a worker is cut off": lambda times: _outcomes(_cut_network, times),
-    "the clock of a host is off by an hour": _with_another_clock,
+    "a worker is killed, and a clock is off by an hour": _with_another_clock,
 }
 """What happens, by name."""
 
