@@ -172,7 +172,7 @@ def _with_another_clock(times: int) -> Iterator[Outcome]:
     """The clock of the second host is an hour ahead, or behind, all the time; and workers are killed."""
     for shift, count in ((HOUR, times - times // 2), (-HOUR, times // 2)):
         with tempfile.TemporaryDirectory() as folder, _bed(other_clock(Path(folder), shift, str(ROOT))) as bed:
-            yield from _each(bed, count, _kill_worker)
+            yield from _each(bed, count, _kill_worker, FAULTS_OF_A_RUN)
 
 
 FAULTS: dict[str, Callable[[int], Iterator[Outcome]]] = {

@@ -1,8 +1,8 @@
 """A clock that is off, for the processes of Python that one host starts.
 
-Python imports ``sitecustomize`` when it starts. Ours moves ``time.time``, by which leases and logs go; ``datetime`` stays
-right. What waits goes by another clock, as it does where a host's clock is set wrong. (libfaketime 0.9.10 would not do:
-with it, ``time.sleep`` fails.)
+Python imports ``sitecustomize`` when it starts. Ours moves ``time.time``, by which leases and logs go, and leaves
+``datetime`` alone. What waits goes by another clock, as it does where a host's clock is set wrong. (libfaketime 0.9.10
+would not do: with it, ``time.sleep`` fails.)
 """
 
 from pathlib import Path
