@@ -1,6 +1,6 @@
 """How busy 1 to 64 workers are kept, and what searching side by side costs.
 
-    python benchmarks/scaling.py [--workers N]... [--kind local --kind postgresql] [--storage URL]
+    python benchmarks/scaling.py [--workers N]... [--kind local|postgresql|ray]... [--storage URL]
     python benchmarks/scaling.py --quality [--seeds N]
 
 Efficiency: the share of their time that workers score, from the moment when all of them do. Trials take a time that is
@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -39,6 +40,7 @@ from mergesearch.files import write_text
 from mergesearch.search.samplers import Branch, HasCentre, SamplerRequest, make_sampler
 from mergesearch.search.statistics import Array
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.coordinator import Coordinator
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 MEDIAN, EACH = 5.0, 0.4
@@ -62,13 +64,29 @@ def median_of(workers: int) -> float:
     return max(MEDIAN, EACH * workers)
 
 
-def watch(workers: int, sampler: str, storage: str | None) -> dict[str, float]:
+@contextmanager
+def coordinated(folder: Path) -> Iterator[str]:
+    """A cluster of this machine alone, with a coordinator of the run's folder; gives the cluster's address."""
+    import ray
+
+    cluster = ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, namespace=NAME)
+    try:
+        actor = ray.remote(num_cpus=0)(Coordinator).options(name=NAME).remote(folder / NAME, NAME)
+        ray.get(actor.name_of.remote(""))
+        yield cluster.address_info["gcs_address"]
+    finally:
+        ray.shutdown()
+
+
+def watch(workers: int, sampler: str, kind: str, storage: str | None) -> dict[str, float]:
     """The efficiency of a run's workers, and the seconds from one trial's end to the next one's beginning."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         begin(plan_of(folder, sampler), folder / NAME, storage)
         options = ["--storage", storage] if storage else []
-        busy, until, processor = _busy(folder, workers, sampler, MEDIANS * median_of(workers), options)
+        with coordinated(folder) if kind == "ray" else nullcontext("") as address:
+            options += ["--ray", address] if address else []
+            busy, until, processor = _busy(folder, workers, sampler, MEDIANS * median_of(workers), options)
     start = max(each[0][0] for each in busy)
     gaps = [two[0] - one[1] for each in busy for one, two in pairwise(each) if one[1] > start]
     shares = [sum(max(min(end, until) - max(begun, start), 0) for begun, end in each) for each in busy]
@@ -254,7 +272,7 @@ def save(part: str, one: Mapping[str, Any], keys: Sequence[str]) -> None:
 
 @click.command(help=__doc__)
 @click.option("--workers", multiple=True, default=WORKERS)
-@click.option("--kind", "kinds", multiple=True, default=["local"], type=click.Choice(["local", "postgresql"]))
+@click.option("--kind", "kinds", multiple=True, default=["local"], type=click.Choice(["local", "postgresql", "ray"]))
 @click.option("--sampler", default="local")
 @click.option("--storage", help="the address of the database of the kind postgresql")
 @click.option("--quality", "is_quality", is_flag=True)
@@ -273,7 +291,7 @@ def main(  # noqa: PLR0913, PLR0917
         return
     for kind in kinds:
         for count in workers:
-            found = watch(count, sampler, storage if kind == "postgresql" else None)
+            found = watch(count, sampler, kind, storage if kind == "postgresql" else None)
             print(kind, count, found, f"barrier {barrier(count):.3f}", flush=True)
             save("efficiency", {"kind": kind, "workers": count, **found}, ["kind", "workers"])
 

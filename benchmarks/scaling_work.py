@@ -1,6 +1,6 @@
 """Simulated workers: threads that ask, tell, lock and note as a run's workers do, and sleep in place of scoring.
 
-    python benchmarks/scaling_work.py FOLDER FIRST THREADS MEDIAN SAMPLER [--storage URL]
+    python benchmarks/scaling_work.py FOLDER FIRST THREADS MEDIAN SAMPLER [--storage URL] [--ray ADDRESS]
 
 Each says in the folder that it is ready, and begins when a file there says until when to work.
 
@@ -29,6 +29,7 @@ from mergesearch.search.candidates.coordinates import Coordinates
 from mergesearch.search.candidates.plan import SearchPlan, open_plan
 from mergesearch.search.candidates.sampler_source import SamplerSource
 from mergesearch.search.config import Config
+from mergesearch.search.on_ray import RayExchange
 from mergesearch.search.optimize.ask import Asker
 from mergesearch.search.optimize.loop import Loop
 from mergesearch.search.samplers.schedule import Strategy
@@ -36,6 +37,8 @@ from mergesearch.search.scoring.racing.race import whole_result
 from mergesearch.search.scoring.scorer import SECONDS, Scored, Scorer
 from mergesearch.search.signal.signal import Signal
 from mergesearch.search.study import trials as t
+from mergesearch.search.study.exchange import Exchange
+from mergesearch.search.study.replica import Replica
 from mergesearch.search.study.run_folder import RunFolder
 from mergesearch.search.study.run_store import RunStore
 
@@ -129,6 +132,14 @@ def work(
     return sleeper.busy
 
 
+def exchange_at(address: str) -> Exchange:
+    """The run's coordinator, an actor of the cluster at an address."""
+    import ray
+
+    ray.init(address, namespace=NAME, log_to_driver=False, logging_level="ERROR")
+    return cast(Exchange, RayExchange(ray.get_actor(NAME)))
+
+
 @click.command()
 @click.argument("folder", type=Path)
 @click.argument("first", type=int)
@@ -136,6 +147,7 @@ def work(
 @click.argument("median", type=float)
 @click.argument("sampler")
 @click.option("--storage")
+@click.option("--ray", "address")
 def main(  # noqa: PLR0913, PLR0917
     folder: Path,
     first: int,
@@ -143,9 +155,11 @@ def main(  # noqa: PLR0913, PLR0917
     median: float,
     sampler: str,
     storage: str | None,
+    address: str | None,
 ) -> None:
     """Some of a run's workers, as threads of a process."""
     torch.set_num_threads(1)
+    exchange = exchange_at(address) if address else None
     plan = plan_of(folder, sampler)
     found, begun = dict[int, list[tuple[float, float]]](), list[float]()
 
@@ -157,7 +171,7 @@ def main(  # noqa: PLR0913, PLR0917
         return float((folder / "until").read_text())
 
     def one(number: int) -> None:
-        own = RunFolder(folder / NAME)
+        own = Replica(folder / f"worker{number}" / NAME, exchange) if exchange else RunFolder(folder / NAME)
         found[number] = work(plan, own, storage, iter(times(median, number)), lambda: until(number))
 
     all_threads = [threading.Thread(target=one, args=(number,)) for number in range(first, first + threads)]
