@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import isfunction
 from threading import local
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
@@ -27,8 +27,9 @@ PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 20.0)
 """Seconds before each attempt at an operation that fails for a passing reason: a minute in all."""
 SQLITE_SECONDS = 2.0
 """How long SQLite itself waits for a lock."""
-PASSING = ("unique", "already exists", "locked", "starting up", "shutting down")
-"""Words of errors for which opening a database is tried again: another process makes its tables, or it restarts."""
+PASSING = ("unique", "already exists", "locked", "starting up", "shutting down", "too many clients", "connection slots")
+"""Words of errors for which opening a database is tried again: another process makes its tables, it restarts, or it
+has no connection left."""
 
 
 def open_database(
@@ -54,7 +55,7 @@ def open_database(
             prepare(storage)
             return _closing(storage)
         except Exception as error:
-            failure = error
+            failure = cast(Exception, error.__cause__ or error)
         if not any(word in str(failure).lower() for word in PASSING):
             break
     hint = "; for PostgreSQL, `pip install psycopg[binary]` and write postgresql+psycopg://..."

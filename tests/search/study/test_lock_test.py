@@ -94,9 +94,9 @@ def beside(file: Path) -> Callable[[], None]:
     return end
 
 
-def test_a_worker_of_another_host_whose_lock_is_not_seen(kind: str, tmp_path: Path) -> None:
-    if kind == "soft":
-        pytest.skip("a soft lock is a file, which is seen wherever the file is")
+# A soft lock is a file, which is seen wherever the file is.
+@pytest.mark.parametrize("kind", ["auto"], indirect=True)
+def test_a_worker_of_another_host_whose_lock_is_not_seen(tmp_path: Path) -> None:
     end = beside(worker_of("elsewhere", tmp_path))
     try:
         with (

@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from unittest.mock import Mock
 
+import psycopg
 import pytest
 
 from mergesearch.errors import UserError
@@ -54,6 +56,18 @@ def test_killed_and_gone_on_with(kept: Data, tmp_path: Path, undisturbed: Path) 
         assert process.exitcode == -signal.SIGKILL
     go(kept, tmp_path)
     assert_same(undisturbed, tmp_path / "small")
+
+
+def test_a_server_without_a_connection_left_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "PAUSES", (0.0, 0.1))
+    address = server.url.replace("+psycopg", "")
+    with ExitStack() as taken:
+        with suppress(psycopg.OperationalError):
+            for _ in range(1000):
+                taken.enter_context(psycopg.connect(address))
+        with pytest.raises(UserError, match="too many clients"):
+            database.open_database(server.url)
+    database.open_database(server.url)
 
 
 def test_the_server_restarts_while_candidates_are_scored(
