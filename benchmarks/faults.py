@@ -361,7 +361,12 @@ FAULTS: dict[str, Fault] = {
 """What happens, by name."""
 
 
-def summed(outcomes: Sequence[Outcome]) -> dict[str, int]:
+def followed(fault: str, runs: Iterable[Outcome], screen: Console) -> dict[str, int]:
+    """What comes of runs with a fault, in all; a line for each of them while they go."""
+    outcomes = []
+    for outcome in runs:
+        outcomes.append(outcome)
+        screen.print(f"{fault}, {len(outcomes)}: {'right' if outcome.is_right else outcome}", style="dim")
     return {
         **{key: sum(asdict(each)[key] for each in outcomes) for key in ("times", "lost", "doubled", "running")},
         "runs": len(outcomes),
@@ -374,8 +379,9 @@ def _as_markdown(rows: Mapping[str, Mapping[str, int]]) -> str:
     return f"{HEAD}| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}\n{''.join(lines)}"
 
 
-def _kept() -> dict[str, Any]:
-    file = FOLDER / f"{NAME}.json"
+def kept(name: str) -> dict[str, Any]:
+    """What earlier calls found, by fault."""
+    file = FOLDER / f"{name}.json"
     return dict(json.loads(file.read_text())["faults"]) if file.exists() else {}
 
 
@@ -384,13 +390,9 @@ def _kept() -> dict[str, Any]:
 @click.option("--times", default=20, show_default=True, help="How often each fault happens.")
 def main(faults: Sequence[str], times: int) -> None:
     """Lets faults happen to small runs."""
-    screen, found = Console(), _kept()
+    screen, found = Console(), kept(NAME)
     for fault in faults or FAULTS:
-        outcomes = []
-        for outcome in FAULTS[fault](times):
-            outcomes.append(outcome)
-            screen.print(f"{fault}, {len(outcomes)}: {'right' if outcome.is_right else outcome}", style="dim")
-        found[fault] = summed(outcomes)
+        found[fault] = followed(fault, FAULTS[fault](times), screen)
         _write({name: found[name] for name in FAULTS if name in found})
 
 

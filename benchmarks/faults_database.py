@@ -8,7 +8,6 @@ results/benchmarks/faults_database.json, beside what other calls found.
 """
 
 import importlib
-import json
 import os
 import random
 import shutil
@@ -24,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from faults import FAULTS_OF_A_RUN, LIMIT, ROOT, SHORT, TRIALS, Outcome, Run, small_config, summed
-from machine import FOLDER, write_result
+from faults import FAULTS_OF_A_RUN, LIMIT, ROOT, SHORT, TRIALS, Outcome, Run, followed, kept, small_config
+from machine import write_result
 from other_clock import HOUR, other_clock
 from rich.console import Console
 from rich.table import Table
@@ -184,11 +183,6 @@ FAULTS: dict[str, Callable[[int], Iterator[Outcome]]] = {
 """What happens, by name."""
 
 
-def _kept() -> dict[str, Any]:
-    file = FOLDER / f"{NAME}.json"
-    return dict(json.loads(file.read_text())["faults"]) if file.exists() else {}
-
-
 @click.command()
 @click.argument("faults", nargs=-1, type=click.Choice([*FAULTS]))
 @click.option("--times", default=20, show_default=True, help="How often each fault happens.")
@@ -196,15 +190,11 @@ def main(faults: Sequence[str], times: int) -> None:
     """Lets faults happen to small runs."""
     screen = Console()
     for fault in faults or FAULTS:
-        outcomes = []
-        for outcome in FAULTS[fault](times):
-            outcomes.append(outcome)
-            screen.print(f"{fault}, {len(outcomes)}: {'right' if outcome.is_right else outcome}", style="dim")
-        found = {**_kept(), fault: summed(outcomes)}
+        found = {**kept(NAME), fault: followed(fault, FAULTS[fault](times), screen)}
         ordered = {name: found[name] for name in FAULTS if name in found}
         write_result(NAME, {"trials": TRIALS, "hosts": 2, "silence": SHORT, "faults": ordered})
     table = Table("fault", "times", "lost", "doubled", "left running", "runs", "looked once")
-    for name, row in _kept().items():
+    for name, row in kept(NAME).items():
         table.add_row(name, *(str(value) for value in row.values()))
     screen.print(table)
 
