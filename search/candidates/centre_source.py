@@ -35,7 +35,9 @@ class CentreSource:
         if not self._is_due(study):
             return Done("no centre is due")
         turn = self._strategy.turn(study)
-        if turn.is_slow and isinstance(turn.sampler(), HasCentre):
+        if not isinstance(turn.sampler(), HasCentre):
+            return Done("no centre is due")
+        if turn.is_slow:
             return Candidate(t.CENTRE, find=partial(self._later, Snapshot(study, self._told)))
         centre = self._strategy.centre(StudyWithEstimates(study, self._told))
         return Done("no centre is due") if centre is None else Candidate(t.CENTRE, point=centre)
